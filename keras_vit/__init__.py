@@ -1,0 +1,42 @@
+"""Vision Transformers for Keras 3."""
+
+from keras_vit import export, layers
+from keras_vit.models.checkpoint import load_checkpoint
+from keras_vit.models.variants import (
+    ViTB8,
+    ViTB16,
+    ViTB32,
+    ViTg14,
+    ViTG14,
+    ViTH14,
+    ViTL14,
+    ViTL16,
+    ViTL32,
+    ViTS8,
+    ViTS16,
+    ViTS32,
+    ViTTi16,
+)
+from keras_vit.models.vit import ViT
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ViT",
+    "ViTB8",
+    "ViTB16",
+    "ViTB32",
+    "ViTG14",
+    "ViTH14",
+    "ViTL14",
+    "ViTL16",
+    "ViTL32",
+    "ViTS8",
+    "ViTS16",
+    "ViTS32",
+    "ViTTi16",
+    "ViTg14",
+    "export",
+    "layers",
+    "load_checkpoint",
+]

@@ -1,0 +1,111 @@
+"""The MLP of a Transformer block, and the two forms of GELU."""
+
+import keras
+from keras import ops
+
+
+def gelu_tanh(x):
+    """The tanh approximation of GELU: Flax's default, so Google's checkpoints'."""
+    return ops.gelu(x, approximate=True)
+
+
+def gelu_exact(x):
+    """GELU by the error function: timm, transformers, T2T-ViT.
+
+    Through `erf`, because `ops.gelu` becomes `erfc` under TensorFlow, which ONNX does
+    not have.
+    """
+    return 0.5 * x * (1.0 + ops.erf(x * 0.5**0.5))
+
+
+def get_activation(name):
+    """The activation that a constructor's `activation` names.
+
+    Args:
+        name: `"gelu_tanh"`, `"gelu"` (exact), or any name of `keras.activations`.
+
+    Returns:
+        A function of a tensor.
+
+    Raises:
+        ValueError: there is no such activation.
+    """
+    own = {"gelu_tanh": gelu_tanh, "gelu": gelu_exact}
+    if name in own:
+        return own[name]
+    try:
+        if not isinstance(name, str):
+            raise ValueError
+        return keras.activations.get(name)
+    except ValueError:
+        raise ValueError(
+            f"Unknown activation {name!r}; use 'gelu_tanh' (Google's checkpoints), "
+            "'gelu' (exact: timm, transformers, T2T-ViT), or a name of keras.activations."
+        ) from None
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class MLP(keras.layers.Layer):
+    """Two dense layers with an activation between; dropout after each.
+
+    Input and output: `(..., d)`.
+
+    Args:
+        hidden_dim: int, width between the two layers (a model's `mlp_dim`).
+        activation: `"gelu_tanh"`, `"gelu"` (exact) or a name of `keras.activations`.
+        dropout_rate: rate of both dropouts.
+
+    Raises:
+        ValueError: unknown activation.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> tuple(keras_vit.layers.MLP(128)(keras.random.uniform((2, 5, 64))).shape)
+    (2, 5, 64)
+
+    Source: ViT (arXiv:2010.11929) section 3.1, equation 3.
+    """
+
+    def __init__(
+        self, hidden_dim, activation="gelu_tanh", dropout_rate=0.0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.hidden_dim = hidden_dim
+        self.activation_name = activation
+        self.activation = get_activation(activation)
+        self.dropout_rate = dropout_rate
+        self.dropout = keras.layers.Dropout(
+            dropout_rate, dtype=self.dtype_policy, name="dropout"
+        )
+
+    def _dense(self, units, name):
+        return keras.layers.Dense(
+            units,
+            bias_initializer=keras.initializers.RandomNormal(stddev=1e-6),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def build(self, input_shape):
+        self.expand = self._dense(self.hidden_dim, "expand")
+        self.expand.build(input_shape)
+        self.contract = self._dense(input_shape[-1], "contract")
+        self.contract.build((*input_shape[:-1], self.hidden_dim))
+        self.built = True
+
+    def call(self, x, training=None):
+        x = self.activation(self.expand(x))
+        x = self.dropout(x, training=training)
+        return self.dropout(self.contract(x), training=training)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "activation": self.activation_name,
+            "dropout_rate": self.dropout_rate,
+        }

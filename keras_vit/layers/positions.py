@@ -1,0 +1,314 @@
+"""Position embeddings.
+
+Every kind knows its grid, adds what it has to a sequence of tokens (the relative kind
+instead to the attention logits), and says with `resized_tables` what its weights
+become on its grid when they come from another.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vit.layers.resize import resize_axis, resize_grid
+
+# Flax's `normal(stddev=0.02)`.
+_TABLE_INITIALIZER = keras.initializers.RandomNormal(stddev=0.02)
+
+
+class _PositionLayer(keras.layers.Layer):
+    """What the kinds share: the grid, and the tokens in front of it."""
+
+    def __init__(self, grid_shape, num_prefix_tokens=0, **kwargs):
+        super().__init__(**kwargs)
+        self.grid_shape = tuple(grid_shape)
+        self.num_prefix_tokens = num_prefix_tokens
+
+    def _check_length(self, length):
+        gh, gw = self.grid_shape
+        if length != self.num_prefix_tokens + gh * gw:
+            raise ValueError(
+                f"{type(self).__name__} for a grid of {gh}x{gw} and "
+                f"{self.num_prefix_tokens} prefix tokens needs "
+                f"{self.num_prefix_tokens + gh * gw} tokens; received {length}."
+            )
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def resized_tables(self, tables, source_grid_shape, resize):
+        """The weights of this layer, made from those of another grid.
+
+        Args:
+            tables: dict from weight name to array, as on the source grid.
+            source_grid_shape: `(gh, gw)` that `tables` belong to.
+            resize: name of a convention of `keras_vit.layers.resize_grid`.
+
+        Returns:
+            Dict from weight name to array, with this layer's shapes.
+        """
+        raise NotImplementedError
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "grid_shape": self.grid_shape,
+            "num_prefix_tokens": self.num_prefix_tokens,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class LearnedPositions(_PositionLayer):
+    """Adds one learned vector to each token: the paper's 1-D positions.
+
+    Input and output: `(b, num_prefix_tokens + gh * gw, d)`.
+
+    Args:
+        grid_shape: `(gh, gw)`, rows and columns of patches.
+        num_prefix_tokens: how many tokens stand before the grid and have a
+            position of their own (the class token: 1).
+
+    Raises:
+        ValueError: another number of tokens comes in.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> tokens = keras.random.uniform((2, 5, 8))
+    >>> positions = keras_vit.layers.LearnedPositions((2, 2), num_prefix_tokens=1)
+    >>> tuple(positions(tokens).shape)
+    (2, 5, 8)
+
+    Source: ViT (arXiv:2010.11929) equation 1, E_pos.
+    """
+
+    def build(self, input_shape):
+        self._check_length(input_shape[1])
+        self.embedding = self.add_weight(
+            name="embedding",
+            shape=(1, *input_shape[1:]),
+            initializer=_TABLE_INITIALIZER,
+        )
+        self.built = True
+
+    def call(self, tokens):
+        return tokens + self.embedding
+
+    def resized_tables(self, tables, source_grid_shape, resize):
+        embedding = tables["embedding"]
+        prefix, grid = np.split(embedding, [self.num_prefix_tokens], axis=1)
+        grid = grid.reshape(*source_grid_shape, -1)
+        grid = resize_grid(grid, self.grid_shape, resize)
+        grid = grid.reshape(1, -1, embedding.shape[-1])
+        return {"embedding": np.concatenate([prefix, grid], axis=1)}
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class LearnedPositions2D(_PositionLayer):
+    """Adds a learned vector made of one half for the column and one for the row.
+
+    The first `d / 2` entries come from the column (the paper's X-embedding), the
+    others from the row (Y-embedding). Prefix tokens have no place on the grid and
+    are left as they are; the class token is a learned vector already.
+
+    Input and output: `(b, num_prefix_tokens + gh * gw, d)`, `d` even.
+
+    Args:
+        grid_shape: `(gh, gw)`, rows and columns of patches.
+        num_prefix_tokens: how many tokens stand before the grid.
+
+    Raises:
+        ValueError: another number of tokens comes in, or `d` is odd.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> tokens = keras.random.uniform((2, 6, 8))
+    >>> tuple(keras_vit.layers.LearnedPositions2D((2, 3))(tokens).shape)
+    (2, 6, 8)
+
+    Source: ViT (arXiv:2010.11929) appendix D.4.
+    """
+
+    def build(self, input_shape):
+        self._check_length(input_shape[1])
+        width = input_shape[-1]
+        if width % 2:
+            raise ValueError(
+                f"2-D positions need an even width; received {width}: change "
+                "hidden_dim, or use positions='learned'."
+            )
+        gh, gw = self.grid_shape
+        self.columns = self.add_weight(
+            name="columns", shape=(gw, width // 2), initializer=_TABLE_INITIALIZER
+        )
+        self.rows = self.add_weight(
+            name="rows", shape=(gh, width // 2), initializer=_TABLE_INITIALIZER
+        )
+        self.built = True
+
+    def call(self, tokens):
+        (gh, gw), width = self.grid_shape, tokens.shape[-1]
+        columns = ops.broadcast_to(self.columns[None], (gh, gw, width // 2))
+        rows = ops.broadcast_to(self.rows[:, None], (gh, gw, width // 2))
+        grid = ops.reshape(ops.concatenate([columns, rows], axis=-1), (-1, width))
+        return tokens + ops.pad(grid, ((self.num_prefix_tokens, 0), (0, 0)))
+
+    def resized_tables(self, tables, source_grid_shape, resize):
+        gh, gw = self.grid_shape
+        return {
+            "columns": resize_axis(tables["columns"], gw, resize),
+            "rows": resize_axis(tables["rows"], gh, resize),
+        }
+
+
+def sincos_2d_table(grid_shape, width):
+    """The fixed 2-D sin-cos table of MoCo v3 and big_vision.
+
+    Args:
+        grid_shape: `(gh, gw)`.
+        width: int, divisible by 4.
+
+    Returns:
+        float32 array `(gh * gw, width)`, in the order sin x, cos x, sin y, cos y with
+        frequencies `10000 ** (-i / (width / 4 - 1))`.
+
+    Raises:
+        ValueError: `width` is not divisible by 4, or below 8.
+    """
+    if width % 4 or width < 8:
+        raise ValueError(
+            "Sin-cos positions need a width divisible by 4, of 8 or more; received "
+            f"{width}: change hidden_dim, or use positions='learned'."
+        )
+    y, x = np.mgrid[: grid_shape[0], : grid_shape[1]].reshape(2, -1, 1)
+    frequency = 10000.0 ** (-np.arange(width // 4) / (width // 4 - 1))
+    angles = [np.sin(x * frequency), np.cos(x * frequency)]
+    angles += [np.sin(y * frequency), np.cos(y * frequency)]
+    return np.concatenate(angles, axis=1).astype("float32")
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class SinCosPositions2D(_PositionLayer):
+    """Adds a fixed 2-D sin-cos vector to each grid token. No weights.
+
+    Prefix tokens are left as they are.
+
+    Input and output: `(b, num_prefix_tokens + gh * gw, d)`, `d` divisible by 4.
+
+    Args:
+        grid_shape: `(gh, gw)`, rows and columns of patches.
+        num_prefix_tokens: how many tokens stand before the grid.
+
+    Raises:
+        ValueError: another number of tokens comes in, or `d` is not divisible by 4.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> tokens = keras.random.uniform((2, 6, 8))
+    >>> tuple(keras_vit.layers.SinCosPositions2D((2, 3))(tokens).shape)
+    (2, 6, 8)
+
+    Source: "Better plain ViT baselines" (arXiv:2205.01580); MoCo v3.
+    """
+
+    def build(self, input_shape):
+        self._check_length(input_shape[1])
+        table = sincos_2d_table(self.grid_shape, input_shape[-1])
+        self._table = np.pad(table, ((self.num_prefix_tokens, 0), (0, 0)))
+        self.built = True
+
+    def call(self, tokens):
+        return tokens + ops.convert_to_tensor(self._table, dtype=tokens.dtype)
+
+    def resized_tables(self, tables, source_grid_shape, resize):
+        return {}
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class RelativePositions(_PositionLayer):
+    """Attention logits from the offset between two patches.
+
+    Each query asks two learned tables, one indexed by the difference of rows and one
+    by that of columns: `logit[i, j] = q_i . (rows[y_i - y_j] + columns[x_i - x_j])`.
+    The tables are shared by the heads. Pairs with a prefix token get 0.
+
+    Input: queries `(b, k, n, head_dim)`, scaled as for the main logits.
+    Output: `(b, k, n, n)`, to be added to the logits, `n = num_prefix_tokens + gh * gw`.
+
+    Args:
+        grid_shape: `(gh, gw)`, rows and columns of patches.
+        num_prefix_tokens: how many tokens stand before the grid.
+
+    Raises:
+        ValueError: another number of tokens comes in.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> queries = keras.random.uniform((2, 4, 5, 8))
+    >>> relative = keras_vit.layers.RelativePositions((2, 2), num_prefix_tokens=1)
+    >>> tuple(relative(queries).shape)
+    (2, 4, 5, 5)
+
+    Source: ViT (arXiv:2010.11929) appendix D.4, where the queries attend to embeddings
+    of the offset. Deviation: the paper takes offsets along the raster scan, where the
+    end of one row is the neighbour of the start of the next and an offset means
+    nothing on another grid; here rows and columns have a table each, as in
+    MViTv2 (arXiv:2112.01526, equation 4), which can be resized.
+    """
+
+    def build(self, input_shape):
+        self._check_length(input_shape[2])
+        (gh, gw), head_dim = self.grid_shape, input_shape[-1]
+        self.rows = self.add_weight(
+            name="rows", shape=(2 * gh - 1, head_dim), initializer=_TABLE_INITIALIZER
+        )
+        self.columns = self.add_weight(
+            name="columns", shape=(2 * gw - 1, head_dim), initializer=_TABLE_INITIALIZER
+        )
+        self.built = True
+
+    def call(self, queries):
+        gh, gw = self.grid_shape
+        _, heads, length, head_dim = queries.shape
+        prefix = self.num_prefix_tokens
+        grid = ops.reshape(queries[:, :, prefix:], (-1, heads, gh, gw, head_dim))
+        # Row r of the gathered table holds the vectors for keys in rows 0, 1, ...
+        row_offset = np.arange(gh)[:, None] - np.arange(gh) + gh - 1
+        column_offset = np.arange(gw)[:, None] - np.arange(gw) + gw - 1
+        rows = ops.take(self.rows, row_offset, axis=0)
+        columns = ops.take(self.columns, column_offset, axis=0)
+        by_row = ops.einsum("bkyxd,yYd->bkyxY", grid, rows)
+        by_column = ops.einsum("bkyxd,xXd->bkyxX", grid, columns)
+        logits = by_row[..., :, None] + by_column[..., None, :]
+        logits = ops.reshape(logits, (-1, heads, gh * gw, gh * gw))
+        return ops.pad(logits, ((0, 0), (0, 0), (prefix, 0), (prefix, 0)))
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], input_shape[2])
+
+    def resized_tables(self, tables, source_grid_shape, resize):
+        gh, gw = self.grid_shape
+        return {
+            "rows": resize_axis(tables["rows"], 2 * gh - 1, resize),
+            "columns": resize_axis(tables["columns"], 2 * gw - 1, resize),
+        }
+
+
+# The kinds that are added to the tokens, by the name that constructors take.
+ADDED_POSITIONS = {
+    "learned": LearnedPositions,
+    "learned_2d": LearnedPositions2D,
+    "sincos_2d": SinCosPositions2D,
+}
+POSITION_KINDS = (*ADDED_POSITIONS, "relative", "none")
+
+
+def check_position_kind(positions):
+    """Raises a `ValueError` unless `positions` names a kind of position embedding."""
+    if positions not in POSITION_KINDS:
+        raise ValueError(
+            f"Unknown positions {positions!r}; choose one of "
+            f"{', '.join(map(repr, POSITION_KINDS))}."
+        )

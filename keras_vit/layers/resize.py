@@ -1,0 +1,123 @@
+"""Resizing of position tables, by the named conventions of the published loaders.
+
+NumPy only: the same numbers on every backend. Each convention is separable, so it
+is a `(target, source)` matrix for each axis.
+"""
+
+import numpy as np
+
+
+def _linear(distance):
+    return np.maximum(1.0 - np.abs(distance), 0.0)
+
+
+def _cubic(a):
+    """Keys' cubic convolution kernel (1981), with its free parameter `a`."""
+
+    def kernel(distance):
+        x = np.abs(distance)
+        near = ((a + 2) * x - (a + 3)) * x * x + 1
+        far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+        return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+    return kernel
+
+
+def _corner_aligned(source, target):
+    # The first and the last samples of both grids coincide (scipy.ndimage.zoom).
+    step = (source - 1) / (target - 1) if target > 1 else 1.0
+    position = np.arange(target) * step
+    return _linear(position[:, None] - np.arange(source))
+
+
+def _half_pixel(kernel, radius, antialias):
+    def matrix(source, target):
+        scale = source / target
+        center = (np.arange(target) + 0.5) * scale - 0.5
+        if antialias:
+            # Widened by the scale when shrinking; samples outside the source are
+            # dropped and the rest rescaled.
+            width = max(scale, 1.0)
+            weights = kernel((center[:, None] - np.arange(source)) / width)
+            return weights / weights.sum(axis=1, keepdims=True)
+        # Samples outside the source repeat its border.
+        first = np.floor(center).astype(int) - radius + 1
+        index = first[:, None] + np.arange(2 * radius)
+        weights = kernel(center[:, None] - index)
+        result = np.zeros((target, source))
+        rows = np.arange(target)[:, None]
+        np.add.at(result, (rows, np.clip(index, 0, source - 1)), weights)
+        return result
+
+    return matrix
+
+
+# Cubic a = -0.75 without antialiasing and -0.5 with it: PyTorch's choices, which
+# the checkpoints that were fine-tuned after such a resize have inherited.
+_MATRICES = {
+    "google": _corner_aligned,
+    "bilinear": _half_pixel(_linear, 1, antialias=False),
+    "bilinear_antialias": _half_pixel(_linear, 1, antialias=True),
+    "bicubic": _half_pixel(_cubic(-0.75), 2, antialias=False),
+    "bicubic_antialias": _half_pixel(_cubic(-0.5), 2, antialias=True),
+}
+
+RESIZE_CONVENTIONS = tuple(_MATRICES)
+
+
+def resize_axis(table, length, resize):
+    """Resizes the first axis of a table to `length` samples.
+
+    Args:
+        table: array of shape `(n, ...)`.
+        length: int, the new `n`.
+        resize: name of a convention, see `resize_grid`.
+
+    Returns:
+        Array of shape `(length, ...)` in the dtype of `table`.
+
+    Raises:
+        ValueError: `resize` is not the name of a convention.
+    """
+    if resize not in _MATRICES:
+        raise ValueError(
+            f"Unknown resize convention {resize!r}; choose one of "
+            f"{', '.join(map(repr, RESIZE_CONVENTIONS))}."
+        )
+    table = np.asarray(table)
+    matrix = _MATRICES[resize](len(table), length)
+    return np.tensordot(matrix, table, axes=1).astype(table.dtype)
+
+
+def resize_grid(grid, target, resize):
+    """Resizes a grid of vectors, such as a table of position embeddings.
+
+    Args:
+        grid: array of shape `(gh, gw, d)`.
+        target: `(gh, gw)` wanted; rectangular grids are fine.
+        resize: name of the convention. `"google"`: linear, corners aligned
+            (`scipy.ndimage.zoom` with `order=1`: Google's loaders). `"bilinear"`
+            and `"bicubic"`: half-pixel centres, no antialiasing (PyTorch's
+            `interpolate`, cubic a = -0.75). `"bilinear_antialias"` and
+            `"bicubic_antialias"`: the same with antialiasing (cubic a = -0.5;
+            timm's default for PyTorch checkpoints).
+
+    Returns:
+        Array of shape `(*target, d)` in the dtype of `grid`.
+
+    Raises:
+        ValueError: `resize` is not the name of a convention.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vit.layers import resize_grid
+    >>> grid = np.arange(4.0).reshape(2, 2, 1)
+    >>> resize_grid(grid, (3, 3), "google")[..., 0].tolist()
+    [[0.0, 0.5, 1.0], [1.0, 1.5, 2.0], [2.0, 2.5, 3.0]]
+
+    Source: ViT (arXiv:2010.11929) section 3.2, "2D interpolation".
+    """
+    rows = resize_axis(grid, target[0], resize)
+    columns = resize_axis(rows.swapaxes(0, 1), target[1], resize)
+    return columns.swapaxes(0, 1)

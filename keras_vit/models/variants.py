@@ -1,0 +1,70 @@
+"""The named sizes: thin rows of one table."""
+
+from keras_vit.models.vit import ViT
+
+# patch_size, hidden_dim, num_layers, num_heads, mlp_dim.
+# Ti, S: Touvron et al. (arXiv:2012.12877); B, L, H: ViT (arXiv:2010.11929) table 1;
+# g, G: Scaling Vision Transformers (arXiv:2106.04560) table 2.
+VIT_SIZES = {
+    "ViTTi16": (16, 192, 12, 3, 768),
+    "ViTS8": (8, 384, 12, 6, 1536),
+    "ViTS16": (16, 384, 12, 6, 1536),
+    "ViTS32": (32, 384, 12, 6, 1536),
+    "ViTB8": (8, 768, 12, 12, 3072),
+    "ViTB16": (16, 768, 12, 12, 3072),
+    "ViTB32": (32, 768, 12, 12, 3072),
+    "ViTL14": (14, 1024, 24, 16, 4096),
+    "ViTL16": (16, 1024, 24, 16, 4096),
+    "ViTL32": (32, 1024, 24, 16, 4096),
+    "ViTH14": (14, 1280, 32, 16, 5120),
+    "ViTg14": (14, 1408, 40, 16, 6144),
+    "ViTG14": (14, 1664, 48, 16, 8192),
+}
+
+
+def _variant(model_name):
+    patch_size, hidden_dim, num_layers, num_heads, mlp_dim = VIT_SIZES[model_name]
+
+    def variant(**overrides):
+        sizes = {
+            "patch_size": patch_size,
+            "hidden_dim": hidden_dim,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "mlp_dim": mlp_dim,
+        }
+        return ViT(**{**sizes, **overrides})
+
+    variant.__name__ = variant.__qualname__ = model_name
+    variant.__doc__ = f"""{model_name}: a `ViT` with its sizes filled in.
+
+    `patch_size={patch_size}, hidden_dim={hidden_dim}, num_layers={num_layers},
+    num_heads={num_heads}, mlp_dim={mlp_dim}`. Inputs, outputs, errors: see `ViT`.
+
+    Args:
+        **overrides: any argument of `ViT`; a size that is given replaces the named one.
+
+    Returns:
+        A `keras_vit.ViT`.
+
+    Example:
+
+    >>> import keras_vit
+    >>> model = keras_vit.{model_name}(classes=10)  # doctest: +SKIP
+    """
+    return variant
+
+
+ViTTi16 = _variant("ViTTi16")
+ViTS8 = _variant("ViTS8")
+ViTS16 = _variant("ViTS16")
+ViTS32 = _variant("ViTS32")
+ViTB8 = _variant("ViTB8")
+ViTB16 = _variant("ViTB16")
+ViTB32 = _variant("ViTB32")
+ViTL14 = _variant("ViTL14")
+ViTL16 = _variant("ViTL16")
+ViTL32 = _variant("ViTL32")
+ViTH14 = _variant("ViTH14")
+ViTg14 = _variant("ViTg14")
+ViTG14 = _variant("ViTG14")

@@ -1,0 +1,434 @@
+"""The Vision Transformer."""
+
+import keras
+
+from keras_vit.layers import (
+    AttentionPooling,
+    Classifier,
+    GlobalAveragePooling,
+    PatchEncoder,
+    Patches,
+    PreLogits,
+    Preprocessor,
+    TokenPooling,
+    TransformerBlock,
+)
+from keras_vit.layers.attention import head_dim
+from keras_vit.layers.mlp import get_activation
+from keras_vit.layers.patches import grid_shape
+from keras_vit.layers.positions import check_position_kind
+from keras_vit.layers.resize import RESIZE_CONVENTIONS
+from keras_vit.weights.google import GoogleCheckpoint
+from keras_vit.weights.strict import assign
+
+_POOLINGS = ("token", "gap", "map", None)
+_FINAL_NORMS = ("before_pooling", "after_pooling")
+_HEADS = ("keep", "new")
+
+
+def _choice(argument, value, choices):
+    if value not in choices:
+        raise ValueError(
+            f"Unknown {argument} {value!r}; choose one of "
+            f"{', '.join(map(repr, choices))}."
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class ViT(keras.Model):
+    """Vision Transformer, with every choice open.
+
+    The named variants (`ViTB16`, ...) fill in the sizes. The model is a functional
+    Keras model: `summary`, `get_layer(...).output`, `fit`, `save` work as in
+    `keras.applications`.
+
+    Input: images `(b, h, w, c)`, floats as `model.preprocessor` makes them from pixel
+    values 0 to 255 (by default -1 to 1).
+    Output: `(b, classes)`, float32, probabilities unless `classifier_activation` says
+    otherwise. With `include_top=False`: pooled features `(b, hidden_dim)`, or with
+    `pooling=None` too the tokens `(b, n, hidden_dim)`, in the policy's dtype.
+
+    Args:
+        input_shape: `(height, width, channels)` of the images; may be rectangular.
+        patch_size: int, side of a patch in pixels; must divide height and width.
+        hidden_dim: int, width of the tokens.
+        num_layers: int, number of blocks.
+        num_heads: int, attention heads; must divide `hidden_dim`.
+        mlp_dim: int, width of the MLPs.
+        classes: int, number of classes.
+        include_top: bool, whether there is a classifier.
+        pooling: how tokens become one vector: `"token"` (class token), `"gap"` (mean of
+            the grid tokens), `"map"` (attention by a learned probe), or None with
+            `include_top=False`. Class token and GAP want different learning rates:
+            the paper's appendix D.3 traces GAP's supposed weakness to that alone.
+        class_token: bool, whether there is a class token. Default: exactly where
+            `pooling="token"`.
+        final_norm: `"before_pooling"` or `"after_pooling"`, the place of the last norm.
+        representation_size: None, or the width of the tanh layer before the
+            classifier (pretraining).
+        positions: `"learned"` (1-D, the paper's), `"learned_2d"`, `"relative"`,
+            `"sincos_2d"` or `"none"`.
+        registers: int, number of register tokens.
+        layer_scale: None, or the initial value of LayerScale.
+        qkv_bias: bool, whether q, k and v have biases.
+        activation: of the MLPs: `"gelu_tanh"` (Google), `"gelu"` (exact: timm,
+            transformers), or a name of `keras.activations`.
+        layer_norm_epsilon: float, added to the variance.
+        dropout_rate: dropout after the positions and after each dense layer but q, k, v.
+        attention_dropout_rate: dropout on the attention weights.
+        stochastic_depth_rate: probability that a branch of the last block is dropped;
+            earlier blocks' grow linearly from 0.
+        classifier_activation: name of a Keras activation, or None for logits.
+        classifier_bias: float, initial bias of the classifier (a sigmoid loss wants
+            about `-log(classes)`; AugReg: -10 for ImageNet-21k).
+        preprocessor: None for the default, or a `keras_vit.layers.Preprocessor`. Also
+            an attribute of the model, saved with it.
+        weights: None (random), or the path of a checkpoint: Google's `.npz`.
+        head: with `weights`: `"keep"`, or `"new"` to start from a fresh head although
+            the checkpoint has one (other classes).
+        resize: with `weights`: convention by which positions of another grid are
+            resized, see `keras_vit.layers.resize_grid`; None for the source's own.
+        source_grid_shape: with `weights`: `(gh, gw)` of the checkpoint's positions,
+            where it cannot be told from their number.
+        name: name of the model.
+        dtype: dtype policy; None for the global one. Normalisation, softmax and
+            classifier are computed in float32 under every policy.
+
+    Raises:
+        ValueError: an argument is out of its range, or two do not go together; a
+            checkpoint does not fit exactly. Nothing has been allocated then.
+        FileNotFoundError: there is no checkpoint at `weights`.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> model = keras_vit.ViT(
+    ...     input_shape=(32, 32, 3), patch_size=8, hidden_dim=48, num_layers=2,
+    ...     num_heads=3, mlp_dim=96, classes=10,
+    ... )
+    >>> pixels = keras.random.uniform((2, 32, 32, 3), maxval=255)
+    >>> tuple(model(model.preprocessor(pixels)).shape)
+    (2, 10)
+
+    Source: ViT (arXiv:2010.11929).
+    """
+
+    def __init__(
+        self,
+        input_shape=(224, 224, 3),
+        patch_size=16,
+        hidden_dim=768,
+        num_layers=12,
+        num_heads=12,
+        mlp_dim=3072,
+        classes=1000,
+        include_top=True,
+        pooling="token",
+        class_token=None,
+        final_norm="before_pooling",
+        representation_size=None,
+        positions="learned",
+        registers=0,
+        layer_scale=None,
+        qkv_bias=True,
+        activation="gelu_tanh",
+        layer_norm_epsilon=1e-6,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        stochastic_depth_rate=0.0,
+        classifier_activation="softmax",
+        classifier_bias=0.0,
+        preprocessor=None,
+        weights=None,
+        head="keep",
+        resize=None,
+        source_grid_shape=None,
+        name=None,
+        dtype=None,
+    ):
+        config = {
+            "input_shape": tuple(input_shape),
+            "patch_size": patch_size,
+            "hidden_dim": hidden_dim,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "mlp_dim": mlp_dim,
+            "classes": classes,
+            "include_top": include_top,
+            "pooling": pooling,
+            "class_token": class_token,
+            "final_norm": final_norm,
+            "representation_size": representation_size,
+            "positions": positions,
+            "registers": registers,
+            "layer_scale": layer_scale,
+            "qkv_bias": qkv_bias,
+            "activation": activation,
+            "layer_norm_epsilon": layer_norm_epsilon,
+            "dropout_rate": dropout_rate,
+            "attention_dropout_rate": attention_dropout_rate,
+            "stochastic_depth_rate": stochastic_depth_rate,
+            "classifier_activation": classifier_activation,
+            "classifier_bias": classifier_bias,
+        }
+        _check_config(config)
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        grid = grid_shape(config["input_shape"], patch_size)
+        if class_token is None:
+            class_token = pooling == "token"
+        num_prefix_tokens = int(class_token) + registers
+        relative_grid_shape = grid if positions == "relative" else None
+        if preprocessor is None:
+            preprocessor = Preprocessor(name="preprocessor")
+
+        _choice("head", head, _HEADS)
+        if resize is not None:
+            _choice("resize", resize, RESIZE_CONVENTIONS)
+        values = None
+        if weights is not None:
+            resolved = {**config, "class_token": class_token, "grid_shape": grid}
+            values = GoogleCheckpoint(weights).values(
+                resolved, head=head, resize=resize, source_grid_shape=source_grid_shape
+            )
+
+        def norm(tokens):
+            return keras.layers.LayerNormalization(
+                epsilon=layer_norm_epsilon, dtype=policy, name="norm"
+            )(tokens)
+
+        inputs = keras.Input(config["input_shape"], name="images")
+        x = Patches(patch_size, dtype=policy, name="patches")(inputs)
+        x = PatchEncoder(
+            hidden_dim,
+            grid,
+            class_token=class_token,
+            registers=registers,
+            positions=positions,
+            dtype=policy,
+            name="patch_encoder",
+        )(x)
+        x = keras.layers.Dropout(dropout_rate, dtype=policy, name="dropout")(x)
+        for i in range(num_layers):
+            x = TransformerBlock(
+                num_heads,
+                mlp_dim,
+                activation=activation,
+                layer_norm_epsilon=layer_norm_epsilon,
+                qkv_bias=qkv_bias,
+                layer_scale=layer_scale,
+                dropout_rate=dropout_rate,
+                attention_dropout_rate=attention_dropout_rate,
+                stochastic_depth_rate=stochastic_depth_rate * i / max(num_layers - 1, 1),
+                relative_grid_shape=relative_grid_shape,
+                dtype=policy,
+                name=f"block_{i}",
+            )(x)
+        if final_norm == "before_pooling":
+            x = norm(x)
+        if pooling == "token":
+            x = TokenPooling(dtype=policy, name="pooling")(x)
+        elif pooling == "gap":
+            x = GlobalAveragePooling(num_prefix_tokens, dtype=policy, name="pooling")(x)
+        elif pooling == "map":
+            x = AttentionPooling(
+                num_heads,
+                mlp_dim,
+                num_prefix_tokens,
+                activation=activation,
+                layer_norm_epsilon=layer_norm_epsilon,
+                dtype=policy,
+                name="pooling",
+            )(x)
+        if final_norm == "after_pooling":
+            x = norm(x)
+        if include_top:
+            if representation_size is not None:
+                x = PreLogits(representation_size, dtype=policy, name="pre_logits")(x)
+            x = Classifier(
+                classes,
+                activation=classifier_activation,
+                bias_initializer=keras.initializers.Constant(classifier_bias),
+                dtype=keras.backend.result_type(policy.compute_dtype, "float32"),
+                name="classifier",
+            )(x)
+        super().__init__(inputs=inputs, outputs=x, name=name, dtype=policy)
+        self._constructor_config = config
+        self.grid_shape = grid
+        self.num_prefix_tokens = num_prefix_tokens
+        self.preprocessor = preprocessor
+        if values is not None:
+            # A new head keeps its fresh values.
+            fresh = {
+                weight.path: keras.ops.convert_to_numpy(weight)
+                for weight in self.weights
+                if weight.path.startswith(("pre_logits/", "classifier/"))
+            }
+            assign(self, {**fresh, **values})
+
+    def __call__(self, inputs, *args, **kwargs):
+        # Keras would add or drop axes and turn integers into floats in silence.
+        _check_images(inputs, self._constructor_config["input_shape"])
+        return super().__call__(inputs, *args, **kwargs)
+
+    def resized(self, input_shape, resize="google"):
+        """The same network for images of another size.
+
+        All weights are copied; positions are resized to the new grid, those of prefix
+        tokens as they are. Fixed positions are made anew. Accuracy drops until the new
+        model is fine-tuned: the number of tokens that attention averages over has
+        changed.
+
+        Args:
+            input_shape: `(height, width, channels)` of the new images; may be
+                rectangular; the same channels.
+            resize: name of the convention, see `keras_vit.layers.resize_grid`.
+
+        Returns:
+            A new, uncompiled `ViT`; this one is left as it is.
+
+        Raises:
+            ValueError: the patch does not divide the size, the channels differ, or an
+                unknown convention.
+
+        Example:
+
+        >>> import keras_vit
+        >>> model = keras_vit.ViTTi16(input_shape=(64, 64, 3), classes=10)
+        >>> model.resized((96, 64, 3)).grid_shape
+        (6, 4)
+
+        Source: ViT (arXiv:2010.11929) section 3.2.
+        """
+        _choice("resize", resize, RESIZE_CONVENTIONS)
+        config = self.get_config()
+        input_shape = tuple(input_shape)
+        grid_shape(input_shape, config["patch_size"])
+        if input_shape[-1] != config["input_shape"][-1]:
+            raise ValueError(
+                f"resized() changes height and width only; received {input_shape} for a "
+                f"model with {config['input_shape'][-1]} channels."
+            )
+        model = type(self).from_config({**config, "input_shape": input_shape})
+        values = {w.path: keras.ops.convert_to_numpy(w) for w in self.weights}
+        for layer in model._position_layers():
+            paths = {weight.name: weight.path for weight in layer.weights}
+            tables = {name: values[path] for name, path in paths.items()}
+            tables = layer.resized_tables(tables, self.grid_shape, resize)
+            values.update({paths[name]: table for name, table in tables.items()})
+        assign(model, values)
+        return model
+
+    def _position_layers(self):
+        layers = [self.get_layer("patch_encoder").positions]
+        for i in range(self._constructor_config["num_layers"]):
+            layers.append(self.get_layer(f"block_{i}").attention.relative_positions)
+        return [layer for layer in layers if layer is not None]
+
+    def get_config(self):
+        """Exactly the constructor's arguments, but those about loading `weights`.
+
+        Weights that were frozen (`trainable = False`) are named in one more entry, so
+        that a saved model comes back as it was.
+        """
+        policy = self.dtype_policy
+        plain = type(policy) is keras.dtype_policies.DTypePolicy
+        config = {
+            **self._constructor_config,
+            "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
+            "name": self.name,
+            "dtype": policy.name if plain else keras.dtype_policies.serialize(policy),
+        }
+        frozen = [weight.path for weight in self.weights if not weight.trainable]
+        if frozen:
+            config["frozen"] = frozen
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        frozen = set(config.pop("frozen", ()))
+        if isinstance(config["preprocessor"], dict):
+            config["preprocessor"] = keras.saving.deserialize_keras_object(
+                config["preprocessor"], custom_objects=custom_objects
+            )
+        model = cls(**config)
+        for weight in model.weights:
+            if weight.path in frozen:
+                weight.trainable = False
+        return model
+
+
+def _check_config(config):
+    """Raises before anything is built."""
+    for argument in ("hidden_dim", "num_layers", "num_heads", "mlp_dim", "classes"):
+        if not isinstance(config[argument], int) or config[argument] < 1:
+            raise ValueError(
+                f"{argument} must be a positive int; received {config[argument]!r}."
+            )
+    if not isinstance(config["registers"], int) or config["registers"] < 0:
+        raise ValueError(
+            f"registers must be an int, 0 or more; received {config['registers']!r}."
+        )
+    for argument in (
+        "dropout_rate",
+        "attention_dropout_rate",
+        "stochastic_depth_rate",
+    ):
+        if not 0 <= config[argument] < 1:
+            raise ValueError(
+                f"{argument} must be at least 0 and below 1; received "
+                f"{config[argument]!r}."
+            )
+    grid_shape(config["input_shape"], config["patch_size"])
+    head_dim(config["hidden_dim"], config["num_heads"])
+    get_activation(config["activation"])
+    keras.activations.get(config["classifier_activation"])
+    check_position_kind(config["positions"])
+    _choice("pooling", config["pooling"], _POOLINGS)
+    _choice("final_norm", config["final_norm"], _FINAL_NORMS)
+    pooling, include_top = config["pooling"], config["include_top"]
+    if pooling == "token" and config["class_token"] is False:
+        raise ValueError(
+            "pooling='token' needs the class token; received class_token=False. Use "
+            "pooling='gap' or 'map' for a model without one."
+        )
+    if pooling is None and (include_top or config["final_norm"] == "after_pooling"):
+        raise ValueError(
+            "pooling=None gives tokens: it needs include_top=False and "
+            f"final_norm='before_pooling'; received include_top={include_top}, "
+            f"final_norm={config['final_norm']!r}."
+        )
+    if config["representation_size"] is not None and not include_top:
+        raise ValueError(
+            "representation_size is part of the classification head; received "
+            f"{config['representation_size']} with include_top=False."
+        )
+
+
+def _check_images(images, input_shape):
+    if not hasattr(images, "shape") or not hasattr(images, "dtype"):
+        return  # Keras says what it makes of a list.
+    shape = tuple(images.shape)
+    if len(shape) != 4:
+        raise ValueError(
+            f"The model takes a batch of images, (batch, {', '.join(map(str, input_shape))}); "
+            f"received shape {shape}. One image needs images[None], grey images "
+            "images[..., None]."
+        )
+    if shape[3] not in (None, input_shape[2]):
+        raise ValueError(
+            f"The model takes images with {input_shape[2]} channels, last axis; received "
+            f"shape {shape}."
+        )
+    if any(s not in (None, e) for s, e in zip(shape[1:3], input_shape[:2], strict=True)):
+        raise ValueError(
+            f"The model takes images of {input_shape[0]}x{input_shape[1]} pixels; received "
+            f"shape {shape}. Resize the images, or use model.resized("
+            f"{(*shape[1:3], input_shape[2])}) for a model of that size."
+        )
+    dtype = str(getattr(images.dtype, "name", images.dtype)).removeprefix("torch.")
+    if not dtype.startswith(("float", "bfloat")):
+        raise ValueError(
+            f"The model takes floats that its preprocessor has scaled; received {dtype}. "
+            "Use model(model.preprocessor(images)) for pixel values 0 to 255."
+        )

@@ -1,0 +1,1 @@
+"""Reading published checkpoints: one file a source, one rule (`strict`)."""

@@ -1,0 +1,78 @@
+"""The rule of every loader: all tensors of the file are used, all weights are set."""
+
+_SHOWN = 20
+
+
+def _listing(title, lines):
+    lines = sorted(lines)
+    shown = [f"    {line}" for line in lines[:_SHOWN]]
+    if len(lines) > _SHOWN:
+        shown.append(f"    ... and {len(lines) - _SHOWN} more")
+    return "\n".join([f"  {title} ({len(lines)}):", *(shown or ["    none"])])
+
+
+def check_tensors(path, expected, found, remedy):
+    """Compares the tensors that a model needs with those that a file has.
+
+    Args:
+        path: the file, for the message.
+        expected: dict from tensor name to shape, what the model needs.
+        found: dict from tensor name to shape, what the file has.
+        remedy: str, appended to the message.
+
+    Raises:
+        ValueError: a tensor is missing, left over, or of another shape; the message
+            lists all of them.
+    """
+    missing = expected.keys() - found.keys()
+    unexpected = found.keys() - expected.keys()
+    reshaped = {
+        name
+        for name in expected.keys() & found.keys()
+        if tuple(expected[name]) != tuple(found[name])
+    }
+    if not (missing or unexpected or reshaped):
+        return
+    lists = [
+        _listing(
+            "needed by the model, not in the file",
+            [f"{name} {tuple(expected[name])}" for name in missing],
+        ),
+        _listing(
+            "in the file, not used by the model",
+            [f"{name} {tuple(found[name])}" for name in unexpected],
+        ),
+        _listing(
+            "of another shape",
+            [
+                f"{name}: the model needs {tuple(expected[name])}, "
+                f"the file has {tuple(found[name])}"
+                for name in reshaped
+            ],
+        ),
+    ]
+    raise ValueError(
+        "\n".join([f"{path} does not fit this model.", *lists, f"  {remedy}"])
+    )
+
+
+def assign(model, values):
+    """Sets every weight of a model.
+
+    Args:
+        model: a `keras.Model`.
+        values: dict from weight path to array. Every weight must be there, with its
+            shape, and nothing else.
+
+    Raises:
+        ValueError: the paths or shapes differ; then nothing was assigned.
+    """
+    weights = {weight.path: weight for weight in model.weights}
+    check_tensors(
+        "The set of converted tensors",
+        {path: weight.shape for path, weight in weights.items()},
+        {path: value.shape for path, value in values.items()},
+        "This is a defect of the converter: please report it with the checkpoint's name.",
+    )
+    for path, weight in weights.items():
+        weight.assign(values[path])
