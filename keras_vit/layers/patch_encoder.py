@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_vit.layers.positions import ADDED_POSITIONS, check_position_kind
+from keras_vit.layers.positions import ADDED_POSITIONS, check_positions
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -50,7 +50,7 @@ class PatchEncoder(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_position_kind(positions)
+        check_positions(positions, hidden_dim)
         self.hidden_dim = hidden_dim
         self.grid_shape = tuple(grid_shape)
         self.has_class_token = bool(class_token)

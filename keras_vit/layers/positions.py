@@ -18,6 +18,9 @@ _TABLE_INITIALIZER = keras.initializers.RandomNormal(stddev=0.02)
 class _PositionLayer(keras.layers.Layer):
     """What the kinds share: the grid, and the tokens in front of it."""
 
+    # What the width must be a multiple of.
+    width_divisor = 1
+
     def __init__(self, grid_shape, num_prefix_tokens=0, **kwargs):
         super().__init__(**kwargs)
         self.grid_shape = tuple(grid_shape)
@@ -30,6 +33,16 @@ class _PositionLayer(keras.layers.Layer):
                 f"{type(self).__name__} for a grid of {gh}x{gw} and "
                 f"{self.num_prefix_tokens} prefix tokens needs "
                 f"{self.num_prefix_tokens + gh * gw} tokens; received {length}."
+            )
+
+    @classmethod
+    def check_width(cls, width):
+        """Raises a `ValueError` unless tokens may have this width."""
+        if width % cls.width_divisor:
+            raise ValueError(
+                f"{cls.__name__} needs a width (hidden_dim) divisible by "
+                f"{cls.width_divisor}; received {width}. Change it, or use "
+                "positions='learned'."
             )
 
     def compute_output_shape(self, input_shape):
@@ -129,14 +142,12 @@ class LearnedPositions2D(_PositionLayer):
     Source: ViT (arXiv:2010.11929) appendix D.4.
     """
 
+    width_divisor = 2
+
     def build(self, input_shape):
         self._check_length(input_shape[1])
         width = input_shape[-1]
-        if width % 2:
-            raise ValueError(
-                f"2-D positions need an even width; received {width}: change "
-                "hidden_dim, or use positions='learned'."
-            )
+        self.check_width(width)
         gh, gw = self.grid_shape
         self.columns = self.add_weight(
             name="columns", shape=(gw, width // 2), initializer=_TABLE_INITIALIZER
@@ -161,37 +172,12 @@ class LearnedPositions2D(_PositionLayer):
         }
 
 
-def sincos_2d_table(grid_shape, width):
-    """The fixed 2-D sin-cos table of MoCo v3 and big_vision.
-
-    Args:
-        grid_shape: `(gh, gw)`.
-        width: int, divisible by 4.
-
-    Returns:
-        float32 array `(gh * gw, width)`, in the order sin x, cos x, sin y, cos y with
-        frequencies `10000 ** (-i / (width / 4 - 1))`.
-
-    Raises:
-        ValueError: `width` is not divisible by 4, or below 8.
-    """
-    if width % 4 or width < 8:
-        raise ValueError(
-            "Sin-cos positions need a width divisible by 4, of 8 or more; received "
-            f"{width}: change hidden_dim, or use positions='learned'."
-        )
-    y, x = np.mgrid[: grid_shape[0], : grid_shape[1]].reshape(2, -1, 1)
-    frequency = 10000.0 ** (-np.arange(width // 4) / (width // 4 - 1))
-    angles = [np.sin(x * frequency), np.cos(x * frequency)]
-    angles += [np.sin(y * frequency), np.cos(y * frequency)]
-    return np.concatenate(angles, axis=1).astype("float32")
-
-
 @keras.saving.register_keras_serializable(package="keras_vit")
 class SinCosPositions2D(_PositionLayer):
     """Adds a fixed 2-D sin-cos vector to each grid token. No weights.
 
-    Prefix tokens are left as they are.
+    In the order sin x, cos x, sin y, cos y, with `d / 4` frequencies from 1 down to
+    1 / 10000. Prefix tokens are left as they are.
 
     Input and output: `(b, num_prefix_tokens + gh * gw, d)`, `d` divisible by 4.
 
@@ -212,9 +198,18 @@ class SinCosPositions2D(_PositionLayer):
     Source: "Better plain ViT baselines" (arXiv:2205.01580); MoCo v3.
     """
 
+    width_divisor = 4
+
     def build(self, input_shape):
         self._check_length(input_shape[1])
-        table = sincos_2d_table(self.grid_shape, input_shape[-1])
+        width = input_shape[-1]
+        self.check_width(width)
+        gh, gw = self.grid_shape
+        y, x = np.mgrid[:gh, :gw].reshape(2, -1, 1)
+        frequency = np.geomspace(1.0, 1e-4, width // 4)
+        angles = [np.sin(x * frequency), np.cos(x * frequency)]
+        angles += [np.sin(y * frequency), np.cos(y * frequency)]
+        table = np.concatenate(angles, axis=1).astype("float32")
         self._table = np.pad(table, ((self.num_prefix_tokens, 0), (0, 0)))
         self.built = True
 
@@ -305,10 +300,12 @@ ADDED_POSITIONS = {
 POSITION_KINDS = (*ADDED_POSITIONS, "relative", "none")
 
 
-def check_position_kind(positions):
-    """Raises a `ValueError` unless `positions` names a kind of position embedding."""
+def check_positions(positions, width):
+    """Raises a `ValueError` unless tokens of this width may have these positions."""
     if positions not in POSITION_KINDS:
         raise ValueError(
             f"Unknown positions {positions!r}; choose one of "
             f"{', '.join(map(repr, POSITION_KINDS))}."
         )
+    if positions in ADDED_POSITIONS:
+        ADDED_POSITIONS[positions].check_width(width)

@@ -78,3 +78,7 @@ class Preprocessor(keras.layers.Rescaling):
         config = super().get_config()
         del config["scale"], config["offset"]
         return {**config, "mean": self.mean, "std": self.std}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)

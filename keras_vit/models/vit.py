@@ -16,7 +16,7 @@ from keras_vit.layers import (
 from keras_vit.layers.attention import head_dim
 from keras_vit.layers.mlp import get_activation
 from keras_vit.layers.patches import grid_shape
-from keras_vit.layers.positions import check_position_kind
+from keras_vit.layers.positions import check_positions
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
 from keras_vit.weights.google import GoogleCheckpoint
 from keras_vit.weights.strict import assign
@@ -251,7 +251,8 @@ class ViT(keras.Model):
                 dtype=keras.backend.result_type(policy.compute_dtype, "float32"),
                 name="classifier",
             )(x)
-        super().__init__(inputs=inputs, outputs=x, name=name, dtype=policy)
+        super().__init__(inputs=inputs, outputs=x, name=name)
+        self.dtype_policy = policy  # A functional model takes no dtype.
         self._constructor_config = config
         self.grid_shape = grid
         self.num_prefix_tokens = num_prefix_tokens
@@ -383,7 +384,7 @@ def _check_config(config):
     head_dim(config["hidden_dim"], config["num_heads"])
     get_activation(config["activation"])
     keras.activations.get(config["classifier_activation"])
-    check_position_kind(config["positions"])
+    check_positions(config["positions"], config["hidden_dim"])
     _choice("pooling", config["pooling"], _POOLINGS)
     _choice("final_norm", config["final_norm"], _FINAL_NORMS)
     pooling, include_top = config["pooling"], config["include_top"]

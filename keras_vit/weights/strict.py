@@ -4,7 +4,6 @@ _SHOWN = 20
 
 
 def _listing(title, lines):
-    lines = sorted(lines)
     shown = [f"    {line}" for line in lines[:_SHOWN]]
     if len(lines) > _SHOWN:
         shown.append(f"    ... and {len(lines) - _SHOWN} more")
@@ -24,13 +23,14 @@ def check_tensors(path, expected, found, remedy):
         ValueError: a tensor is missing, left over, or of another shape; the message
             lists all of them.
     """
-    missing = expected.keys() - found.keys()
-    unexpected = found.keys() - expected.keys()
-    reshaped = {
+    # Lists, in the order in which data flows through the model.
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    reshaped = [
         name
-        for name in expected.keys() & found.keys()
-        if tuple(expected[name]) != tuple(found[name])
-    }
+        for name in expected
+        if name in found and tuple(expected[name]) != tuple(found[name])
+    ]
     if not (missing or unexpected or reshaped):
         return
     lists = [

@@ -1,0 +1,50 @@
+# `make` prints this help.
+# The backend of `make demo`: jax, tensorflow or torch.
+KERAS_BACKEND ?= jax
+PYTHON ?= python3
+ENV := .venv
+RUN := $(ENV)/bin/python
+
+.PHONY: help demo test test-slow lint torch clean
+.DEFAULT_GOAL := help
+
+help:  ## print this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# Made again when the dependencies change.
+$(ENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(ENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --editable '.[dev]'
+	@touch $@
+
+demo: $(ENV)/.installed  ## pretrain, fine-tune, export and serve a ViT on handwritten digits
+	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m recipes.demo
+
+test: $(ENV)/.installed lint  ## lint, then the tests on every backend installed (tensorflow, jax, torch)
+	@$(call on_every_backend,-m "not slow")
+
+test-slow: $(ENV)/.installed  ## the tests that take minutes, on every backend installed
+	@$(call on_every_backend,-m slow)
+
+define on_every_backend
+for backend in tensorflow jax torch; do \
+	if $(RUN) -c "import importlib.util, sys; sys.exit(not importlib.util.find_spec('$$backend'))"; then \
+		echo "== Backend: $$backend"; \
+		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m pytest $(1) || exit 1; \
+	else \
+		echo "== Backend: $$backend is not installed, NOT TESTED (make torch installs torch)"; \
+	fi; \
+done
+endef
+
+lint: $(ENV)/.installed  ## ruff and mypy
+	$(ENV)/bin/ruff check .
+	$(ENV)/bin/ruff format --check .
+	$(ENV)/bin/mypy
+
+torch: $(ENV)/.installed  ## add torch to the environment; `make test` then tests it too
+	$(RUN) -m pip install --quiet torch==2.13.0
+
+clean:  ## remove the environment (runs/ stays)
+	rm -rf $(ENV)

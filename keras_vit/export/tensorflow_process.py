@@ -1,0 +1,55 @@
+"""The other process of `saved_model`: rebuilds a model under TensorFlow and writes it.
+
+`python -m keras_vit.export.tensorflow_process STAGING`, with what `saved_model` left in
+STAGING; run with KERAS_BACKEND=tensorflow.
+"""
+
+import json
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_vit  # noqa: F401  (registers the layers)
+
+
+def main(staging):
+    staging = pathlib.Path(staging)
+    description = json.loads((staging / "model.json").read_text())
+    model = keras.saving.deserialize_keras_object(description["model"])
+    model.load_weights(staging / "model.weights.h5")
+    activation = keras.activations.get(description["activation"])
+    write(model, activation, staging / "saved_model")
+    difference = compare(staging / "saved_model", np.load(staging / "check.npz"))
+    (staging / "difference.json").write_text(json.dumps(difference))
+
+
+def write(model, activation, path):
+    def serve(images):
+        logits = model(model.preprocessor(images), training=False)
+        return {"logits": logits, "probabilities": activation(logits)}
+
+    images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="images")
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serving_default", serve, input_signature=[images])
+    archive.write_out(str(path), verbose=False)
+
+
+def compare(path, check):
+    """Largest difference between the written model and Keras, over batches of 1 and 2."""
+    loaded = tf.saved_model.load(str(path))
+    serve = loaded.signatures["serving_default"]
+    images = check["images"]
+    differences = []
+    for name in set(check.files) - {"images"}:
+        for size in (1, 2):
+            outputs = serve(images=tf.constant(images[:size]))[name].numpy()
+            differences.append(np.max(np.abs(outputs - check[name][:size])))
+    return float(max(differences))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,69 @@
+"""UCI's handwritten digits, as they come with scikit-learn: 1,797 images, 8x8, grey."""
+
+import keras
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+CLASSES = 10
+
+
+def load(size, seed=0):
+    """The digits as pixel values 0 to 255, at `size` x `size`.
+
+    Larger sizes than 8 are interpolated (bilinear).
+
+    Returns:
+        Dict with `train`, `validation` and `test`: pairs of images `(n, size, size, 1)`,
+        float32, and labels `(n,)`, int32. The split (1,257, 180, 360) is stratified, and
+        for one seed the same at every size.
+    """
+    digits = load_digits()
+    images = (digits.images * (255 / 16)).astype("float32")[..., None]
+    if size != 8:
+        images = keras.ops.image.resize(images, (size, size), interpolation="bilinear")
+        images = keras.ops.convert_to_numpy(images)
+    labels = digits.target.astype("int32")
+    rest, test = train_test_split(
+        np.arange(len(labels)), test_size=360, random_state=seed, stratify=labels
+    )
+    train, validation = train_test_split(
+        rest, test_size=180, random_state=seed, stratify=labels[rest]
+    )
+    split = {"train": train, "validation": validation, "test": test}
+    return {name: (images[index], labels[index]) for name, index in split.items()}
+
+
+def dataset(images, labels, preprocessor, batch_size, seed=None):
+    """A `tf.data.Dataset` of preprocessed batches.
+
+    With a `seed`, for training: shuffled, shifted by up to one eighth of the image in
+    whole pixels (interpolation would blur 8x8 images beyond recognition), whole batches
+    only.
+    """
+    import tensorflow as tf
+
+    if keras.backend.backend() != "tensorflow":
+        # Another backend owns the accelerator.
+        tf.config.set_visible_devices([], "GPU")
+    data = tf.data.Dataset.from_tensor_slices((images, labels))
+    if seed is None:
+        data = data.batch(batch_size)
+    else:
+        height, width, channels = images.shape[1:]
+        margin = height // 8
+        padding = ((margin, margin), (margin, margin), (0, 0))
+
+        def shift(example, crop_seed):
+            image = tf.image.stateless_random_crop(
+                tf.pad(example[0], padding), (height, width, channels), crop_seed
+            )
+            return image, example[1]
+
+        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+        data = data.shuffle(len(images), seed=seed)
+        data = tf.data.Dataset.zip(data, seeds.batch(2))
+        data = data.map(shift, tf.data.AUTOTUNE)
+        data = data.batch(batch_size, drop_remainder=True)
+    data = data.map(lambda x, y: (preprocessor(x), y), tf.data.AUTOTUNE)
+    return data.prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,50 @@
+"""Tiny configurations, and what the tests do with models."""
+
+import keras
+import numpy as np
+
+import keras_vit
+
+# Every size differs from every other, the grid (2x3) is rectangular.
+TINY = {
+    "input_shape": (16, 24, 3),
+    "patch_size": 8,
+    "hidden_dim": 16,
+    "num_layers": 2,
+    "num_heads": 2,
+    "mlp_dim": 24,
+    "classes": 5,
+}
+
+
+def tiny_vit(**overrides):
+    return keras_vit.ViT(**{**TINY, **overrides})
+
+
+def random_array(*shape, seed=0, scale=1.0):
+    return (scale * np.random.default_rng(seed).normal(size=shape)).astype("float32")
+
+
+def random_images(model, batch=2, seed=0):
+    return random_array(batch, *model.input_shape[1:], seed=seed)
+
+
+def perturb(model, seed=0):
+    """Adds noise to every weight, so that none is zero, one, or equal to another."""
+    generator = np.random.default_rng(seed)
+    for weight in model.weights:
+        noise = 0.1 * generator.normal(size=weight.shape)
+        weight.assign(array(weight) + noise.astype("float32"))
+    return model
+
+
+def array(tensor):
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def weights_of(layer):
+    """Dict from path below the layer to float64 array."""
+    return {
+        weight.path.split(f"{layer.name}/", 1)[1]: array(weight).astype("float64")
+        for weight in layer.weights
+    }

@@ -1,0 +1,61 @@
+"""Short NumPy formulas, float64, written from the papers and not from the layers."""
+
+import math
+
+import numpy as np
+
+
+def layer_norm(x, gamma, beta, epsilon=1e-6):
+    centered = x - x.mean(-1, keepdims=True)
+    return centered / np.sqrt((centered**2).mean(-1, keepdims=True) + epsilon) * gamma + beta
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def gelu_exact(x):
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def gelu_tanh(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def dense(x, w, name):
+    return x @ w[f"{name}/kernel"] + w[f"{name}/bias"]
+
+
+def attention(x, w, num_heads, bias=None):
+    """One head of one image at a time; bias(query) gives extra logits."""
+    d = x.shape[-1] // num_heads
+    qkv = x @ w["qkv/kernel"] + w.get("qkv/bias", 0.0)
+    query, key, value = np.split(qkv, 3, axis=-1)
+    out = np.zeros_like(x)
+    for image in range(len(x)):
+        for head in range(num_heads):
+            part = slice(head * d, (head + 1) * d)
+            q, k, v = query[image, :, part], key[image, :, part], value[image, :, part]
+            logits = q @ k.T / math.sqrt(d)
+            if bias is not None:
+                logits = logits + bias(q / math.sqrt(d))
+            out[image, :, part] = softmax(logits) @ v
+    return dense(out, w, "projection")
+
+
+def mlp(x, w, activation=gelu_tanh):
+    return dense(activation(dense(x, w, "expand")), w, "contract")
+
+
+def below(w, prefix):
+    return {k.removeprefix(prefix): v for k, v in w.items() if k.startswith(prefix)}
+
+
+def block(x, w, num_heads):
+    y = layer_norm(x, w["attention_norm/gamma"], w["attention_norm/beta"])
+    x = x + w.get("attention_scale/gamma", 1.0) * attention(
+        y, below(w, "attention/"), num_heads
+    )
+    y = layer_norm(x, w["mlp_norm/gamma"], w["mlp_norm/beta"])
+    return x + w.get("mlp_scale/gamma", 1.0) * mlp(y, below(w, "mlp/"))

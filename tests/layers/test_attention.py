@@ -1,0 +1,70 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_vit.layers import SelfAttention
+from tests.cases import array, perturb, random_array, weights_of
+from tests.formulas import attention
+
+
+@pytest.mark.parametrize("use_qkv_bias", [True, False])
+@pytest.mark.parametrize("num_heads", [1, 4])
+def test_formula(num_heads, use_qkv_bias):
+    tokens = random_array(2, 5, 16)
+    layer = SelfAttention(num_heads, use_qkv_bias)
+    layer.build(tokens.shape)
+    w = weights_of(perturb(layer))
+    assert ("qkv/bias" in w) == use_qkv_bias
+    expected = attention(tokens, w, num_heads)
+    np.testing.assert_allclose(array(layer(tokens)), expected, atol=1e-5)
+
+
+def test_formula_with_relative_positions():
+    tokens = random_array(2, 7, 16)
+    layer = SelfAttention(4, relative_grid_shape=(2, 3))
+    layer.build(tokens.shape)
+    w = weights_of(perturb(layer))
+
+    def bias(query):
+        logits = np.zeros((7, 7))
+        for i in range(6):
+            for j in range(6):
+                vector = w["relative_positions/rows"][i // 3 - j // 3 + 1]
+                vector = vector + w["relative_positions/columns"][i % 3 - j % 3 + 2]
+                logits[1 + i, 1 + j] = query[1 + i] @ vector
+        return logits
+
+    expected = attention(tokens, w, 4, bias)
+    np.testing.assert_allclose(array(layer(tokens)), expected, atol=1e-5)
+
+
+def test_the_fused_kernel_starts_like_three_glorot_kernels():
+    layer = SelfAttention(4)
+    layer.build((None, 5, 64))
+    limit = np.sqrt(6 / (64 + 64))
+    kernel = array(layer.qkv.kernel)
+    assert np.abs(kernel).max() <= limit
+    np.testing.assert_allclose(kernel.std(), limit / np.sqrt(3), rtol=0.03)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_softmax_in_float32_under_low_precision(dtype):
+    # Logits up to about 1e5: beyond float16, and far apart.
+    tokens = random_array(1, 5, 16, scale=10)
+    layer = SelfAttention(1, dtype=keras.DTypePolicy(f"mixed_{dtype}"))
+    layer.build(tokens.shape)
+    perturb(layer)
+    assert np.all(np.isfinite(array(keras.ops.cast(layer(tokens), "float32"))))
+
+
+def test_dropout_is_only_for_training():
+    tokens = random_array(1, 5, 16)
+    layer = SelfAttention(4, dropout_rate=0.5)
+    still = array(layer(tokens, training=False))
+    np.testing.assert_array_equal(array(layer(tokens)), still)
+    assert not np.allclose(array(layer(tokens, training=True)), still)
+
+
+def test_heads_that_do_not_divide_the_width():
+    with pytest.raises(ValueError, match=r"num_heads=5.*hidden_dim=16.*nearest.*4"):
+        SelfAttention(5)(random_array(1, 5, 16))

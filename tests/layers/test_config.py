@@ -1,0 +1,115 @@
+"""Every layer comes back from its config as it was."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+from keras_vit import layers
+from tests.cases import array, perturb, random_array
+
+# Layer: arguments that are not the defaults, and the shape of an input.
+CASES = {
+    "Patches": ({"patch_size": 4}, (2, 8, 12, 3)),
+    "PatchesToImage": ({"patch_size": 4, "grid_shape": (2, 3)}, (2, 6, 48)),
+    "PatchEncoder": (
+        {
+            "hidden_dim": 8,
+            "grid_shape": (2, 3),
+            "class_token": True,
+            "registers": 2,
+            "positions": "learned_2d",
+        },
+        (2, 6, 12),
+    ),
+    "LearnedPositions": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 7, 8)),
+    "LearnedPositions2D": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 7, 8)),
+    "SinCosPositions2D": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 7, 8)),
+    "RelativePositions": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 4, 7, 8)),
+    "SelfAttention": (
+        {
+            "num_heads": 2,
+            "use_qkv_bias": False,
+            "dropout_rate": 0.1,
+            "relative_grid_shape": (2, 3),
+        },
+        (2, 7, 8),
+    ),
+    "MLP": ({"hidden_dim": 12, "activation": "gelu", "dropout_rate": 0.1}, (2, 7, 8)),
+    "LayerScale": ({"initial_value": 0.3}, (2, 7, 8)),
+    "StochasticDepth": ({"rate": 0.3}, (2, 7, 8)),
+    "TransformerBlock": (
+        {
+            "num_heads": 2,
+            "mlp_dim": 12,
+            "activation": "gelu",
+            "layer_norm_epsilon": 1e-3,
+            "qkv_bias": False,
+            "layer_scale": 0.3,
+            "dropout_rate": 0.1,
+            "attention_dropout_rate": 0.2,
+            "stochastic_depth_rate": 0.3,
+            "relative_grid_shape": (2, 3),
+        },
+        (2, 7, 8),
+    ),
+    "TokenPooling": ({}, (2, 7, 8)),
+    "GlobalAveragePooling": ({"num_prefix_tokens": 1}, (2, 7, 8)),
+    "AttentionPooling": (
+        {
+            "num_heads": 2,
+            "mlp_dim": 12,
+            "num_prefix_tokens": 1,
+            "activation": "gelu",
+            "layer_norm_epsilon": 1e-3,
+        },
+        (2, 7, 8),
+    ),
+    "PreLogits": ({"units": 6, "activation": "relu"}, (2, 8)),
+    "Classifier": ({"units": 6, "activation": "softmax"}, (2, 8)),
+    "Preprocessor": ({"mean": 10.0, "std": [1.0, 2.0, 3.0]}, (2, 8, 8, 3)),
+}
+
+PUBLIC_LAYERS = [name for name in layers.__all__ if inspect.isclass(getattr(layers, name))]
+
+
+def test_every_layer_has_a_case():
+    assert sorted(CASES) == sorted(PUBLIC_LAYERS)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_round_trip(name, dtype):
+    arguments, shape = CASES[name]
+    layer = getattr(layers, name)(**arguments, name="given", dtype=dtype)
+    x = random_array(*shape)
+    layer.build(shape)
+    perturb(layer)
+    revived = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(layer)
+    )
+    assert type(revived) is type(layer)
+    config = layer.get_config()
+    assert revived.get_config() == config
+    assert {key: config[key] for key in arguments} == arguments
+    assert config["name"] == "given"
+    assert revived.dtype_policy.name == dtype
+    if not revived.built:
+        revived.build(shape)
+    assert [w.path for w in revived.weights] == [w.path for w in layer.weights]
+    revived.set_weights(layer.get_weights())
+    outputs = [array(keras.ops.cast(one(x), "float32")) for one in (layer, revived)]
+    np.testing.assert_array_equal(*outputs)
+    assert tuple(outputs[0].shape) == tuple(layer.compute_output_shape(shape))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_argument_is_in_the_config(name):
+    arguments, _ = CASES[name]
+    layer = getattr(layers, name)
+    if layer.__init__ is keras.layers.Layer.__init__:
+        assert not arguments
+    elif not issubclass(layer, keras.layers.Dense):  # Those have Keras's own config.
+        parameters = inspect.signature(layer.__init__).parameters
+        assert set(parameters) - {"self", "kwargs", "dtype"} == set(arguments)

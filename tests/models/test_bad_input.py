@@ -1,0 +1,68 @@
+"""Bad arguments and images: the value, the limit and the remedy, before building."""
+
+import keras
+import numpy as np
+import pytest
+
+from tests.cases import random_array, tiny_vit
+
+BAD_ARGUMENTS = [
+    ({"input_shape": (16, 20, 3)}, r"16x20 pixels.*patches of 8x8.*Resize to 16x16"),
+    ({"input_shape": (16, 24)}, r"three positive ints.*\(16, 24\)"),
+    ({"input_shape": (16, None, 3)}, "three positive ints"),
+    ({"patch_size": 0}, "patch_size must be a positive int.*0"),
+    ({"num_heads": 3}, "num_heads=3 does not divide hidden_dim=16.*nearest.*2"),
+    ({"num_heads": 0}, "num_heads must be a positive int.*0"),
+    ({"num_layers": 2.5}, r"num_layers must be a positive int.*2\.5"),
+    ({"classes": -1}, "classes must be a positive int.*-1"),
+    ({"registers": -1}, "registers must be an int, 0 or more.*-1"),
+    ({"dropout_rate": 1.0}, r"dropout_rate must be at least 0 and below 1.*1\.0"),
+    ({"pooling": "mean"}, "Unknown pooling 'mean'.*'token', 'gap', 'map', None"),
+    ({"positions": "rope"}, "Unknown positions 'rope'.*'learned', 'learned_2d'"),
+    ({"final_norm": "never"}, "Unknown final_norm 'never'.*'before_pooling'"),
+    ({"activation": "gelo"}, "Unknown activation 'gelo'.*'gelu_tanh'"),
+    ({"classifier_activation": "softmacks"}, "softmacks"),
+    ({"class_token": False}, "pooling='token' needs the class token"),
+    ({"pooling": None}, "pooling=None gives tokens.*include_top=True"),
+    (
+        {"include_top": False, "representation_size": 8},
+        "representation_size is part of the classification head.*8",
+    ),
+    ({"hidden_dim": 15, "num_heads": 3, "positions": "learned_2d"}, "divisible by 2; received 15"),
+    ({"hidden_dim": 18, "num_heads": 3, "positions": "sincos_2d"}, "divisible by 4; received 18"),
+    ({"head": "old"}, "Unknown head 'old'.*'keep', 'new'"),
+    ({"resize": "nearest"}, "Unknown resize 'nearest'.*'google'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
+def test_bad_argument(arguments, message, monkeypatch):
+    def built(*_, **__):
+        raise AssertionError("something was allocated before the error")
+
+    monkeypatch.setattr(keras.layers.Layer, "add_weight", built)
+    with pytest.raises(ValueError, match=message):
+        tiny_vit(**arguments)
+
+
+BAD_IMAGES = [
+    (random_array(16, 24, 3), r"batch of images.*received shape \(16, 24, 3\).*images\[None\]"),
+    (random_array(2, 16, 24, 1), r"3 channels.*\(2, 16, 24, 1\)"),
+    (random_array(2, 3, 16, 24), r"3 channels, last axis.*\(2, 3, 16, 24\)"),
+    (random_array(2, 24, 16, 3), r"16x24 pixels.*resized\(\(24, 16, 3\)\)"),
+    (np.zeros((2, 16, 24, 3), "uint8"), r"received uint8.*model\.preprocessor\(images\)"),
+    (np.zeros((2, 16, 24, 3), "int64"), r"received int(32|64).*model\.preprocessor\(images\)"),
+]
+
+
+@pytest.mark.parametrize(("images", "message"), BAD_IMAGES)
+@pytest.mark.parametrize("how", ["call", "tensor", "predict"])
+def test_bad_images(images, message, how):
+    model = tiny_vit()
+    with pytest.raises(ValueError, match=message):
+        if how == "call":
+            model(images)
+        elif how == "tensor":
+            model(keras.ops.convert_to_tensor(images))
+        else:
+            model.predict(images, verbose=0)

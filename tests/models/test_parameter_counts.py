@@ -1,0 +1,88 @@
+"""Exact counts of the published tables, by shapes only: nothing is allocated."""
+
+import keras
+import pytest
+
+import keras_vit
+from keras_vit.models.variants import VIT_SIZES
+
+# At 224 px, 1000 classes, with the class token (and, for the GAP rows, without it).
+TOKEN = {
+    "ViTTi16": 5_717_416,
+    "ViTS8": 22_055_272,
+    "ViTS16": 22_050_664,
+    "ViTS32": 22_878_952,
+    "ViTB8": 86_576_872,
+    "ViTB16": 86_567_656,
+    "ViTB32": 88_224_232,
+    "ViTL14": 304_203_752,
+    "ViTL16": 304_326_632,
+    "ViTL32": 306_535_400,
+    "ViTH14": 632_045_800,
+    "ViTg14": 1_012_611_432,
+    "ViTG14": 1_844_440_680,
+}
+GAP = {"ViTS16": 22_049_896, "ViTB16": 86_566_120, "ViTB32": 88_222_696}
+# 21,843 classes with the representation layer, and without it.
+IMAGENET_21K = {
+    "ViTB16": 103_186_515,
+    "ViTB32": 104_843_091,
+    "ViTL16": 326_740_307,
+    "ViTL32": 328_949_075,
+    "ViTH14": 660_385_363,
+}
+AUGREG_21K = {
+    "ViTTi16": 9_740_115,
+    "ViTS16": 30_075_219,
+    "ViTS32": 30_903_507,
+    "ViTB16": 102_595_923,
+    "ViTL16": 325_690_707,
+}
+AT_384 = {"ViTB16": 86_859_496, "ViTL16": 304_715_752}
+
+
+def count(name, **overrides):
+    """Parameters of a variant whose weights are never made."""
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            return getattr(keras_vit, name)(**overrides).count_params()
+    finally:
+        # Forgets the weights that are still waiting for a value.
+        keras.utils.clear_session()
+
+
+def test_every_variant_has_a_row():
+    public = {name for name in keras_vit.__all__ if name.startswith("ViT")} - {"ViT"}
+    assert set(TOKEN) == set(VIT_SIZES) == public
+
+
+@pytest.mark.parametrize("name", TOKEN)
+def test_class_token(name):
+    assert count(name) == TOKEN[name]
+
+
+@pytest.mark.parametrize("name", GAP)
+def test_gap(name):
+    assert count(name, pooling="gap") == GAP[name]
+
+
+@pytest.mark.parametrize("name", IMAGENET_21K)
+def test_imagenet_21k_with_representation_layer(name):
+    width = VIT_SIZES[name][1]
+    counted = count(name, classes=21_843, representation_size=width)
+    assert counted == IMAGENET_21K[name]
+
+
+@pytest.mark.parametrize("name", AUGREG_21K)
+def test_imagenet_21k_without_representation_layer(name):
+    assert count(name, classes=21_843) == AUGREG_21K[name]
+
+
+@pytest.mark.parametrize("name", AT_384)
+def test_384_pixels(name):
+    assert count(name, input_shape=(384, 384, 3)) == AT_384[name]
+
+
+def test_a_count_by_shapes_equals_that_of_a_real_model():
+    real = keras_vit.ViTTi16()
+    assert sum(w.numpy().size for w in real.weights) == TOKEN["ViTTi16"]

@@ -1,0 +1,110 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_vit.layers import RESIZE_CONVENTIONS, resize_grid
+from tests.cases import array, perturb, random_images, tiny_vit
+
+
+def weights(model):
+    return {w.path: array(w) for w in model.weights}
+
+
+@pytest.mark.parametrize("resize", RESIZE_CONVENTIONS)
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("size", [(24, 16), (16, 48), (8, 8)])
+def test_grid_resized_prefix_untouched(resize, prefix, size):
+    model = tiny_vit(
+        pooling="token" if prefix else "gap", registers=max(prefix - 1, 0)
+    )
+    before = weights(perturb(model))
+    larger = model.resized((*size, 3), resize=resize)
+    after = weights(larger)
+    path = "patch_encoder/positions/embedding"
+    rows = int(prefix > 0)
+    old, new = before.pop(path), after.pop(path)
+    np.testing.assert_array_equal(new[:, :rows], old[:, :rows])
+    grid = resize_grid(old[0, rows:].reshape(2, 3, 16), larger.grid_shape, resize)
+    np.testing.assert_array_equal(new[0, rows:], grid.reshape(-1, 16))
+    assert before.keys() == after.keys()
+    for path in before:
+        np.testing.assert_array_equal(before[path], after[path])
+    assert tuple(larger(random_images(larger)).shape) == (2, 5)
+
+
+def test_the_model_itself_is_left_as_it_was():
+    model = perturb(tiny_vit())
+    images = random_images(model)
+    before = array(model(images))
+    model.resized((32, 32, 3))
+    np.testing.assert_array_equal(array(model(images)), before)
+
+
+@pytest.mark.parametrize(
+    "positions", ["learned", "learned_2d", "relative", "sincos_2d", "none"]
+)
+def test_the_same_size_gives_the_same_outputs(positions):
+    model = perturb(tiny_vit(positions=positions))
+    images = random_images(model)
+    same = model.resized(model.input_shape[1:])
+    np.testing.assert_allclose(array(same(images)), array(model(images)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("positions", "path", "length"),
+    [
+        ("learned_2d", "patch_encoder/positions/rows", 4),
+        ("learned_2d", "patch_encoder/positions/columns", 5),
+        ("relative", "block_1/attention/relative_positions/rows", 7),
+        ("relative", "block_1/attention/relative_positions/columns", 9),
+    ],
+)
+def test_tables_by_axis_are_resized_along_it(positions, path, length):
+    model = perturb(tiny_vit(positions=positions))
+    larger = model.resized((32, 40, 3), resize="bicubic")
+    old, new = weights(model)[path], weights(larger)[path]
+    expected = resize_grid(old[:, None], (length, 1), "bicubic")[:, 0]
+    np.testing.assert_allclose(new, expected, atol=1e-6)
+
+
+def test_a_smooth_field_of_positions_stays_the_same_field():
+    # Linear in x and y: corner-aligned linear resizing keeps it exactly.
+    model = tiny_vit(pooling="gap", input_shape=(32, 40, 3))
+    y, x = np.mgrid[0:1:4j, 0:1:5j]
+    field = np.stack([y, x, *[y + i * x for i in range(14)]], axis=-1)
+    table = model.get_layer("patch_encoder").positions.embedding
+    table.assign(field.reshape(1, -1, 16))
+    larger = model.resized((56, 72, 3))
+    y, x = np.mgrid[0:1:7j, 0:1:9j]
+    field = np.stack([y, x, *[y + i * x for i in range(14)]], axis=-1)
+    resized = array(larger.get_layer("patch_encoder").positions.embedding)
+    np.testing.assert_allclose(resized, field.reshape(1, -1, 16), atol=1e-5)
+
+
+def test_everything_else_is_kept():
+    model = tiny_vit(name="mine", dtype="mixed_bfloat16", dropout_rate=0.1)
+    model.get_layer("block_0").trainable = False
+    config = model.resized((32, 32, 3)).get_config()
+    assert config == {**model.get_config(), "input_shape": (32, 32, 3)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "resize", "message"),
+    [
+        ((20, 16, 3), "google", "20x16 pixels.*patches of 8x8"),
+        ((32, 32, 1), "google", "height and width only.*3 channels"),
+        ((32, 32, 3), "nearest", "Unknown resize 'nearest'.*'google'"),
+        ((32, 32), "google", "three positive ints"),
+    ],
+)
+def test_bad_arguments(shape, resize, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_vit().resized(shape, resize=resize)
+
+
+def test_a_resized_model_saves_and_loads(tmp_path):
+    model = perturb(tiny_vit()).resized((32, 24, 3))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    images = random_images(model)
+    np.testing.assert_array_equal(array(loaded(images)), array(model(images)))

@@ -1,0 +1,68 @@
+import keras
+import numpy as np
+import pytest
+
+from tests.cases import array, perturb, random_array, random_images, tiny_vit
+
+XLA = keras.backend.backend() != "torch"
+
+CONFIGURATIONS = {
+    "token": {"representation_size": 12},
+    "gap": {"pooling": "gap", "positions": "learned_2d"},
+    "map": {"pooling": "map", "positions": "relative"},
+    "all": {
+        "registers": 2,
+        "layer_scale": 0.1,
+        "final_norm": "after_pooling",
+        "positions": "learned",
+    },
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_gradients_reach_every_trainable_variable(name):
+    # Perturbed: behind a zero head nothing else has a gradient.
+    model = perturb(tiny_vit(**CONFIGURATIONS[name]))
+    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+    before = {w.path: array(w).copy() for w in model.trainable_weights}
+    model.train_on_batch(random_images(model, 4), np.array([0, 1, 2, 3]))
+    still = [
+        weight.path
+        for weight in model.trainable_weights
+        if np.array_equal(array(weight), before[weight.path])
+    ]
+    assert still == []
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_fit_learns(name, dtype):
+    """Four bright or dark patches to tell apart: easy, but not without attention."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 5, 64)
+    images = 0.1 * random_array(64, 16, 24, 3)
+    corners = [(0, 0), (0, 8), (0, 16), (8, 0), (8, 8)]
+    for image, label in zip(images, labels, strict=True):
+        y, x = corners[label]
+        image[y : y + 8, x : x + 8] += 1.0
+    model = tiny_vit(**CONFIGURATIONS[name], dropout_rate=0.1, dtype=dtype)
+    model.compile(
+        keras.optimizers.AdamW(3e-3),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=XLA,
+    )
+    history = model.fit(images, labels, batch_size=16, epochs=40, verbose=0).history
+    assert np.all(np.isfinite(history["loss"]))
+    loss, accuracy = model.evaluate(images, labels, verbose=0)
+    assert accuracy >= 0.95, (loss, accuracy)
+
+
+def test_every_dropout_trains_under_jit():
+    model = tiny_vit(
+        dropout_rate=0.1, attention_dropout_rate=0.1, stochastic_depth_rate=0.2
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=XLA)
+    images, labels = random_images(model, 8), np.arange(8) % 5
+    losses = model.fit(images, labels, epochs=3, batch_size=4, verbose=0).history["loss"]
+    assert np.all(np.isfinite(losses))

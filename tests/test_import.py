@@ -1,0 +1,38 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import pytest
+
+FRAMEWORKS = ("tensorflow", "jax", "torch", "flax", "matplotlib", "sklearn", "tensorflow_datasets")
+PROBE = """
+import importlib, json, sys
+importlib.import_module(sys.argv[1])
+print(json.dumps([f for f in sys.argv[2:] if f in sys.modules]))
+"""
+
+
+def loaded_by(module):
+    process = subprocess.run(
+        [sys.executable, "-c", PROBE, module, *FRAMEWORKS],
+        env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def test_import_loads_no_framework_that_keras_does_not():
+    assert loaded_by("keras_vit") == loaded_by("keras")
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow" or not importlib.util.find_spec("tensorflow"),
+    reason="TensorFlow is the backend, or is not there to be loaded",
+)
+def test_tensorflow_stays_out_under_another_backend():
+    assert "tensorflow" not in loaded_by("keras_vit")
