@@ -13,8 +13,8 @@ import sys
 # that what runs is what would run there.
 sys.modules["keras"] = None  # type: ignore[assignment]
 
-import numpy as np
-import tensorflow as tf
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 
 def main():

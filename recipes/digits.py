@@ -8,7 +8,7 @@ from sklearn.model_selection import train_test_split
 CLASSES = 10
 
 
-def load(size, seed=0):
+def load(size: int, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The digits as pixel values 0 to 255, at `size` x `size`.
 
     Larger sizes than 8 are interpolated (bilinear).

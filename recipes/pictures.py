@@ -14,7 +14,7 @@ def learning_curves(histories, path):
         histories: dict from a stage's name to Keras's `History.history`.
         path: PNG to write.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
     for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
         start = 0
         for color, (stage, history) in enumerate(histories.items()):
@@ -23,14 +23,18 @@ def learning_curves(histories, path):
                 epochs, history[metric], f"C{color}--", lw=1, label=f"{stage}: training"
             )
             axis.plot(
-                epochs, history[f"val_{metric}"], f"C{color}", label=f"{stage}: validation"
+                epochs,
+                history[f"val_{metric}"],
+                f"C{color}",
+                label=f"{stage}: validation",
             )
             start = epochs[-1]
         axis.set(xlabel="epoch", title=metric)
         axis.grid(alpha=0.3)
     axes[0].set_yscale("log")
-    axes[1].set_ylim(0.8, 1.0)
-    axes[1].legend(loc="lower right")
+    axes[1].set_ylim(0.5, 1.0)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(histories))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

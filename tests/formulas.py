@@ -7,7 +7,9 @@ import numpy as np
 
 def layer_norm(x, gamma, beta, epsilon=1e-6):
     centered = x - x.mean(-1, keepdims=True)
-    return centered / np.sqrt((centered**2).mean(-1, keepdims=True) + epsilon) * gamma + beta
+    return (
+        centered / np.sqrt((centered**2).mean(-1, keepdims=True) + epsilon) * gamma + beta
+    )
 
 
 def softmax(x):

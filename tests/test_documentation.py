@@ -33,7 +33,10 @@ def test_every_argument_is_documented(name):
     for argument in set(inspect.signature(function).parameters) - {"self", "kwargs"}:
         if f"{argument}=" in documentation or f"**{argument}" in documentation:
             continue
-        if issubclass(type(public), type) and "as for `keras.layers.Dense`" in documentation:
+        if (
+            issubclass(type(public), type)
+            and "as for `keras.layers.Dense`" in documentation
+        ):
             continue
         if argument == "dtype" and "in float32" in documentation:
             continue

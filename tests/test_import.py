@@ -7,7 +7,15 @@ import sys
 import keras
 import pytest
 
-FRAMEWORKS = ("tensorflow", "jax", "torch", "flax", "matplotlib", "sklearn", "tensorflow_datasets")
+FRAMEWORKS = (
+    "tensorflow",
+    "jax",
+    "torch",
+    "flax",
+    "matplotlib",
+    "sklearn",
+    "tensorflow_datasets",
+)
 PROBE = """
 import importlib, json, sys
 importlib.import_module(sys.argv[1])

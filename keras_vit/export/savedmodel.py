@@ -15,7 +15,12 @@ import numpy as np
 TOLERANCE = 1e-4
 
 
-def saved_model(model, directory, version=1, verbose=True):
+def saved_model(
+    model: keras.Model,
+    directory: str | os.PathLike,
+    version: int = 1,
+    verbose: bool = True,
+) -> pathlib.Path:
     """Writes a SavedModel that TF Serving loads: `directory/version/`.
 
     The graph is rebuilt under TensorFlow in a process of its own, in float32, from plain
@@ -52,17 +57,17 @@ def saved_model(model, directory, version=1, verbose=True):
     >>> keras_vit.export.saved_model(model, "served/vit")  # doctest: +SKIP
     PosixPath('served/vit/1')
     """
-    directory = pathlib.Path(directory)
-    target = directory / str(version)
-    _check(model, directory, target, version)
+    root = pathlib.Path(directory)
+    target = root / str(version)
+    _check(model, root, target, version)
     if verbose:
         print(f"Exporting to {target} (TensorFlow, float32) ...", flush=True)
-    existed = directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
+    existed = root.exists()
+    root.mkdir(parents=True, exist_ok=True)
     try:
         # Beside the target, so that the last step is a rename on one file system.
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as staging:
-            staging = pathlib.Path(staging)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=root) as temporary:
+            staging = pathlib.Path(temporary)
             _describe(model, staging)
             difference = _run_under_tensorflow(staging)
             if target.exists():
@@ -70,7 +75,7 @@ def saved_model(model, directory, version=1, verbose=True):
             os.rename(staging / "saved_model", target)
     except BaseException:
         if not existed:
-            directory.rmdir()
+            root.rmdir()
         raise
     if verbose:
         print(
@@ -81,8 +86,8 @@ def saved_model(model, directory, version=1, verbose=True):
 
 
 def _check(model, directory, target, version):
-    config = getattr(model, "get_config", dict)()
-    if not hasattr(model, "preprocessor") or "classifier_activation" not in config:
+    config = model.get_config() if hasattr(model, "preprocessor") else {}
+    if "classifier_activation" not in config:
         raise ValueError(
             f"saved_model exports keras_vit models, such as ViTB16(); received {model!r}."
         )

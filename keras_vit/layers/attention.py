@@ -80,17 +80,17 @@ class SelfAttention(keras.layers.Layer):
 
     def __init__(
         self,
-        num_heads,
-        use_qkv_bias=True,
-        dropout_rate=0.0,
-        relative_grid_shape=None,
+        num_heads: int,
+        use_qkv_bias: bool = True,
+        dropout_rate: float = 0.0,
+        relative_grid_shape: tuple[int, int] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.use_qkv_bias = use_qkv_bias
         self.dropout_rate = dropout_rate
-        self.relative_grid_shape = relative_grid_shape and tuple(relative_grid_shape)
+        self.relative_grid_shape = relative_grid_shape
         self.dropout = keras.layers.Dropout(
             dropout_rate, dtype=self.dtype_policy, name="dropout"
         )
@@ -118,7 +118,7 @@ class SelfAttention(keras.layers.Layer):
         if self.relative_grid_shape is not None:
             gh, gw = self.relative_grid_shape
             self.relative_positions = RelativePositions(
-                self.relative_grid_shape,
+                (gh, gw),
                 num_prefix_tokens=input_shape[1] - gh * gw,
                 dtype=self.dtype_policy,
                 name="relative_positions",

@@ -57,7 +57,7 @@ class GlobalAveragePooling(keras.layers.Layer):
     way to leave out prefix tokens but a mask, which would follow the tokens.
     """
 
-    def __init__(self, num_prefix_tokens=0, **kwargs):
+    def __init__(self, num_prefix_tokens: int = 0, **kwargs):
         super().__init__(**kwargs)
         self.num_prefix_tokens = num_prefix_tokens
 
@@ -105,11 +105,11 @@ class AttentionPooling(keras.layers.Layer):
 
     def __init__(
         self,
-        num_heads,
-        mlp_dim,
-        num_prefix_tokens=0,
-        activation="gelu_tanh",
-        layer_norm_epsilon=1e-6,
+        num_heads: int,
+        mlp_dim: int,
+        num_prefix_tokens: int = 0,
+        activation: str = "gelu_tanh",
+        layer_norm_epsilon: float = 1e-6,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -194,7 +194,11 @@ class PreLogits(keras.layers.Dense):
     """
 
     def __init__(
-        self, units, activation="tanh", kernel_initializer="lecun_normal", **kwargs
+        self,
+        units: int,
+        activation: str = "tanh",
+        kernel_initializer="lecun_normal",
+        **kwargs,
     ):
         super().__init__(
             units,
@@ -233,7 +237,7 @@ class Classifier(keras.layers.Dense):
 
     def __init__(
         self,
-        units,
+        units: int,
         kernel_initializer="zeros",
         bias_initializer="zeros",
         dtype="float32",

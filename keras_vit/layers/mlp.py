@@ -68,7 +68,11 @@ class MLP(keras.layers.Layer):
     """
 
     def __init__(
-        self, hidden_dim, activation="gelu_tanh", dropout_rate=0.0, **kwargs
+        self,
+        hidden_dim: int,
+        activation: str = "gelu_tanh",
+        dropout_rate: float = 0.0,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.hidden_dim = hidden_dim

@@ -42,17 +42,18 @@ class PatchEncoder(keras.layers.Layer):
 
     def __init__(
         self,
-        hidden_dim,
-        grid_shape,
-        class_token=False,
-        registers=0,
-        positions="learned",
+        hidden_dim: int,
+        grid_shape: tuple[int, int],
+        class_token: bool = False,
+        registers: int = 0,
+        positions: str = "learned",
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_positions(positions, hidden_dim)
         self.hidden_dim = hidden_dim
-        self.grid_shape = tuple(grid_shape)
+        rows, columns = grid_shape
+        self.grid_shape = (rows, columns)
         self.has_class_token = bool(class_token)
         self.num_registers = registers
         self.position_kind = positions

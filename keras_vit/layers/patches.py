@@ -1,10 +1,12 @@
 """Image to flat patches, and back."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
 
-def grid_shape(input_shape, patch_size):
+def grid_shape(input_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
     """Rows and columns of patches that tile an image.
 
     Args:
@@ -72,7 +74,7 @@ class Patches(keras.layers.Layer):
     Source: ViT (arXiv:2010.11929) section 3.1, x_p.
     """
 
-    def __init__(self, patch_size, **kwargs):
+    def __init__(self, patch_size: int, **kwargs):
         super().__init__(**kwargs)
         self.patch_size = patch_size
 
@@ -127,18 +129,14 @@ class PatchesToImage(keras.layers.Layer):
     True
     """
 
-    def __init__(self, patch_size, grid_shape, **kwargs):
+    def __init__(self, patch_size: int, grid_shape: tuple[int, int], **kwargs):
         super().__init__(**kwargs)
         self.patch_size = patch_size
         self.grid_shape = tuple(grid_shape)
 
     def compute_output_shape(self, input_shape):
         (gh, gw), p = self.grid_shape, self.patch_size
-        if (
-            len(input_shape) != 3
-            or input_shape[1] != gh * gw
-            or input_shape[2] % (p * p)
-        ):
+        if len(input_shape) != 3 or input_shape[1] != gh * gw or input_shape[2] % (p * p):
             raise ValueError(
                 f"PatchesToImage with grid_shape={self.grid_shape} and patch_size={p} "
                 f"needs patches of shape (batch, {gh * gw}, {p * p} * channels); "

@@ -21,9 +21,10 @@ class _PositionLayer(keras.layers.Layer):
     # What the width must be a multiple of.
     width_divisor = 1
 
-    def __init__(self, grid_shape, num_prefix_tokens=0, **kwargs):
+    def __init__(self, grid_shape: tuple[int, int], num_prefix_tokens: int = 0, **kwargs):
         super().__init__(**kwargs)
-        self.grid_shape = tuple(grid_shape)
+        rows, columns = grid_shape
+        self.grid_shape = (rows, columns)
         self.num_prefix_tokens = num_prefix_tokens
 
     def _check_length(self, length):
@@ -266,7 +267,7 @@ class RelativePositions(_PositionLayer):
 
     def call(self, queries):
         gh, gw = self.grid_shape
-        _, heads, length, head_dim = queries.shape
+        _, heads, _, head_dim = queries.shape
         prefix = self.num_prefix_tokens
         grid = ops.reshape(queries[:, :, prefix:], (-1, heads, gh, gw, head_dim))
         # Row r of the gathered table holds the vectors for keys in rows 0, 1, ...

@@ -1,5 +1,7 @@
 """Pixels to what a model was trained on."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
@@ -34,7 +36,13 @@ class Preprocessor(keras.layers.Rescaling):
     Source: the default is the ViT paper's code: (x - 127.5) / 127.5.
     """
 
-    def __init__(self, mean=127.5, std=127.5, dtype="float32", **kwargs):
+    def __init__(
+        self,
+        mean: float | Sequence[float] = 127.5,
+        std: float | Sequence[float] = 127.5,
+        dtype="float32",
+        **kwargs,
+    ):
         self.mean = np.asarray(mean, "float64").tolist()
         self.std = np.asarray(std, "float64").tolist()
         if not np.all(np.asarray(self.std) > 0):
@@ -56,7 +64,7 @@ class Preprocessor(keras.layers.Rescaling):
                 f"Expected an array or tensor of images; received {type(images)}."
             )
         shape = tuple(images.shape)
-        dtype = str(getattr(images.dtype, "name", images.dtype)).removeprefix("torch.")
+        dtype = keras.backend.standardize_dtype(images.dtype)
         if len(shape) not in (3, 4):
             raise ValueError(
                 "Images must have shape (height, width, channels) or (batch, height, "

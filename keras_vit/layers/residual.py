@@ -22,7 +22,7 @@ class LayerScale(keras.layers.Layer):
     Source: CaiT (arXiv:2103.17239) section 2.
     """
 
-    def __init__(self, initial_value=1e-5, **kwargs):
+    def __init__(self, initial_value: float = 1e-5, **kwargs):
         super().__init__(**kwargs)
         self.initial_value = initial_value
 
@@ -67,7 +67,7 @@ class StochasticDepth(keras.layers.Dropout):
     Source: Deep Networks with Stochastic Depth (arXiv:1603.09382).
     """
 
-    def __init__(self, rate, **kwargs):
+    def __init__(self, rate: float, **kwargs):
         super().__init__(rate, noise_shape=(None, 1, 1), **kwargs)
 
     def get_config(self):

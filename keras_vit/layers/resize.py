@@ -65,7 +65,7 @@ _MATRICES = {
 RESIZE_CONVENTIONS = tuple(_MATRICES)
 
 
-def resize_axis(table, length, resize):
+def resize_axis(table: np.ndarray, length: int, resize: str) -> np.ndarray:
     """Resizes the first axis of a table to `length` samples.
 
     Args:
@@ -89,7 +89,7 @@ def resize_axis(table, length, resize):
     return np.tensordot(matrix, table, axes=1).astype(table.dtype)
 
 
-def resize_grid(grid, target, resize):
+def resize_grid(grid: np.ndarray, target: tuple[int, int], resize: str) -> np.ndarray:
     """Resizes a grid of vectors, such as a table of position embeddings.
 
     Args:

@@ -1,10 +1,13 @@
 """A model from a checkpoint alone."""
 
+import os
+from typing import Any
+
 from keras_vit.models.vit import ViT
 from keras_vit.weights.google import GoogleCheckpoint
 
 
-def load_checkpoint(path, **overrides):
+def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     """Builds the model that a checkpoint was made from, and loads it.
 
     Args:

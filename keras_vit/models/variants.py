@@ -1,5 +1,8 @@
 """The named sizes: thin rows of one table."""
 
+from collections.abc import Callable
+from typing import Any
+
 from keras_vit.models.vit import ViT
 
 # patch_size, hidden_dim, num_layers, num_heads, mlp_dim.
@@ -22,10 +25,10 @@ VIT_SIZES = {
 }
 
 
-def _variant(model_name):
+def _variant(model_name: str) -> Callable[..., ViT]:
     patch_size, hidden_dim, num_layers, num_heads, mlp_dim = VIT_SIZES[model_name]
 
-    def variant(**overrides):
+    def variant(**overrides: Any) -> ViT:
         sizes = {
             "patch_size": patch_size,
             "hidden_dim": hidden_dim,

@@ -1,5 +1,8 @@
 """The Vision Transformer."""
 
+import os
+from typing import Any
+
 import keras
 
 from keras_vit.layers import (
@@ -115,38 +118,38 @@ class ViT(keras.Model):
 
     def __init__(
         self,
-        input_shape=(224, 224, 3),
-        patch_size=16,
-        hidden_dim=768,
-        num_layers=12,
-        num_heads=12,
-        mlp_dim=3072,
-        classes=1000,
-        include_top=True,
-        pooling="token",
-        class_token=None,
-        final_norm="before_pooling",
-        representation_size=None,
-        positions="learned",
-        registers=0,
-        layer_scale=None,
-        qkv_bias=True,
-        activation="gelu_tanh",
-        layer_norm_epsilon=1e-6,
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-        stochastic_depth_rate=0.0,
-        classifier_activation="softmax",
-        classifier_bias=0.0,
-        preprocessor=None,
-        weights=None,
-        head="keep",
-        resize=None,
-        source_grid_shape=None,
-        name=None,
-        dtype=None,
+        input_shape: tuple[int, int, int] = (224, 224, 3),
+        patch_size: int = 16,
+        hidden_dim: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        mlp_dim: int = 3072,
+        classes: int = 1000,
+        include_top: bool = True,
+        pooling: str | None = "token",
+        class_token: bool | None = None,
+        final_norm: str = "before_pooling",
+        representation_size: int | None = None,
+        positions: str = "learned",
+        registers: int = 0,
+        layer_scale: float | None = None,
+        qkv_bias: bool = True,
+        activation: str = "gelu_tanh",
+        layer_norm_epsilon: float = 1e-6,
+        dropout_rate: float = 0.0,
+        attention_dropout_rate: float = 0.0,
+        stochastic_depth_rate: float = 0.0,
+        classifier_activation: str | None = "softmax",
+        classifier_bias: float = 0.0,
+        preprocessor: Preprocessor | None = None,
+        weights: str | os.PathLike | None = None,
+        head: str = "keep",
+        resize: str | None = None,
+        source_grid_shape: tuple[int, int] | None = None,
+        name: str | None = None,
+        dtype: str | keras.DTypePolicy | None = None,
     ):
-        config = {
+        config: dict[str, Any] = {
             "input_shape": tuple(input_shape),
             "patch_size": patch_size,
             "hidden_dim": hidden_dim,
@@ -271,7 +274,7 @@ class ViT(keras.Model):
         _check_images(inputs, self._constructor_config["input_shape"])
         return super().__call__(inputs, *args, **kwargs)
 
-    def resized(self, input_shape, resize="google"):
+    def resized(self, input_shape: tuple[int, int, int], resize: str = "google") -> "ViT":
         """The same network for images of another size.
 
         All weights are copied; positions are resized to the new grid, those of prefix
@@ -302,14 +305,13 @@ class ViT(keras.Model):
         """
         _choice("resize", resize, RESIZE_CONVENTIONS)
         config = self.get_config()
-        input_shape = tuple(input_shape)
         grid_shape(input_shape, config["patch_size"])
         if input_shape[-1] != config["input_shape"][-1]:
             raise ValueError(
                 f"resized() changes height and width only; received {input_shape} for a "
                 f"model with {config['input_shape'][-1]} channels."
             )
-        model = type(self).from_config({**config, "input_shape": input_shape})
+        model = type(self).from_config({**config, "input_shape": tuple(input_shape)})
         values = {w.path: keras.ops.convert_to_numpy(w) for w in self.weights}
         for layer in model._position_layers():
             paths = {weight.name: weight.path for weight in layer.weights}
@@ -412,22 +414,22 @@ def _check_images(images, input_shape):
     shape = tuple(images.shape)
     if len(shape) != 4:
         raise ValueError(
-            f"The model takes a batch of images, (batch, {', '.join(map(str, input_shape))}); "
-            f"received shape {shape}. One image needs images[None], grey images "
-            "images[..., None]."
+            "The model takes a batch of images, (batch, "
+            f"{', '.join(map(str, input_shape))}); received shape {shape}. One image "
+            "needs images[None], grey images images[..., None]."
         )
     if shape[3] not in (None, input_shape[2]):
         raise ValueError(
-            f"The model takes images with {input_shape[2]} channels, last axis; received "
-            f"shape {shape}."
+            f"The model takes images with {input_shape[2]} channels, last axis; "
+            f"received shape {shape}."
         )
     if any(s not in (None, e) for s, e in zip(shape[1:3], input_shape[:2], strict=True)):
         raise ValueError(
-            f"The model takes images of {input_shape[0]}x{input_shape[1]} pixels; received "
-            f"shape {shape}. Resize the images, or use model.resized("
+            f"The model takes images of {input_shape[0]}x{input_shape[1]} pixels; "
+            f"received shape {shape}. Resize the images, or use model.resized("
             f"{(*shape[1:3], input_shape[2])}) for a model of that size."
         )
-    dtype = str(getattr(images.dtype, "name", images.dtype)).removeprefix("torch.")
+    dtype = keras.backend.standardize_dtype(images.dtype)
     if not dtype.startswith(("float", "bfloat")):
         raise ValueError(
             f"The model takes floats that its preprocessor has scaled; received {dtype}. "

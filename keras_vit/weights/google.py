@@ -6,8 +6,8 @@ The names are those of the original and AugReg releases, or the ones that Linen 
 
 import math
 import os
-import typing
 import zipfile
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ _FIXED = {
 }
 
 
-class _Tensor(typing.NamedTuple):
+class _Tensor(NamedTuple):
     """One tensor of the file, and where it goes."""
 
     name: str
@@ -121,13 +121,13 @@ class GoogleCheckpoint:
     layer_norm_epsilon = 1e-6
     resize = "google"
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
         if not os.path.isfile(self.path):
             raise FileNotFoundError(
                 f"No checkpoint at {self.path!r}: weights takes the path of a file."
             )
-        self.shapes = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         with self._open() as archive:
             for member in archive.namelist():
                 with archive.open(member) as file:
@@ -137,14 +137,15 @@ class GoogleCheckpoint:
                 self.shapes[member.removesuffix(".npy")] = shape
         if "conv_root/kernel" in self.shapes:
             raise ValueError(
-                f"{self.path} is a hybrid (a ResNet in front of the ViT, conv_root/kernel); "
-                "this version reads plain ViTs only."
+                f"{self.path} is a hybrid (conv_root/kernel: a ResNet in front of the "
+                "ViT); this version reads plain ViTs only."
             )
 
     def _unreadable(self, reason):
         return ValueError(
             f"{self.path} ({os.path.getsize(self.path)} bytes) is not a readable .npz "
-            f"checkpoint: {reason}. If it was downloaded, delete it and download it again."
+            f"checkpoint: {reason}. If it was downloaded, delete it and download it "
+            "again."
         )
 
     def _open(self):
@@ -153,7 +154,7 @@ class GoogleCheckpoint:
         except zipfile.BadZipFile as error:
             raise self._unreadable(error) from None
 
-    def infer_config(self):
+    def infer_config(self) -> dict[str, Any]:
         """Constructor arguments of `ViT`, as far as the tensors tell them.
 
         Returns:
@@ -181,7 +182,7 @@ class GoogleCheckpoint:
                 f"({', '.join(sorted(shapes)[:5])}, ...)."
             )
         patch, _, channels, width = shapes[needed["embedding"]]
-        config = {
+        config: dict[str, Any] = {
             "patch_size": patch,
             "hidden_dim": width,
             "num_layers": sum(
@@ -242,7 +243,13 @@ class GoogleCheckpoint:
             )
         return square or fits
 
-    def values(self, config, head="keep", resize=None, source_grid_shape=None):
+    def values(
+        self,
+        config: dict[str, Any],
+        head: str = "keep",
+        resize: str | None = None,
+        source_grid_shape: tuple[int, int] | None = None,
+    ) -> dict[str, np.ndarray]:
         """Reads the file for a model.
 
         Args:

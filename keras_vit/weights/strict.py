@@ -1,5 +1,10 @@
 """The rule of every loader: all tensors of the file are used, all weights are set."""
 
+from typing import Any
+
+import keras
+import numpy as np
+
 _SHOWN = 20
 
 
@@ -10,7 +15,9 @@ def _listing(title, lines):
     return "\n".join([f"  {title} ({len(lines)}):", *(shown or ["    none"])])
 
 
-def check_tensors(path, expected, found, remedy):
+def check_tensors(
+    path: str, expected: dict[str, Any], found: dict[str, Any], remedy: str
+) -> None:
     """Compares the tensors that a model needs with those that a file has.
 
     Args:
@@ -56,7 +63,7 @@ def check_tensors(path, expected, found, remedy):
     )
 
 
-def assign(model, values):
+def assign(model: keras.Model, values: dict[str, np.ndarray]) -> None:
     """Sets every weight of a model.
 
     Args:

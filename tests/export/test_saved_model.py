@@ -30,15 +30,17 @@ for batch in json.loads(str(data["batches"])):
     out = serve(images=tf.constant(data["images"][:batch]))
     results.update({f"{name}_{batch}": value.numpy() for name, value in out.items()})
 np.savez(io, **results)
-proto = saved_model_pb2.SavedModel.FromString(open(f"{path}/saved_model.pb", "rb").read())
-graph = proto.meta_graphs[0].graph_def
-ops = {n.op for f in graph.library.function for n in f.node_def} | {n.op for n in graph.node}
-signature = proto.meta_graphs[0].signature_def["serving_default"]
+with open(f"{path}/saved_model.pb", "rb") as file:
+    meta_graph = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0]
+graph, signature = meta_graph.graph_def, meta_graph.signature_def["serving_default"]
+nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+def tensors(infos):
+    return {k: [v.dtype, [d.size for d in v.tensor_shape.dim]] for k, v in infos.items()}
 print(json.dumps({
     "keras": [m for m in sys.modules if m.split(".")[0] == "keras" and m != "keras"],
-    "ops": sorted(ops),
-    "inputs": {k: [v.dtype, [d.size for d in v.tensor_shape.dim]] for k, v in signature.inputs.items()},
-    "outputs": {k: [v.dtype, [d.size for d in v.tensor_shape.dim]] for k, v in signature.outputs.items()},
+    "ops": sorted({node.op for node in nodes}),
+    "inputs": tensors(signature.inputs),
+    "outputs": tensors(signature.outputs),
 }))
 """
 FLOAT = 1  # TensorFlow's DT_FLOAT.
@@ -94,7 +96,9 @@ def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys
     )
     exact.set_weights(model.get_weights())
     logits = exact(exact.preprocessor(images))
-    activation = keras.activations.get(arguments.get("classifier_activation") or "softmax")
+    activation = keras.activations.get(
+        arguments.get("classifier_activation") or "softmax"
+    )
     expected = {"logits": array(logits), "probabilities": array(activation(logits))}
     for name, values in expected.items():
         for batch in (1, 2, 7):
@@ -115,7 +119,9 @@ def test_an_existing_version_is_never_overwritten(tmp_path):
     model = tiny_vit()
     (tmp_path / "3").mkdir()
     (tmp_path / "3" / "saved_model.pb").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"3 exists.*version=4 or another directory"):
+    with pytest.raises(
+        FileExistsError, match=r"3 exists.*version=4 or another directory"
+    ):
         saved_model(model, tmp_path, version=3)
     assert (tmp_path / "3" / "saved_model.pb").read_text() == "mine"
     saved_model(model, tmp_path, version=4, verbose=False)
@@ -139,7 +145,7 @@ def test_bad_version(tmp_path, version):
 
 
 def test_models_that_cannot_be_exported(tmp_path):
-    with pytest.raises(ValueError, match="needs a classifier.*include_top=False"):
+    with pytest.raises(ValueError, match=r"needs a classifier.*include_top=False"):
         saved_model(tiny_vit(include_top=False), tmp_path / "served")
     inputs = keras.Input((4,))
     plain = keras.Model(inputs, keras.layers.Dense(1)(inputs))
@@ -157,7 +163,7 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch, existed):
     if existed:
         directory.mkdir()
     monkeypatch.setattr(savedmodel, "TOLERANCE", -1.0)
-    with pytest.raises(RuntimeError, match="differs from Keras.*nothing was written"):
+    with pytest.raises(RuntimeError, match=r"differs from Keras.*nothing was written"):
         saved_model(tiny_vit(), directory, verbose=False)
     assert list(tmp_path.rglob("*")) == ([directory] if existed else [])
 
@@ -165,6 +171,8 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch, existed):
 def test_a_failing_process_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(pathlib.Path("/bin/false")))
-    with pytest.raises(RuntimeError, match="under TensorFlow failed; nothing was written"):
+    with pytest.raises(
+        RuntimeError, match="under TensorFlow failed; nothing was written"
+    ):
         saved_model(tiny_vit(), tmp_path / "served", verbose=False)
     assert not (tmp_path / "served").exists()

@@ -71,7 +71,9 @@ CASES = {
     "Preprocessor": ({"mean": 10.0, "std": [1.0, 2.0, 3.0]}, (2, 8, 8, 3)),
 }
 
-PUBLIC_LAYERS = [name for name in layers.__all__ if inspect.isclass(getattr(layers, name))]
+PUBLIC_LAYERS = [
+    name for name in layers.__all__ if inspect.isclass(getattr(layers, name))
+]
 
 
 def test_every_layer_has_a_case():

@@ -62,7 +62,9 @@ def test_pre_logits_formula():
 
 def test_classifier_starts_at_its_bias():
     layer = Classifier(3, bias_initializer=keras.initializers.Constant(-10.0))
-    np.testing.assert_array_equal(array(layer(random_array(2, 8))), np.full((2, 3), -10.0))
+    np.testing.assert_array_equal(
+        array(layer(random_array(2, 8))), np.full((2, 3), -10.0)
+    )
 
 
 def test_classifier_formula():

@@ -49,7 +49,7 @@ def test_wrong_rank():
 
 @pytest.mark.parametrize("dtype", [bool, complex])
 def test_wrong_dtype(dtype):
-    with pytest.raises(ValueError, match="pixel values 0 to 255.*received dtype"):
+    with pytest.raises(ValueError, match=r"pixel values 0 to 255.*received dtype"):
         Preprocessor()(np.zeros((4, 5, 3), dtype))
 
 

@@ -17,7 +17,8 @@ def golden_cases():
 @pytest.mark.parametrize("case", golden_cases())
 def test_golden(case, convention):
     with np.load(GOLDENS / "position_resize.npz") as data:
-        source, expected = data[f"{case}/source"], data[f"{case}/{NAMES.get(convention, convention)}"]
+        source = data[f"{case}/source"]
+        expected = data[f"{case}/{NAMES.get(convention, convention)}"]
     resized = resize_grid(source, expected.shape[:2], convention)
     assert resized.dtype == source.dtype
     np.testing.assert_allclose(resized, expected, rtol=0, atol=1e-5)

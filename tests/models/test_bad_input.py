@@ -28,8 +28,14 @@ BAD_ARGUMENTS = [
         {"include_top": False, "representation_size": 8},
         "representation_size is part of the classification head.*8",
     ),
-    ({"hidden_dim": 15, "num_heads": 3, "positions": "learned_2d"}, "divisible by 2; received 15"),
-    ({"hidden_dim": 18, "num_heads": 3, "positions": "sincos_2d"}, "divisible by 4; received 18"),
+    (
+        {"hidden_dim": 15, "num_heads": 3, "positions": "learned_2d"},
+        "divisible by 2; received 15",
+    ),
+    (
+        {"hidden_dim": 18, "num_heads": 3, "positions": "sincos_2d"},
+        "divisible by 4; received 18",
+    ),
     ({"head": "old"}, "Unknown head 'old'.*'keep', 'new'"),
     ({"resize": "nearest"}, "Unknown resize 'nearest'.*'google'"),
 ]
@@ -46,23 +52,31 @@ def test_bad_argument(arguments, message, monkeypatch):
 
 
 BAD_IMAGES = [
-    (random_array(16, 24, 3), r"batch of images.*received shape \(16, 24, 3\).*images\[None\]"),
+    (
+        random_array(16, 24, 3),
+        r"batch of images.*received shape \(16, 24, 3\).*images\[None\]",
+    ),
     (random_array(2, 16, 24, 1), r"3 channels.*\(2, 16, 24, 1\)"),
     (random_array(2, 3, 16, 24), r"3 channels, last axis.*\(2, 3, 16, 24\)"),
     (random_array(2, 24, 16, 3), r"16x24 pixels.*resized\(\(24, 16, 3\)\)"),
     (np.zeros((2, 16, 24, 3), "uint8"), r"received uint8.*model\.preprocessor\(images\)"),
-    (np.zeros((2, 16, 24, 3), "int64"), r"received int(32|64).*model\.preprocessor\(images\)"),
+    (
+        np.zeros((2, 16, 24, 3), "int64"),
+        r"received int(32|64).*model\.preprocessor\(images\)",
+    ),
 ]
 
 
+CALLS = {
+    "array": lambda model, images: model(images),
+    "tensor": lambda model, images: model(keras.ops.convert_to_tensor(images)),
+    "predict": lambda model, images: model.predict(images, verbose=0),
+}
+
+
 @pytest.mark.parametrize(("images", "message"), BAD_IMAGES)
-@pytest.mark.parametrize("how", ["call", "tensor", "predict"])
-def test_bad_images(images, message, how):
+@pytest.mark.parametrize("call", CALLS)
+def test_bad_images(images, message, call):
     model = tiny_vit()
     with pytest.raises(ValueError, match=message):
-        if how == "call":
-            model(images)
-        elif how == "tensor":
-            model(keras.ops.convert_to_tensor(images))
-        else:
-            model.predict(images, verbose=0)
+        CALLS[call](model, images)

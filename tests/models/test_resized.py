@@ -14,9 +14,7 @@ def weights(model):
 @pytest.mark.parametrize("prefix", [0, 1, 5])
 @pytest.mark.parametrize("size", [(24, 16), (16, 48), (8, 8)])
 def test_grid_resized_prefix_untouched(resize, prefix, size):
-    model = tiny_vit(
-        pooling="token" if prefix else "gap", registers=max(prefix - 1, 0)
-    )
+    model = tiny_vit(pooling="token" if prefix else "gap", registers=max(prefix - 1, 0))
     before = weights(perturb(model))
     larger = model.resized((*size, 3), resize=resize)
     after = weights(larger)

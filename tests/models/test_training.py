@@ -34,10 +34,12 @@ def test_gradients_reach_every_trainable_variable(name):
     assert still == []
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("token", "float32"), *((name, "mixed_bfloat16") for name in CONFIGURATIONS)],
+)
 def test_fit_learns(name, dtype):
-    """Four bright or dark patches to tell apart: easy, but not without attention."""
+    """Which of five patches is bright?"""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 5, 64)
     images = 0.1 * random_array(64, 16, 24, 3)
@@ -47,12 +49,12 @@ def test_fit_learns(name, dtype):
         image[y : y + 8, x : x + 8] += 1.0
     model = tiny_vit(**CONFIGURATIONS[name], dropout_rate=0.1, dtype=dtype)
     model.compile(
-        keras.optimizers.AdamW(3e-3),
+        keras.optimizers.AdamW(5e-3),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
         jit_compile=XLA,
     )
-    history = model.fit(images, labels, batch_size=16, epochs=40, verbose=0).history
+    history = model.fit(images, labels, batch_size=16, epochs=60, verbose=0).history
     assert np.all(np.isfinite(history["loss"]))
     loss, accuracy = model.evaluate(images, labels, verbose=0)
     assert accuracy >= 0.95, (loss, accuracy)

@@ -76,7 +76,9 @@ def test_prefix_tokens_and_grid():
 
 def test_a_fresh_model_predicts_its_bias():
     model = tiny_vit(classifier_activation=None, classifier_bias=-10.0)
-    np.testing.assert_array_equal(array(model(random_images(model))), np.full((2, 5), -10))
+    np.testing.assert_array_equal(
+        array(model(random_images(model))), np.full((2, 5), -10)
+    )
 
 
 def test_stochastic_depth_grows_linearly():

@@ -84,7 +84,7 @@ def test_another_grid_that_is_not_square_needs_both(goldens):
     golden = Golden(goldens, "google_token")
     with pytest.raises(ValueError, match="do not form a square grid: pass input_shape"):
         keras_vit.load_checkpoint(golden.path)
-    with pytest.raises(ValueError, match="60 positions.*no square.*source_grid_shape"):
+    with pytest.raises(ValueError, match=r"60 positions.*no square.*source_grid_shape"):
         keras_vit.load_checkpoint(golden.path, input_shape=(64, 64, 3))
     with pytest.raises(ValueError, match=r"source_grid_shape=\(5, 5\) has 25.*60"):
         keras_vit.load_checkpoint(
@@ -104,9 +104,7 @@ def test_a_number_of_positions_that_two_grids_share_is_not_guessed(square):
     arguments = {"input_shape": (32, 128, 3)}  # A grid of 2x8; the file has 4x4.
     with pytest.raises(ValueError, match=r"\(4, 4\) or of \(2, 8\).*source_grid_shape"):
         keras_vit.load_checkpoint(square.path, **arguments)
-    model = keras_vit.load_checkpoint(
-        square.path, **arguments, source_grid_shape=(4, 4)
-    )
+    model = keras_vit.load_checkpoint(square.path, **arguments, source_grid_shape=(4, 4))
     assert model.grid_shape == (2, 8)
 
 
@@ -123,7 +121,7 @@ def test_positions_resized_as_the_model_would(square, resize):
 
 
 def test_other_classes_need_a_new_head(square):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="does not fit this model") as error:
         keras_vit.load_checkpoint(square.path, classes=3)
     message = str(error.value)
     assert "head/bias: the model needs (3,), the file has (10,)" in message
@@ -168,7 +166,7 @@ def test_too_many_too_few_and_reshaped_tensors_are_all_listed(square, tmp_path):
     arrays["extra/kernel"] = np.zeros((2, 3), "float32")
     arrays["embedding/bias"] = np.zeros(63, "float32")
     path = write(tmp_path / "damaged.npz", arrays)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="does not fit this model") as error:
         keras_vit.load_checkpoint(path)
     message = str(error.value)
     assert "needed by the model, not in the file (1):" in message
@@ -189,10 +187,11 @@ def test_no_tensor_can_be_left_out(goldens, tmp_path, name):
 
 
 def test_a_checkpoint_of_another_size_lists_both_sides(square):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="does not fit this model") as error:
         keras_vit.ViTTi16(weights=square.path)
     message = str(error.value)
-    assert "encoderblock_11" in message
+    assert "Transformer/encoderblock_2/LayerNorm_0/scale (192,)" in message
+    assert "pre_logits/kernel (64, 48)" in message
     assert "... and 140 more" in message
     assert "embedding/kernel: the model needs (16, 16, 3, 192)" in message
 
@@ -220,7 +219,7 @@ def test_headless_files(square, tmp_path):
         k: v for k, v in square.arrays.items() if not k.startswith(("head", "pre_"))
     }
     path = write(tmp_path / "headless.npz", arrays)
-    with pytest.raises(ValueError, match="no head.*head='new'.*include_top=False"):
+    with pytest.raises(ValueError, match=r"no head.*head='new'.*include_top=False"):
         keras_vit.load_checkpoint(path)
     model = keras_vit.load_checkpoint(path, head="new", classes=4)
     assert model.output_shape == (None, 4)
@@ -266,7 +265,9 @@ def test_a_file_that_is_no_npz(tmp_path, content):
 def test_a_flipped_byte_in_a_tensor(square, tmp_path):
     content = bytearray(square.path.read_bytes())
     with zipfile.ZipFile(square.path) as archive:
-        member = archive.getinfo("Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel.npy")
+        member = archive.getinfo(
+            "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel.npy"
+        )
     content[member.header_offset + member.compress_size // 2] ^= 0xFF
     path = tmp_path / "flipped.npz"
     path.write_bytes(content)
