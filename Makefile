@@ -31,7 +31,7 @@ define on_every_backend
 for backend in tensorflow jax torch; do \
 	if $(RUN) -c "import importlib.util, sys; sys.exit(not importlib.util.find_spec('$$backend'))"; then \
 		echo "== Backend: $$backend"; \
-		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m pytest $(1) || exit 1; \
+		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m pytest -n 2 $(1) || exit 1; \
 	else \
 		echo "== Backend: $$backend is not installed, NOT TESTED (make torch installs torch)"; \
 	fi; \

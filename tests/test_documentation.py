@@ -1,10 +1,16 @@
 """Every public name is documented: what it does, its errors, an example, its source."""
 
 import inspect
+import pathlib
+import re
+import shutil
 
 import pytest
 
 import keras_vit
+from keras_vit.models.variants import VIT_SIZES
+from tests.conftest import GOLDENS
+from tests.models.test_parameter_counts import TOKEN
 
 MODULES = (keras_vit, keras_vit.layers, keras_vit.export)
 PUBLIC = {
@@ -41,3 +47,29 @@ def test_every_argument_is_documented(name):
         if argument == "dtype" and "in float32" in documentation:
             continue
         assert f"    {argument}: " in documentation, argument
+
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+def test_the_first_example_of_the_readme_runs(tmp_path, monkeypatch, tensorflow):
+    text = README.read_text()
+    example, checkpoint, serving = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    shutil.copy(GOLDENS / "google_token_prelogits.checkpoint.npz", "ViT-B_16.npz")
+    exec(checkpoint, {"keras_vit": keras_vit})
+    exec(serving, {})
+
+
+def test_the_table_of_models_in_the_readme():
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", README.read_text(), re.MULTILINE)
+    numbers = {
+        name: [int(cell.replace(",", "")) for cell in cells.split(" | ")]
+        for name, cells in rows
+    }
+    assert numbers == {name: [*VIT_SIZES[name], TOKEN[name]] for name in VIT_SIZES}
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) < 150

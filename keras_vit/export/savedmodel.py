@@ -124,29 +124,31 @@ def _check(model, directory, target, version):
 
 def _describe(model, staging):
     """Leaves for the other process what it needs to rebuild the model and check it."""
-    description = keras.saving.serialize_keras_object(model)
-    description = {
-        key: description[key]
-        for key in ("module", "class_name", "config", "registered_name")
-    }
-    config = description["config"]
-    config["dtype"] = "float32"
-    reference = model
+    config = {**model.get_config(), "dtype": "float32"}
+    exact = model
     if model.dtype_policy.name != "float32":
-        reference = type(model).from_config(dict(config))
-        reference.set_weights(model.get_weights())
-    height, width, channels = config["input_shape"]
-    images = np.random.default_rng(0).uniform(0, 255, (2, height, width, channels))
-    images = images.astype("float32")
-    outputs = reference(model.preprocessor(images), training=False)
-    outputs = keras.ops.convert_to_numpy(outputs)
-    probabilities = "probabilities" if config["classifier_activation"] else "logits"
-    np.savez(staging / "check.npz", images=images, **{probabilities: outputs})
-    activation = config["classifier_activation"] or "softmax"
-    config["classifier_activation"] = None
-    (staging / "model.json").write_text(
-        json.dumps({"model": description, "activation": activation})
+        exact = type(model).from_config(config)
+        exact.set_weights(model.get_weights())
+    generator = np.random.default_rng(0)
+    images = generator.uniform(0, 255, (2, *config["input_shape"])).astype("float32")
+    outputs = exact(model.preprocessor(images), training=False)
+    activation = config.pop("classifier_activation")
+    np.savez(
+        staging / "check.npz",
+        images=images,
+        # What the model itself gives.
+        **{
+            "probabilities" if activation else "logits": keras.ops.convert_to_numpy(
+                outputs
+            )
+        },
     )
+    description = {
+        "class": keras.saving.get_registered_name(type(model)),
+        "config": {**config, "classifier_activation": None},
+        "activation": activation or "softmax",
+    }
+    (staging / "model.json").write_text(json.dumps(description))
     model.save_weights(staging / "model.weights.h5")
 
 

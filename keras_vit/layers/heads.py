@@ -127,18 +127,26 @@ class AttentionPooling(keras.layers.Layer):
         width = input_shape[-1]
         self.scale = head_dim(width, self.num_heads) ** -0.5
 
-        def dense(name):
-            layer = keras.layers.Dense(width, dtype=self.dtype_policy, name=name)
+        def dense(units, name, **kwargs):
+            layer = keras.layers.Dense(
+                units, dtype=self.dtype_policy, name=name, **kwargs
+            )
             layer.build((None, 1, width))
             return layer
 
         self.probe = self.add_weight(
             name="probe", shape=(1, 1, width), initializer="glorot_uniform"
         )
-        self.query = dense("query")
-        self.key = dense("key")
-        self.value = dense("value")
-        self.projection = dense("projection")
+        self.query = dense(width, "query")
+        self.key_value = dense(
+            2 * width,
+            "key_value",
+            # Glorot uniform of each of the two alone, as in SelfAttention.
+            kernel_initializer=keras.initializers.VarianceScaling(
+                scale=1.5, mode="fan_avg", distribution="uniform"
+            ),
+        )
+        self.projection = dense(width, "projection")
         self.norm.build((None, width))
         self.mlp.build((None, width))
         self.built = True
@@ -146,15 +154,14 @@ class AttentionPooling(keras.layers.Layer):
     def call(self, tokens):
         width, heads = tokens.shape[-1], self.num_heads
 
-        def split(x):
-            x = ops.reshape(x, (-1, x.shape[1], heads, width // heads))
-            return ops.transpose(x, (0, 2, 1, 3))
+        def split(x, parts):
+            x = ops.reshape(x, (-1, x.shape[1], parts, heads, width // heads))
+            return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), parts)
 
         grid = tokens[:, self.num_prefix_tokens :]
-        query = split(self.query(ops.cast(self.probe, grid.dtype))) * self.scale
-        mixed = dot_product_attention(
-            query, split(self.key(grid)), split(self.value(grid))
-        )
+        (query,) = split(self.query(ops.cast(self.probe, grid.dtype)), 1)
+        key, value = split(self.key_value(grid), 2)
+        mixed = dot_product_attention(query * self.scale, key, value)
         x = self.projection(ops.reshape(mixed, (-1, width)))
         return x + self.mlp(self.norm(x))
 

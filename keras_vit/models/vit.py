@@ -183,6 +183,11 @@ class ViT(keras.Model):
         relative_grid_shape = grid if positions == "relative" else None
         if preprocessor is None:
             preprocessor = Preprocessor(name="preprocessor")
+        elif not isinstance(preprocessor, Preprocessor):
+            raise ValueError(
+                "preprocessor must be a keras_vit.layers.Preprocessor; received "
+                f"{preprocessor!r}."
+            )
 
         _choice("head", head, _HEADS)
         if resize is not None:
@@ -350,7 +355,7 @@ class ViT(keras.Model):
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         frozen = set(config.pop("frozen", ()))
-        if isinstance(config["preprocessor"], dict):
+        if isinstance(config.get("preprocessor"), dict):
             config["preprocessor"] = keras.saving.deserialize_keras_object(
                 config["preprocessor"], custom_objects=custom_objects
             )

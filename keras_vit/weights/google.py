@@ -7,6 +7,7 @@ The names are those of the original and AugReg releases, or the ones that Linen 
 import math
 import os
 import zipfile
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,18 @@ _FIXED = {
     "qkv_bias": True,
     "final_norm": "before_pooling",
 }
+
+
+# What zipfile and NumPy raise at damaged content.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,  # An unknown compression method.
+    RuntimeError,  # A set encryption bit.
+)
 
 
 class _Tensor(NamedTuple):
@@ -322,7 +335,7 @@ class GoogleCheckpoint:
                 try:
                     with archive.open(member) as file:
                         array = np.lib.format.read_array(file, allow_pickle=False)
-                except (zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
+                except _DAMAGED as error:
                     raise self._unreadable(f"{name}: {error}") from None
                 arrays[name] = array.astype("float32", copy=False)
         return arrays
@@ -336,6 +349,6 @@ def _read_header(file, unreadable):
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, _, dtype = reader(file)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, OSError) as error:
+    except (KeyError, *_DAMAGED) as error:
         raise unreadable(f"{file.name}: {error}") from None
     return shape, dtype

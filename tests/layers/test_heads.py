@@ -39,7 +39,7 @@ def test_attention_pooling_formula(prefix):
     w = weights_of(perturb(layer))
     grid = tokens[:, prefix:]
     query = dense(w["probe"][0], w, "query")
-    key, value = dense(grid, w, "key"), dense(grid, w, "value")
+    key, value = np.split(dense(grid, w, "key_value"), 2, axis=-1)
     mixed = np.zeros((2, 8))
     for head in (slice(0, 4), slice(4, 8)):
         for image in range(2):

@@ -36,6 +36,7 @@ BAD_ARGUMENTS = [
         {"hidden_dim": 18, "num_heads": 3, "positions": "sincos_2d"},
         "divisible by 4; received 18",
     ),
+    ({"preprocessor": "imagenet"}, r"must be a keras_vit\.layers\.Preprocessor"),
     ({"head": "old"}, "Unknown head 'old'.*'keep', 'new'"),
     ({"resize": "nearest"}, "Unknown resize 'nearest'.*'google'"),
 ]

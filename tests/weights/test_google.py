@@ -7,9 +7,20 @@ import pytest
 
 import keras_vit
 from keras_vit.layers import resize_grid
+from keras_vit.weights.google import GoogleCheckpoint
 from tests.cases import array
 
 NAMES = ["google_token", "google_token_prelogits", "google_gap"]
+# What the goldens' configurations leave at the default.
+FIXED = {
+    "class_token": True,
+    "final_norm": "before_pooling",
+    "include_top": True,
+    "layer_scale": None,
+    "positions": "learned",
+    "qkv_bias": True,
+    "registers": 0,
+}
 POSITIONS = "Transformer/posembed_input/pos_embedding"
 
 
@@ -303,3 +314,32 @@ def test_hybrids_are_named(square, tmp_path):
     arrays = {**square.arrays, "conv_root/kernel": np.zeros((7, 7, 3, 64), "float32")}
     with pytest.raises(ValueError, match="hybrid"):
         keras_vit.load_checkpoint(write(tmp_path / "hybrid.npz", arrays))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_flood_of_damaged_files(square, tmp_path, save):
+    """Whatever is damaged, the file loads whole or the error says which file it is."""
+    path = tmp_path / "whole.npz"
+    save(path, **square.arrays)
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    refused = loaded = 0
+    for _ in range(2000):
+        damaged = bytearray(content)
+        for position in generator.integers(0, len(content), generator.integers(1, 5)):
+            damaged[position] ^= 1 << generator.integers(0, 8)
+        if generator.random() < 0.3:
+            damaged = damaged[: generator.integers(0, len(content))]
+        path.write_bytes(damaged)
+        config = {**square.constructor(), **FIXED, "grid_shape": (4, 4)}
+        try:
+            checkpoint = GoogleCheckpoint(path)
+            checkpoint.infer_config()
+            checkpoint.values(config)
+        except ValueError as error:
+            refused += str(path) in str(error)
+        else:
+            loaded += 1
+    assert refused + loaded == 2000
+    assert refused > 1500
