@@ -1,5 +1,5 @@
 # `make` prints this help.
-# The backend of `make demo`: jax, tensorflow or torch.
+# The backend of `make demo`: jax or tensorflow; torch after `make torch`.
 KERAS_BACKEND ?= jax
 PYTHON ?= python3
 ENV := .venv

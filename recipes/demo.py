@@ -23,6 +23,7 @@ from recipes import digits, pictures
 SEED = 0
 BATCH_SIZE = 32
 PATCH_SIZE = 2
+TOLERANCE = 1e-5
 PRETRAIN_SIZE, FINETUNE_SIZE = 8, 16
 
 
@@ -160,10 +161,15 @@ def classify_without_keras(model, version, workdir):
     with np.load(workdir / "predictions.npz") as predictions:
         served = predictions["probabilities"]
     expected = model.predict(model.preprocessor(images), verbose=0)
+    difference = np.abs(served - expected).max()
     print(
         f"Test accuracy of the SavedModel: {np.mean(served.argmax(1) == labels):.2%}; "
-        f"its probabilities are within {np.abs(served - expected).max():.1e} of Keras's"
+        f"its probabilities are within {difference:.1e} of Keras's"
     )
+    if not difference < TOLERANCE:
+        sys.exit(f"The SavedModel differs from Keras by more than {TOLERANCE}.")
+    artefact("held-out images", workdir / "images.npz")
+    artefact("their predictions", workdir / "predictions.npz")
     return served
 
 

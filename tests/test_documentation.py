@@ -1,10 +1,11 @@
-"""Every public name is documented: what it does, its errors, an example, its source."""
+"""Public names are documented, with arguments and an example; the README is right."""
 
 import inspect
 import pathlib
 import re
 import shutil
 
+import keras
 import pytest
 
 import keras_vit
@@ -33,7 +34,7 @@ def test_public_names_have_a_docstring_with_an_example(name):
 def test_every_argument_is_documented(name):
     public = PUBLIC[name]
     function = public.__init__ if inspect.isclass(public) else public
-    if inspect.isclass(public) and "__init__" not in vars(public):
+    if function is keras.layers.Layer.__init__:
         return
     documentation = inspect.getdoc(public)
     for argument in set(inspect.signature(function).parameters) - {"self", "kwargs"}:

@@ -23,7 +23,9 @@ def head_dim(hidden_dim, num_heads):
 
 
 def dot_product_attention(query, key, value, bias=None, dropout=None, training=None):
-    """softmax(query @ key^T + bias) @ value, the softmax in float32.
+    """softmax(query @ key^T + bias) @ value.
+
+    The products in the dtype of their operands, the softmax in float32.
 
     Args:
         query: `(b, k, n, head_dim)`, already scaled by `head_dim ** -0.5`.

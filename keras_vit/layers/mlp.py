@@ -19,7 +19,7 @@ def gelu_exact(x):
 
 
 def get_activation(name):
-    """The activation that a constructor's `activation` names.
+    """The activation that a constructor's argument names.
 
     Args:
         name: `"gelu_tanh"`, `"gelu"` (exact), or any name of `keras.activations`.

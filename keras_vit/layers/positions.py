@@ -9,10 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.layers.resize import resize_axis, resize_grid
-
-# Flax's `normal(stddev=0.02)`.
-_TABLE_INITIALIZER = keras.initializers.RandomNormal(stddev=0.02)
+from keras_vit.layers.resize import resize_axis, resize_positions
 
 
 class _PositionLayer(keras.layers.Layer):
@@ -26,6 +23,12 @@ class _PositionLayer(keras.layers.Layer):
         rows, columns = grid_shape
         self.grid_shape = (rows, columns)
         self.num_prefix_tokens = num_prefix_tokens
+
+    def _add_table(self, name, shape):
+        # An initializer of its own for each table: a Keras initializer gives the same
+        # values every time. 0.02: Flax's `normal(stddev=0.02)`.
+        initializer = keras.initializers.RandomNormal(stddev=0.02)
+        return self.add_weight(name=name, shape=shape, initializer=initializer)
 
     def _check_length(self, length):
         gh, gw = self.grid_shape
@@ -97,23 +100,17 @@ class LearnedPositions(_PositionLayer):
 
     def build(self, input_shape):
         self._check_length(input_shape[1])
-        self.embedding = self.add_weight(
-            name="embedding",
-            shape=(1, *input_shape[1:]),
-            initializer=_TABLE_INITIALIZER,
-        )
+        self.embedding = self._add_table("embedding", (1, *input_shape[1:]))
         self.built = True
 
     def call(self, tokens):
         return tokens + self.embedding
 
     def resized_tables(self, tables, source_grid_shape, resize):
-        embedding = tables["embedding"]
-        prefix, grid = np.split(embedding, [self.num_prefix_tokens], axis=1)
-        grid = grid.reshape(*source_grid_shape, -1)
-        grid = resize_grid(grid, self.grid_shape, resize)
-        grid = grid.reshape(1, -1, embedding.shape[-1])
-        return {"embedding": np.concatenate([prefix, grid], axis=1)}
+        embedding = resize_positions(
+            tables["embedding"], source_grid_shape, self.grid_shape, resize
+        )
+        return {"embedding": embedding}
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -150,12 +147,8 @@ class LearnedPositions2D(_PositionLayer):
         width = input_shape[-1]
         self.check_width(width)
         gh, gw = self.grid_shape
-        self.columns = self.add_weight(
-            name="columns", shape=(gw, width // 2), initializer=_TABLE_INITIALIZER
-        )
-        self.rows = self.add_weight(
-            name="rows", shape=(gh, width // 2), initializer=_TABLE_INITIALIZER
-        )
+        self.columns = self._add_table("columns", (gw, width // 2))
+        self.rows = self._add_table("rows", (gh, width // 2))
         self.built = True
 
     def call(self, tokens):
@@ -257,12 +250,8 @@ class RelativePositions(_PositionLayer):
     def build(self, input_shape):
         self._check_length(input_shape[2])
         (gh, gw), head_dim = self.grid_shape, input_shape[-1]
-        self.rows = self.add_weight(
-            name="rows", shape=(2 * gh - 1, head_dim), initializer=_TABLE_INITIALIZER
-        )
-        self.columns = self.add_weight(
-            name="columns", shape=(2 * gw - 1, head_dim), initializer=_TABLE_INITIALIZER
-        )
+        self.rows = self._add_table("rows", (2 * gh - 1, head_dim))
+        self.columns = self._add_table("columns", (2 * gw - 1, head_dim))
         self.built = True
 
     def call(self, queries):

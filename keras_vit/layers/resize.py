@@ -121,3 +121,26 @@ def resize_grid(grid: np.ndarray, target: tuple[int, int], resize: str) -> np.nd
     rows = resize_axis(grid, target[0], resize)
     columns = resize_axis(rows.swapaxes(0, 1), target[1], resize)
     return columns.swapaxes(0, 1)
+
+
+def resize_positions(
+    table: np.ndarray, source: tuple[int, int], target: tuple[int, int], resize: str
+) -> np.ndarray:
+    """Resizes a table of 1-D positions; the rows before the grid stay as they are.
+
+    Args:
+        table: array of shape `(1, prefix + gh * gw, d)` with `(gh, gw) = source`.
+        source: grid that the table belongs to.
+        target: grid wanted.
+        resize: name of the convention, see `resize_grid`.
+
+    Returns:
+        Array of shape `(1, prefix + target[0] * target[1], d)`.
+
+    Raises:
+        ValueError: `resize` is not the name of a convention.
+    """
+    prefix = table.shape[1] - source[0] * source[1]
+    grid = table[0, prefix:].reshape(*source, -1)
+    grid = resize_grid(grid, target, resize).reshape(1, -1, table.shape[-1])
+    return np.concatenate([table[:, :prefix], grid], axis=1)

@@ -37,7 +37,7 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     config = GoogleCheckpoint(path).infer_config()
     if overrides.get("head") == "new" or not overrides.get("include_top", True):
         config.pop("representation_size", None)
-    elif "classes" not in {**config, **overrides}:
+    if overrides.get("include_top", True) and "classes" not in {**config, **overrides}:
         raise ValueError(
             f"{path} has no head: pass classes=... with head='new', or include_top=False."
         )

@@ -267,12 +267,13 @@ class ViT(keras.Model):
         self.preprocessor = preprocessor
         if values is not None:
             # A new head keeps its fresh values.
+            own = self._weights_by_path()
             fresh = {
-                weight.path: keras.ops.convert_to_numpy(weight)
-                for weight in self.weights
-                if weight.path.startswith(("pre_logits/", "classifier/"))
+                path: keras.ops.convert_to_numpy(weight)
+                for path, weight in own.items()
+                if path.startswith(("pre_logits/", "classifier/"))
             }
-            assign(self, {**fresh, **values})
+            assign(own, {**fresh, **values})
 
     def __call__(self, inputs, *args, **kwargs):
         # Keras would add or drop axes and turn integers into floats in silence.
@@ -317,20 +318,30 @@ class ViT(keras.Model):
                 f"model with {config['input_shape'][-1]} channels."
             )
         model = type(self).from_config({**config, "input_shape": tuple(input_shape)})
-        values = {w.path: keras.ops.convert_to_numpy(w) for w in self.weights}
-        for layer in model._position_layers():
-            paths = {weight.name: weight.path for weight in layer.weights}
+        values = {
+            path: keras.ops.convert_to_numpy(weight)
+            for path, weight in self._weights_by_path().items()
+        }
+        for layer_path, layer in model._position_layers().items():
+            paths = {w.name: f"{layer_path}/{w.name}" for w in layer.weights}
             tables = {name: values[path] for name, path in paths.items()}
             tables = layer.resized_tables(tables, self.grid_shape, resize)
             values.update({paths[name]: table for name, table in tables.items()})
-        assign(model, values)
+        assign(model._weights_by_path(), values)
         return model
 
     def _position_layers(self):
-        layers = [self.get_layer("patch_encoder").positions]
+        layers = {"patch_encoder/positions": self.get_layer("patch_encoder").positions}
         for i in range(self._constructor_config["num_layers"]):
-            layers.append(self.get_layer(f"block_{i}").attention.relative_positions)
-        return [layer for layer in layers if layer is not None]
+            attention = self.get_layer(f"block_{i}").attention
+            path = f"block_{i}/attention/relative_positions"
+            layers[path] = attention.relative_positions
+        return {path: layer for path, layer in layers.items() if layer is not None}
+
+    def _weights_by_path(self):
+        """Weights by path within the model: a model made in a name scope has it too."""
+        scope = self.get_layer("patch_encoder").path.removesuffix("patch_encoder")
+        return {weight.path.removeprefix(scope): weight for weight in self.weights}
 
     def get_config(self):
         """Exactly the constructor's arguments, but those about loading `weights`.
@@ -346,7 +357,7 @@ class ViT(keras.Model):
             "name": self.name,
             "dtype": policy.name if plain else keras.dtype_policies.serialize(policy),
         }
-        frozen = [weight.path for weight in self.weights if not weight.trainable]
+        frozen = [p for p, w in self._weights_by_path().items() if not w.trainable]
         if frozen:
             config["frozen"] = frozen
         return config
@@ -360,8 +371,8 @@ class ViT(keras.Model):
                 config["preprocessor"], custom_objects=custom_objects
             )
         model = cls(**config)
-        for weight in model.weights:
-            if weight.path in frozen:
+        for path, weight in model._weights_by_path().items():
+            if path in frozen:
                 weight.trainable = False
         return model
 
@@ -373,6 +384,19 @@ def _check_config(config):
             raise ValueError(
                 f"{argument} must be a positive int; received {config[argument]!r}."
             )
+    representation_size = config["representation_size"]
+    if representation_size is not None and (
+        not isinstance(representation_size, int) or representation_size < 1
+    ):
+        raise ValueError(
+            "representation_size must be None or a positive int; received "
+            f"{representation_size!r}."
+        )
+    epsilon = config["layer_norm_epsilon"]
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+        raise ValueError(
+            f"layer_norm_epsilon must be a float between 0 and 1; received {epsilon!r}."
+        )
     if not isinstance(config["registers"], int) or config["registers"] < 0:
         raise ValueError(
             f"registers must be an int, 0 or more; received {config['registers']!r}."
@@ -382,15 +406,16 @@ def _check_config(config):
         "attention_dropout_rate",
         "stochastic_depth_rate",
     ):
-        if not 0 <= config[argument] < 1:
+        rate = config[argument]
+        if not isinstance(rate, int | float) or not 0 <= rate < 1:
             raise ValueError(
-                f"{argument} must be at least 0 and below 1; received "
-                f"{config[argument]!r}."
+                f"{argument} must be a number, at least 0 and below 1; received {rate!r}."
             )
     grid_shape(config["input_shape"], config["patch_size"])
     head_dim(config["hidden_dim"], config["num_heads"])
     get_activation(config["activation"])
-    keras.activations.get(config["classifier_activation"])
+    if config["classifier_activation"] is not None:
+        get_activation(config["classifier_activation"])
     check_positions(config["positions"], config["hidden_dim"])
     _choice("pooling", config["pooling"], _POOLINGS)
     _choice("final_norm", config["final_norm"], _FINAL_NORMS)
@@ -406,10 +431,10 @@ def _check_config(config):
             f"final_norm='before_pooling'; received include_top={include_top}, "
             f"final_norm={config['final_norm']!r}."
         )
-    if config["representation_size"] is not None and not include_top:
+    if representation_size is not None and not include_top:
         raise ValueError(
             "representation_size is part of the classification head; received "
-            f"{config['representation_size']} with include_top=False."
+            f"{representation_size} with include_top=False."
         )
 
 

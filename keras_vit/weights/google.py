@@ -6,13 +6,14 @@ The names are those of the original and AugReg releases, or the ones that Linen 
 
 import math
 import os
+import warnings
 import zipfile
 import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_vit.layers.resize import resize_grid
+from keras_vit.layers.resize import resize_positions
 from keras_vit.weights.strict import check_tensors
 
 _BLOCK = "Transformer/encoderblock_"
@@ -32,12 +33,14 @@ _LINEN = {
     "mlp": "MlpBlock_0",
 }
 
-# Constructor arguments that a plain Google ViT has only with this value.
-_FIXED = {
-    "registers": 0,
-    "layer_scale": None,
-    "qkv_bias": True,
-    "final_norm": "before_pooling",
+# Constructor arguments that a plain Google ViT has only with these values.
+_POSSIBLE = {
+    "pooling": ("token", "gap", None),
+    "positions": ("learned", "sincos_2d", "none"),
+    "registers": (0,),
+    "layer_scale": (None,),
+    "qkv_bias": (True,),
+    "final_norm": ("before_pooling",),
 }
 
 
@@ -143,10 +146,16 @@ class GoogleCheckpoint:
         self.shapes: dict[str, tuple[int, ...]] = {}
         with self._open() as archive:
             for member in archive.namelist():
-                with archive.open(member) as file:
-                    shape, dtype = _read_header(file, self._unreadable)
+                try:
+                    with archive.open(member) as file:
+                        shape, dtype = _read_header(file)
+                except _DAMAGED as error:
+                    raise self._unreadable(f"{member}: {error}") from None
                 if dtype.kind != "f":
-                    raise self._unreadable(f"{member} holds {dtype}, not floats")
+                    raise ValueError(
+                        f"{member} in {self.path} holds {dtype}, not float16, float32 or "
+                        "float64: not a Google ViT checkpoint that this version reads."
+                    )
                 self.shapes[member.removesuffix(".npy")] = shape
         if "conv_root/kernel" in self.shapes:
             raise ValueError(
@@ -164,7 +173,7 @@ class GoogleCheckpoint:
     def _open(self):
         try:
             return zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
+        except _DAMAGED as error:
             raise self._unreadable(error) from None
 
     def infer_config(self) -> dict[str, Any]:
@@ -179,22 +188,23 @@ class GoogleCheckpoint:
         shapes = self.shapes
         names = self._block_names()
         first = f"{_BLOCK}0"
-        needed = {
-            "embedding": "embedding/kernel",
-            "query": f"{first}/{names['attention']}/query/kernel",
-            "mlp": f"{first}/{names['mlp']}/Dense_0/kernel",
-        }
-        ranks = {"embedding": 4, "query": 3, "mlp": 2}
+        query = f"{first}/{names['attention']}/query/kernel"
+        mlp = f"{first}/{names['mlp']}/Dense_0/kernel"
+        ranks = {"embedding/kernel": 4, query: 3, mlp: 2}
+        optional = {_POSITIONS: 3, "head/bias": 1, "pre_logits/bias": 1}
+        ranks |= {name: rank for name, rank in optional.items() if name in shapes}
         wrong = [
-            name for k, name in needed.items() if len(shapes.get(name, ())) != ranks[k]
+            f"{name} {shapes.get(name, '(not there)')}"
+            for name, rank in ranks.items()
+            if len(shapes.get(name, ())) != rank or 0 in shapes[name]
         ]
         if wrong:
             raise ValueError(
-                f"{self.path} is not a Google ViT checkpoint: no {', '.join(wrong)} of "
-                f"the expected rank among its {len(shapes)} tensors "
-                f"({', '.join(sorted(shapes)[:5])}, ...)."
+                f"{self.path} is not a Google ViT checkpoint. These tensors are missing "
+                f"or of a wrong rank: {', '.join(wrong)}. It has {len(shapes)}: "
+                f"{', '.join(sorted(shapes)[:5])}, ..."
             )
-        patch, _, channels, width = shapes[needed["embedding"]]
+        patch, _, channels, width = shapes["embedding/kernel"]
         config: dict[str, Any] = {
             "patch_size": patch,
             "hidden_dim": width,
@@ -202,8 +212,8 @@ class GoogleCheckpoint:
                 name.startswith(_BLOCK) and name.endswith("query/kernel")
                 for name in shapes
             ),
-            "num_heads": shapes[needed["query"]][1],
-            "mlp_dim": shapes[needed["mlp"]][1],
+            "num_heads": shapes[query][1],
+            "mlp_dim": shapes[mlp][1],
             "pooling": "token" if "cls" in shapes else "gap",
             "positions": "learned" if _POSITIONS in shapes else "none",
             "activation": self.activation,
@@ -214,8 +224,9 @@ class GoogleCheckpoint:
         if "pre_logits/bias" in shapes:
             config["representation_size"] = shapes["pre_logits/bias"][0]
         if _POSITIONS in shapes:
-            side = math.isqrt(self._num_grid_positions("cls" in shapes))
-            if side * side == self._num_grid_positions("cls" in shapes):
+            count = self._num_grid_positions("cls" in shapes)
+            side = math.isqrt(count)
+            if side * side == count > 0:
                 config["input_shape"] = (side * patch, side * patch, channels)
         return config
 
@@ -231,6 +242,11 @@ class GoogleCheckpoint:
     def _source_grid(self, config, source_grid_shape):
         """The grid of the file's positions, which the file does not tell."""
         count = self._num_grid_positions(config["class_token"])
+        if count < 1:
+            raise ValueError(
+                f"{_POSITIONS} in {self.path} has shape {self.shapes[_POSITIONS]}: no "
+                "position is left for the grid."
+            )
         target = config["grid_shape"]
         side = math.isqrt(count)
         square = (side, side) if side * side == count else None
@@ -281,20 +297,30 @@ class GoogleCheckpoint:
             ValueError: the tensors are not exactly those that the model needs, or the
                 file is damaged.
         """
-        for argument, value in _FIXED.items():
-            if config[argument] != value:
+        for argument, possible in _POSSIBLE.items():
+            if config[argument] not in possible:
                 raise ValueError(
-                    f"{self.path} is a Google ViT checkpoint, which goes with "
-                    f"{argument}={value!r}; received {config[argument]!r}."
+                    f"{self.path} is a plain Google ViT checkpoint, which goes with "
+                    f"{argument}={' or '.join(map(repr, possible))}; received "
+                    f"{config[argument]!r}."
+                )
+        for argument in ("activation", "layer_norm_epsilon"):
+            if config[argument] != getattr(self, argument):
+                warnings.warn(
+                    f"{self.path} was trained with {argument}="
+                    f"{getattr(self, argument)!r}; the model has {config[argument]!r} "
+                    "and will give other outputs.",
+                    stacklevel=4,
                 )
         shapes = self.shapes
         keep_head = config["include_top"] and head == "keep"
         if not keep_head:
             shapes = {n: shape for n, shape in shapes.items() if not _in_head(n)}
-        positions = shapes.get(_POSITIONS, (1, 0, 0))
+        # Any number of positions may be resized, of whatever grid they are.
+        num_positions = (*shapes.get(_POSITIONS, ()), None, None)[1]
         tensors = [
             tensor
-            for tensor in _tensors(config, self._block_names(), positions[1])
+            for tensor in _tensors(config, self._block_names(), num_positions)
             if keep_head or not _in_head(tensor.name)
         ]
         check_tensors(
@@ -318,11 +344,9 @@ class GoogleCheckpoint:
         }
         if grid and grid != config["grid_shape"]:
             path = "patch_encoder/positions/embedding"
-            prefix, table = np.split(values[path], [int(config["class_token"])], axis=1)
-            table = table.reshape(*grid, -1)
-            table = resize_grid(table, config["grid_shape"], resize or self.resize)
-            table = table.reshape(1, -1, table.shape[-1])
-            values[path] = np.concatenate([prefix, table], axis=1)
+            values[path] = resize_positions(
+                values[path], grid, config["grid_shape"], resize or self.resize
+            )
         return values
 
     def _read(self, names):
@@ -341,14 +365,12 @@ class GoogleCheckpoint:
         return arrays
 
 
-def _read_header(file, unreadable):
-    try:
-        version = np.lib.format.read_magic(file)
-        reader = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, _, dtype = reader(file)
-    except (KeyError, *_DAMAGED) as error:
-        raise unreadable(f"{file.name}: {error}") from None
+def _read_header(file):
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"version {version} of the array format")
     return shape, dtype

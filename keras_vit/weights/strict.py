@@ -63,18 +63,17 @@ def check_tensors(
     )
 
 
-def assign(model: keras.Model, values: dict[str, np.ndarray]) -> None:
+def assign(weights: dict[str, keras.Variable], values: dict[str, np.ndarray]) -> None:
     """Sets every weight of a model.
 
     Args:
-        model: a `keras.Model`.
-        values: dict from weight path to array. Every weight must be there, with its
-            shape, and nothing else.
+        weights: dict from path to weight.
+        values: dict from path to array. Every weight must be there, with its shape, and
+            nothing else.
 
     Raises:
         ValueError: the paths or shapes differ; then nothing was assigned.
     """
-    weights = {weight.path: weight for weight in model.weights}
     check_tensors(
         "The set of converted tensors",
         {path: weight.shape for path, weight in weights.items()},

@@ -1,9 +1,10 @@
+import keras
 import numpy as np
 import pytest
 
 from keras_vit.layers import TransformerBlock
 from tests.cases import array, perturb, random_array, weights_of
-from tests.formulas import block
+from tests.formulas import block, layer_norm
 
 
 @pytest.mark.parametrize("layer_scale", [None, 0.1])
@@ -25,3 +26,17 @@ def test_each_rate_acts_in_training_only(rate):
     still = array(layer(x, training=False))
     np.testing.assert_array_equal(array(layer(x)), still)
     assert not np.allclose(array(layer(x, training=True)), still)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_normalisation_survives_large_activations(dtype):
+    # Their squares are beyond float16, so this fails where they are taken in it.
+    x = random_array(2, 5, 16, scale=1000)
+    layer = TransformerBlock(4, 24, dtype=f"mixed_{dtype}")
+    layer.build(x.shape)
+    w = weights_of(perturb(layer))
+    y = array(keras.ops.cast(layer.attention_norm(x), "float32"))
+    expected = layer_norm(x, w["attention_norm/gamma"], w["attention_norm/beta"])
+    np.testing.assert_allclose(y, expected, atol=0.05)
+    out = array(keras.ops.cast(layer(x), "float32"))
+    np.testing.assert_allclose(out, block(x, w, 4), rtol=0.02, atol=1)

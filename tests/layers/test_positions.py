@@ -1,5 +1,6 @@
 import math
 
+import keras
 import numpy as np
 import pytest
 
@@ -82,3 +83,27 @@ def test_widths_that_the_kinds_do_not_allow():
         LearnedPositions2D(GRID)(random_array(2, 6, 7))
     with pytest.raises(ValueError, match="divisible by 4; received 10"):
         SinCosPositions2D(GRID)(random_array(2, 6, 10))
+
+
+def test_no_two_tables_start_alike():
+    columns_and_rows = LearnedPositions2D((3, 3))
+    columns_and_rows.build((None, 9, 8))
+    blocks = [RelativePositions((3, 3)) for _ in range(2)]
+    for layer in blocks:
+        layer.build((None, 2, 9, 4))
+    tables = [array(w) for layer in (columns_and_rows, *blocks) for w in layer.weights]
+    for i, table in enumerate(tables):
+        assert 0.01 < table.std() < 0.03
+        for other in tables[:i]:
+            assert not np.any(table.ravel()[:9] == other.ravel()[:9])
+
+
+def test_the_random_seed_decides_how_tables_start():
+    def table(seed):
+        keras.utils.set_random_seed(seed)
+        layer = LearnedPositions(GRID)
+        layer.build((None, 6, 8))
+        return array(layer.embedding)
+
+    np.testing.assert_array_equal(table(1), table(1))
+    assert not np.any(table(1) == table(2))

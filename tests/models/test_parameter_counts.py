@@ -1,10 +1,23 @@
 """Exact counts of the published tables, by shapes only: nothing is allocated."""
 
+import re
+
 import keras
 import pytest
 
 import keras_vit
 from keras_vit.models.variants import VIT_SIZES
+
+# width, depth, mlp, heads: counts do not depend on the heads.
+SIZES = {
+    "Ti": (192, 12, 768, 3),
+    "S": (384, 12, 1536, 6),
+    "B": (768, 12, 3072, 12),
+    "L": (1024, 24, 4096, 16),
+    "H": (1280, 32, 5120, 16),
+    "g": (1408, 40, 6144, 16),
+    "G": (1664, 48, 8192, 16),
+}
 
 # At 224 px, 1000 classes, with the class token (and, for the GAP rows, without it).
 TOKEN = {
@@ -31,6 +44,7 @@ IMAGENET_21K = {
     "ViTL32": 328_949_075,
     "ViTH14": 660_385_363,
 }
+# Each is the row above less the layer's width * (width + 1), where there is one above.
 AUGREG_21K = {
     "ViTTi16": 9_740_115,
     "ViTS16": 30_075_219,
@@ -54,6 +68,13 @@ def count(name, **overrides):
 def test_every_variant_has_a_row():
     public = {name for name in keras_vit.__all__ if name.startswith("ViT")} - {"ViT"}
     assert set(TOKEN) == set(VIT_SIZES) == public
+
+
+@pytest.mark.parametrize("name", VIT_SIZES)
+def test_sizes(name):
+    model, patch_size = re.fullmatch(r"ViT(\D+)(\d+)", name).groups()
+    width, depth, mlp_dim, heads = SIZES[model]
+    assert VIT_SIZES[name] == (int(patch_size), width, depth, heads, mlp_dim)
 
 
 @pytest.mark.parametrize("name", TOKEN)

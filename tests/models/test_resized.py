@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_vit
 from keras_vit.layers import RESIZE_CONVENTIONS, resize_grid
 from tests.cases import array, perturb, random_images, tiny_vit
 
@@ -106,3 +107,14 @@ def test_a_resized_model_saves_and_loads(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     images = random_images(model)
     np.testing.assert_array_equal(array(loaded(images)), array(model(images)))
+
+
+def test_a_model_made_in_a_name_scope(goldens):
+    with keras.name_scope("outer"):
+        model = perturb(tiny_vit(positions="relative"))
+        keras_vit.load_checkpoint(goldens / "google_gap.checkpoint.npz")
+        assert model.weights[0].path.startswith("outer/")
+        larger = model.resized((32, 32, 3))
+    same = larger.resized((16, 24, 3)).get_layer("block_0").mlp.expand.kernel
+    kernel = model.get_layer("block_0").mlp.expand.kernel
+    np.testing.assert_array_equal(array(same), array(kernel))

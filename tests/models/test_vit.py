@@ -158,7 +158,7 @@ def test_weight_paths():
 
 
 @pytest.mark.parametrize("name", VIT_SIZES)
-def test_a_variant_takes_every_argument(name):
+def test_a_variant_passes_its_overrides_on(name):
     model = getattr(keras_vit, name)(**TINY, registers=1, name="mine")
     assert model.get_config() == tiny_vit(registers=1, name="mine").get_config()
 

@@ -13,6 +13,8 @@ from tests.cases import array
 NAMES = ["google_token", "google_token_prelogits", "google_gap"]
 # What the goldens' configurations leave at the default.
 FIXED = {
+    "activation": "gelu_tanh",
+    "layer_norm_epsilon": 1e-6,
     "class_token": True,
     "final_norm": "before_pooling",
     "include_top": True,
@@ -163,12 +165,18 @@ def test_features_leave_the_head_in_the_file(square):
 
 
 def test_any_argument_overrides_what_was_inferred(square):
-    model = keras_vit.load_checkpoint(
-        square.path, layer_norm_epsilon=1e-5, dropout_rate=0.1, name="mine"
-    )
-    config = model.get_config()
-    assert (config["layer_norm_epsilon"], config["dropout_rate"]) == (1e-5, 0.1)
+    model = keras_vit.load_checkpoint(square.path, dropout_rate=0.1, name="mine")
+    assert model.get_config()["dropout_rate"] == 0.1
     assert model.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("activation", "gelu"), ("layer_norm_epsilon", 1e-5)]
+)
+def test_numerics_that_the_checkpoint_was_not_trained_with(square, argument, value):
+    with pytest.warns(UserWarning, match=f"was trained with {argument}=.*the model has"):
+        model = keras_vit.load_checkpoint(square.path, **{argument: value})
+    assert model.get_config()[argument] == value
 
 
 def test_too_many_too_few_and_reshaped_tensors_are_all_listed(square, tmp_path):
@@ -218,11 +226,18 @@ def test_nothing_is_allocated_before_the_error(square, monkeypatch):
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("registers", 2), ("layer_scale", 0.1), ("qkv_bias", False)],
+    [
+        ("registers", 2),
+        ("layer_scale", 0.1),
+        ("qkv_bias", False),
+        ("pooling", "map"),
+        ("positions", "relative"),
+        ("final_norm", "after_pooling"),
+    ],
 )
 def test_arguments_that_google_does_not_have(square, argument, value):
     with pytest.raises(ValueError, match=f"goes with {argument}="):
-        keras_vit.load_checkpoint(square.path, **{argument: value})
+        keras_vit.load_checkpoint(square.path, head="new", **{argument: value})
 
 
 def test_headless_files(square, tmp_path):
@@ -232,6 +247,8 @@ def test_headless_files(square, tmp_path):
     path = write(tmp_path / "headless.npz", arrays)
     with pytest.raises(ValueError, match=r"no head.*head='new'.*include_top=False"):
         keras_vit.load_checkpoint(path)
+    with pytest.raises(ValueError, match="no head: pass classes"):
+        keras_vit.load_checkpoint(path, head="new")
     model = keras_vit.load_checkpoint(path, head="new", classes=4)
     assert model.output_shape == (None, 4)
     assert keras_vit.load_checkpoint(path, include_top=False).output_shape == (None, 64)
@@ -296,17 +313,38 @@ def test_a_zip_of_something_else(tmp_path):
 
 def test_an_npz_of_something_else(tmp_path):
     path = write(tmp_path / "other.npz", {"a": np.zeros(3), "b": np.zeros((2, 2))})
-    with pytest.raises(ValueError, match=r"not a Google ViT.*embedding/kernel.*\(a, b,"):
+    with pytest.raises(
+        ValueError, match=r"not a Google ViT.*embedding/kernel.*It has 2: a, b"
+    ):
         keras_vit.load_checkpoint(path)
     path = write(tmp_path / "ints.npz", {"a": np.zeros(3, int)})
-    with pytest.raises(ValueError, match=r"a\.npy holds int64, not floats"):
+    with pytest.raises(ValueError, match=r"a\.npy in .* holds int64, not float16"):
         keras_vit.load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        (POSITIONS, (64,)),
+        (POSITIONS, (17, 64)),
+        (POSITIONS, (1, 0, 64)),
+        ("head/bias", ()),
+        ("embedding/kernel", (768, 64)),
+        ("pre_logits/bias", (1, 48)),
+    ],
+)
+def test_a_tensor_of_another_rank(square, tmp_path, name, shape):
+    path = write(tmp_path / "rank.npz", {**square.arrays, name: np.zeros(shape, "f4")})
+    with pytest.raises(ValueError, match=rf"{name} \({', '.join(map(str, shape))}"):
+        keras_vit.load_checkpoint(path)
+    with pytest.raises(ValueError, match=name):
+        keras_vit.ViT(**square.constructor(), weights=path)
 
 
 def test_a_pickle_inside_is_not_opened(tmp_path):
     path = tmp_path / "pickle.npz"
     np.savez(path, a=np.array([{"code": print}], dtype=object))
-    with pytest.raises(ValueError, match="holds object, not floats"):
+    with pytest.raises(ValueError, match="holds object, not float16"):
         keras_vit.load_checkpoint(path)
 
 
