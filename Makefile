@@ -13,9 +13,9 @@ help:  ## print this help
 
 # Made again when the dependencies change.
 $(ENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(ENV)
-	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --editable '.[dev]'
+	@echo "Making $(ENV): TensorFlow, JAX and what the recipes and tests need (minutes) ..."
+	@$(PYTHON) -m venv $(ENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 demo: $(ENV)/.installed  ## pretrain, fine-tune, export and serve a ViT on handwritten digits
@@ -44,7 +44,7 @@ lint: $(ENV)/.installed  ## ruff and mypy
 	$(ENV)/bin/mypy
 
 torch: $(ENV)/.installed  ## add torch to the environment; `make test` then tests it too
-	$(RUN) -m pip install --quiet torch==2.13.0
+	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
 
 clean:  ## remove the environment (runs/ stays)
 	rm -rf $(ENV)

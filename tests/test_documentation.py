@@ -72,5 +72,11 @@ def test_the_table_of_models_in_the_readme():
     assert numbers == {name: [*VIT_SIZES[name], TOKEN[name]] for name in VIT_SIZES}
 
 
+def test_the_links_of_the_readme_lead_somewhere():
+    links = re.findall(r"\]\(([^)]+)\)", README.read_text())
+    assert links
+    assert [link for link in links if not (README.parent / link).exists()] == []
+
+
 def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) < 150

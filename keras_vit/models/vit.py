@@ -414,8 +414,12 @@ def _check_config(config):
     grid_shape(config["input_shape"], config["patch_size"])
     head_dim(config["hidden_dim"], config["num_heads"])
     get_activation(config["activation"])
-    if config["classifier_activation"] is not None:
-        get_activation(config["classifier_activation"])
+    activation = config["classifier_activation"]
+    if activation is not None and not hasattr(keras.activations, str(activation)):
+        raise ValueError(
+            f"Unknown classifier_activation {activation!r}; use None for logits, "
+            "'softmax', 'sigmoid' or another name of keras.activations."
+        )
     check_positions(config["positions"], config["hidden_dim"])
     _choice("pooling", config["pooling"], _POOLINGS)
     _choice("final_norm", config["final_norm"], _FINAL_NORMS)

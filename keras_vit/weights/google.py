@@ -203,6 +203,7 @@ class GoogleCheckpoint:
             "num_heads": shapes[query][1],
             "mlp_dim": shapes[mlp][1],
             "pooling": "token" if "cls" in shapes else "gap",
+            "class_token": "cls" in shapes,
             "positions": "learned" if _POSITIONS in shapes else "none",
             "activation": self.activation,
             "layer_norm_epsilon": self.layer_norm_epsilon,
@@ -260,6 +261,23 @@ class GoogleCheckpoint:
             )
         return square or fits
 
+    def _check_config(self, config):
+        for argument, possible in _POSSIBLE.items():
+            if config[argument] not in possible:
+                raise ValueError(
+                    f"{self.path} is a plain Google ViT checkpoint, which goes with "
+                    f"{argument}={' or '.join(map(repr, possible))}; received "
+                    f"{config[argument]!r}."
+                )
+        for argument in ("activation", "layer_norm_epsilon"):
+            if config[argument] != getattr(self, argument):
+                warnings.warn(
+                    f"{self.path} was trained with {argument}="
+                    f"{getattr(self, argument)!r}; the model has {config[argument]!r} "
+                    "and will give other outputs.",
+                    stacklevel=5,
+                )
+
     def values(
         self,
         config: dict[str, Any],
@@ -285,21 +303,7 @@ class GoogleCheckpoint:
             ValueError: the tensors are not exactly those that the model needs, or the
                 file is damaged.
         """
-        for argument, possible in _POSSIBLE.items():
-            if config[argument] not in possible:
-                raise ValueError(
-                    f"{self.path} is a plain Google ViT checkpoint, which goes with "
-                    f"{argument}={' or '.join(map(repr, possible))}; received "
-                    f"{config[argument]!r}."
-                )
-        for argument in ("activation", "layer_norm_epsilon"):
-            if config[argument] != getattr(self, argument):
-                warnings.warn(
-                    f"{self.path} was trained with {argument}="
-                    f"{getattr(self, argument)!r}; the model has {config[argument]!r} "
-                    "and will give other outputs.",
-                    stacklevel=4,
-                )
+        self._check_config(config)
         shapes = self.shapes
         keep_head = config["include_top"] and head == "keep"
         if not keep_head:
@@ -327,8 +331,8 @@ class GoogleCheckpoint:
             array = arrays.pop(tensor.name).reshape(tensor.stored_shape)
             parts.setdefault(tensor.path, []).append(array)
         values = {
-            path: arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
-            for path, arrays in parts.items()
+            path: pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
+            for path, pieces in parts.items()
         }
         if grid and grid != config["grid_shape"]:
             path = "patch_encoder/positions/embedding"

@@ -24,7 +24,10 @@ BAD_ARGUMENTS = [
     ({"positions": "rope"}, "Unknown positions 'rope'.*'learned', 'learned_2d'"),
     ({"final_norm": "never"}, "Unknown final_norm 'never'.*'before_pooling'"),
     ({"activation": "gelo"}, "Unknown activation 'gelo'.*'gelu_tanh'"),
-    ({"classifier_activation": "softmacks"}, "Unknown activation 'softmacks'; use"),
+    (
+        {"classifier_activation": "softmacks"},
+        "Unknown classifier_activation 'softmacks'; use None for logits",
+    ),
     ({"class_token": False}, "pooling='token' needs the class token"),
     ({"pooling": None}, "pooling=None gives tokens.*include_top=True"),
     (

@@ -160,8 +160,14 @@ def test_a_new_head_may_have_a_representation_layer_and_a_bias(square):
 
 
 def test_features_leave_the_head_in_the_file(square):
-    model = keras_vit.load_checkpoint(square.path, include_top=False)
-    assert model.output_shape == (None, 64)
+    pooled = keras_vit.load_checkpoint(square.path, include_top=False)
+    tokens = keras_vit.load_checkpoint(square.path, include_top=False, pooling=None)
+    mean = keras_vit.load_checkpoint(square.path, include_top=False, pooling="gap")
+    expected = array(tokens(square.inputs))
+    assert expected.shape == (2, 17, 64)
+    np.testing.assert_allclose(array(pooled(square.inputs)), expected[:, 0], atol=1e-6)
+    expected = expected[:, 1:].mean(axis=1)
+    np.testing.assert_allclose(array(mean(square.inputs)), expected, atol=1e-6)
 
 
 def test_any_argument_overrides_what_was_inferred(square):
