@@ -25,9 +25,20 @@ def main():
     parser.add_argument("images", help=".npz with images, pixel values 0 to 255")
     parser.add_argument("predictions", help=".npz to write")
     arguments = parser.parse_args()
+    if not tf.saved_model.contains_saved_model(arguments.saved_model):
+        parser.error(f"no SavedModel at {arguments.saved_model}; give one version of it.")
+    try:
+        with np.load(arguments.images) as data:
+            images = data["images"].astype("float32")
+    except (OSError, KeyError, ValueError) as error:
+        parser.error(f"{arguments.images} is no .npz with images: {error}")
     model = tf.saved_model.load(arguments.saved_model)
-    images = np.load(arguments.images)["images"].astype("float32")
-    outputs = model.signatures["serving_default"](images=tf.constant(images))
+    serve = model.signatures["serving_default"]
+    try:
+        outputs = serve(images=tf.constant(images))
+    except tf.errors.InvalidArgumentError:
+        wanted = serve.structured_input_signature[1]["images"].shape
+        parser.error(f"the model takes images {wanted}; received {images.shape}.")
     np.savez(arguments.predictions, **{k: v.numpy() for k, v in outputs.items()})
     print(f"Classified {len(images)} images with TensorFlow {tf.__version__}, no Keras.")
 

@@ -28,11 +28,15 @@ def main(staging):
 
 
 def write(model, activation, path):
+    shape = (None, *model.input_shape[1:])
+
     def serve(images):
+        # A signature does not check shapes; the first reshape would mix the images.
+        images = tf.ensure_shape(images, shape)
         logits = model(model.preprocessor(images), training=False)
         return {"logits": logits, "probabilities": activation(logits)}
 
-    images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="images")
+    images = tf.TensorSpec(shape, tf.float32, name="images")
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint("serving_default", serve, input_signature=[images])

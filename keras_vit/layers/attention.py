@@ -119,6 +119,11 @@ class SelfAttention(keras.layers.Layer):
         self.relative_positions = None
         if self.relative_grid_shape is not None:
             gh, gw = self.relative_grid_shape
+            if input_shape[1] < gh * gw:
+                raise ValueError(
+                    f"relative_grid_shape={(gh, gw)} has {gh * gw} positions; received "
+                    f"{input_shape[1]} tokens."
+                )
             self.relative_positions = RelativePositions(
                 (gh, gw),
                 num_prefix_tokens=input_shape[1] - gh * gw,

@@ -32,6 +32,10 @@ class TokenPooling(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[2])
 
+    def get_config(self):
+        # Without it Keras records the arguments itself, and refuses dtype policies.
+        return super().get_config()
+
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class GlobalAveragePooling(keras.layers.Layer):
@@ -60,6 +64,14 @@ class GlobalAveragePooling(keras.layers.Layer):
     def __init__(self, num_prefix_tokens: int = 0, **kwargs):
         super().__init__(**kwargs)
         self.num_prefix_tokens = num_prefix_tokens
+
+    def build(self, input_shape):
+        if input_shape[1] <= self.num_prefix_tokens:
+            raise ValueError(
+                f"GlobalAveragePooling with num_prefix_tokens={self.num_prefix_tokens} "
+                f"needs more tokens than that; received shape {tuple(input_shape)}."
+            )
+        self.built = True
 
     def call(self, tokens):
         grid = tokens[:, self.num_prefix_tokens :]

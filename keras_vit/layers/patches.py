@@ -1,6 +1,6 @@
 """Image to flat patches, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 from keras import ops
@@ -24,14 +24,13 @@ def grid_shape(input_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
         raise ValueError(
             f"patch_size must be a positive int (pixels); received {patch_size!r}."
         )
-    if len(input_shape) != 3 or not all(
-        isinstance(size, int) and size > 0 for size in input_shape
-    ):
+    sizes = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
+    if len(sizes) != 3 or not all(isinstance(s, int) and s > 0 for s in sizes):
         raise ValueError(
             "input_shape must be three positive ints (height, width, channels); "
-            f"received {tuple(input_shape)}."
+            f"received {input_shape!r}."
         )
-    height, width, channels = input_shape
+    height, width, channels = sizes
     if height % patch_size or width % patch_size:
         nearest = tuple(
             max(round(size / patch_size), 1) * patch_size for size in (height, width)

@@ -43,7 +43,7 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
         )
     if "input_shape" not in {**config, **overrides}:
         raise ValueError(
-            f"The positions of {path} do not form a square grid: pass "
-            "input_shape=(height, width, channels)."
+            f"{path} does not tell the size of its images (its positions do not form a "
+            "square grid, or there are none): pass input_shape=(height, width, channels)."
         )
     return ViT(weights=path, **{**config, **overrides})

@@ -1,5 +1,6 @@
 """The Vision Transformer."""
 
+import math
 import os
 from typing import Any
 
@@ -21,6 +22,7 @@ from keras_vit.layers.mlp import get_activation
 from keras_vit.layers.patches import grid_shape
 from keras_vit.layers.positions import check_positions
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
+from keras_vit.models.image_model import ImageModel
 from keras_vit.weights.google import GoogleCheckpoint
 from keras_vit.weights.strict import assign
 
@@ -38,7 +40,7 @@ def _choice(argument, value, choices):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class ViT(keras.Model):
+class ViT(ImageModel):
     """Vision Transformer, with every choice open.
 
     The named variants (`ViTB16`, ...) fill in the sizes. The model is a functional
@@ -150,7 +152,7 @@ class ViT(keras.Model):
         dtype: str | keras.DTypePolicy | None = None,
     ):
         config: dict[str, Any] = {
-            "input_shape": tuple(input_shape),
+            "input_shape": input_shape,
             "patch_size": patch_size,
             "hidden_dim": hidden_dim,
             "num_layers": num_layers,
@@ -175,8 +177,10 @@ class ViT(keras.Model):
             "classifier_bias": classifier_bias,
         }
         _check_config(config)
+        height, width, channels = input_shape
+        config["input_shape"] = input_shape = (height, width, channels)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-        grid = grid_shape(config["input_shape"], patch_size)
+        grid = grid_shape(input_shape, patch_size)
         if class_token is None:
             class_token = pooling == "token"
         num_prefix_tokens = int(class_token) + registers
@@ -193,6 +197,12 @@ class ViT(keras.Model):
         if resize is not None:
             _choice("resize", resize, RESIZE_CONVENTIONS)
         values = None
+        if weights is None and (head != "keep" or resize or source_grid_shape):
+            raise ValueError(
+                f"head={head!r}, resize={resize!r} and "
+                f"source_grid_shape={source_grid_shape!r} say how a checkpoint is "
+                "loaded; received weights=None."
+            )
         if weights is not None:
             resolved = {**config, "class_token": class_token, "grid_shape": grid}
             values = GoogleCheckpoint(weights).values(
@@ -204,7 +214,7 @@ class ViT(keras.Model):
                 epsilon=layer_norm_epsilon, dtype=policy, name="norm"
             )(tokens)
 
-        inputs = keras.Input(config["input_shape"], name="images")
+        inputs = keras.Input(input_shape, name="images")
         x = Patches(patch_size, dtype=policy, name="patches")(inputs)
         x = PatchEncoder(
             hidden_dim,
@@ -264,6 +274,7 @@ class ViT(keras.Model):
         self._constructor_config = config
         self.grid_shape = grid
         self.num_prefix_tokens = num_prefix_tokens
+        preprocessor.build((None, *input_shape))
         self.preprocessor = preprocessor
         if values is not None:
             # A new head keeps its fresh values.
@@ -274,11 +285,6 @@ class ViT(keras.Model):
                 if path.startswith(("pre_logits/", "classifier/"))
             }
             assign(own, {**fresh, **values})
-
-    def __call__(self, inputs, *args, **kwargs):
-        # Keras would add or drop axes and turn integers into floats in silence.
-        _check_images(inputs, self._constructor_config["input_shape"])
-        return super().__call__(inputs, *args, **kwargs)
 
     def resized(self, input_shape: tuple[int, int, int], resize: str = "google") -> "ViT":
         """The same network for images of another size.
@@ -374,6 +380,9 @@ class ViT(keras.Model):
         for path, weight in model._weights_by_path().items():
             if path in frozen:
                 weight.trainable = False
+        for layer in (*model.layers, model):
+            if layer.weights and not any(weight.trainable for weight in layer.weights):
+                layer.trainable = False
         return model
 
 
@@ -382,7 +391,8 @@ def _check_config(config):
     for argument in ("hidden_dim", "num_layers", "num_heads", "mlp_dim", "classes"):
         if not isinstance(config[argument], int) or config[argument] < 1:
             raise ValueError(
-                f"{argument} must be a positive int; received {config[argument]!r}."
+                f"{argument} must be a positive int (int(...) makes one of a NumPy "
+                f"number); received {config[argument]!r}."
             )
     representation_size = config["representation_size"]
     if representation_size is not None and (
@@ -401,6 +411,20 @@ def _check_config(config):
         raise ValueError(
             f"registers must be an int, 0 or more; received {config['registers']!r}."
         )
+    layer_scale = config["layer_scale"]
+    if layer_scale is not None and not (
+        isinstance(layer_scale, int | float) and layer_scale > 0
+    ):
+        raise ValueError(
+            "layer_scale must be None or a positive number, the initial scale; received "
+            f"{layer_scale!r}."
+        )
+    bias = config["classifier_bias"]
+    if not isinstance(bias, int | float) or not math.isfinite(bias):
+        raise ValueError(f"classifier_bias must be a finite number; received {bias!r}.")
+    for argument in ("include_top", "qkv_bias", "class_token"):
+        if config[argument] not in (True, False, None):
+            raise ValueError(f"{argument} must be a bool; received {config[argument]!r}.")
     for argument in (
         "dropout_rate",
         "attention_dropout_rate",
@@ -439,33 +463,4 @@ def _check_config(config):
         raise ValueError(
             "representation_size is part of the classification head; received "
             f"{representation_size} with include_top=False."
-        )
-
-
-def _check_images(images, input_shape):
-    if not hasattr(images, "shape") or not hasattr(images, "dtype"):
-        return  # Keras says what it makes of a list.
-    shape = tuple(images.shape)
-    if len(shape) != 4:
-        raise ValueError(
-            "The model takes a batch of images, (batch, "
-            f"{', '.join(map(str, input_shape))}); received shape {shape}. One image "
-            "needs images[None], grey images images[..., None]."
-        )
-    if shape[3] not in (None, input_shape[2]):
-        raise ValueError(
-            f"The model takes images with {input_shape[2]} channels, last axis; "
-            f"received shape {shape}."
-        )
-    if any(s not in (None, e) for s, e in zip(shape[1:3], input_shape[:2], strict=True)):
-        raise ValueError(
-            f"The model takes images of {input_shape[0]}x{input_shape[1]} pixels; "
-            f"received shape {shape}. Resize the images, or use model.resized("
-            f"{(*shape[1:3], input_shape[2])}) for a model of that size."
-        )
-    dtype = keras.backend.standardize_dtype(images.dtype)
-    if not dtype.startswith(("float", "bfloat")):
-        raise ValueError(
-            f"The model takes floats that its preprocessor has scaled; received {dtype}. "
-            "Use model(model.preprocessor(images)) for pixel values 0 to 255."
         )

@@ -5,14 +5,10 @@ from typing import Any
 import keras
 import numpy as np
 
-_SHOWN = 20
-
 
 def _listing(title, lines):
-    shown = [f"    {line}" for line in lines[:_SHOWN]]
-    if len(lines) > _SHOWN:
-        shown.append(f"    ... and {len(lines) - _SHOWN} more")
-    return "\n".join([f"  {title} ({len(lines)}):", *(shown or ["    none"])])
+    lines = [f"    {line}" for line in lines]
+    return "\n".join([f"  {title} ({len(lines)}):", *(lines or ["    none"])])
 
 
 def check_tensors(

@@ -30,6 +30,12 @@ for batch in json.loads(str(data["batches"])):
     out = serve(images=tf.constant(data["images"][:batch]))
     results.update({f"{name}_{batch}": value.numpy() for name, value in out.items()})
 np.savez(io, **results)
+refused = []
+for shape in json.loads(str(data["bad_shapes"])):
+    try:
+        serve(images=tf.zeros(shape))
+    except tf.errors.InvalidArgumentError:
+        refused.append(shape)
 with open(f"{path}/saved_model.pb", "rb") as file:
     meta_graph = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0]
 graph, signature = meta_graph.graph_def, meta_graph.signature_def["serving_default"]
@@ -37,12 +43,15 @@ nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
 def tensors(infos):
     return {k: [v.dtype, [d.size for d in v.tensor_shape.dim]] for k, v in infos.items()}
 print(json.dumps({
+    "refused": refused,
     "keras": [m for m in sys.modules if m.split(".")[0] == "keras" and m != "keras"],
     "ops": sorted({node.op for node in nodes}),
     "inputs": tensors(signature.inputs),
     "outputs": tensors(signature.outputs),
 }))
 """
+# As many values as images of 16x24x3 have, or whole numbers of their patches.
+BAD_SHAPES = [(1, 24, 16, 3), (16, 24, 3), (1152,), (3, 16, 24, 1), (6, 8, 8, 3)]
 FLOAT = 1  # TensorFlow's DT_FLOAT.
 
 
@@ -54,7 +63,8 @@ def pixels(model, batch, seed=0):
 def serve(path, images, directory, batches=(1, 2, 7)):
     """Outputs and facts of an export, from a process without Keras."""
     io = directory / "io.npz"
-    np.savez(io, images=images, batches=json.dumps(batches))
+    shapes = json.dumps(BAD_SHAPES)
+    np.savez(io, images=images, batches=json.dumps(batches), bad_shapes=shapes)
     process = subprocess.run(
         [sys.executable, "-c", SERVE, path, io],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -106,6 +116,7 @@ def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys
             np.testing.assert_allclose(served, values[:batch], rtol=0, atol=1e-5)
 
     assert facts["keras"] == []
+    assert facts["refused"] == [list(shape) for shape in BAD_SHAPES]
     assert facts["inputs"] == {"images": [FLOAT, [-1, 16, 24, 3]]}
     assert facts["outputs"] == {
         "logits": [FLOAT, [-1, 5]],

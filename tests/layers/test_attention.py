@@ -71,6 +71,11 @@ def test_dropout_is_only_for_training():
     assert not np.allclose(array(layer(tokens, training=True)), still)
 
 
+def test_a_relative_grid_of_more_positions_than_tokens():
+    with pytest.raises(ValueError, match=r"\(3, 3\) has 9 positions; received 5"):
+        SelfAttention(4, relative_grid_shape=(3, 3))(random_array(1, 5, 16))
+
+
 def test_heads_that_do_not_divide_the_width():
     with pytest.raises(ValueError, match=r"num_heads=5.*hidden_dim=16.*nearest.*4"):
         SelfAttention(5)(random_array(1, 5, 16))

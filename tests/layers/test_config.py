@@ -84,7 +84,9 @@ def test_every_layer_has_a_case():
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_round_trip(name, dtype):
     arguments, shape = CASES[name]
-    layer = getattr(layers, name)(**arguments, name="given", dtype=dtype)
+    # As a policy object: what a model gives its layers.
+    policy = keras.DTypePolicy(dtype)
+    layer = getattr(layers, name)(**arguments, name="given", dtype=policy)
     x = random_array(*shape)
     layer.build(shape)
     perturb(layer)

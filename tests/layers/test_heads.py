@@ -25,6 +25,11 @@ def test_gap_leaves_the_prefix_out(prefix):
     np.testing.assert_allclose(pooled, tokens[:, prefix:].mean(1), atol=1e-6)
 
 
+def test_gap_needs_a_grid():
+    with pytest.raises(ValueError, match=r"num_prefix_tokens=5 needs more.*\(2, 5, 8\)"):
+        GlobalAveragePooling(5)(random_array(2, 5, 8))
+
+
 def test_gap_does_not_overflow_in_float16():
     tokens = np.full((1, 300, 4), 1000.0, "float16")
     pooled = array(GlobalAveragePooling(dtype="float16")(tokens))

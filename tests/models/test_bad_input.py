@@ -43,6 +43,11 @@ BAD_ARGUMENTS = [
         "divisible by 4; received 18",
     ),
     ({"preprocessor": "imagenet"}, r"must be a keras_vit\.layers\.Preprocessor"),
+    ({"input_shape": 224}, "three positive ints.*224"),
+    ({"layer_scale": 0}, "layer_scale must be None or a positive number.*0"),
+    ({"classifier_bias": float("nan")}, "classifier_bias must be a finite.*nan"),
+    ({"qkv_bias": "no"}, "qkv_bias must be a bool.*'no'"),
+    ({"head": "new"}, "head='new'.*received weights=None"),
     ({"head": "old"}, "Unknown head 'old'.*'keep', 'new'"),
     ({"resize": "nearest"}, "Unknown resize 'nearest'.*'google'"),
 ]
@@ -60,11 +65,11 @@ def test_bad_argument(arguments, message, monkeypatch):
 
 BAD_IMAGES = [
     (
-        random_array(16, 24, 3),
-        r"batch of images.*received shape \(16, 24, 3\).*images\[None\]",
+        random_array(2, 24, 3),
+        r"batch of images.*received shape.*24, 3\).*images\[None\]",
     ),
-    (random_array(2, 16, 24, 1), r"3 channels.*\(2, 16, 24, 1\)"),
-    (random_array(2, 3, 16, 24), r"3 channels, last axis.*\(2, 3, 16, 24\)"),
+    (random_array(2, 16, 24, 1), r"3 channels.*, 16, 24, 1\)"),
+    (random_array(2, 3, 16, 24), r"3 channels, last axis.*, 3, 16, 24\)"),
     (random_array(2, 24, 16, 3), r"16x24 pixels.*resized\(\(24, 16, 3\)\)"),
     (np.zeros((2, 16, 24, 3), "uint8"), r"received uint8.*model\.preprocessor\(images\)"),
     (
@@ -77,13 +82,45 @@ BAD_IMAGES = [
 CALLS = {
     "array": lambda model, images: model(images),
     "tensor": lambda model, images: model(keras.ops.convert_to_tensor(images)),
+    "dictionary": lambda model, images: model({"images": images}),
+    "fit": lambda model, images: model.fit(images, LABELS, verbose=0),
+    "validation": lambda model, images: model.fit(
+        GOOD, LABELS, validation_data=(images, LABELS), verbose=0
+    ),
+    "evaluate": lambda model, images: model.evaluate(images, LABELS, verbose=0),
     "predict": lambda model, images: model.predict(images, verbose=0),
+    "train_on_batch": lambda model, images: model.train_on_batch(images, LABELS),
+    "test_on_batch": lambda model, images: model.test_on_batch(images, LABELS),
+    "predict_on_batch": lambda model, images: model.predict_on_batch(images),
 }
+GOOD, LABELS = random_array(2, 16, 24, 3), np.array([0, 1])
+
+
+@pytest.fixture(scope="module")
+def used():
+    """A model that has trained and predicted: Keras builds nothing any more."""
+    model = tiny_vit()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(GOOD, LABELS, verbose=0)
+    model.evaluate(GOOD, LABELS, verbose=0)
+    model.predict(GOOD, verbose=0)
+    return model
 
 
 @pytest.mark.parametrize(("images", "message"), BAD_IMAGES)
 @pytest.mark.parametrize("call", CALLS)
-def test_bad_images(images, message, call):
-    model = tiny_vit()
+def test_bad_images(used, images, message, call):
+    before = used.get_weights()
     with pytest.raises(ValueError, match=message):
-        CALLS[call](model, images)
+        CALLS[call](used, images)
+    for old, new in zip(before, used.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize(("images", "message"), BAD_IMAGES)
+def test_bad_images_in_a_dataset(used, images, message, tensorflow):
+    labels = np.zeros(len(images), int)
+    data = tensorflow.data.Dataset.from_tensor_slices((images, labels))
+    with pytest.raises(ValueError, match=message):
+        used.fit(data.batch(2) if images.ndim == 4 else data, verbose=0)
+    assert used.predict(GOOD, verbose=0).shape == (2, 5)

@@ -149,6 +149,8 @@ def test_frozen_weights_stay_frozen(tmp_path):
     trainable = [w.path for w in model.trainable_weights]
     assert len(trainable) < len(model.weights)
     assert [w.path for w in loaded.trainable_weights] == trainable
+    assert not loaded.get_layer("patch_encoder").trainable
+    assert loaded.get_layer("block_0").trainable
     for old, new in zip(
         model.optimizer.variables, loaded.optimizer.variables, strict=True
     ):

@@ -17,8 +17,12 @@ ACCURACY = r"Test accuracy after fine-tuning at 16x16: ([\d.]+)%"
 
 
 def demo(*arguments):
+    return recipe("demo", *arguments)
+
+
+def recipe(name, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "recipes.demo", *map(str, arguments)],
+        [sys.executable, "-m", f"recipes.{name}", *map(str, arguments)],
         env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
         cwd=ROOT,
         capture_output=True,
@@ -50,6 +54,18 @@ def test_a_short_demo_leaves_everything_it_names(tmp_path):
         assert predictions["probabilities"].shape == (360, 10)
     difference = re.search(r"within ([\d.e-]+) of Keras", process.stdout)[1]
     assert float(difference) < 1e-5
+
+    small = tmp_path / "small.npz"
+    np.savez(small, images=np.zeros((4, 8, 8, 1)))
+    for arguments, message in [
+        ([workdir, small], "no SavedModel at"),
+        ([workdir / "served" / "1", workdir / "curves.png"], "is no .npz with images"),
+        ([workdir / "served" / "1", small], "takes images (None, 16, 16, 1); received"),
+    ]:
+        process = recipe("classify", *arguments, tmp_path / "out.npz")
+        assert process.returncode == 2
+        assert message in process.stderr
+    assert not (tmp_path / "out.npz").exists()
 
     again = demo("--workdir", workdir)
     assert again.returncode == 2

@@ -95,7 +95,7 @@ def test_a_square_grid_needs_no_input_shape(square):
 
 def test_another_grid_that_is_not_square_needs_both(goldens):
     golden = Golden(goldens, "google_token")
-    with pytest.raises(ValueError, match="do not form a square grid: pass input_shape"):
+    with pytest.raises(ValueError, match=r"(?s)not form a.*pass input_shape"):
         keras_vit.load_checkpoint(golden.path)
     with pytest.raises(ValueError, match=r"60 positions.*no square.*source_grid_shape"):
         keras_vit.load_checkpoint(golden.path, input_shape=(64, 64, 3))
@@ -217,7 +217,9 @@ def test_a_checkpoint_of_another_size_lists_both_sides(square):
     message = str(error.value)
     assert "Transformer/encoderblock_2/LayerNorm_0/scale (192,)" in message
     assert "pre_logits/kernel (64, 48)" in message
-    assert "... and 140 more" in message
+    assert "needed by the model, not in the file (160):" in message
+    assert "in the file, not used by the model (2):" in message
+    assert len(message.splitlines()) > 200
     assert "embedding/kernel: the model needs (16, 16, 3, 192)" in message
 
 

@@ -1,0 +1,87 @@
+"""What models of images share: bad images are refused before anything is computed."""
+
+import keras
+
+
+class ImageModel(keras.Model):
+    """A functional model of images that checks what it is given.
+
+    Keras would add or drop axes and turn integers into floats in silence. And under JAX
+    an error inside a step of `fit` or `predict` costs the model its weights, which the
+    step has taken: so the methods that run steps look at their data first.
+
+    A subclass makes its graph, calls the constructor with `inputs` and `outputs`, and
+    has `input_shape` `(None, height, width, channels)`.
+    """
+
+    def __call__(self, inputs, *args, **kwargs):
+        self._check_data(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def call(self, inputs, *args, **kwargs):
+        # The steps of Keras's JAX trainer come here without `__call__`.
+        self._check_data(inputs)
+        return super().call(inputs, *args, **kwargs)
+
+    def fit(self, x=None, *args, **kwargs):
+        self._check_data(x)
+        if kwargs.get("validation_data") is not None:
+            self._check_data(kwargs["validation_data"])
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        self._check_data(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        self._check_data(x)
+        return super().predict(x, *args, **kwargs)
+
+    def train_on_batch(self, x, *args, **kwargs):
+        self._check_data(x)
+        return super().train_on_batch(x, *args, **kwargs)
+
+    def test_on_batch(self, x, *args, **kwargs):
+        self._check_data(x)
+        return super().test_on_batch(x, *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        self._check_data(x)
+        return super().predict_on_batch(x)
+
+    def _check_data(self, data):
+        """Checks images, or what `fit` takes: the images come first."""
+        # A tf.data.Dataset; what a generator gives is seen when it is called.
+        data = getattr(data, "element_spec", data)
+        leaves = keras.tree.flatten(data)
+        if leaves and hasattr(leaves[0], "shape") and hasattr(leaves[0], "dtype"):
+            _check_images(leaves[0], self.input_shape[1:])
+
+
+def _check_images(images, input_shape):
+    if getattr(images.shape, "rank", 0) is None:
+        return  # A tensor of tf.data whose shape is not known yet.
+    shape = tuple(images.shape)
+    if len(shape) != 4:
+        raise ValueError(
+            "The model takes a batch of images, (batch, "
+            f"{', '.join(map(str, input_shape))}); received shape {shape}. One image "
+            "needs images[None], grey images images[..., None]."
+        )
+    if shape[3] not in (None, input_shape[2]):
+        raise ValueError(
+            f"The model takes images with {input_shape[2]} channels, last axis; "
+            f"received shape {shape}."
+        )
+    if any(s not in (None, e) for s, e in zip(shape[1:3], input_shape[:2], strict=True)):
+        raise ValueError(
+            f"The model takes images of {input_shape[0]}x{input_shape[1]} pixels; "
+            f"received shape {shape}. Resize the images, or use model.resized("
+            f"{(*shape[1:3], input_shape[2])}) for a model of that size."
+        )
+    dtype = keras.backend.standardize_dtype(images.dtype)
+    if not dtype.startswith(("float", "bfloat")):
+        raise ValueError(
+            f"The model takes floats that its preprocessor has scaled; received {dtype}. "
+            "Use model(model.preprocessor(images)) for pixel values 0 to 255."
+        )
