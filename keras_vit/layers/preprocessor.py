@@ -52,6 +52,7 @@ class Preprocessor(keras.layers.Rescaling):
         scale = 1.0 / np.asarray(self.std)
         offset = -np.asarray(self.mean) * scale
         super().__init__(scale.tolist(), offset.tolist(), dtype=dtype, **kwargs)
+        self.built = True  # Nothing depends on the size of the images.
 
     def __call__(self, images, **kwargs):
         # Before Keras converts: it would turn booleans into numbers.

@@ -274,7 +274,6 @@ class ViT(ImageModel):
         self._constructor_config = config
         self.grid_shape = grid
         self.num_prefix_tokens = num_prefix_tokens
-        preprocessor.build((None, *input_shape))
         self.preprocessor = preprocessor
         if values is not None:
             # A new head keeps its fresh values.
