@@ -129,7 +129,7 @@ def _describe(model, staging):
     """Leaves for the other process what it needs to rebuild the model and check it."""
     config = {**model.get_config(), "dtype": "float32", "classifier_activation": None}
     # On the CPU, as the other process: an accelerator rounds float32 products.
-    with keras.device("cpu:0"):
+    with keras.device("cpu"):  # Not cpu:0: torch then refuses the seeds of dropout.
         exact = type(model).from_config(config)
         exact.set_weights(model.get_weights())
         generator = np.random.default_rng(0)

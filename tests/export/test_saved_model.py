@@ -84,6 +84,7 @@ def serve(path, images, directory, batches=(1, 2, 7)):
             "positions": "relative",
             "pooling": "map",
             "registers": 2,
+            "dropout_rate": 0.1,
             "activation": "gelu",
             "dtype": "mixed_bfloat16",
             "preprocessor": Preprocessor([120.0, 110.0, 100.0], [60.0, 61.0, 62.0]),
