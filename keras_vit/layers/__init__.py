@@ -2,6 +2,7 @@
 
 from keras_vit.layers.attention import SelfAttention
 from keras_vit.layers.block import TransformerBlock
+from keras_vit.layers.dense import Dense
 from keras_vit.layers.heads import (
     AttentionPooling,
     Classifier,
@@ -10,6 +11,7 @@ from keras_vit.layers.heads import (
     TokenPooling,
 )
 from keras_vit.layers.mlp import MLP
+from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.patch_encoder import PatchEncoder
 from keras_vit.layers.patches import Patches, PatchesToImage
 from keras_vit.layers.positions import (
@@ -27,7 +29,9 @@ __all__ = [
     "RESIZE_CONVENTIONS",
     "AttentionPooling",
     "Classifier",
+    "Dense",
     "GlobalAveragePooling",
+    "LayerNorm",
     "LayerScale",
     "LearnedPositions",
     "LearnedPositions2D",

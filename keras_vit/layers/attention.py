@@ -3,6 +3,13 @@
 import keras
 from keras import ops
 
+from keras_vit.layers.dense import Dense
+from keras_vit.layers.dot_product_attention import (
+    dot_product_attention,
+    merge_heads,
+    self_attention,
+    split_heads,
+)
 from keras_vit.layers.positions import RelativePositions
 
 
@@ -20,33 +27,6 @@ def head_dim(hidden_dim, num_heads):
             f"gets hidden_dim / num_heads entries. The nearest that does: {nearest}."
         )
     return hidden_dim // num_heads
-
-
-def dot_product_attention(query, key, value, bias=None, dropout=None, training=None):
-    """softmax(query @ key^T + bias) @ value.
-
-    The products in the dtype of their operands, the softmax in float32.
-
-    Args:
-        query: `(b, k, n, head_dim)`, already scaled by `head_dim ** -0.5`.
-        key: `(b, k, m, head_dim)`.
-        value: `(b, k, m, head_dim)`.
-        bias: None, or `(b, k, n, m)` to add to the logits.
-        dropout: None, or a layer that is applied to the attention weights.
-        training: bool, passed to `dropout`.
-
-    Returns:
-        `(b, k, n, head_dim)` in the dtype of `value`.
-    """
-    logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
-    if bias is not None:
-        logits = logits + bias
-    if keras.backend.standardize_dtype(logits.dtype) != "float64":
-        logits = ops.cast(logits, "float32")
-    weights = ops.cast(ops.softmax(logits, axis=-1), value.dtype)
-    if dropout is not None:
-        weights = dropout(weights, training=training)
-    return ops.matmul(weights, value)
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -100,7 +80,7 @@ class SelfAttention(keras.layers.Layer):
     def build(self, input_shape):
         width = input_shape[-1]
         self.scale = head_dim(width, self.num_heads) ** -0.5
-        self.qkv = keras.layers.Dense(
+        self.qkv = Dense(
             3 * width,
             use_bias=self.use_qkv_bias,
             # Glorot uniform of each of q, k and v alone: fan_avg of the fused
@@ -112,7 +92,7 @@ class SelfAttention(keras.layers.Layer):
             name="qkv",
         )
         self.qkv.build(input_shape)
-        self.projection = keras.layers.Dense(
+        self.projection = Dense(
             width, dtype=self.dtype_policy, name="projection"
         )
         self.projection.build(input_shape)
@@ -136,10 +116,10 @@ class SelfAttention(keras.layers.Layer):
         self.built = True
 
     def call(self, tokens, training=None):
-        _, length, width = tokens.shape
-        heads = self.num_heads
-        qkv = ops.reshape(self.qkv(tokens), (-1, length, 3, heads, width // heads))
-        query, key, value = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)
+        qkv = self.qkv(tokens)
+        if self.relative_positions is None and not (training and self.dropout_rate):
+            return self.projection(self_attention(self.num_heads)(qkv))
+        query, key, value = split_heads(qkv, 3, self.num_heads)
         query = query * self.scale
         bias = None
         if self.relative_positions is not None:
@@ -147,8 +127,7 @@ class SelfAttention(keras.layers.Layer):
         mixed = dot_product_attention(
             query, key, value, bias, dropout=self.dropout, training=training
         )
-        mixed = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, length, width))
-        return self.projection(mixed)
+        return self.projection(merge_heads(mixed))
 
     def compute_output_shape(self, input_shape):
         return input_shape

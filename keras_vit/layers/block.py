@@ -4,6 +4,7 @@ import keras
 
 from keras_vit.layers.attention import SelfAttention
 from keras_vit.layers.mlp import MLP
+from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.residual import LayerScale, StochasticDepth
 
 
@@ -72,7 +73,7 @@ class TransformerBlock(keras.layers.Layer):
         dtype = self.dtype_policy
 
         def norm(name):
-            return keras.layers.LayerNormalization(
+            return LayerNorm(
                 epsilon=layer_norm_epsilon, dtype=dtype, name=name
             )
 

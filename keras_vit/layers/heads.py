@@ -3,8 +3,11 @@
 import keras
 from keras import ops
 
-from keras_vit.layers.attention import dot_product_attention, head_dim
+from keras_vit.layers.attention import head_dim
+from keras_vit.layers.dense import Dense
+from keras_vit.layers.dot_product_attention import dot_product_attention
 from keras_vit.layers.mlp import MLP
+from keras_vit.layers.norm import LayerNorm
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -130,7 +133,7 @@ class AttentionPooling(keras.layers.Layer):
         self.num_prefix_tokens = num_prefix_tokens
         self.activation = activation
         self.layer_norm_epsilon = layer_norm_epsilon
-        self.norm = keras.layers.LayerNormalization(
+        self.norm = LayerNorm(
             epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name="norm"
         )
         self.mlp = MLP(mlp_dim, activation, dtype=self.dtype_policy, name="mlp")
@@ -140,7 +143,7 @@ class AttentionPooling(keras.layers.Layer):
         self.scale = head_dim(width, self.num_heads) ** -0.5
 
         def dense(units, name, **kwargs):
-            layer = keras.layers.Dense(
+            layer = Dense(
                 units, dtype=self.dtype_policy, name=name, **kwargs
             )
             layer.build((None, 1, width))

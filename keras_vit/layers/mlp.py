@@ -1,21 +1,72 @@
 """The MLP of a Transformer block, and the two forms of GELU."""
 
+import math
+
 import keras
 from keras import ops
 
+from keras_vit.layers.dense import Dense
+from keras_vit.layers.gradient import hand_written_gradient
 
-def gelu_tanh(x):
-    """The tanh approximation of GELU: Flax's default, so Google's checkpoints'."""
+
+def _wide(x):
+    """In float32 (float64 stays): a cube soon leaves the range of float16."""
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def _plain_gelu_tanh(x):
     return ops.gelu(x, approximate=True)
 
 
+@hand_written_gradient(_plain_gelu_tanh)
+def gelu_tanh(x):
+    """The tanh approximation of GELU: Flax's default, so Google's checkpoints'.
+
+    `0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))`.
+    """
+
+    def terms():
+        wide = _wide(x)
+        square = wide * wide
+        return wide, square, ops.tanh(wide * (_LINEAR + _CUBIC * square))
+
+    wide, square, tanh = terms()
+    outputs = ops.cast(0.5 * wide * (1.0 + tanh), x.dtype)
+
+    def gradient(*args, upstream=None):
+        upstream = args[0] if upstream is None else upstream
+        wide, square, tanh = terms()
+        inner = wide * (1.0 - tanh * tanh) * (_LINEAR + 3.0 * _CUBIC * square)
+        return (ops.cast(_wide(upstream) * (0.5 * (1.0 + tanh + inner)), x.dtype),)
+
+    return outputs, gradient
+
+
+_LINEAR = (2 / math.pi) ** 0.5
+_CUBIC = 0.044715 * _LINEAR
+
+
+def _plain_gelu_exact(x):
+    return ops.gelu(x, approximate=False)
+
+
+@hand_written_gradient(_plain_gelu_exact)
 def gelu_exact(x):
     """GELU by the error function: timm, transformers, T2T-ViT.
 
     Through `erf`, because `ops.gelu` becomes `erfc` under TensorFlow, which ONNX does
     not have.
     """
-    return 0.5 * x * (1.0 + ops.erf(x * 0.5**0.5))
+    outputs = 0.5 * x * (1.0 + ops.erf(x * 0.5**0.5))
+
+    def gradient(*args, upstream=None):
+        upstream = _wide(args[0] if upstream is None else upstream)
+        wide = _wide(x)
+        cumulative = 0.5 * (1.0 + ops.erf(wide * 0.5**0.5))
+        density = ops.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5
+        return (ops.cast(upstream * (cumulative + wide * density), x.dtype),)
+
+    return outputs, gradient
 
 
 def get_activation(name):
@@ -84,7 +135,7 @@ class MLP(keras.layers.Layer):
         )
 
     def _dense(self, units, name):
-        return keras.layers.Dense(
+        return Dense(
             units,
             bias_initializer=keras.initializers.RandomNormal(stddev=1e-6),
             dtype=self.dtype_policy,

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_vit.layers.dense import Dense
 from keras_vit.layers.positions import ADDED_POSITIONS, check_positions
 
 
@@ -57,7 +58,7 @@ class PatchEncoder(keras.layers.Layer):
         self.has_class_token = bool(class_token)
         self.num_registers = registers
         self.position_kind = positions
-        self.projection = keras.layers.Dense(
+        self.projection = Dense(
             hidden_dim,
             kernel_initializer="lecun_normal",
             dtype=self.dtype_policy,

@@ -10,6 +10,7 @@ from keras_vit.layers import (
     AttentionPooling,
     Classifier,
     GlobalAveragePooling,
+    LayerNorm,
     PatchEncoder,
     Patches,
     PreLogits,
@@ -210,7 +211,7 @@ class ViT(ImageModel):
             )
 
         def norm(tokens):
-            return keras.layers.LayerNormalization(
+            return LayerNorm(
                 epsilon=layer_norm_epsilon, dtype=policy, name="norm"
             )(tokens)
 

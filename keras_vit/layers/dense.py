@@ -1,0 +1,34 @@
+"""A dense layer whose product has two axes, whatever its input has."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class Dense(keras.layers.Dense):
+    """`keras.layers.Dense`, computed over `(b * n, d)` in place of `(b, n, d)`.
+
+    The same numbers, arguments and weights. A product of matrices keeps its gradients
+    products of matrices. With three axes XLA copies and transposes for the kernel's
+    gradient, and fuses into that copy the sums of residual branches of all later
+    blocks, once for each block: see docs/performance.md.
+
+    Input: `(b, ..., d)`. Output: `(b, ..., units)`.
+
+    Args:
+        units: int, width of the output.
+        **kwargs: as for `keras.layers.Dense`.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> tuple(keras_vit.layers.Dense(3)(keras.random.uniform((2, 5, 8))).shape)
+    (2, 5, 3)
+    """
+
+    def call(self, inputs, training=None):
+        between = ops.shape(inputs)[1:-1]
+        outputs = super().call(
+            ops.reshape(inputs, (-1, inputs.shape[-1])), training=training
+        )
+        return ops.reshape(outputs, (-1, *between, self.units))
