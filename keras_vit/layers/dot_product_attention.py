@@ -16,8 +16,11 @@ BLOCK = 256
 def split_heads(x, parts, num_heads):
     """`(b, n, parts * d)` to `parts` tensors `(b, num_heads, n, d / num_heads)`."""
     length, width = ops.shape(x)[1], x.shape[-1] // parts
-    x = ops.reshape(x, (-1, length, parts, num_heads, width // num_heads))
-    return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), parts)
+    shape = (-1, length, num_heads, width // num_heads)
+    return [
+        ops.transpose(ops.reshape(part, shape), (0, 2, 1, 3))
+        for part in ops.split(x, parts, axis=-1)
+    ]
 
 
 def merge_heads(x):
@@ -115,21 +118,24 @@ def self_attention(num_heads):
         mixed = ops.matmul(weights, value)
         if row_sum is not None:
             mixed = ops.cast(mixed / row_sum, qkv.dtype)
+        mixed = merge_heads(mixed)
 
         def gradient(*args, upstream=None):
-            (upstream,) = split_heads(args[0] if upstream is None else upstream, 1, num_heads)
+            upstream = args[0] if upstream is None else upstream
+            # Of each query and head: upstream . mixed, the softmax's own term.
+            (row,) = split_heads(_wide(upstream) * _wide(mixed), 1, num_heads)
+            row = ops.sum(row, axis=-1, keepdims=True)
+            (upstream,) = split_heads(upstream, 1, num_heads)
             if row_sum is not None:
-                upstream = ops.cast(upstream / row_sum, qkv.dtype)
+                upstream, row = ops.cast(upstream / row_sum, qkv.dtype), row / row_sum
             d_value = ops.matmul(_transposed(weights), upstream)
             d_weights = _wide(ops.matmul(upstream, _transposed(value)))
-            row = ops.sum(_wide(upstream) * _wide(mixed), axis=-1, keepdims=True)
             d_logits = ops.cast(numerators * (d_weights - row), qkv.dtype)
             d_query = ops.matmul(d_logits, key) * scale
             d_key = ops.matmul(_transposed(d_logits), query)
-            d_qkv = ops.stack([d_query, d_key, d_value], axis=2)  # b, k, 3, n, head
-            d_qkv = ops.transpose(d_qkv, (0, 3, 2, 1, 4))
-            return (ops.reshape(d_qkv, ops.shape(qkv)),)
+            d_qkv = [merge_heads(x) for x in (d_query, d_key, d_value)]
+            return (ops.concatenate(d_qkv, axis=-1),)
 
-        return merge_heads(mixed), gradient
+        return mixed, gradient
 
     return attend

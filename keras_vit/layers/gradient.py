@@ -1,4 +1,4 @@
-"""Functions with a gradient written by hand."""
+"""Functions with a gradient written by hand, and gradients in one pass over memory."""
 
 import functools
 
@@ -48,3 +48,24 @@ def hand_written_gradient(plain):
         return call
 
     return decorate
+
+
+def in_one_pass(function):
+    """Compiles an elementwise function where nothing else would fuse its operations.
+
+    TensorFlow runs a graph one operation at a time on CPU, each with its own pass over
+    memory; XLA makes one of them all. JAX compiles everything anyway.
+
+    For gradients only: no part of a model that is exported may need XLA.
+
+    Args:
+        function: of tensors, without variables or random numbers.
+
+    Returns:
+        `function`, or the same compiled by XLA.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True)

@@ -6,7 +6,11 @@ import keras
 from keras import ops
 
 from keras_vit.layers.dense import Dense
-from keras_vit.layers.gradient import hand_written_gradient
+from keras_vit.layers.gradient import hand_written_gradient, in_one_pass
+
+
+_LINEAR = (2 / math.pi) ** 0.5
+_CUBIC = 0.044715 * _LINEAR
 
 
 def _wide(x):
@@ -25,25 +29,26 @@ def gelu_tanh(x):
     `0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))`.
     """
 
-    def terms():
-        wide = _wide(x)
-        square = wide * wide
-        return wide, square, ops.tanh(wide * (_LINEAR + _CUBIC * square))
-
-    wide, square, tanh = terms()
+    wide = _wide(x)
+    tanh = ops.tanh(wide * (_LINEAR + _CUBIC * wide * wide))
     outputs = ops.cast(0.5 * wide * (1.0 + tanh), x.dtype)
 
     def gradient(*args, upstream=None):
         upstream = args[0] if upstream is None else upstream
-        wide, square, tanh = terms()
-        inner = wide * (1.0 - tanh * tanh) * (_LINEAR + 3.0 * _CUBIC * square)
-        return (ops.cast(_wide(upstream) * (0.5 * (1.0 + tanh + inner)), x.dtype),)
+        return (_gelu_tanh_gradient(x, upstream),)
 
     return outputs, gradient
 
 
-_LINEAR = (2 / math.pi) ** 0.5
-_CUBIC = 0.044715 * _LINEAR
+@in_one_pass
+def _gelu_tanh_gradient(x, upstream):
+    wide = _wide(x)
+    square = wide * wide
+    # 0.5 * (1 + tanh(a)) = sigmoid(2 * a). Written so, XLA does not find the forward
+    # pass's tanh in it, which it would keep for the purpose.
+    gate = ops.sigmoid(2.0 * wide * (_LINEAR + _CUBIC * square))
+    slope = 2.0 * wide * (1.0 - gate) * (_LINEAR + 3.0 * _CUBIC * square)
+    return ops.cast(_wide(upstream) * gate * (1.0 + slope), x.dtype)
 
 
 def _plain_gelu_exact(x):
@@ -60,13 +65,18 @@ def gelu_exact(x):
     outputs = 0.5 * x * (1.0 + ops.erf(x * 0.5**0.5))
 
     def gradient(*args, upstream=None):
-        upstream = _wide(args[0] if upstream is None else upstream)
-        wide = _wide(x)
-        cumulative = 0.5 * (1.0 + ops.erf(wide * 0.5**0.5))
-        density = ops.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5
-        return (ops.cast(upstream * (cumulative + wide * density), x.dtype),)
+        upstream = args[0] if upstream is None else upstream
+        return (_gelu_exact_gradient(x, upstream),)
 
     return outputs, gradient
+
+
+@in_one_pass
+def _gelu_exact_gradient(x, upstream):
+    wide = _wide(x)
+    cumulative = 0.5 * (1.0 + ops.erf(wide * 0.5**0.5))
+    density = ops.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5
+    return ops.cast(_wide(upstream) * (cumulative + wide * density), x.dtype)
 
 
 def get_activation(name):

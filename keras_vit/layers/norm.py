@@ -31,20 +31,18 @@ def layer_norm(epsilon):
     def normalize(x, gamma, beta):
         dtype = keras.backend.result_type(x.dtype, "float32")
 
-        def normalized():
-            return (ops.cast(x, dtype) - mean) * inverse_deviation
-
         mean = ops.mean(ops.cast(x, dtype), axis=-1, keepdims=True)
         variance = ops.mean(
             ops.square(ops.cast(x, dtype) - mean), axis=-1, keepdims=True
         )
         inverse_deviation = ops.rsqrt(variance + epsilon)
-        outputs = normalized() * ops.cast(gamma, dtype)
+        outputs = (ops.cast(x, dtype) - mean) * inverse_deviation * ops.cast(gamma, dtype)
         outputs = ops.cast(outputs + ops.cast(beta, dtype), x.dtype)
 
         def gradient(*args, upstream=None):
             upstream = ops.cast(args[0] if upstream is None else upstream, dtype)
-            normal = normalized()
+            # Not as above: XLA would find it there, and keep it for the purpose.
+            normal = ops.cast(x, dtype) * inverse_deviation - mean * inverse_deviation
             inner = upstream * ops.cast(gamma, dtype)
             shift = ops.mean(inner, axis=-1, keepdims=True)
             slope = ops.mean(inner * normal, axis=-1, keepdims=True)

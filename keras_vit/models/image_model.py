@@ -1,5 +1,7 @@
 """What models of images share: bad images are refused before anything is computed."""
 
+import contextlib
+
 import keras
 
 
@@ -18,10 +20,12 @@ class ImageModel(keras.Model):
         self._check_data(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
-    def call(self, inputs, *args, **kwargs):
+    # `training` by its name: Keras looks for it here, and without it no layer below
+    # would ever learn that it is training.
+    def call(self, inputs, training=None, mask=None):
         # The steps of Keras's JAX trainer come here without `__call__`.
         self._check_data(inputs)
-        return super().call(inputs, *args, **kwargs)
+        return super().call(inputs, training=training, mask=mask)
 
     def fit(self, x=None, *args, **kwargs):
         self._check_data(x)
@@ -48,6 +52,17 @@ class ImageModel(keras.Model):
     def predict_on_batch(self, x):
         self._check_data(x)
         return super().predict_on_batch(x)
+
+    def make_train_function(self, force=False):
+        # Under TensorFlow the first step would make the optimizer's variables while it
+        # is traced, which has it traced a second time: half of what the first step of
+        # a large model takes.
+        if self.optimizer is not None and not self.optimizer.built:
+            with contextlib.ExitStack() as stack:
+                if hasattr(self, "distribute_strategy"):
+                    stack.enter_context(self.distribute_strategy.scope())
+                self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
 
     def _check_data(self, data):
         """Checks images, or what `fit` takes: the images come first."""
