@@ -48,3 +48,30 @@ def weights_of(layer):
         weight.path.split(f"{layer.name}/", 1)[1]: array(weight).astype("float64")
         for weight in layer.weights
     }
+
+
+def output_and_gradients(function, arrays, upstream):
+    """Output of `function`, and the gradients of sum(output * upstream), as arrays."""
+    backend = keras.backend.backend()
+    tensors = [keras.ops.convert_to_tensor(x) for x in arrays]
+    upstream = keras.ops.convert_to_tensor(upstream)
+    if backend == "jax":
+        import jax
+
+        output, backward = jax.vjp(function, *tensors)
+        gradients = backward(upstream)
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            output = function(*tensors)
+        gradients = tape.gradient(output, tensors, output_gradients=upstream)
+    else:
+        tensors = [x.clone().requires_grad_() for x in tensors]
+        output = function(*tensors)
+        output.backward(upstream)
+        gradients = [x.grad for x in tensors]
+    float32 = [keras.ops.cast(x, "float32") for x in (output, *gradients)]
+    output, *gradients = [array(keras.ops.stop_gradient(x)) for x in float32]
+    return output, gradients

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.dot_product_attention import (
+    attention_weights,
     dot_product_attention,
     merge_heads,
     self_attention,
@@ -119,15 +120,31 @@ class SelfAttention(keras.layers.Layer):
         qkv = self.qkv(tokens)
         if self.relative_positions is None and not (training and self.dropout_rate):
             return self.projection(self_attention(self.num_heads)(qkv))
+        query, key, value, bias = self._query_key_value_bias(qkv)
+        mixed = dot_product_attention(
+            query, key, value, bias, dropout=self.dropout, training=training
+        )
+        return self.projection(merge_heads(mixed))
+
+    def attention_weights(self, tokens):
+        """What each token looks at, in inference, whatever kernel `call` runs.
+
+        Args:
+            tokens: `(b, n, d)`, the input of the layer.
+
+        Returns:
+            `(b, num_heads, n, n)`, float32: for each query a row that sums to 1.
+        """
+        query, key, _, bias = self._query_key_value_bias(self.qkv(tokens))
+        return attention_weights(query, key, bias)
+
+    def _query_key_value_bias(self, qkv):
         query, key, value = split_heads(qkv, 3, self.num_heads)
         query = query * self.scale
         bias = None
         if self.relative_positions is not None:
             bias = self.relative_positions(query)
-        mixed = dot_product_attention(
-            query, key, value, bias, dropout=self.dropout, training=training
-        )
-        return self.projection(merge_heads(mixed))
+        return query, key, value, bias
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -5,6 +5,7 @@ import keras
 from keras_vit.layers.attention import SelfAttention
 from keras_vit.layers.mlp import MLP
 from keras_vit.layers.norm import LayerNorm
+from keras_vit.layers.recompute import recompute
 from keras_vit.layers.residual import LayerScale, StochasticDepth
 
 
@@ -29,6 +30,8 @@ class TransformerBlock(keras.layers.Layer):
         stochastic_depth_rate: probability that a branch is dropped for an image.
         relative_grid_shape: None, or the `(gh, gw)` of the grid for relative
             positions.
+        remat: bool, whether training computes the block a second time in the backward
+            pass, in place of keeping what is between input and output.
 
     Raises:
         ValueError: `num_heads` does not divide `d`, or an unknown activation.
@@ -55,6 +58,7 @@ class TransformerBlock(keras.layers.Layer):
         attention_dropout_rate: float = 0.0,
         stochastic_depth_rate: float = 0.0,
         relative_grid_shape: tuple[int, int] | None = None,
+        remat: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -69,7 +73,9 @@ class TransformerBlock(keras.layers.Layer):
             "attention_dropout_rate": attention_dropout_rate,
             "stochastic_depth_rate": stochastic_depth_rate,
             "relative_grid_shape": relative_grid_shape and tuple(relative_grid_shape),
+            "remat": remat,
         }
+        self.remat = remat
         dtype = self.dtype_policy
 
         def norm(name):
@@ -116,6 +122,32 @@ class TransformerBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, x, training=None):
+        if self.remat and training:
+            return recompute(self, lambda x: self._transform(x, training), x)
+        return self._transform(x, training)
+
+    def attention_weights(self, x):
+        """What the block's attention looks at, in inference.
+
+        Args:
+            x: `(b, n, d)`, the input of the block.
+
+        Returns:
+            `(b, num_heads, n, n)`, float32: for each query a row that sums to 1.
+
+        Example:
+
+        >>> import keras, keras_vit
+        >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), classes=10)
+        >>> block = model.get_layer("block_5")
+        >>> tokens = keras.Model(model.input, block.input)
+        >>> images = model.preprocessor(keras.random.uniform((1, 32, 48, 3), maxval=255))
+        >>> tuple(block.attention_weights(tokens(images)).shape)
+        (1, 3, 7, 7)
+        """
+        return self.attention.attention_weights(self.attention_norm(x))
+
+    def _transform(self, x, training):
         branch = self.attention(self.attention_norm(x), training=training)
         branch = self.attention_dropout(branch, training=training)
         x = self._add(x, branch, self.attention_scale, training)

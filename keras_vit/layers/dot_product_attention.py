@@ -77,65 +77,187 @@ def dot_product_attention(query, key, value, bias=None, dropout=None, training=N
     return ops.matmul(weights, value)
 
 
-def _numerators(query, key):
-    """Weights before their division by the sum of a row, that sum, and its logarithm.
+def has_fused_kernel(dtype):
+    """Whether `keras.ops.dot_product_attention` is one kernel here, forwards and back.
 
-    XLA makes one pass of the exponential, and the division goes to the output, which
-    is narrower. TensorFlow has the whole softmax in one pass, sum 1 included.
+    torch has one everywhere; JAX has cuDNN's, on GPUs and in half precision.
     """
-    logits = _wide(ops.matmul(query, _transposed(key)))
-    if keras.backend.backend() == "tensorflow":
-        return ops.softmax(logits, axis=-1), None
-    numerators = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
-    return numerators, ops.sum(numerators, axis=-1, keepdims=True)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        half = keras.backend.standardize_dtype(dtype) in ("float16", "bfloat16")
+        return half and jax.default_backend() == "gpu"
+    return keras.backend.backend() == "torch"
 
 
 @functools.cache
 def self_attention(num_heads):
     """Multi-head attention over fused q, k and v, as a function.
 
-    The same numbers as `dot_product_attention`, with its gradient written by hand.
+    The same numbers as `dot_product_attention`, but for the order of sums. A backend's
+    fused kernel where there is one. Elsewhere the gradient is written by hand; and from
+    `BLOCKS_FROM` tokens on it goes by blocks of queries, in memory that grows with the
+    number of tokens and not with its square.
 
     Args:
         num_heads: int, number of heads `k`.
 
     Returns:
         A function of `qkv (b, n, 3 * d)` that gives `(b, n, d)`.
+
+    Source: deferred division and blocks as in FlashAttention (arXiv:2205.14135), here
+    with whole rows of keys.
     """
 
-    def plain(qkv):
-        query, key, value = split_heads(qkv, 3, num_heads)
-        query = query * query.shape[-1] ** -0.5
-        return merge_heads(dot_product_attention(query, key, value))
+    def fused(qkv):
+        shape = (-1, ops.shape(qkv)[1], num_heads, qkv.shape[-1] // (3 * num_heads))
+        query, key, value = (ops.reshape(x, shape) for x in ops.split(qkv, 3, axis=-1))
+        mixed = ops.dot_product_attention(query, key, value)
+        return ops.reshape(mixed, (-1, shape[1], num_heads * shape[3]))
 
-    @hand_written_gradient(plain)
+    @hand_written_gradient(fused)
     def attend(qkv):
         query, key, value = split_heads(qkv, 3, num_heads)
         scale = query.shape[-1] ** -0.5
-        query = query * scale
-        numerators, row_sum = _numerators(query, key)
-        weights = ops.cast(numerators, qkv.dtype)
-        mixed = ops.matmul(weights, value)
-        if row_sum is not None:
-            mixed = ops.cast(mixed / row_sum, qkv.dtype)
+        forward = _forward
+        if query.shape[2] is not None and query.shape[2] >= BLOCKS_FROM:
+            forward = _forward_by_blocks
+        mixed, backward = forward(query * scale, key, value)
         mixed = merge_heads(mixed)
 
         def gradient(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
-            # Of each query and head: upstream . mixed, the softmax's own term.
-            (row,) = split_heads(_wide(upstream) * _wide(mixed), 1, num_heads)
-            row = ops.sum(row, axis=-1, keepdims=True)
+            row = None
+            if not _is_half(qkv.dtype):
+                (row,) = split_heads(upstream * mixed, 1, num_heads)
+                row = ops.sum(row, axis=-1, keepdims=True)
             (upstream,) = split_heads(upstream, 1, num_heads)
-            if row_sum is not None:
-                upstream, row = ops.cast(upstream / row_sum, qkv.dtype), row / row_sum
-            d_value = ops.matmul(_transposed(weights), upstream)
-            d_weights = _wide(ops.matmul(upstream, _transposed(value)))
-            d_logits = ops.cast(numerators * (d_weights - row), qkv.dtype)
-            d_query = ops.matmul(d_logits, key) * scale
-            d_key = ops.matmul(_transposed(d_logits), query)
-            d_qkv = [merge_heads(x) for x in (d_query, d_key, d_value)]
+            d_query, d_key, d_value = backward(upstream, row)
+            d_qkv = [merge_heads(x) for x in (d_query * scale, d_key, d_value)]
             return (ops.concatenate(d_qkv, axis=-1),)
 
         return mixed, gradient
 
-    return attend
+    def choose(qkv):
+        return fused(qkv) if has_fused_kernel(qkv.dtype) else attend(qkv)
+
+    return choose
+
+
+def _is_half(dtype):
+    return keras.backend.standardize_dtype(dtype) in ("float16", "bfloat16")
+
+
+def _softmax_gradient(weights, d_weights, row):
+    """Of logits: `weights * (d_weights - sum(weights * d_weights))`.
+
+    The sum is upstream . output as well, which has fewer entries and is given as `row`;
+    but where products are rounded to half precision the difference of the two would not
+    cancel: there `row` is None.
+    """
+    if row is None:
+        row = ops.sum(weights * d_weights, axis=-1, keepdims=True)
+    return weights * (d_weights - row)
+
+
+def _forward(query, key, value):
+    """Attention, and its gradient as a function of `upstream` and `row`."""
+    logits = _wide(ops.matmul(query, _transposed(key)))
+    if _divides_first(value.dtype):
+        numerators, row_sum = ops.softmax(logits, axis=-1), 1.0
+    else:
+        numerators = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+        row_sum = ops.sum(numerators, axis=-1, keepdims=True)
+    weights = ops.cast(numerators, value.dtype)
+    mixed = ops.matmul(weights, value)
+    mixed = ops.cast(mixed / row_sum, value.dtype)
+
+    def backward(upstream, row):
+        if row is None:
+            # Whole weights, as the plain formula has them.
+            whole = numerators / row_sum
+            rounded = ops.cast(whole, value.dtype)
+        else:
+            # Numerators: what they lack, upstream and row are divided by.
+            whole, rounded = numerators, weights
+            upstream, row = upstream / row_sum, row / row_sum
+        d_value = ops.matmul(_transposed(rounded), upstream)
+        d_weights = _wide(ops.matmul(upstream, _transposed(value)))
+        d_logits = ops.cast(_softmax_gradient(whole, d_weights, row), value.dtype)
+        d_query = ops.matmul(d_logits, key)
+        d_key = ops.matmul(_transposed(d_logits), query)
+        return d_query, d_key, d_value
+
+    return mixed, backward
+
+
+def _divides_first(dtype):
+    """Whether weights are divided by their sum before the product with `value`.
+
+    After it is a smaller division, and XLA makes one pass of what is before. But
+    TensorFlow has the whole softmax in one pass; and in float16 the product of
+    undivided weights can leave the range.
+    """
+    half = keras.backend.standardize_dtype(dtype) == "float16"
+    return half or keras.backend.backend() == "tensorflow"
+
+
+def _forward_by_blocks(query, key, value):
+    """As `_forward`; keeps the logarithm of each row's sum, and no weights."""
+    length = query.shape[2]
+
+    def blocks(x):
+        x = ops.pad(x, ((0, 0), (0, 0), (0, -length % BLOCK), (0, 0)))
+        heads, width = x.shape[1], x.shape[3]
+        x = ops.reshape(x, (-1, heads, -(-length // BLOCK), BLOCK, width))
+        return ops.transpose(x, (2, 0, 1, 3, 4))
+
+    def joined(x):
+        x = ops.transpose(x, (1, 2, 0, 3, 4))
+        shape = (-1, x.shape[1], x.shape[2] * BLOCK, x.shape[4])
+        return ops.reshape(x, shape)[:, :, :length]
+
+    def block(query):
+        logits = _wide(ops.matmul(query, _transposed(key)))
+        log_sum = ops.logsumexp(logits, axis=-1, keepdims=True)
+        weights = ops.cast(ops.exp(logits - log_sum), value.dtype)
+        return ops.matmul(weights, value), log_sum
+
+    query_blocks = blocks(query)
+    mixed, log_sums = ops.map(block, query_blocks)
+
+    def backward(upstream, row):
+        # What is stacked over steps would have to be of the carry's shapes under
+        # TensorFlow: so the blocks of d_query are written into a part of the carry.
+        def step(carry, block):
+            i, d_query, d_key, d_value = carry
+            query, log_sum, upstream, *row = block
+            logits = _wide(ops.matmul(query, _transposed(key)))
+            weights = ops.exp(logits - log_sum)
+            d_weights = _wide(ops.matmul(upstream, _transposed(value)))
+            d_logits = _softmax_gradient(weights, d_weights, row[0] if row else None)
+            d_logits = ops.cast(d_logits, value.dtype)
+            weights = ops.cast(weights, value.dtype)
+            d_query_block = ops.expand_dims(ops.matmul(d_logits, key), 0)
+            d_query = ops.slice_update(d_query, (i, 0, 0, 0, 0), d_query_block)
+            d_key = d_key + _wide(ops.matmul(_transposed(d_logits), query))
+            d_value = d_value + _wide(ops.matmul(_transposed(weights), upstream))
+            return (i + 1, d_query, d_key, d_value), None
+
+        start = (
+            ops.convert_to_tensor(0, "int32"),
+            ops.zeros_like(query_blocks),
+            ops.zeros_like(_wide(key)),
+            ops.zeros_like(_wide(value)),
+        )
+        xs = [query_blocks, log_sums, blocks(upstream)]
+        if row is not None:
+            xs.append(blocks(row))
+        (_, d_query, d_key, d_value), _ = ops.scan(step, start, xs)
+        return (
+            joined(d_query),
+            ops.cast(d_key, value.dtype),
+            ops.cast(d_value, value.dtype),
+        )
+
+    return joined(mixed), backward

@@ -11,7 +11,7 @@ def recompute(layer, function, x):
 
     Args:
         layer: the layer whose variables `function` uses.
-        function: of a tensor and of `layer`'s variables; draws no random numbers.
+        function: of a tensor and of the variables and seeds of `layer`.
         x: tensor.
 
     Returns:
@@ -22,9 +22,40 @@ def recompute(layer, function, x):
     merge them, and nothing is saved. So JAX has its own form here, in which the second
     computation cannot start before the gradient has arrived.
     """
+    random = [x for x in layer._flatten_layers() if _seed_generator(x) is not None]
+    # Drawn here, so that both computations drop the same entries.
+    seeds = [_seed_generator(x).next() for x in random]
+
+    def same_twice(x):
+        generators = [_seed_generator(x) for x in random]
+        for dropout, seed in zip(random, seeds, strict=True):
+            dropout.__dict__["seed_generator"] = _DrawnSeed(seed)
+        try:
+            return function(x)
+        finally:
+            for dropout, generator in zip(random, generators, strict=True):
+                dropout.__dict__["seed_generator"] = generator
+
     if keras.backend.backend() == "jax":
-        return _recompute_jax(layer, function, x)
-    return keras.remat(function)(x)
+        return _recompute_jax(layer, same_twice, x)
+    return keras.remat(same_twice)(x)
+
+
+def _seed_generator(layer):
+    return layer.__dict__.get("seed_generator")
+
+
+class _DrawnSeed(keras.random.SeedGenerator):
+    """Stands for a generator whose seed has been drawn: seed, seed + 1, ..."""
+
+    def __init__(self, seed):
+        # Without the parent's constructor, which would make a variable.
+        self._seed = self._initial_seed = seed
+
+    def next(self, ordered=True):
+        seed = self._seed
+        self._seed = seed + ops.cast([0, 1], seed.dtype)
+        return seed
 
 
 def _recompute_jax(layer, function, x):

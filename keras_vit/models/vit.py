@@ -84,6 +84,9 @@ class ViT(ImageModel):
         attention_dropout_rate: dropout on the attention weights.
         stochastic_depth_rate: probability that a branch of the last block is dropped;
             earlier blocks' grow linearly from 0.
+        remat: bool, whether training computes each block a second time in the backward
+            pass in place of keeping what is inside it: about half the memory, for about
+            a third more time.
         classifier_activation: name of a Keras activation, or None for logits.
         classifier_bias: float, initial bias of the classifier (a sigmoid loss wants
             about `-log(classes)`; AugReg: -10 for ImageNet-21k).
@@ -142,6 +145,7 @@ class ViT(ImageModel):
         dropout_rate: float = 0.0,
         attention_dropout_rate: float = 0.0,
         stochastic_depth_rate: float = 0.0,
+        remat: bool = False,
         classifier_activation: str | None = "softmax",
         classifier_bias: float = 0.0,
         preprocessor: Preprocessor | None = None,
@@ -174,6 +178,7 @@ class ViT(ImageModel):
             "dropout_rate": dropout_rate,
             "attention_dropout_rate": attention_dropout_rate,
             "stochastic_depth_rate": stochastic_depth_rate,
+            "remat": remat,
             "classifier_activation": classifier_activation,
             "classifier_bias": classifier_bias,
         }
@@ -239,6 +244,7 @@ class ViT(ImageModel):
                 attention_dropout_rate=attention_dropout_rate,
                 stochastic_depth_rate=stochastic_depth_rate * i / max(num_layers - 1, 1),
                 relative_grid_shape=relative_grid_shape,
+                remat=remat,
                 dtype=policy,
                 name=f"block_{i}",
             )(x)

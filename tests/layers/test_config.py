@@ -27,6 +27,8 @@ CASES = {
     "LearnedPositions2D": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 7, 8)),
     "SinCosPositions2D": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 7, 8)),
     "RelativePositions": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 4, 7, 8)),
+    "Dense": ({"units": 4}, (2, 7, 8)),
+    "LayerNorm": ({"epsilon": 1e-3}, (2, 7, 8)),
     "SelfAttention": (
         {
             "num_heads": 2,
@@ -51,6 +53,7 @@ CASES = {
             "attention_dropout_rate": 0.2,
             "stochastic_depth_rate": 0.3,
             "relative_grid_shape": (2, 3),
+            "remat": True,
         },
         (2, 7, 8),
     ),

@@ -41,6 +41,7 @@ CASES = {
     "dropout_rate": {"dropout_rate": 0.1},
     "attention_dropout_rate": {"attention_dropout_rate": 0.1},
     "stochastic_depth_rate": {"stochastic_depth_rate": 0.1},
+    "remat": {"remat": True},
     "classifier_activation": {"classifier_activation": None},
     "classifier_bias": {"classifier_bias": -2.0},
     "preprocessor": {"preprocessor": Preprocessor([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])},

@@ -54,7 +54,7 @@ def test_fit_learns(name, dtype):
         metrics=["accuracy"],
         jit_compile=XLA,
     )
-    history = model.fit(images, labels, batch_size=16, epochs=30, verbose=0).history
+    history = model.fit(images, labels, batch_size=16, epochs=45, verbose=0).history
     assert np.all(np.isfinite(history["loss"]))
     loss, accuracy = model.evaluate(images, labels, verbose=0)
     assert accuracy >= 0.95, (loss, accuracy)
@@ -68,3 +68,39 @@ def test_every_dropout_trains_under_jit():
     images, labels = random_images(model, 8), np.arange(8) % 5
     losses = model.fit(images, labels, epochs=3, batch_size=4, verbose=0).history["loss"]
     assert np.all(np.isfinite(losses))
+
+
+def test_training_reaches_the_layers():
+    """Dropout drops in `fit`, and in a call that says that it is training."""
+    model = tiny_vit(dropout_rate=0.5, include_top=False)
+    images = random_images(model)
+    once, twice = (array(model(images, training=True)) for _ in range(2))
+    assert not np.allclose(once, twice)
+    np.testing.assert_array_equal(
+        array(model(images)), array(model(images, training=False))
+    )
+    seen = []
+    model = tiny_vit(dropout_rate=0.5)
+    dropout = model.get_layer("dropout")
+    call = dropout.call
+    dropout.call = lambda x, training=False: (seen.append(training), call(x, training))[1]
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(images, np.array([0, 1]), verbose=0)
+    assert seen[-1] is True
+
+
+@pytest.mark.skipif(not XLA, reason="torch compiles nothing here")
+def test_no_compilation_after_the_first_step():
+    """Of `fit`, over epochs and over a second call: the step is traced no more."""
+    model = tiny_vit()
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=True)
+    traced, compute_loss = [], model.compute_loss
+    model.compute_loss = lambda *args, **kwargs: (
+        traced.append(1),
+        compute_loss(*args, **kwargs),
+    )[1]
+    images, labels = random_images(model, 12), np.arange(12) % 5
+    model.fit(images[:4], labels[:4], batch_size=4, verbose=0)
+    assert len(traced) == 1
+    model.fit(images, labels, batch_size=4, epochs=2, verbose=0)
+    assert len(traced) == 1

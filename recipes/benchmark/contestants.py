@@ -1,0 +1,271 @@
+"""The libraries that are compared, one small class each.
+
+All have random weights, 1000 classes, logits, cross entropy and AdamW(1e-4). A forward
+pass takes a batch on the host and gives its logits there, so it has been waited for.
+
+What not every environment has is imported by name: mypy need not find it.
+"""
+
+import contextlib
+import importlib.util
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from recipes.benchmark import torchvision_stub
+
+CLASSES = 1000
+LEARNING_RATE = 1e-4
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A library on a backend.
+
+    Attributes:
+        library: `keras_vit`, `keras_hub`, `timm` or `transformers`.
+        backend: `jax`, `tensorflow` or `torch`.
+        compiled: None for the library's default; True for XLA under TensorFlow, whose
+            default on a CPU is none, or for `torch.compile`.
+    """
+
+    library: str
+    backend: str
+    compiled: bool | None = None
+
+    @property
+    def name(self) -> str:
+        if self.library in ("timm", "transformers"):
+            return self.library + ("-compile" if self.compiled else "")
+        return f"{self.library}-{self.backend}" + ("-xla" if self.compiled else "")
+
+    @property
+    def missing(self) -> list[str]:
+        """The packages that are not installed."""
+        packages = (self.library, self.backend)
+        return [p for p in packages if importlib.util.find_spec(p) is None]
+
+    def build(self, sizes: dict, dtype: str) -> Any:
+        """The model, a `KerasModel` or a `TorchModel`.
+
+        Args:
+            sizes: `image_size`, `patch_size`, `hidden_dim`, `num_layers`, `num_heads`,
+                `mlp_dim`; `remat=True` is for `keras_vit` only.
+            dtype: a dtype policy of Keras, or what equals it in torch.
+        """
+        return _MODELS[self.library](sizes, dtype, self.compiled)
+
+
+_ALL = [
+    *(Contestant("keras_vit", backend) for backend in ("jax", "tensorflow", "torch")),
+    *(Contestant("keras_hub", backend) for backend in ("jax", "tensorflow")),
+    Contestant("timm", "torch"),
+    Contestant("transformers", "torch"),
+    Contestant("keras_vit", "tensorflow", True),
+    Contestant("keras_hub", "tensorflow", True),
+    Contestant("timm", "torch", True),
+]
+CONTESTANTS = {contestant.name: contestant for contestant in _ALL}
+DEFAULT_CONTESTANTS = [c.name for c in _ALL if not c.compiled]
+
+
+def random_batch(batch: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images `(batch, image_size, image_size, 3)`, float32, and labels `(batch,)`."""
+    generator = np.random.default_rng(0)
+    shape = (batch, image_size, image_size, 3)
+    images = generator.standard_normal(shape, dtype="float32")
+    return images, generator.integers(0, CLASSES, batch, dtype="int32")
+
+
+class KerasModel:
+    """A compiled Keras model; a subclass says which."""
+
+    def __init__(self, sizes, dtype, compiled):
+        import keras
+
+        self.image_size = sizes["image_size"]
+        keras.config.set_dtype_policy(dtype)
+        self.model = self.network(sizes)
+        self.model.compile(
+            optimizer=keras.optimizers.AdamW(LEARNING_RATE),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile="auto" if compiled is None else compiled,
+        )
+
+    def network(self, sizes):
+        raise NotImplementedError
+
+    def batch(self, size):
+        return random_batch(size, self.image_size)
+
+    def forward(self, images):
+        return self.model.predict_on_batch(images)
+
+    def steps(self, batch, count):
+        """Seconds from the call of `fit` to the end of step 1, then of each later step.
+
+        `fit` runs on NumPy data, as it comes. A step ends when its loss is known.
+        """
+        import keras
+
+        ends = [time.perf_counter()]
+
+        class Clock(keras.callbacks.Callback):
+            def on_train_batch_end(self, step, logs=None):
+                float(logs["loss"])
+                ends.append(time.perf_counter())
+
+        images, labels = (np.concatenate([array] * count) for array in batch)
+        ends[0] = time.perf_counter()
+        self.model.fit(
+            images,
+            labels,
+            batch_size=len(batch[0]),
+            shuffle=False,
+            verbose=0,
+            callbacks=[Clock()],
+        )
+        return [float(interval) for interval in np.diff(ends)]
+
+
+class KerasVit(KerasModel):
+    """This package."""
+
+    def network(self, sizes):
+        import keras_vit
+
+        sizes = dict(sizes)
+        size = sizes.pop("image_size")
+        return keras_vit.ViT((size, size, 3), classifier_activation=None, **sizes)
+
+
+class KerasHub(KerasModel):
+    """KerasHub's `ViTImageClassifier`."""
+
+    def network(self, sizes):
+        keras_hub = import_module("keras_hub")
+
+        size = sizes["image_size"]
+        backbone = keras_hub.models.ViTBackbone(
+            image_shape=(size, size, 3),
+            patch_size=sizes["patch_size"],
+            num_layers=sizes["num_layers"],
+            num_heads=sizes["num_heads"],
+            hidden_dim=sizes["hidden_dim"],
+            mlp_dim=sizes["mlp_dim"],
+        )
+        return keras_hub.models.ViTImageClassifier(
+            backbone, num_classes=CLASSES, preprocessor=None, activation=None
+        )
+
+
+class TorchModel:
+    """A torch module and the plain eager loop; a subclass says which module."""
+
+    def __init__(self, sizes, dtype, compiled):
+        torch = import_module("torch")
+
+        self.image_size = sizes["image_size"]
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        # TF32 on GPUs, as JAX and TensorFlow use it by default.
+        torch.set_float32_matmul_precision("high" if self.device == "cuda" else "highest")
+        self.dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        self.precision = (
+            torch.autocast(self.device, torch.bfloat16)
+            if dtype == "mixed_bfloat16"
+            else contextlib.nullcontext()
+        )
+        self.model = self.network(sizes).to(self.device, self.dtype)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), LEARNING_RATE)
+        self.call = torch.compile(self.logits) if compiled else self.logits
+
+    def network(self, sizes):
+        raise NotImplementedError
+
+    def logits(self, images):
+        return self.model(images)
+
+    def batch(self, size):
+        """As torch has it: NCHW."""
+        torch = import_module("torch")
+
+        images, labels = random_batch(size, self.image_size)
+        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        return torch.from_numpy(images).to(self.dtype), torch.from_numpy(labels).long()
+
+    def forward(self, images):
+        torch = import_module("torch")
+
+        self.model.eval()
+        with torch.inference_mode(), self.precision:
+            return self.call(images.to(self.device)).float().cpu()
+
+    def steps(self, batch, count):
+        """Seconds of each step; a step ends when its loss is known."""
+        self.model.train()
+        ends = [time.perf_counter()]
+        for _ in range(count):
+            self._step(*batch)
+            ends.append(time.perf_counter())
+        return [float(interval) for interval in np.diff(ends)]
+
+    def _step(self, images, labels):
+        torch = import_module("torch")
+
+        self.optimizer.zero_grad()
+        with self.precision:
+            logits = self.call(images.to(self.device))
+            loss = torch.nn.functional.cross_entropy(logits, labels.to(self.device))
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+
+class Timm(TorchModel):
+    """timm's `VisionTransformer`."""
+
+    def network(self, sizes):
+        torchvision_stub.install()
+        timm = import_module("timm")
+
+        return timm.models.vision_transformer.VisionTransformer(
+            img_size=sizes["image_size"],
+            patch_size=sizes["patch_size"],
+            embed_dim=sizes["hidden_dim"],
+            depth=sizes["num_layers"],
+            num_heads=sizes["num_heads"],
+            mlp_ratio=sizes["mlp_dim"] / sizes["hidden_dim"],
+            num_classes=CLASSES,
+        )
+
+
+class Transformers(TorchModel):
+    """`ViTForImageClassification` of transformers."""
+
+    def network(self, sizes):
+        transformers = import_module("transformers")
+
+        config = transformers.ViTConfig(
+            image_size=sizes["image_size"],
+            patch_size=sizes["patch_size"],
+            hidden_size=sizes["hidden_dim"],
+            num_hidden_layers=sizes["num_layers"],
+            num_attention_heads=sizes["num_heads"],
+            intermediate_size=sizes["mlp_dim"],
+            num_labels=CLASSES,
+        )
+        return transformers.ViTForImageClassification(config)
+
+    def logits(self, images):
+        return self.model(images).logits
+
+
+_MODELS = {
+    "keras_vit": KerasVit,
+    "keras_hub": KerasHub,
+    "timm": Timm,
+    "transformers": Transformers,
+}

@@ -1,0 +1,73 @@
+"""What a figure belongs to: machine, versions, settings."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+from typing import Any
+
+PACKAGES = (
+    "keras_vit",
+    "keras",
+    "keras_hub",
+    "tensorflow",
+    "jax",
+    "jaxlib",
+    "torch",
+    "timm",
+    "transformers",
+    "numpy",
+    "pillow",
+)
+SETTINGS = re.compile(
+    r"(XLA_|TF_|JAX_|KERAS_|OMP_|MKL_|KMP_|CUDA_VISIBLE|GLIBC_TUNABLES|MALLOC_|LD_PRELOAD)"
+)
+
+
+def record() -> dict[str, Any]:
+    """Date, command, machine, versions and the environment's settings that matter."""
+    return {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": ["python", "-m", "recipes.benchmark", *sys.argv[1:]],
+        "revision": revision(),
+        "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": _field("/proc/meminfo", "MemTotal"),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": versions(),
+        "settings": {k: v for k, v in os.environ.items() if SETTINGS.match(k)},
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def revision() -> str | None:
+    """Of git, with `-dirty` after it where files have changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        root = pathlib.Path(__file__).parent
+        return subprocess.run(
+            command, cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    return None
+
+
+def _field(path, name):
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path(path).read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return None

@@ -1,0 +1,320 @@
+"""What is measured: each function lists the cases of one comparison.
+
+The names of the functions in `MEASUREMENTS` are what the command line takes.
+"""
+
+import inspect
+import pathlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras_vit
+from keras_vit.models.variants import VIT_SIZES
+from recipes.benchmark import flops
+from recipes.benchmark.contestants import Contestant
+from recipes.benchmark.runner import Case
+
+SIZE_NAMES = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
+BACKENDS = ("jax", "tensorflow", "torch")
+HEAD_DIM = 64
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line chose."""
+
+    variants: list[str]
+    contestants: list[Contestant]
+    batch: int
+    image_size: int
+    dtype: str
+    repetitions: int
+    resolutions: list[int]
+    depths: list[int]
+    widths: list[int]
+    out: pathlib.Path
+
+    def sizes(self, variant: str, **changed: int) -> dict[str, int]:
+        """The sizes of a variant, with some of them changed."""
+        row = dict(zip(SIZE_NAMES, VIT_SIZES[f"ViT{variant}"], strict=True))
+        return {"image_size": self.image_size, **row, **changed}
+
+    @property
+    def backends(self) -> list[str]:
+        used = {contestant.backend for contestant in self.contestants}
+        return [backend for backend in BACKENDS if backend in used]
+
+    def of(self, *libraries: str) -> list[Contestant]:
+        return [c for c in self.contestants if c.library in libraries]
+
+
+def models(
+    options: Options,
+    group: str,
+    task: str,
+    sizes: dict[str, Any],
+    contestants: list[Contestant] | None = None,
+    flops: int | None = None,
+    fresh: bool = False,
+    **parameters: Any,
+) -> Iterator[Case]:
+    """One case for each contestant, on a model of these sizes."""
+    for contestant in options.contestants if contestants is None else contestants:
+        yield Case(
+            group,
+            contestant.name,
+            task,
+            {
+                "contestant": contestant.name,
+                "sizes": sizes,
+                "dtype": options.dtype,
+                **parameters,
+            },
+            contestant.backend,
+            fresh,
+            flops,
+        )
+
+
+def inference(options):
+    """A forward pass of a batch."""
+    for variant in options.variants:
+        yield from _inference(options, variant, options.sizes(variant), options.batch)
+
+
+def training(options):
+    """A training step of a batch; of Keras models in `fit`."""
+    for variant in options.variants:
+        yield from _training(options, variant, options.sizes(variant))
+
+
+def resolution(options):
+    """A forward pass of one image, by its size."""
+    variant = options.variants[0]
+    for size in options.resolutions:
+        yield from _inference(
+            options, variant, options.sizes(variant, image_size=size), 1
+        )
+
+
+def depth(options):
+    """A training step, by the number of blocks."""
+    variant = options.variants[0]
+    for layers in options.depths:
+        sizes = options.sizes(variant, num_layers=layers)
+        yield from _training(options, f"{variant}, {layers} blocks", sizes)
+
+
+def width(options):
+    """A training step, by the width; heads and MLP grow with it."""
+    variant = options.variants[0]
+    for d in options.widths:
+        sizes = options.sizes(
+            variant, hidden_dim=d, num_heads=d // HEAD_DIM, mlp_dim=4 * d
+        )
+        yield from _training(options, f"{variant}, width {d}", sizes)
+
+
+def _inference(options, variant, sizes, batch):
+    yield from models(
+        options,
+        f"{variant}, {sizes['image_size']} px, batch {batch}",
+        "models.inference",
+        sizes,
+        flops=batch * flops.forward(**sizes),
+        batch=batch,
+        repetitions=options.repetitions,
+    )
+
+
+def _training(options, label, sizes):
+    yield from models(
+        options,
+        f"{label}, {sizes['image_size']} px, batch {options.batch}",
+        "models.training",
+        sizes,
+        flops=options.batch * flops.training(**sizes),
+        batch=options.batch,
+        repetitions=options.repetitions,
+    )
+
+
+def attention(options):
+    """A self-attention layer of 6 heads of 64, at 197 and 1025 tokens."""
+    libraries = [(c.library, c.backend) for c in options.contestants if not c.compiled]
+    backends = [b for library, b in libraries if library == "keras_vit"]
+    layers = [(f"keras_vit-{b}", "keras_vit", b) for b in backends]
+    layers += [(f"keras-{b}", "keras", b) for b in backends]
+    if ("timm", "torch") in libraries:
+        layers.append(("timm", "timm", "torch"))
+    for tokens in (197, 1025):
+        for name, library, backend in layers:
+            parameters = {
+                "library": library,
+                "backend": backend,
+                "dtype": options.dtype,
+                "batch": options.batch,
+                "tokens": tokens,
+                "heads": 6,
+                "head_dim": HEAD_DIM,
+                "repetitions": options.repetitions,
+            }
+            group = f"attention, {tokens} tokens, batch {options.batch}"
+            yield Case(group, name, "attention.attention", parameters, backend)
+
+
+def build(options):
+    """Making a model, in a fresh process."""
+    for variant in options.variants:
+        sizes = options.sizes(variant)
+        yield from models(options, variant, "models.build", sizes, fresh=True)
+
+
+def first_call(options):
+    """The first forward pass, and the first step, of a fresh process."""
+    for variant in options.variants:
+        for task in ("first_forward", "first_step"):
+            yield from models(
+                options,
+                f"{variant}, {task.replace('_', ' ')}",
+                f"models.{task}",
+                options.sizes(variant),
+                fresh=True,
+                batch=options.batch,
+            )
+
+
+def imports(options):
+    """`import keras`, then `import keras_vit` or `keras_hub`, in a fresh process."""
+    for contestant in options.of("keras_vit", "keras_hub"):
+        if not contestant.compiled:
+            parameters = {"library": contestant.library}
+            task, backend = "imports.imports", contestant.backend
+            yield Case("imports", contestant.name, task, parameters, backend, fresh=True)
+
+
+def memory(options):
+    """Memory above the model of two forward passes, or two training steps."""
+    for variant in options.variants:
+        sizes = options.sizes(variant)
+        kinds: list[tuple[str, dict, bool, Any]] = [
+            ("forward", sizes, False, None),
+            ("training", sizes, True, None),
+        ]
+        if "remat" in inspect.signature(keras_vit.ViT).parameters:
+            with_remat = {**sizes, "remat": True}
+            kinds.append(("training, remat", with_remat, True, options.of("keras_vit")))
+        for kind, kind_sizes, train, contestants in kinds:
+            yield from models(
+                options,
+                f"{variant}, {kind}, batch {options.batch}",
+                "models.memory",
+                kind_sizes,
+                contestants,
+                fresh=True,
+                batch=options.batch,
+                train=train,
+            )
+
+
+def fit_overhead(options):
+    """A step of `fit` beside the bare compiled step of the same model."""
+    keras = [c for c in options.of("keras_vit", "keras_hub") if c.backend != "torch"]
+    for variant in options.variants:
+        yield from models(
+            options,
+            f"{variant}, batch {options.batch}",
+            "models.fit_overhead",
+            options.sizes(variant),
+            keras,
+            batch=options.batch,
+            repetitions=options.repetitions,
+        )
+
+
+def matmul(options):
+    """The machine's own rate for the first product of an MLP."""
+    frameworks = options.backends + ["numpy"] * (options.dtype == "float32")
+    for variant in options.variants:
+        sizes = options.sizes(variant)
+        tokens = (sizes["image_size"] // sizes["patch_size"]) ** 2 + 1
+        rows, d = options.batch * tokens, sizes["hidden_dim"]
+        for framework in frameworks:
+            parameters = {
+                "framework": framework,
+                "dtype": options.dtype,
+                "rows": rows,
+                "width": d,
+                "repetitions": 20,
+            }
+            group = f"({rows}, {d}) x ({d}, {4 * d})"
+            yield Case(group, framework, "machine.matmul", parameters, framework)
+
+
+def input_pipeline(options):
+    """JPEGs decoded, cropped at random and resized: tf.data, and Pillow on one thread."""
+    for reader in ("tf.data", "pillow"):
+        parameters = {
+            "reader": reader,
+            "image_size": options.image_size,
+            "batch": 32,
+            "count": 256,
+        }
+        group = f"JPEG 500x375 to {options.image_size} px"
+        yield Case(group, reader, "machine.input_pipeline", parameters, "tensorflow")
+
+
+def loading(options):
+    """Loading a checkpoint."""
+    for variant in options.variants:
+        yield from models(options, variant, "files.loading", options.sizes(variant))
+
+
+def export(options):
+    """Writing a SavedModel, and a forward pass of it beside the Keras model's."""
+    exporters = [c for c in options.of("keras_vit") if not c.compiled]
+    for variant in options.variants:
+        sizes, group = options.sizes(variant), f"{variant}, {options.image_size} px"
+        directories = [
+            str((options.out / "saved_models" / f"{variant}-{c.name}").resolve())
+            for c in exporters
+        ]
+        for contestant, directory in zip(exporters, directories, strict=True):
+            yield from models(
+                options,
+                f"{group}, export",
+                "files.export",
+                sizes,
+                [contestant],
+                directory=directory,
+            )
+        run = {"batch": options.batch, "repetitions": options.repetitions}
+        serving = f"{group}, batch {options.batch}, serving"
+        if exporters:
+            parameters = {
+                "directory": directories[0],
+                "image_size": sizes["image_size"],
+                **run,
+            }
+            yield Case(serving, "SavedModel", "files.served", parameters, "tensorflow")
+        yield from models(options, serving, "models.inference", sizes, exporters, **run)
+
+
+MEASUREMENTS: dict[str, Callable[[Options], Iterator[Case]]] = {
+    "matmul": matmul,
+    "inference": inference,
+    "training": training,
+    "attention": attention,
+    "build": build,
+    "first-call": first_call,
+    "import": imports,
+    "memory": memory,
+    "resolution": resolution,
+    "depth": depth,
+    "width": width,
+    "input": input_pipeline,
+    "loading": loading,
+    "export": export,
+    "fit-overhead": fit_overhead,
+}

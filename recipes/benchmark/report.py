@@ -1,0 +1,114 @@
+"""Tables and pictures of what was measured: medians, and smallest to largest."""
+
+import statistics
+
+import matplotlib
+
+matplotlib.use("Agg")  # Files only: no display is needed.
+import matplotlib.pyplot as plt
+
+from recipes.benchmark.runner import Row
+
+COLORS = {
+    "keras_vit": "C0",
+    "keras_hub": "C1",
+    "keras": "C1",
+    "timm": "C2",
+    "transformers": "C4",
+}
+
+
+def comparisons(rows: list[Row]) -> list[list[Row]]:
+    """Rows of one group and one figure together, failed ones left out."""
+    measured = [row for row in rows if row.values]
+    keys = dict.fromkeys((row.group, row.figure) for row in measured)
+    return [[r for r in measured if (r.group, r.figure) == key] for key in keys]
+
+
+def references(contestant: str, reference: str | None) -> list[str]:
+    """Whom a contestant is compared with: `reference`, or for keras_vit the others."""
+    if reference is not None:
+        return [reference] if contestant != reference else []
+    library, _, backend = contestant.partition("-")
+    if library == "keras_vit":
+        return [f"keras_hub-{backend}", f"keras-{backend}", "timm"]
+    return ["keras_vit-tensorflow"] if contestant == "SavedModel" else []
+
+
+def ratios(row: Row, other: Row) -> list[float]:
+    """Of each alternation: 0.8 where the row's value is 0.8 times the other's."""
+    pairs = zip(row.values, other.values, strict=False)
+    return [a / b for a, b in pairs if b]
+
+
+def spread(values: list[float], digits: int = 4) -> str:
+    """Median (smallest to largest)."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}g} ({low:.{digits}g} to {high:.{digits}g})"
+
+
+def table(title: str, rows: list[Row], rate: float | None, reference: str | None) -> str:
+    """Plain text.
+
+    Args:
+        title: first line.
+        rows: what was measured.
+        rate: GFLOP/s of the best matrix product of the machine, if it was measured.
+        reference: whom all are compared with; None for the defaults.
+    """
+    lines = [title, "=" * len(title)]
+    for members in comparisons(rows):
+        lines += ["", f"{members[0].group}: {members[0].figure}"]
+        by_name = {row.contestant: row for row in members}
+        for row in members:
+            line = f"  {row.contestant:24} {spread(row.values):34}"
+            if row.flops:
+                achieved = row.flops / statistics.median(row.values) / 1e9
+                line += f" {achieved:8.1f} GFLOP/s"
+                if rate:
+                    line += f", {achieved / rate:4.0%} of matmul"
+            lines.append(line.rstrip())
+        for row in members:
+            for name in references(row.contestant, reference):
+                values = ratios(row, by_name[name]) if name in by_name else []
+                if values:
+                    pair = f"{row.contestant} / {name}"
+                    lines.append(f"  {pair:46} {spread(values, 3)}")
+    failures = [row for row in rows if row.error]
+    if failures:
+        lines += ["", "Failed:"]
+    lines += [f"  {row.group}: {row.contestant}: {row.error}" for row in failures]
+    return "\n".join(lines) + "\n"
+
+
+def chart(title: str, rows: list[Row], path, columns: int = 2) -> None:
+    """A PNG: for each group and figure, a bar a contestant, whiskers for the spread."""
+    panels = comparisons(rows)
+    if not panels:
+        return
+    lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    heights = [0.8 + 0.3 * max(map(len, line)) for line in lines]
+    figure, axes = plt.subplots(
+        len(lines),
+        columns,
+        figsize=(6.5 * columns, sum(heights) + 0.5),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, members in zip(axes.flat, panels, strict=False):
+        medians = [statistics.median(row.values) for row in members]
+        below = [m - min(r.values) for m, r in zip(medians, members, strict=True)]
+        above = [max(r.values) - m for m, r in zip(medians, members, strict=True)]
+        names = [row.contestant for row in members]
+        colors = [COLORS.get(name.partition("-")[0], "C7") for name in names]
+        axis.barh(names, medians, xerr=(below, above), color=colors, capsize=3)
+        axis.invert_yaxis()
+        axis.set_title(members[0].group, fontsize=10)
+        axis.set_xlabel(members[0].figure)
+        axis.grid(axis="x", alpha=0.3)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,129 @@
+"""One self-attention layer: q, k, v, softmax, weighted sum, projection."""
+
+from importlib import import_module
+
+import numpy as np
+
+from recipes.benchmark import torchvision_stub
+from recipes.benchmark.timing import median_seconds
+
+
+def attention(library, backend, dtype, batch, tokens, heads, head_dim, repetitions):
+    """Seconds of the layer's forward pass, and of forward and backward together."""
+    shape = (batch, tokens, heads * head_dim)
+    values = np.random.default_rng(0).standard_normal(shape, dtype="float32")
+    if library == "timm":
+        forward, backward = _torch(_timm_layer(shape[-1], heads, dtype), values, dtype)
+    else:
+        layer = _keras_layer(library, heads, head_dim, dtype)
+        layer(values[:1])
+        run = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}[backend]
+        forward, backward = run(layer, values, dtype)
+    for _ in range(2):
+        forward()
+        backward()
+    return lambda: {
+        "forward (s)": median_seconds(forward, repetitions),
+        "forward and backward (s)": median_seconds(backward, repetitions),
+    }
+
+
+def _keras_layer(library, heads, head_dim, dtype):
+    import keras
+
+    if library == "keras_vit":
+        import keras_vit
+
+        return keras_vit.layers.SelfAttention(heads, dtype=dtype)
+
+    class MultiHead(keras.layers.Layer):
+        """`keras.layers.MultiHeadAttention` of the tokens with themselves."""
+
+        def __init__(self):
+            super().__init__(dtype=dtype)
+            self.attention = keras.layers.MultiHeadAttention(heads, head_dim, dtype=dtype)
+
+        def build(self, input_shape):
+            self.attention.build(input_shape, input_shape)
+
+        def call(self, tokens):
+            return self.attention(tokens, tokens)
+
+    return MultiHead()
+
+
+def _timm_layer(width, heads, dtype):
+    torchvision_stub.install()
+    timm = import_module("timm")
+    torch = import_module("torch")
+
+    layer = timm.layers.Attention(width, heads, qkv_bias=True)
+    return layer.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _jax(layer, values, dtype):
+    import jax
+
+    variables = [variable.value for variable in layer.trainable_variables]
+    fixed = [variable.value for variable in layer.non_trainable_variables]
+    tokens = jax.numpy.asarray(values, dtype.removeprefix("mixed_"))
+
+    @jax.jit
+    def call(variables, tokens):
+        return layer.stateless_call(variables, fixed, tokens)[0]
+
+    @jax.jit
+    def gradient(variables, tokens):
+        def total(*arguments):
+            return call(*arguments).astype("float32").sum()
+
+        return jax.grad(total, argnums=(0, 1))(variables, tokens)
+
+    return (
+        lambda: jax.block_until_ready(call(variables, tokens)),
+        lambda: jax.block_until_ready(gradient(variables, tokens)),
+    )
+
+
+def _tensorflow(layer, values, dtype):
+    import tensorflow as tf
+
+    tokens = tf.cast(values, dtype.removeprefix("mixed_"))
+
+    @tf.function
+    def call(tokens):
+        return layer(tokens)
+
+    @tf.function
+    def gradient(tokens):
+        with tf.GradientTape() as tape:
+            tape.watch(tokens)
+            total = tf.reduce_sum(tf.cast(layer(tokens), "float32"))
+        weights = [variable.value for variable in layer.trainable_variables]
+        return tape.gradient(total, [tokens, *weights])
+
+    return lambda: call(tokens).numpy(), lambda: [g.numpy() for g in gradient(tokens)]
+
+
+def _torch(layer, values, dtype):
+    torch = import_module("torch")
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokens = torch.from_numpy(values).to(device).requires_grad_()
+    enabled = dtype != "float32"
+
+    def call():
+        with torch.autocast(device, torch.bfloat16, enabled=enabled):
+            return layer(tokens)
+
+    def forward():
+        with torch.inference_mode():
+            return call().flatten()[0].item()
+
+    def backward():
+        tokens.grad = None
+        layer.zero_grad()
+        call().float().sum().backward()
+        return tokens.grad.flatten()[0].item()
+
+    return forward, backward

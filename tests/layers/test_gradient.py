@@ -1,0 +1,144 @@
+"""What has a gradient of its own agrees with the plain formula: outputs and gradients."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_vit.layers import Dense
+from keras_vit.layers import dot_product_attention as attention
+from keras_vit.layers.gradient import hand_written_gradient
+from keras_vit.layers.mlp import gelu_exact, gelu_tanh
+from keras_vit.layers.norm import layer_norm
+from tests.cases import array, output_and_gradients, random_array
+
+HEADS = 3
+
+
+def plain_layer_norm(x, gamma, beta):
+    wide = ops.cast(x, "float32")
+    centered = wide - ops.mean(wide, axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
+    normal = centered / ops.sqrt(variance + 1e-6)
+    return ops.cast(
+        normal * ops.cast(gamma, "float32") + ops.cast(beta, "float32"), x.dtype
+    )
+
+
+def plain_attention(qkv):
+    query, key, value = attention.split_heads(qkv, 3, HEADS)
+    query = query * query.shape[-1] ** -0.5
+    return attention.merge_heads(attention.dot_product_attention(query, key, value))
+
+
+# Name: own function, plain function, shapes of the arguments.
+CASES = {
+    "gelu_tanh": (gelu_tanh, lambda x: ops.gelu(x, approximate=True), [(5, 7, 24)]),
+    "gelu_exact": (gelu_exact, lambda x: ops.gelu(x, approximate=False), [(5, 7, 24)]),
+    "layer_norm": (layer_norm(1e-6), plain_layer_norm, [(5, 7, 24), (24,), (24,)]),
+    "attention": (attention.self_attention(HEADS), plain_attention, [(2, 7, 36)]),
+    "attention by blocks": (
+        attention.self_attention(HEADS),
+        plain_attention,
+        [(2, 23, 36)],
+    ),
+}
+# Beside what the plain formula itself loses in that precision: the rounding of a result,
+# and in float32 the order of sums.
+TOLERANCE = {"float32": 2e-6, "bfloat16": 2**-8, "float16": 2**-11}
+
+
+@pytest.fixture
+def _small_blocks(monkeypatch):
+    """23 tokens are then five blocks and a part of one; 7 are none."""
+    monkeypatch.setattr(attention, "BLOCKS_FROM", 16)
+    monkeypatch.setattr(attention, "BLOCK", 4)
+
+
+@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", CASES)
+def test_agrees_with_the_plain_formula(name, dtype):
+    own, plain, shapes = CASES[name]
+    arrays = [
+        ops.cast(random_array(*shape, seed=i, scale=2), dtype)
+        for i, shape in enumerate(shapes)
+    ]
+    upstream = ops.cast(random_array(*plain(*arrays).shape, seed=9), dtype)
+    output, gradients = output_and_gradients(own, arrays, upstream)
+    # The reference in float32, of the same rounded arguments.
+    wide = [ops.cast(x, "float32") for x in arrays]
+    expected, expected_gradients = output_and_gradients(
+        plain, wide, ops.cast(upstream, "float32")
+    )
+    rounded, rounded_gradients = output_and_gradients(plain, arrays, upstream)
+    for own_result, plain_result, result in zip(
+        [output, *gradients],
+        [rounded, *rounded_gradients],
+        [expected, *expected_gradients],
+        strict=True,
+    ):
+        scale = max(1.0, np.abs(result).max())
+        error = np.abs(own_result - result).max() / scale
+        plain_error = np.abs(plain_result - result).max() / scale
+        assert error <= max(TOLERANCE[dtype], 1.5 * plain_error)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_keeps_the_dtype(name):
+    own, _, shapes = CASES[name]
+    for dtype in TOLERANCE:
+        arrays = [ops.cast(random_array(*shape), dtype) for shape in shapes]
+        assert keras.backend.standardize_dtype(own(*arrays).dtype) == dtype
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", CASES)
+def test_large_values_stay_finite(name, dtype):
+    own, _, shapes = CASES[name]
+    # Logits of 1e4, and activations at which the cube in GELU leaves float16.
+    scale = 30 if "attention" in name else 300
+    arrays = [ops.cast(random_array(*shape, scale=scale), dtype) for shape in shapes]
+    upstream = ops.cast(random_array(*own(*arrays).shape), dtype)
+    if name == "layer_norm":
+        arrays[1:] = [ops.cast(random_array(24), dtype) for _ in range(2)]
+    output, gradients = output_and_gradients(own, arrays, upstream)
+    for x in [output, *gradients]:
+        assert np.all(np.isfinite(x))
+
+
+@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.parametrize("length", [16, 17, 20])
+def test_blocks_that_fit_and_blocks_that_do_not(length):
+    qkv, upstream = random_array(1, length, 36), random_array(1, length, 12, seed=1)
+    own = output_and_gradients(attention.self_attention(HEADS), [qkv], upstream)
+    plain = output_and_gradients(plain_attention, [qkv], upstream)
+    np.testing.assert_allclose(own[0], plain[0], atol=2e-6)
+    np.testing.assert_allclose(own[1][0], plain[1][0], atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(8,), (5, 8), (2, 5, 8), (2, 3, 4, 8), (0, 5, 8)])
+def test_dense_is_keras_dense(shape):
+    own, reference = Dense(3), keras.layers.Dense(3)
+    x = random_array(2, *shape) if len(shape) == 1 else random_array(*shape)
+    own.build(x.shape)
+    reference.build(x.shape)
+    own.kernel.assign(random_array(8, 3))
+    own.bias.assign(random_array(3, seed=1))
+    reference.set_weights(own.get_weights())
+    assert own(x).shape == reference(x).shape
+    np.testing.assert_allclose(array(own(x)), array(reference(x)), atol=1e-6)
+
+
+def test_a_wrong_gradient_is_seen():
+    """The comparison above can fail."""
+    if keras.backend.backend() == "torch":
+        pytest.skip("torch runs the plain formula")
+
+    @hand_written_gradient(plain=ops.square)
+    def square(x):
+        return x * x, lambda upstream: (3 * x * upstream,)
+
+    x, upstream = random_array(3), np.ones(3, "float32")
+    _, (wrong,) = output_and_gradients(square, [x], upstream)
+    np.testing.assert_allclose(wrong, 3 * x, rtol=1e-6)
