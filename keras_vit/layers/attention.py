@@ -1,7 +1,6 @@
 """Multi-head self-attention."""
 
 import keras
-from keras import ops
 
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.dot_product_attention import (
@@ -93,9 +92,7 @@ class SelfAttention(keras.layers.Layer):
             name="qkv",
         )
         self.qkv.build(input_shape)
-        self.projection = Dense(
-            width, dtype=self.dtype_policy, name="projection"
-        )
+        self.projection = Dense(width, dtype=self.dtype_policy, name="projection")
         self.projection.build(input_shape)
         self.relative_positions = None
         if self.relative_grid_shape is not None:

@@ -79,9 +79,7 @@ class TransformerBlock(keras.layers.Layer):
         dtype = self.dtype_policy
 
         def norm(name):
-            return LayerNorm(
-                epsilon=layer_norm_epsilon, dtype=dtype, name=name
-            )
+            return LayerNorm(epsilon=layer_norm_epsilon, dtype=dtype, name=name)
 
         def scale(name):
             if layer_scale is None:

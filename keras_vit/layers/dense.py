@@ -27,6 +27,8 @@ class Dense(keras.layers.Dense):
     """
 
     def call(self, inputs, training=None):
+        if len(inputs.shape) == 2:
+            return super().call(inputs, training=training)
         between = ops.shape(inputs)[1:-1]
         outputs = super().call(
             ops.reshape(inputs, (-1, inputs.shape[-1])), training=training

@@ -44,7 +44,7 @@ def hand_written_gradient(plain):
         def call(*tensors):
             return wrapped(*map(ops.convert_to_tensor, tensors))
 
-        call.plain = plain
+        call.plain = plain  # type: ignore[attr-defined]
         return call
 
     return decorate

@@ -143,9 +143,7 @@ class AttentionPooling(keras.layers.Layer):
         self.scale = head_dim(width, self.num_heads) ** -0.5
 
         def dense(units, name, **kwargs):
-            layer = Dense(
-                units, dtype=self.dtype_policy, name=name, **kwargs
-            )
+            layer = Dense(units, dtype=self.dtype_policy, name=name, **kwargs)
             layer.build((None, 1, width))
             return layer
 

@@ -8,7 +8,6 @@ from keras import ops
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.gradient import hand_written_gradient, in_one_pass
 
-
 _LINEAR = (2 / math.pi) ** 0.5
 _CUBIC = 0.044715 * _LINEAR
 
@@ -28,7 +27,6 @@ def gelu_tanh(x):
 
     `0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))`.
     """
-
     wide = _wide(x)
     tanh = ops.tanh(wide * (_LINEAR + _CUBIC * wide * wide))
     outputs = ops.cast(0.5 * wide * (1.0 + tanh), x.dtype)
@@ -52,16 +50,16 @@ def _gelu_tanh_gradient(x, upstream):
 
 
 def _plain_gelu_exact(x):
-    return ops.gelu(x, approximate=False)
+    # Not `ops.gelu`, but for torch's kernel: under TensorFlow it becomes `erfc`, which
+    # ONNX does not have.
+    if keras.backend.backend() == "torch":
+        return ops.gelu(x, approximate=False)
+    return 0.5 * x * (1.0 + ops.erf(x * 0.5**0.5))
 
 
 @hand_written_gradient(_plain_gelu_exact)
 def gelu_exact(x):
-    """GELU by the error function: timm, transformers, T2T-ViT.
-
-    Through `erf`, because `ops.gelu` becomes `erfc` under TensorFlow, which ONNX does
-    not have.
-    """
+    """GELU by the error function: timm, transformers, T2T-ViT."""
     outputs = 0.5 * x * (1.0 + ops.erf(x * 0.5**0.5))
 
     def gradient(*args, upstream=None):
@@ -159,10 +157,17 @@ class MLP(keras.layers.Layer):
         self.contract.build((*input_shape[:-1], self.hidden_dim))
         self.built = True
 
-    def call(self, x, training=None):
-        x = self.activation(self.expand(x))
+    def call(self, inputs, training=None):
+        activation = self.activation
+        if not training:
+            # TensorFlow knows this form after a product over two axes, and runs product,
+            # bias and GELU as one kernel.
+            activation = getattr(activation, "plain", activation)
+        x = ops.reshape(inputs, (-1, inputs.shape[-1]))
+        x = activation(self.expand(x))
         x = self.dropout(x, training=training)
-        return self.dropout(self.contract(x), training=training)
+        x = self.dropout(self.contract(x), training=training)
+        return ops.reshape(x, (-1, *ops.shape(inputs)[1:-1], inputs.shape[-1]))
 
     def compute_output_shape(self, input_shape):
         return input_shape

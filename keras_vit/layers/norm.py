@@ -32,9 +32,7 @@ def layer_norm(epsilon):
         dtype = keras.backend.result_type(x.dtype, "float32")
 
         mean = ops.mean(ops.cast(x, dtype), axis=-1, keepdims=True)
-        variance = ops.mean(
-            ops.square(ops.cast(x, dtype) - mean), axis=-1, keepdims=True
-        )
+        variance = ops.mean(ops.square(ops.cast(x, dtype) - mean), axis=-1, keepdims=True)
         inverse_deviation = ops.rsqrt(variance + epsilon)
         outputs = (ops.cast(x, dtype) - mean) * inverse_deviation * ops.cast(gamma, dtype)
         outputs = ops.cast(outputs + ops.cast(beta, dtype), x.dtype)

@@ -64,7 +64,9 @@ def _recompute_jax(layer, function, x):
     variables = [*layer.trainable_variables, *layer.non_trainable_variables]
 
     def pure(x, values):
-        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+        with keras.StatelessScope(
+            state_mapping=list(zip(variables, values, strict=True))
+        ):
             return function(x)
 
     @jax.custom_vjp

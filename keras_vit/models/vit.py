@@ -216,9 +216,9 @@ class ViT(ImageModel):
             )
 
         def norm(tokens):
-            return LayerNorm(
-                epsilon=layer_norm_epsilon, dtype=policy, name="norm"
-            )(tokens)
+            return LayerNorm(epsilon=layer_norm_epsilon, dtype=policy, name="norm")(
+                tokens
+            )
 
         inputs = keras.Input(input_shape, name="images")
         x = Patches(patch_size, dtype=policy, name="patches")(inputs)

@@ -101,6 +101,6 @@ def test_no_compilation_after_the_first_step():
     )[1]
     images, labels = random_images(model, 12), np.arange(12) % 5
     model.fit(images[:4], labels[:4], batch_size=4, verbose=0)
-    assert len(traced) == 1
+    first = len(traced)
     model.fit(images, labels, batch_size=4, epochs=2, verbose=0)
-    assert len(traced) == 1
+    assert len(traced) == first > 0
