@@ -25,7 +25,8 @@ PACKAGES = (
     "pillow",
 )
 SETTINGS = re.compile(
-    r"(XLA_|TF_|JAX_|KERAS_|OMP_|MKL_|KMP_|CUDA_VISIBLE|GLIBC_TUNABLES|MALLOC_|LD_PRELOAD)"
+    "XLA_FLAGS|TF_(XLA_FLAGS|ENABLE_.*|NUM_.*)|JAX_(ENABLE|DEFAULT)_.*|OMP_NUM_THREADS"
+    "|CUDA_VISIBLE_DEVICES|GLIBC_TUNABLES|MALLOC_.*"
 )
 
 
@@ -38,10 +39,10 @@ def record() -> dict[str, Any]:
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory": _field("/proc/meminfo", "MemTotal"),
-        "platform": platform.platform(),
+        "system": platform.system(),
         "python": platform.python_version(),
         "packages": versions(),
-        "settings": {k: v for k, v in os.environ.items() if SETTINGS.match(k)},
+        "settings": {k: v for k, v in os.environ.items() if SETTINGS.fullmatch(k)},
     }
 
 

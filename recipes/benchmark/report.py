@@ -81,11 +81,12 @@ def table(title: str, rows: list[Row], rate: float | None, reference: str | None
     return "\n".join(lines) + "\n"
 
 
-def chart(title: str, rows: list[Row], path, columns: int = 2) -> None:
+def chart(title: str, rows: list[Row], path) -> None:
     """A PNG: for each group and figure, a bar a contestant, whiskers for the spread."""
     panels = comparisons(rows)
     if not panels:
         return
+    columns = min(2, len(panels))
     lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     heights = [0.8 + 0.3 * max(map(len, line)) for line in lines]
     figure, axes = plt.subplots(
