@@ -58,7 +58,11 @@ def output_and_gradients(function, arrays, upstream):
     if backend == "jax":
         import jax
 
-        output, backward = jax.vjp(function, *tensors)
+        def stateless(*tensors):
+            with keras.StatelessScope():  # Seeds are assigned to.
+                return function(*tensors)
+
+        output, backward = jax.vjp(stateless, *tensors)
         gradients = backward(upstream)
     elif backend == "tensorflow":
         import tensorflow as tf

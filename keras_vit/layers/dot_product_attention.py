@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_vit.layers.gradient import hand_written_gradient
+from keras_vit.layers.precision import wide
 
 # From this many tokens on, attention goes by blocks of queries: memory grows with the
 # tokens and not with their square. The block is what a core's cache holds.
@@ -33,11 +34,6 @@ def _transposed(x):
     return ops.transpose(x, (0, 1, 3, 2))
 
 
-def _wide(x):
-    """In float32, or float64 where it is that."""
-    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-
-
 def attention_weights(query, key, bias=None):
     """softmax(query @ key^T + bias), in float32.
 
@@ -52,7 +48,7 @@ def attention_weights(query, key, bias=None):
     logits = ops.matmul(query, _transposed(key))
     if bias is not None:
         logits = logits + bias
-    return ops.softmax(_wide(logits), axis=-1)
+    return ops.softmax(wide(logits), axis=-1)
 
 
 def dot_product_attention(query, key, value, bias=None, dropout=None, training=None):
@@ -125,8 +121,7 @@ def self_attention(num_heads):
         mixed, backward = forward(query * scale, key, value)
         mixed = merge_heads(mixed)
 
-        def gradient(*args, upstream=None):
-            upstream = args[0] if upstream is None else upstream
+        def gradient(upstream):
             row = None
             if not _is_half(qkv.dtype):
                 (row,) = split_heads(upstream * mixed, 1, num_heads)
@@ -162,7 +157,7 @@ def _softmax_gradient(weights, d_weights, row):
 
 def _forward(query, key, value):
     """Attention, and its gradient as a function of `upstream` and `row`."""
-    logits = _wide(ops.matmul(query, _transposed(key)))
+    logits = wide(ops.matmul(query, _transposed(key)))
     if _divides_first(value.dtype):
         numerators, row_sum = ops.softmax(logits, axis=-1), 1.0
     else:
@@ -182,7 +177,7 @@ def _forward(query, key, value):
             whole, rounded = numerators, weights
             upstream, row = upstream / row_sum, row / row_sum
         d_value = ops.matmul(_transposed(rounded), upstream)
-        d_weights = _wide(ops.matmul(upstream, _transposed(value)))
+        d_weights = wide(ops.matmul(upstream, _transposed(value)))
         d_logits = ops.cast(_softmax_gradient(whole, d_weights, row), value.dtype)
         d_query = ops.matmul(d_logits, key)
         d_key = ops.matmul(_transposed(d_logits), query)
@@ -218,7 +213,7 @@ def _forward_by_blocks(query, key, value):
         return ops.reshape(x, shape)[:, :, :length]
 
     def block(query):
-        logits = _wide(ops.matmul(query, _transposed(key)))
+        logits = wide(ops.matmul(query, _transposed(key)))
         log_sum = ops.logsumexp(logits, axis=-1, keepdims=True)
         weights = ops.cast(ops.exp(logits - log_sum), value.dtype)
         return ops.matmul(weights, value), log_sum
@@ -232,23 +227,23 @@ def _forward_by_blocks(query, key, value):
         def step(carry, block):
             i, d_query, d_key, d_value = carry
             query, log_sum, upstream, *row = block
-            logits = _wide(ops.matmul(query, _transposed(key)))
+            logits = wide(ops.matmul(query, _transposed(key)))
             weights = ops.exp(logits - log_sum)
-            d_weights = _wide(ops.matmul(upstream, _transposed(value)))
+            d_weights = wide(ops.matmul(upstream, _transposed(value)))
             d_logits = _softmax_gradient(weights, d_weights, row[0] if row else None)
             d_logits = ops.cast(d_logits, value.dtype)
             weights = ops.cast(weights, value.dtype)
             d_query_block = ops.expand_dims(ops.matmul(d_logits, key), 0)
             d_query = ops.slice_update(d_query, (i, 0, 0, 0, 0), d_query_block)
-            d_key = d_key + _wide(ops.matmul(_transposed(d_logits), query))
-            d_value = d_value + _wide(ops.matmul(_transposed(weights), upstream))
+            d_key = d_key + wide(ops.matmul(_transposed(d_logits), query))
+            d_value = d_value + wide(ops.matmul(_transposed(weights), upstream))
             return (i + 1, d_query, d_key, d_value), None
 
         start = (
             ops.convert_to_tensor(0, "int32"),
             ops.zeros_like(query_blocks),
-            ops.zeros_like(_wide(key)),
-            ops.zeros_like(_wide(value)),
+            ops.zeros_like(wide(key)),
+            ops.zeros_like(wide(value)),
         )
         xs = [query_blocks, log_sums, blocks(upstream)]
         if row is not None:

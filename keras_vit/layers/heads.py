@@ -8,6 +8,7 @@ from keras_vit.layers.dense import Dense
 from keras_vit.layers.dot_product_attention import dot_product_attention
 from keras_vit.layers.mlp import MLP
 from keras_vit.layers.norm import LayerNorm
+from keras_vit.layers.precision import wide
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -79,8 +80,7 @@ class GlobalAveragePooling(keras.layers.Layer):
     def call(self, tokens):
         grid = tokens[:, self.num_prefix_tokens :]
         # A float16 sum over thousands of tokens overflows.
-        sum_dtype = keras.backend.result_type(grid.dtype, "float32")
-        return ops.cast(ops.mean(ops.cast(grid, sum_dtype), axis=1), grid.dtype)
+        return ops.cast(ops.mean(wide(grid), axis=1), grid.dtype)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[2])

@@ -7,14 +7,10 @@ from keras import ops
 
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.gradient import hand_written_gradient, in_one_pass
+from keras_vit.layers.precision import wide
 
 _LINEAR = (2 / math.pi) ** 0.5
 _CUBIC = 0.044715 * _LINEAR
-
-
-def _wide(x):
-    """In float32 (float64 stays): a cube soon leaves the range of float16."""
-    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
 def _plain_gelu_tanh(x):
@@ -27,26 +23,21 @@ def gelu_tanh(x):
 
     `0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))`.
     """
-    wide = _wide(x)
-    tanh = ops.tanh(wide * (_LINEAR + _CUBIC * wide * wide))
-    outputs = ops.cast(0.5 * wide * (1.0 + tanh), x.dtype)
-
-    def gradient(*args, upstream=None):
-        upstream = args[0] if upstream is None else upstream
-        return (_gelu_tanh_gradient(x, upstream),)
-
-    return outputs, gradient
+    x_wide = wide(x)
+    tanh = ops.tanh(x_wide * (_LINEAR + _CUBIC * x_wide * x_wide))
+    outputs = ops.cast(0.5 * x_wide * (1.0 + tanh), x.dtype)
+    return outputs, lambda upstream: (_gelu_tanh_gradient(x, upstream),)
 
 
 @in_one_pass
 def _gelu_tanh_gradient(x, upstream):
-    wide = _wide(x)
-    square = wide * wide
+    x_wide = wide(x)
+    square = x_wide * x_wide
     # 0.5 * (1 + tanh(a)) = sigmoid(2 * a). Written so, XLA does not find the forward
     # pass's tanh in it, which it would keep for the purpose.
-    gate = ops.sigmoid(2.0 * wide * (_LINEAR + _CUBIC * square))
-    slope = 2.0 * wide * (1.0 - gate) * (_LINEAR + 3.0 * _CUBIC * square)
-    return ops.cast(_wide(upstream) * gate * (1.0 + slope), x.dtype)
+    gate = ops.sigmoid(2.0 * x_wide * (_LINEAR + _CUBIC * square))
+    slope = 2.0 * x_wide * (1.0 - gate) * (_LINEAR + 3.0 * _CUBIC * square)
+    return ops.cast(wide(upstream) * gate * (1.0 + slope), x.dtype)
 
 
 def _plain_gelu_exact(x):
@@ -60,21 +51,16 @@ def _plain_gelu_exact(x):
 @hand_written_gradient(_plain_gelu_exact)
 def gelu_exact(x):
     """GELU by the error function: timm, transformers, T2T-ViT."""
-    outputs = 0.5 * x * (1.0 + ops.erf(x * 0.5**0.5))
-
-    def gradient(*args, upstream=None):
-        upstream = args[0] if upstream is None else upstream
-        return (_gelu_exact_gradient(x, upstream),)
-
-    return outputs, gradient
+    outputs = _plain_gelu_exact(x)
+    return outputs, lambda upstream: (_gelu_exact_gradient(x, upstream),)
 
 
 @in_one_pass
 def _gelu_exact_gradient(x, upstream):
-    wide = _wide(x)
-    cumulative = 0.5 * (1.0 + ops.erf(wide * 0.5**0.5))
-    density = ops.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5
-    return ops.cast(_wide(upstream) * (cumulative + wide * density), x.dtype)
+    x_wide = wide(x)
+    cumulative = 0.5 * (1.0 + ops.erf(x_wide * 0.5**0.5))
+    density = ops.exp(-0.5 * x_wide * x_wide) * (2 * math.pi) ** -0.5
+    return ops.cast(wide(upstream) * (cumulative + x_wide * density), x.dtype)
 
 
 def get_activation(name):

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_vit.layers.gradient import hand_written_gradient
+from keras_vit.layers.precision import wide
 
 
 @functools.cache
@@ -29,19 +30,17 @@ def layer_norm(epsilon):
 
     @hand_written_gradient(plain)
     def normalize(x, gamma, beta):
-        dtype = keras.backend.result_type(x.dtype, "float32")
-
-        mean = ops.mean(ops.cast(x, dtype), axis=-1, keepdims=True)
-        variance = ops.mean(ops.square(ops.cast(x, dtype) - mean), axis=-1, keepdims=True)
+        mean = ops.mean(wide(x), axis=-1, keepdims=True)
+        variance = ops.mean(ops.square(wide(x) - mean), axis=-1, keepdims=True)
         inverse_deviation = ops.rsqrt(variance + epsilon)
-        outputs = (ops.cast(x, dtype) - mean) * inverse_deviation * ops.cast(gamma, dtype)
-        outputs = ops.cast(outputs + ops.cast(beta, dtype), x.dtype)
+        outputs = (wide(x) - mean) * inverse_deviation * wide(gamma)
+        outputs = ops.cast(outputs + wide(beta), x.dtype)
 
-        def gradient(*args, upstream=None):
-            upstream = ops.cast(args[0] if upstream is None else upstream, dtype)
+        def gradient(upstream):
+            upstream = wide(upstream)
             # Not as above: XLA would find it there, and keep it for the purpose.
-            normal = ops.cast(x, dtype) * inverse_deviation - mean * inverse_deviation
-            inner = upstream * ops.cast(gamma, dtype)
+            normal = wide(x) * inverse_deviation - mean * inverse_deviation
+            inner = upstream * wide(gamma)
             shift = ops.mean(inner, axis=-1, keepdims=True)
             slope = ops.mean(inner * normal, axis=-1, keepdims=True)
             d_x = inverse_deviation * (inner - shift - normal * slope)

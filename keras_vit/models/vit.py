@@ -86,7 +86,7 @@ class ViT(ImageModel):
             earlier blocks' grow linearly from 0.
         remat: bool, whether training computes each block a second time in the backward
             pass in place of keeping what is inside it: about half the memory, for about
-            a third more time.
+            a quarter more time.
         classifier_activation: name of a Keras activation, or None for logits.
         classifier_bias: float, initial bias of the classifier (a sigmoid loss wants
             about `-log(classes)`; AugReg: -10 for ImageNet-21k).

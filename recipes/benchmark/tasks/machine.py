@@ -39,7 +39,7 @@ def _tensorflow(a, b, dtype):
     import tensorflow as tf
 
     a, b = tf.cast(a, dtype), tf.cast(b, dtype)
-    # A sum on the device, so that waiting for it moves one number only.
+    # One entry, so that waiting for the product moves one number only.
     product = tf.function(lambda a, b: tf.matmul(a, b)[0, 0])
     return lambda: float(product(a, b))
 
