@@ -13,13 +13,16 @@ from keras_vit.layers.precision import wide
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class TokenPooling(keras.layers.Layer):
-    """Takes the first token: the class token.
+    """Takes one token: the first, which is the class token, or another.
 
     Input: `(b, n, d)`. Output: `(b, d)`.
 
     The paper finds that this head and global average pooling want different learning
     rates: with the class token's, pooling looks much worse than it is. Tune the rate
     for each before comparing them.
+
+    Args:
+        index: int, which token.
 
     Example:
 
@@ -30,15 +33,18 @@ class TokenPooling(keras.layers.Layer):
     Source: ViT (arXiv:2010.11929) equation 4, appendix D.3.
     """
 
+    def __init__(self, index: int = 0, **kwargs):
+        super().__init__(**kwargs)
+        self.index = index
+
     def call(self, tokens):
-        return tokens[:, 0]
+        return tokens[:, self.index]
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[2])
 
     def get_config(self):
-        # Without it Keras records the arguments itself, and refuses dtype policies.
-        return super().get_config()
+        return {**super().get_config(), "index": self.index}
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")

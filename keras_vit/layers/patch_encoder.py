@@ -11,18 +11,21 @@ from keras_vit.layers.positions import ADDED_POSITIONS, check_positions
 class PatchEncoder(keras.layers.Layer):
     """Projects patches, puts prefix tokens in front, and adds positions.
 
-    The tokens come in the order class token, registers, grid in raster order. The
-    class token has a row of its own in learned positions; registers get no positions
-    (they are free vectors already, arXiv:2309.16588).
+    The tokens come in the order class token, distillation token, registers, grid in
+    raster order. The first two have rows of their own in learned positions, unless
+    `class_token_position=False`; registers get no positions (they are free vectors
+    already, arXiv:2309.16588).
 
     Input: flat patches `(b, gh * gw, p * p * c)`, as `Patches` gives them.
-    Output: `(b, class_token + registers + gh * gw, hidden_dim)`.
+    Output: `(b, n, hidden_dim)`, `n` being `gh * gw` and the tokens before the grid.
 
     Args:
         hidden_dim: int, width `d` of the tokens.
         grid_shape: `(gh, gw)`, rows and columns of patches.
         class_token: bool, whether a learned class token is prepended.
+        distillation_token: bool, whether a second learned token follows it.
         registers: int, number of learned register tokens.
+        class_token_position: bool, whether learned positions have rows for these two.
         positions: `"learned"` (1-D), `"learned_2d"`, `"sincos_2d"` or `"none"`.
             `"relative"` positions belong to attention: nothing is added here.
 
@@ -38,7 +41,8 @@ class PatchEncoder(keras.layers.Layer):
     >>> tuple(encoder(patches).shape)
     (2, 7, 64)
 
-    Source: ViT (arXiv:2010.11929) equation 1.
+    Source: ViT (arXiv:2010.11929) equation 1; distillation token: DeiT
+    (arXiv:2012.12877) section 4.
     """
 
     def __init__(
@@ -46,7 +50,9 @@ class PatchEncoder(keras.layers.Layer):
         hidden_dim: int,
         grid_shape: tuple[int, int],
         class_token: bool = False,
+        distillation_token: bool = False,
         registers: int = 0,
+        class_token_position: bool = True,
         positions: str = "learned",
         **kwargs,
     ):
@@ -56,6 +62,8 @@ class PatchEncoder(keras.layers.Layer):
         rows, columns = grid_shape
         self.grid_shape = (rows, columns)
         self.has_class_token = bool(class_token)
+        self.has_distillation_token = bool(distillation_token)
+        self.class_token_position = class_token_position
         self.num_registers = registers
         self.position_kind = positions
         self.projection = Dense(
@@ -68,10 +76,13 @@ class PatchEncoder(keras.layers.Layer):
         if positions in ADDED_POSITIONS:
             self.positions = ADDED_POSITIONS[positions](
                 self.grid_shape,
-                num_prefix_tokens=int(self.has_class_token),
+                num_prefix_tokens=self._num_tokens() if class_token_position else 0,
                 dtype=self.dtype_policy,
                 name="positions",
             )
+
+    def _num_tokens(self):
+        return int(self.has_class_token) + int(self.has_distillation_token)
 
     def build(self, input_shape):
         gh, gw = self.grid_shape
@@ -81,12 +92,20 @@ class PatchEncoder(keras.layers.Layer):
                 f"(batch, {gh * gw}, length); received {tuple(input_shape)}."
             )
         self.projection.build(input_shape)
+        shape = (1, 1, self.hidden_dim)
         if self.has_class_token:
             self.class_token = self.add_weight(
-                name="class_token", shape=(1, 1, self.hidden_dim), initializer="zeros"
+                name="class_token", shape=shape, initializer="zeros"
+            )
+        if self.has_distillation_token:
+            # DeiT's: were it zeros too, the two tokens would stay the same.
+            self.distillation_token = self.add_weight(
+                name="distillation_token",
+                shape=shape,
+                initializer=keras.initializers.TruncatedNormal(stddev=0.02),
             )
         if self.positions is not None:
-            length = int(self.has_class_token) + gh * gw
+            length = self.positions.num_prefix_tokens + gh * gw
             self.positions.build((None, length, self.hidden_dim))
         if self.num_registers:
             # timm's and DINOv2's normal(1e-6): no two registers start alike.
@@ -100,26 +119,31 @@ class PatchEncoder(keras.layers.Layer):
     def call(self, patches):
         tokens = self.projection(patches)
         batch = ops.shape(tokens)[0]
+
+        def copies(weight):
+            shape = (batch, *weight.shape[1:])
+            return ops.broadcast_to(ops.cast(weight, tokens.dtype), shape)
+
+        if self.positions is not None and not self.class_token_position:
+            tokens = self.positions(tokens)
+        prefix = []
         if self.has_class_token:
-            class_token = ops.broadcast_to(
-                ops.cast(self.class_token, tokens.dtype), (batch, 1, self.hidden_dim)
-            )
-            tokens = ops.concatenate([class_token, tokens], axis=1)
-        if self.positions is not None:
+            prefix.append(copies(self.class_token))
+        if self.has_distillation_token:
+            prefix.append(copies(self.distillation_token))
+        if prefix:
+            tokens = ops.concatenate([*prefix, tokens], axis=1)
+        if self.positions is not None and self.class_token_position:
             tokens = self.positions(tokens)
         if self.num_registers:
-            registers = ops.broadcast_to(
-                ops.cast(self.registers, tokens.dtype),
-                (batch, self.num_registers, self.hidden_dim),
-            )
-            first = int(self.has_class_token)
+            first, registers = self._num_tokens(), copies(self.registers)
             tokens = ops.concatenate(
                 [tokens[:, :first], registers, tokens[:, first:]], axis=1
             )
         return tokens
 
     def compute_output_shape(self, input_shape):
-        prefix = int(self.has_class_token) + self.num_registers
+        prefix = self._num_tokens() + self.num_registers
         return (input_shape[0], prefix + input_shape[1], self.hidden_dim)
 
     def get_config(self):
@@ -128,6 +152,8 @@ class PatchEncoder(keras.layers.Layer):
             "hidden_dim": self.hidden_dim,
             "grid_shape": self.grid_shape,
             "class_token": self.has_class_token,
+            "distillation_token": self.has_distillation_token,
             "registers": self.num_registers,
+            "class_token_position": self.class_token_position,
             "positions": self.position_kind,
         }

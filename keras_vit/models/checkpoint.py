@@ -3,28 +3,53 @@
 import os
 from typing import Any
 
+import keras
+
 from keras_vit.models.vit import ViT
-from keras_vit.weights.google import GoogleCheckpoint
+from keras_vit.weights.opening import open_checkpoint
+from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
+from keras_vit.weights.source import HEAD_PATHS, PROJECTION
+from keras_vit.weights.strict import assign
+
+# What says how to load, and is no part of a model.
+_LOADING = ("head", "resize", "source_grid_shape", "check_finite")
 
 
 def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     """Builds the model that a checkpoint was made from, and loads it.
 
+    Every tensor of the file is used and every weight of the model is set, or it is an
+    error that lists both sides. Without `input_shape` the model takes images of the size
+    that the file's positions tell.
+
     Args:
-        path: a Google `.npz` file of a plain ViT.
+        path: a file or directory:
+            Google's `.npz` (original, AugReg, SAM, hybrids, big_vision);
+            timm's, DeiT's and transformers' `.safetensors`, `.pth`, `.bin`, alone or in
+            the directory of a Hugging Face repository, whose `config.json` is used;
+            a KerasHub preset's directory; a `keras_vit` model saved as `.keras`.
         **overrides: any argument of `keras_vit.ViT`, instead of what the file implies:
-            `input_shape` (positions are resized to the new grid; needed where the file's
-            grid is not square), `classes` with `head="new"` (the whole head is replaced,
-            the tanh layer left out, as the paper does for fine-tuning),
-            `include_top=False`, `classifier_activation=None`, ...
+            `input_shape` (positions are resized to the new grid by the source's own
+            convention, or that of `resize`; other channels: see below), `patch_size`
+            (FlexiViT's PI-resize), `num_heads` (where nothing tells it), `classes` with
+            `head="new"` (the whole head is replaced, the tanh layer left out, as the
+            paper does for fine-tuning), `include_top=False`,
+            `classifier_activation=None`, ...
 
     Returns:
-        A `keras_vit.ViT`.
+        A `keras_vit.ViT`; its `preprocessor` is the checkpoint's, as far as the files
+        tell.
+
+    For one input channel the first kernel is summed over its channels, so that a grey
+    image gives what it gave as RGB; for others its channels are repeated in order and
+    scaled by old / new.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or not a Google ViT; its tensors are not exactly
-            those of the model; or the size of its images cannot be told.
+        ImportError: a package that the format needs is not installed (`.pth`: torch).
+        ValueError: the file is damaged or of no kind that is known; its tensors are not
+            exactly those of the model, or not all finite; or the size of its images
+            cannot be told.
 
     Example:
 
@@ -34,16 +59,68 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     ...     "ViT-B_16.npz", input_shape=(384, 384, 3), classes=10, head="new"
     ... )  # doctest: +SKIP
     """
-    config = GoogleCheckpoint(path).infer_config()
-    if overrides.get("head") == "new" or not overrides.get("include_top", True):
+    if os.fspath(path).endswith(".keras"):
+        return _load_keras(path, overrides)
+    if os.fspath(path).endswith(".weights.h5"):
+        raise ValueError(
+            f"{os.fspath(path)} holds weights and not the model that has them: build it, "
+            "and pass weights=path. A file made by model.save('name.keras') has both."
+        )
+    source = open_checkpoint(path)
+    config = source.infer_config(overrides)
+    source.may_resize_patches = "patch_size" in overrides
+    without_head = not overrides.get("include_top", config.get("include_top", True))
+    if overrides.get("head") == "new":
+        config.pop("include_top", None)
+        config.pop("classes", None)
+    if overrides.get("head") == "new" or without_head:
         config.pop("representation_size", None)
-    if overrides.get("include_top", True) and "classes" not in {**config, **overrides}:
+    merged = {**config, **overrides}
+    if merged.get("include_top", True) and "classes" not in merged:
         raise ValueError(
             f"{path} has no head: pass classes=... with head='new', or include_top=False."
         )
-    if "input_shape" not in {**config, **overrides}:
+    if "input_shape" not in merged:
         raise ValueError(
             f"{path} does not tell the size of its images (its positions do not form a "
             "square grid, or there are none): pass input_shape=(height, width, channels)."
         )
-    return ViT(weights=path, **{**config, **overrides})
+    return ViT(weights=source, **merged)
+
+
+def _load_keras(path, overrides):
+    saved = keras.saving.load_model(path)
+    if not isinstance(saved, ViT):
+        raise ValueError(f"{path} holds a {type(saved).__name__}, no keras_vit.ViT.")
+    if not overrides:
+        return saved
+    loading = {name: overrides.pop(name) for name in _LOADING if name in overrides}
+    old = saved.get_config()
+    preprocessor = saved.preprocessor
+    size = tuple(overrides.get("input_shape", old["input_shape"]))
+    if preprocessor.image_size is not None:
+        preprocessor = preprocessor.with_image_size(size[:2])
+    if size[2] != old["input_shape"][2]:
+        preprocessor = preprocessor.with_channels(size[2])
+    new_head = loading.get("head") == "new"
+    if new_head:
+        old["representation_size"] = None
+    model = ViT.from_config({**old, "preprocessor": preprocessor, **overrides})
+    values = saved._values_for(model, loading.get("resize") or "google")
+    channels = old["input_shape"][2]
+    patch = old["patch_size"]
+    if saved.resolved_config()["stem"] is None and PROJECTION in values:
+        kernel = values[PROJECTION].reshape(patch, patch, channels, -1)
+        if size[2] != channels:
+            kernel = adapt_channels(kernel, size[2])
+        target = model.get_config()["patch_size"]
+        if target != patch:
+            kernel = resize_patches(kernel, target)
+        values[PROJECTION] = kernel.reshape(-1, kernel.shape[-1])
+    own = model.weights_by_path()
+    if new_head or not model.get_config()["include_top"]:
+        values = {p: v for p, v in values.items() if not p.startswith(HEAD_PATHS)}
+    if new_head:
+        own = {p: w for p, w in own.items() if not p.startswith(HEAD_PATHS)}
+    assign(own, values.items())
+    return model

@@ -24,7 +24,8 @@ from keras_vit.layers.patches import grid_shape
 from keras_vit.layers.positions import check_positions
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
 from keras_vit.models.image_model import ImageModel
-from keras_vit.weights.google import GoogleCheckpoint
+from keras_vit.weights.opening import open_checkpoint
+from keras_vit.weights.source import HEAD_PATHS, Source
 from keras_vit.weights.strict import assign
 
 _POOLINGS = ("token", "gap", "map", None)
@@ -56,7 +57,8 @@ class ViT(ImageModel):
 
     Args:
         input_shape: `(height, width, channels)` of the images; may be rectangular.
-        patch_size: int, side of a patch in pixels; must divide height and width.
+        patch_size: int, side of a patch in pixels; must divide height and width. With a
+            `stem`: in positions of its map, which it must divide.
         hidden_dim: int, width of the tokens.
         num_layers: int, number of blocks.
         num_heads: int, attention heads; must divide `hidden_dim`.
@@ -69,6 +71,11 @@ class ViT(ImageModel):
             the paper's appendix D.3 traces GAP's supposed weakness to that alone.
         class_token: bool, whether there is a class token. Default: exactly where
             `pooling="token"`.
+        class_token_position: bool, whether learned positions have a row for the class
+            token (timm's `no_embed_class` says they have not).
+        distillation_token: bool, whether there is a second class token with a classifier
+            of its own (DeiT). The logits are the mean of the two; a teacher's labels
+            are for `model.get_layer("distillation_classifier").output`.
         final_norm: `"before_pooling"` or `"after_pooling"`, the place of the last norm.
         representation_size: None, or the width of the tanh layer before the
             classifier (pretraining).
@@ -90,15 +97,23 @@ class ViT(ImageModel):
         classifier_activation: name of a Keras activation, or None for logits.
         classifier_bias: float, initial bias of the classifier (a sigmoid loss wants
             about `-log(classes)`; AugReg: -10 for ImageNet-21k).
-        preprocessor: None for the default, or a `keras_vit.layers.Preprocessor`. Also
-            an attribute of the model, saved with it.
-        weights: None (random), or the path of a checkpoint: Google's `.npz`.
+        stem: None, or a layer from images `(b, h, w, c)` to a map of features
+            `(b, h', w', d)` that is cut into patches in their place, such as
+            `keras_vit.layers.ResNetStem()`. The model makes its own layer from this
+            one's config, named `stem`, in the model's dtype: give one without weights.
+        preprocessor: a `keras_vit.layers.Preprocessor`: what images of any size go
+            through before the model; its `image_size` is the model's, or None for one
+            that only scales. None for the default: a plain bilinear resize, and pixels
+            to -1 to 1. Also an attribute of the model, saved with it.
+        weights: None (random), or a checkpoint; see `keras_vit.load_checkpoint`, which
+            also builds the model that fits one.
         head: with `weights`: `"keep"`, or `"new"` to start from a fresh head although
             the checkpoint has one (other classes).
         resize: with `weights`: convention by which positions of another grid are
             resized, see `keras_vit.layers.resize_grid`; None for the source's own.
         source_grid_shape: with `weights`: `(gh, gw)` of the checkpoint's positions,
             where it cannot be told from their number.
+        check_finite: with `weights`: bool, whether NaN and infinity are errors.
         name: name of the model.
         dtype: dtype policy; None for the global one. Normalisation, softmax and
             classifier are computed in float32 under every policy.
@@ -134,6 +149,8 @@ class ViT(ImageModel):
         include_top: bool = True,
         pooling: str | None = "token",
         class_token: bool | None = None,
+        class_token_position: bool = True,
+        distillation_token: bool = False,
         final_norm: str = "before_pooling",
         representation_size: int | None = None,
         positions: str = "learned",
@@ -148,11 +165,13 @@ class ViT(ImageModel):
         remat: bool = False,
         classifier_activation: str | None = "softmax",
         classifier_bias: float = 0.0,
+        stem: keras.layers.Layer | None = None,
         preprocessor: Preprocessor | None = None,
-        weights: str | os.PathLike | None = None,
+        weights: str | os.PathLike | Source | None = None,
         head: str = "keep",
         resize: str | None = None,
         source_grid_shape: tuple[int, int] | None = None,
+        check_finite: bool = True,
         name: str | None = None,
         dtype: str | keras.DTypePolicy | None = None,
     ):
@@ -167,6 +186,8 @@ class ViT(ImageModel):
             "include_top": include_top,
             "pooling": pooling,
             "class_token": class_token,
+            "class_token_position": class_token_position,
+            "distillation_token": distillation_token,
             "final_norm": final_norm,
             "representation_size": representation_size,
             "positions": positions,
@@ -181,38 +202,65 @@ class ViT(ImageModel):
             "remat": remat,
             "classifier_activation": classifier_activation,
             "classifier_bias": classifier_bias,
+            "stem": stem,
         }
-        _check_config(config)
+        grid = _check_config(config)
         height, width, channels = input_shape
         config["input_shape"] = input_shape = (height, width, channels)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-        grid = grid_shape(input_shape, patch_size)
+        if stem is not None:
+            stem = type(stem).from_config(
+                {**stem.get_config(), "name": "stem", "dtype": policy}
+            )
+            config["stem"] = keras.saving.serialize_keras_object(stem)
         if class_token is None:
             class_token = pooling == "token"
-        num_prefix_tokens = int(class_token) + registers
+        num_prefix_tokens = int(class_token) + int(distillation_token) + registers
         relative_grid_shape = grid if positions == "relative" else None
-        if preprocessor is None:
-            preprocessor = Preprocessor(name="preprocessor")
-        elif not isinstance(preprocessor, Preprocessor):
-            raise ValueError(
-                "preprocessor must be a keras_vit.layers.Preprocessor; received "
-                f"{preprocessor!r}."
-            )
-
         _choice("head", head, _HEADS)
         if resize is not None:
             _choice("resize", resize, RESIZE_CONVENTIONS)
-        values = None
         if weights is None and (head != "keep" or resize or source_grid_shape):
             raise ValueError(
                 f"head={head!r}, resize={resize!r} and "
                 f"source_grid_shape={source_grid_shape!r} say how a checkpoint is "
                 "loaded; received weights=None."
             )
-        if weights is not None:
-            resolved = {**config, "class_token": class_token, "grid_shape": grid}
-            values = GoogleCheckpoint(weights).values(
-                resolved, head=head, resize=resize, source_grid_shape=source_grid_shape
+        self_made = isinstance(weights, str | os.PathLike) and os.fspath(
+            weights
+        ).endswith(".weights.h5")
+        values, preprocessing = None, {}
+        if weights is not None and not self_made:
+            source = weights if isinstance(weights, Source) else open_checkpoint(weights)
+            preprocessing = source.preprocessing
+            values = source.values(
+                {
+                    **config,
+                    "class_token": class_token,
+                    "grid_shape": grid,
+                    "stem": stem,
+                },
+                head=head,
+                resize=resize,
+                source_grid_shape=source_grid_shape,
+                check_finite=check_finite,
+            )
+        if preprocessor is None:
+            preprocessor = Preprocessor(
+                **preprocessing, image_size=(height, width), name="preprocessor"
+            )
+            if channels != 3:
+                preprocessor = preprocessor.with_channels(channels)
+        elif not isinstance(preprocessor, Preprocessor):
+            raise ValueError(
+                "preprocessor must be a keras_vit.layers.Preprocessor; received "
+                f"{preprocessor!r}."
+            )
+        elif preprocessor.image_size not in (None, (height, width)):
+            raise ValueError(
+                f"The preprocessor has image_size={preprocessor.image_size}, the model "
+                f"input_shape={input_shape}; make them equal, for example with "
+                f"preprocessor.with_image_size({(height, width)})."
             )
 
         def norm(tokens):
@@ -220,13 +268,17 @@ class ViT(ImageModel):
                 tokens
             )
 
-        inputs = keras.Input(input_shape, name="images")
-        x = Patches(patch_size, dtype=policy, name="patches")(inputs)
+        inputs = x = keras.Input(input_shape, name="images")
+        if stem is not None:
+            x = stem(x)
+        x = Patches(patch_size, dtype=policy, name="patches")(x)
         x = PatchEncoder(
             hidden_dim,
             grid,
             class_token=class_token,
+            distillation_token=distillation_token,
             registers=registers,
+            class_token_position=class_token_position,
             positions=positions,
             dtype=policy,
             name="patch_encoder",
@@ -250,6 +302,9 @@ class ViT(ImageModel):
             )(x)
         if final_norm == "before_pooling":
             x = norm(x)
+        distilled = None
+        if distillation_token:
+            distilled = TokenPooling(1, dtype=policy, name="distillation_pooling")(x)
         if pooling == "token":
             x = TokenPooling(dtype=policy, name="pooling")(x)
         elif pooling == "gap":
@@ -266,37 +321,52 @@ class ViT(ImageModel):
             )(x)
         if final_norm == "after_pooling":
             x = norm(x)
-        if include_top:
+        head_dtype = keras.backend.result_type(policy.compute_dtype, "float32")
+
+        def classifier(layer_name, activation):
+            return Classifier(
+                classes,
+                activation=activation,
+                bias_initializer=keras.initializers.Constant(classifier_bias),
+                dtype=head_dtype,
+                name=layer_name,
+            )
+
+        if include_top and distilled is not None:
+            logits = [
+                classifier("classifier", None)(x),
+                classifier("distillation_classifier", None)(distilled),
+            ]
+            x = keras.layers.Average(dtype=head_dtype, name="logits")(logits)
+            x = keras.layers.Activation(
+                classifier_activation, dtype=head_dtype, name="predictions"
+            )(x)
+        elif include_top:
             if representation_size is not None:
                 x = PreLogits(representation_size, dtype=policy, name="pre_logits")(x)
-            x = Classifier(
-                classes,
-                activation=classifier_activation,
-                bias_initializer=keras.initializers.Constant(classifier_bias),
-                dtype=keras.backend.result_type(policy.compute_dtype, "float32"),
-                name="classifier",
-            )(x)
+            x = classifier("classifier", classifier_activation)(x)
+        elif distilled is not None and pooling == "token":
+            x = keras.layers.Average(dtype=policy, name="features")([x, distilled])
         super().__init__(inputs=inputs, outputs=x, name=name)
         self.dtype_policy = policy  # A functional model takes no dtype.
         self._constructor_config = config
         self.grid_shape = grid
         self.num_prefix_tokens = num_prefix_tokens
         self.preprocessor = preprocessor
-        if values is not None:
-            # A new head keeps its fresh values.
-            own = self._weights_by_path()
-            fresh = {
-                path: keras.ops.convert_to_numpy(weight)
-                for path, weight in own.items()
-                if path.startswith(("pre_logits/", "classifier/"))
-            }
-            assign(own, {**fresh, **values})
+        if self_made:
+            self.load_weights(weights)
+        elif values is not None:
+            own = self.weights_by_path()
+            if head == "new":  # It keeps its fresh values.
+                own = {p: w for p, w in own.items() if not p.startswith(HEAD_PATHS)}
+            assign(own, values)
 
     def resized(self, input_shape: tuple[int, int, int], resize: str = "google") -> "ViT":
         """The same network for images of another size.
 
         All weights are copied; positions are resized to the new grid, those of prefix
-        tokens as they are. Fixed positions are made anew. Accuracy drops until the new
+        tokens as they are. Fixed positions are made anew. A preprocessor that resizes
+        now does so to the new size. Accuracy drops until the new
         model is fine-tuned: the number of tokens that attention averages over has
         changed.
 
@@ -323,24 +393,43 @@ class ViT(ImageModel):
         """
         _choice("resize", resize, RESIZE_CONVENTIONS)
         config = self.get_config()
-        grid_shape(input_shape, config["patch_size"])
+        grid_shape(input_shape, patch_size=1)  # Whether it is a shape at all.
         if input_shape[-1] != config["input_shape"][-1]:
             raise ValueError(
                 f"resized() changes height and width only; received {input_shape} for a "
                 f"model with {config['input_shape'][-1]} channels."
             )
-        model = type(self).from_config({**config, "input_shape": tuple(input_shape)})
+        preprocessor = self.preprocessor
+        if preprocessor.image_size is not None:
+            preprocessor = preprocessor.with_image_size(tuple(input_shape[:2]))
+        config |= {"input_shape": tuple(input_shape), "preprocessor": preprocessor}
+        model = type(self).from_config(config)
+        assign(model.weights_by_path(), self._values_for(model, resize).items())
+        return model
+
+    def _values_for(self, model, resize):
+        """Arrays by path, with the positions of another model's grid."""
         values = {
             path: keras.ops.convert_to_numpy(weight)
-            for path, weight in self._weights_by_path().items()
+            for path, weight in self.weights_by_path().items()
         }
         for layer_path, layer in model._position_layers().items():
             paths = {w.name: f"{layer_path}/{w.name}" for w in layer.weights}
             tables = {name: values[path] for name, path in paths.items()}
             tables = layer.resized_tables(tables, self.grid_shape, resize)
             values.update({paths[name]: table for name, table in tables.items()})
-        assign(model._weights_by_path(), values)
-        return model
+        return values
+
+    def resolved_config(self):
+        """The constructor's arguments as layers and numbers, for converters."""
+        layers = {layer.name: layer for layer in self.layers}
+        encoder = layers["patch_encoder"]
+        return {
+            **self._constructor_config,
+            "class_token": encoder.has_class_token,
+            "grid_shape": self.grid_shape,
+            "stem": layers.get("stem"),
+        }
 
     def _position_layers(self):
         layers = {"patch_encoder/positions": self.get_layer("patch_encoder").positions}
@@ -350,8 +439,22 @@ class ViT(ImageModel):
             layers[path] = attention.relative_positions
         return {path: layer for path, layer in layers.items() if layer is not None}
 
-    def _weights_by_path(self):
-        """Weights by path within the model: a model made in a name scope has it too."""
+    def weights_by_path(self):
+        """The model's weights, by their paths within it.
+
+        The paths are those that checkpoints, sharding rules and weight-decay rules are
+        written against. A model that was made in a name scope has them too.
+
+        Returns:
+            Dict from path to `keras.Variable`.
+
+        Example:
+
+        >>> import keras_vit
+        >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+        >>> next(iter(model.weights_by_path()))
+        'patch_encoder/class_token'
+        """
         scope = self.get_layer("patch_encoder").path.removesuffix("patch_encoder")
         return {weight.path.removeprefix(scope): weight for weight in self.weights}
 
@@ -369,7 +472,7 @@ class ViT(ImageModel):
             "name": self.name,
             "dtype": policy.name if plain else keras.dtype_policies.serialize(policy),
         }
-        frozen = [p for p, w in self._weights_by_path().items() if not w.trainable]
+        frozen = [p for p, w in self.weights_by_path().items() if not w.trainable]
         if frozen:
             config["frozen"] = frozen
         return config
@@ -378,12 +481,13 @@ class ViT(ImageModel):
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         frozen = set(config.pop("frozen", ()))
-        if isinstance(config.get("preprocessor"), dict):
-            config["preprocessor"] = keras.saving.deserialize_keras_object(
-                config["preprocessor"], custom_objects=custom_objects
-            )
+        for argument in ("stem", "preprocessor"):
+            if isinstance(config.get(argument), dict):
+                config[argument] = keras.saving.deserialize_keras_object(
+                    config[argument], custom_objects=custom_objects
+                )
         model = cls(**config)
-        for path, weight in model._weights_by_path().items():
+        for path, weight in model.weights_by_path().items():
             if path in frozen:
                 weight.trainable = False
         for layer in (*model.layers, model):
@@ -392,8 +496,66 @@ class ViT(ImageModel):
         return model
 
 
+def _grid_shape(input_shape, patch_size, stem):
+    """Rows and columns of patches, in the image or in the map that the stem makes."""
+    if stem is None:
+        return grid_shape(input_shape, patch_size)
+    if not isinstance(stem, keras.layers.Layer):
+        raise ValueError(
+            "stem must be None or a Keras layer from images to a map of features, such "
+            f"as keras_vit.layers.ResNetStem(); received {stem!r}."
+        )
+    if stem.weights:
+        raise ValueError(
+            f"The stem {stem.name!r} has weights already. The model makes its own stem "
+            "from the config, as it does when it is saved, so these would be lost: pass "
+            "type(stem).from_config(stem.get_config()), and give the weights to "
+            "model.get_layer('stem').set_weights(...)."
+        )
+    grid_shape(input_shape, patch_size=1)  # Whether it is a shape at all.
+    features = tuple(stem.compute_output_shape((None, *input_shape)))[1:]
+    if len(features) != 3 or None in features:
+        raise ValueError(
+            "stem must give maps of features (batch, height, width, channels) of known "
+            f"size; {stem!r} gives {(None, *features)} for images of {input_shape}."
+        )
+    sides = features[:2]
+    if isinstance(patch_size, int) and any(side % max(patch_size, 1) for side in sides):
+        nearest = [_nearest_side(axis, input_shape, patch_size, stem) for axis in (0, 1)]
+        remedy = "Change patch_size: the stem makes no map of such a size."
+        if None not in nearest:
+            remedy = (
+                f"Resize to {nearest[0]}x{nearest[1]}, "
+                f"input_shape={(*nearest, input_shape[2])}, or change patch_size."
+            )
+        raise ValueError(
+            f"An image of {input_shape[0]}x{input_shape[1]} pixels leaves the stem as a "
+            f"map of {sides[0]}x{sides[1]} positions, which cannot be cut into patches "
+            f"of {patch_size}x{patch_size}: both sides must be multiples of "
+            f"{patch_size}. {remedy}"
+        )
+    return grid_shape(features, patch_size)
+
+
+def _nearest_side(axis, input_shape, patch_size, stem):
+    """The height (axis 0) or width nearest to the image's that can be cut, or None."""
+
+    def fits(size):
+        shape = [None, *input_shape]
+        shape[1 + axis] = size
+        try:
+            side = stem.compute_output_shape(tuple(shape))[1 + axis]
+        except ValueError:  # Too small for the stem.
+            return False
+        return side > 0 and side % patch_size == 0
+
+    size = input_shape[axis]
+    candidates = filter(fits, range(1, size * (patch_size + 1)))
+    return min(candidates, key=lambda candidate: abs(candidate - size), default=None)
+
+
 def _check_config(config):
-    """Raises before anything is built."""
+    """Raises before anything is built; returns the grid's rows and columns."""
     for argument in ("hidden_dim", "num_layers", "num_heads", "mlp_dim", "classes"):
         if not isinstance(config[argument], int) or config[argument] < 1:
             raise ValueError(
@@ -428,7 +590,13 @@ def _check_config(config):
     bias = config["classifier_bias"]
     if not isinstance(bias, int | float) or not math.isfinite(bias):
         raise ValueError(f"classifier_bias must be a finite number; received {bias!r}.")
-    for argument in ("include_top", "qkv_bias", "class_token"):
+    for argument in (
+        "include_top",
+        "qkv_bias",
+        "class_token",
+        "class_token_position",
+        "distillation_token",
+    ):
         if config[argument] not in (True, False, None):
             raise ValueError(f"{argument} must be a bool; received {config[argument]!r}.")
     for argument in (
@@ -441,7 +609,7 @@ def _check_config(config):
             raise ValueError(
                 f"{argument} must be a number, at least 0 and below 1; received {rate!r}."
             )
-    grid_shape(config["input_shape"], config["patch_size"])
+    grid = _grid_shape(config["input_shape"], config["patch_size"], config["stem"])
     head_dim(config["hidden_dim"], config["num_heads"])
     get_activation(config["activation"])
     activation = config["classifier_activation"]
@@ -465,8 +633,17 @@ def _check_config(config):
             f"final_norm='before_pooling'; received include_top={include_top}, "
             f"final_norm={config['final_norm']!r}."
         )
+    if config["distillation_token"] and (
+        pooling not in ("token", None) or representation_size is not None
+    ):
+        raise ValueError(
+            "distillation_token=True is DeiT's head: it needs pooling='token' and "
+            f"representation_size=None; received pooling={pooling!r}, "
+            f"representation_size={representation_size!r}."
+        )
     if representation_size is not None and not include_top:
         raise ValueError(
             "representation_size is part of the classification head; received "
             f"{representation_size} with include_top=False."
         )
+    return grid

@@ -1,368 +1,339 @@
-"""Google's ViT checkpoints: `.npz` files of Flax parameters.
+"""Google's ViT and hybrid checkpoints: `.npz` files of Flax parameters.
 
-The names are those of the original and AugReg releases, or the ones that Linen gives
-(`LayerNorm_1` for `LayerNorm_2`, and so on).
+The names are those of the original, AugReg and SAM releases, or those of big_vision:
+Linen's own (`LayerNorm_1` for `LayerNorm_2`, and so on), below `params/` or
+`opt/target/`, the blocks stacked in one array or not.
 """
 
-import math
 import os
-import warnings
-import zipfile
-from typing import Any, NamedTuple
+import re
+from typing import Any
 
 import numpy as np
 
-from keras_vit.layers.resize import resize_positions
-from keras_vit.weights.strict import check_tensors
+from keras_vit.layers.resnet import ResNetStem
+from keras_vit.weights.source import POSITIONS, PROJECTION, STEM_ROOT, Piece, Source
 
 _BLOCK = "Transformer/encoderblock_"
+_STACKED = "Transformer/encoderblock/"
 _POSITIONS = "Transformer/posembed_input/pos_embedding"
+_KERNEL = "embedding/kernel"
 
 # What a block's modules are called: in the published files, and by Linen.
-_PUBLISHED = {
-    "attention_norm": "LayerNorm_0",
-    "attention": "MultiHeadDotProductAttention_1",
-    "mlp_norm": "LayerNorm_2",
-    "mlp": "MlpBlock_3",
-}
-_LINEN = {
-    "attention_norm": "LayerNorm_0",
-    "attention": "MultiHeadDotProductAttention_0",
-    "mlp_norm": "LayerNorm_1",
-    "mlp": "MlpBlock_0",
-}
-
-# Constructor arguments that a plain Google ViT has only with these values.
-_POSSIBLE = {
-    "pooling": ("token", "gap", None),
-    "positions": ("learned", "sincos_2d", "none"),
-    "registers": (0,),
-    "layer_scale": (None,),
-    "qkv_bias": (True,),
-    "final_norm": ("before_pooling",),
+NAMES = {
+    "published": {
+        "attention_norm": "LayerNorm_0",
+        "attention": "MultiHeadDotProductAttention_1",
+        "mlp_norm": "LayerNorm_2",
+        "mlp": "MlpBlock_3",
+    },
+    "linen": {
+        "attention_norm": "LayerNorm_0",
+        "attention": "MultiHeadDotProductAttention_0",
+        "mlp_norm": "LayerNorm_1",
+        "mlp": "MlpBlock_0",
+    },
 }
 
-
-class _Tensor(NamedTuple):
-    """One tensor of the file, and where it goes."""
-
-    name: str
-    shape: tuple
-    path: str  # of the weight
-    stored_shape: tuple  # of the weight, or of its third for q, k and v
+# Where big_vision keeps the model, and what it keeps beside it: the optimizer's state,
+# counters, and of a pair of towers the text's.
+_PREFIXES = ("", "params/img/", "params/", "opt/target/img/", "opt/target/")
+_BESIDE = re.compile(r"(opt/state|extra|chrono|params/(txt/|t$|b$)|opt/target/(txt/|t$|b$))")
 
 
-def _tensors(config, block_names, num_positions):
-    """The tensors that a model with this configuration needs, in file names."""
+def pieces(config: dict[str, Any], names: str) -> list[Piece]:
+    """The tensors of a Google checkpoint, in the order of the data.
+
+    Args:
+        config: dict, as for `Source.pieces`.
+        names: `"published"` or `"linen"`.
+    """
+    block_names = NAMES[names]
     d, heads, mlp_dim = config["hidden_dim"], config["num_heads"], config["mlp_dim"]
     p, c = config["patch_size"], config["input_shape"][-1]
-    tensors = []
+    found: list[Piece] = []
 
     def add(name, shape, path, stored_shape=None):
-        tensors.append(_Tensor(name, shape, path, stored_shape or shape))
+        found.append(Piece(path, (name,), shape, stored_shape or shape))
 
     def dense(name, path, inputs, outputs):
         add(f"{name}/kernel", (inputs, outputs), f"{path}/kernel")
         add(f"{name}/bias", (outputs,), f"{path}/bias")
 
-    def norm(name, path):
-        add(f"{name}/scale", (d,), f"{path}/gamma")
-        add(f"{name}/bias", (d,), f"{path}/beta")
+    def norm(name, path, width=d):
+        add(f"{name}/scale", (width,), f"{path}/gamma")
+        add(f"{name}/bias", (width,), f"{path}/beta")
 
-    projection = "patch_encoder/projection"
-    add("embedding/kernel", (p, p, c, d), f"{projection}/kernel", (p * p * c, d))
-    add("embedding/bias", (d,), f"{projection}/bias")
+    def attention(name, path, groups):
+        """`groups`: from the name of our layer to those of the file's parts."""
+        for layer, parts in groups.items():
+            for leaf, shape, stored in (
+                ("kernel", (d, heads, d // heads), (d, d)),
+                ("bias", (heads, d // heads), (d,)),
+            ):
+                sources = tuple(f"{name}/{part}/{leaf}" for part in parts)
+                found.append(Piece(f"{path}/{layer}/{leaf}", sources, shape, stored))
+        kernel = (heads, d // heads, d)
+        add(f"{name}/out/kernel", kernel, f"{path}/projection/kernel", (d, d))
+        add(f"{name}/out/bias", (d,), f"{path}/projection/bias")
+
+    def mlp(name, path):
+        dense(f"{name}/Dense_0", f"{path}/expand", d, mlp_dim)
+        dense(f"{name}/Dense_1", f"{path}/contract", mlp_dim, d)
+
+    if config["stem"] is not None:
+        c = _stem(config["stem"], c, add, norm)
+    add(_KERNEL, (p, p, c, d), PROJECTION, (p * p * c, d))
+    add("embedding/bias", (d,), "patch_encoder/projection/bias")
     if config["class_token"]:
         add("cls", (1, 1, d), "patch_encoder/class_token")
     if config["positions"] == "learned":
-        shape = (1, num_positions, d)
-        add(_POSITIONS, shape, "patch_encoder/positions/embedding")
+        add(_POSITIONS, (1, config["position_rows"], d), POSITIONS)
     for i in range(config["num_layers"]):
         source = {key: f"{_BLOCK}{i}/{name}" for key, name in block_names.items()}
         target = f"block_{i}"
         norm(source["attention_norm"], f"{target}/attention_norm")
-        for part in ("query", "key", "value"):
-            name, path = f"{source['attention']}/{part}", f"{target}/attention/qkv"
-            add(f"{name}/kernel", (d, heads, d // heads), f"{path}/kernel", (d, d))
-            add(f"{name}/bias", (heads, d // heads), f"{path}/bias", (d,))
-        name, path = f"{source['attention']}/out", f"{target}/attention/projection"
-        add(f"{name}/kernel", (heads, d // heads, d), f"{path}/kernel", (d, d))
-        add(f"{name}/bias", (d,), f"{path}/bias")
+        qkv = {"qkv": ("query", "key", "value")}
+        attention(source["attention"], f"{target}/attention", qkv)
         norm(source["mlp_norm"], f"{target}/mlp_norm")
-        dense(f"{source['mlp']}/Dense_0", f"{target}/mlp/expand", d, mlp_dim)
-        dense(f"{source['mlp']}/Dense_1", f"{target}/mlp/contract", mlp_dim, d)
+        mlp(source["mlp"], f"{target}/mlp")
     norm("Transformer/encoder_norm", "norm")
+    if config["pooling"] == "map":
+        add("MAPHead_0/probe", (1, 1, d), "pooling/probe")
+        groups = {"query": ("query",), "key_value": ("key", "value")}
+        attention("MAPHead_0/MultiHeadDotProductAttention_0", "pooling", groups)
+        norm("MAPHead_0/LayerNorm_0", "pooling/norm")
+        mlp("MAPHead_0/MlpBlock_0", "pooling/mlp")
     if config["include_top"]:
         width = d
         if config["representation_size"] is not None:
             width = config["representation_size"]
             dense("pre_logits", "pre_logits", d, width)
         dense("head", "classifier", width, config["classes"])
-    return tensors
+    return found
 
 
-def _in_head(name):
-    return name.startswith(("head/", "pre_logits/"))
+def _stem(stem, channels, add, norm):
+    """The stem's tensors; returns the channels that it gives."""
+    width = stem.width
+    root = (7, 7, channels, width)
+    add("conv_root/kernel", root, STEM_ROOT)
+    norm("gn_root", "stem/root_norm", width)
+    channels = width
+    for s, num_units in enumerate(stem.num_blocks):
+        inner, outer = width * 2**s, width * 2**s * 4
+        for u in range(num_units):
+            name, path = f"block{s + 1}/unit{u + 1}", f"stem/stage_{s}/unit_{u}"
+            convolutions = [
+                ("conv1", "gn1", "conv_1", "norm_1", (1, 1, channels, inner)),
+                ("conv2", "gn2", "conv_2", "norm_2", (3, 3, inner, inner)),
+                ("conv3", "gn3", "conv_3", "norm_3", (1, 1, inner, outer)),
+            ]
+            if u == 0:
+                shape = (1, 1, channels, outer)
+                convolutions.append(
+                    ("conv_proj", "gn_proj", "projection", "projection_norm", shape)
+                )
+            for conv, group_norm, conv_layer, norm_layer, shape in convolutions:
+                add(f"{name}/{conv}/kernel", shape, f"{path}/{conv_layer}/kernel")
+                norm(f"{name}/{group_norm}", f"{path}/{norm_layer}", shape[-1])
+            channels = outer
+    return channels
 
 
-class GoogleCheckpoint:
-    """An `.npz` file of a plain ViT as Google publishes them.
-
-    Opening reads the names and shapes only.
-
-    Args:
-        path: the file.
+class GoogleSource(Source):
+    """An `.npz` file of a ViT or a hybrid as Google publishes them.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a whole `.npz`, or holds something other than
-            arrays of floats.
+        ValueError: the file has two models in it, or none.
     """
 
-    # What the file does not say, and its code does.
+    kind = "Google ViT"
+    head_names = ("head/", "pre_logits/")
+    possible = {  # noqa: RUF012
+        "pooling": ("token", "gap", "map", None),
+        "positions": ("learned", "sincos_2d", "none"),
+        "registers": (0,),
+        "layer_scale": (None,),
+        "qkv_bias": (True,),
+        "final_norm": ("before_pooling",),
+        "distillation_token": (False,),
+    }
+    # Flax's default; what the file does not say, and its code does.
     activation = "gelu_tanh"
-    layer_norm_epsilon = 1e-6
     resize = "google"
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = os.fspath(path)
-        if not os.path.isfile(self.path):
-            raise FileNotFoundError(
-                f"No checkpoint at {self.path!r}: weights takes the path of a file."
-            )
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        with self._open() as archive:
-            for member in archive.namelist():
-                try:
-                    with archive.open(member) as file:
-                        shape, dtype = _read_header(file)
-                except Exception as error:
-                    # zipfile, zlib and NumPy's parser of headers raise a dozen kinds.
-                    raise self._unreadable(f"{member}: {error}") from None
-                if dtype.kind != "f":
-                    raise ValueError(
-                        f"{member} in {self.path} holds {dtype}, not float16, float32 or "
-                        "float64: not a Google ViT checkpoint that this version reads."
-                    )
-                self.shapes[member.removesuffix(".npy")] = shape
-        if "conv_root/kernel" in self.shapes:
-            raise ValueError(
-                f"{self.path} is a hybrid (conv_root/kernel: a ResNet in front of the "
-                "ViT); this version reads plain ViTs only."
-            )
+    def __init__(self, file):
+        super().__init__(file)
+        self._stored: dict[str, tuple[str, int | None]] = {}
+        self.shapes = {}
+        prefix = self._prefix(file.shapes)
+        for stored, shape in file.shapes.items():
+            if not stored.startswith(prefix):
+                if _BESIDE.match(stored):
+                    continue
+                raise ValueError(
+                    f"{file.path} has its model under {prefix!r}, and beside it "
+                    f"{stored}: not a checkpoint that this version understands."
+                )
+            name = stored.removeprefix(prefix)
+            if prefix == "" and _BESIDE.match(name):
+                continue
+            if name == "pos_embedding":
+                name = _POSITIONS
+            # Both spellings of the hybrids' units.
+            name = re.sub(r"/unit0+(\d)", r"/unit\1", name)
+            if re.search(r"gn\w+/(scale|bias)$", name):
+                shape = shape[-1:]  # Old files have leading axes of size 1.
+            if name.startswith(_STACKED):
+                for i in range(shape[0] if shape else 0):
+                    self._add(name.replace(_STACKED, f"{_BLOCK}{i}/"), shape[1:], stored, i)
+            else:
+                self._add(name, shape, stored, None)
 
-    def _unreadable(self, reason):
-        return ValueError(
-            f"{self.path} ({os.path.getsize(self.path)} bytes) is not a readable .npz "
-            f"checkpoint: {reason}. If it was downloaded, delete it and download it "
-            "again."
+    def _add(self, name, shape, stored, index):
+        if name in self.shapes:
+            raise ValueError(f"{self.path} has {name} twice.")
+        self.shapes[name] = shape
+        self._stored[name] = (stored, index)
+
+    def _prefix(self, names):
+        for prefix in _PREFIXES:
+            if prefix + _KERNEL in names:
+                return prefix
+        return ""
+
+    def read(self, read, name):
+        stored, index = self._stored[name]
+        array = read(stored)
+        return array if index is None else array[index]
+
+    @property
+    def names(self) -> str:
+        """`"published"` or `"linen"`: what the blocks' modules are called."""
+        published = NAMES["published"]["attention"]
+        if any(f"/{published}/" in name for name in self.shapes):
+            return "published"
+        return "linen"
+
+    def pieces(self, config):
+        return pieces(config, self.names)
+
+    def infer_config(self, overrides):
+        shapes, names = self.shapes, NAMES[self.names]
+        query = f"{_BLOCK}0/{names['attention']}/query/kernel"
+        mlp = f"{_BLOCK}0/{names['mlp']}/Dense_0/kernel"
+        self.check_ranks(
+            {_KERNEL: 4, query: 3, mlp: 2},
+            {
+                _POSITIONS: 3,
+                "head/bias": 1,
+                "pre_logits/bias": 1,
+                "conv_root/kernel": 4,
+            },
         )
-
-    def _open(self):
-        try:
-            return zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
-            raise self._unreadable(error) from None
-
-    def infer_config(self) -> dict[str, Any]:
-        """Constructor arguments of `ViT`, as far as the tensors tell them.
-
-        Returns:
-            Dict of arguments; `input_shape` is left out where the grid is not square.
-
-        Raises:
-            ValueError: tensors that these need are missing.
-        """
-        shapes = self.shapes
-        names = self._block_names()
-        first = f"{_BLOCK}0"
-        query = f"{first}/{names['attention']}/query/kernel"
-        mlp = f"{first}/{names['mlp']}/Dense_0/kernel"
-        ranks = {"embedding/kernel": 4, query: 3, mlp: 2}
-        optional = {_POSITIONS: 3, "head/bias": 1, "pre_logits/bias": 1}
-        ranks |= {name: rank for name, rank in optional.items() if name in shapes}
-        wrong = [
-            f"{name} {shapes.get(name, '(not there)')}"
-            for name, rank in ranks.items()
-            if len(shapes.get(name, ())) != rank or 0 in shapes[name]
-        ]
-        if wrong:
-            raise ValueError(
-                f"{self.path} is not a Google ViT checkpoint. These tensors are missing "
-                f"or of a wrong rank: {', '.join(wrong)}. It has {len(shapes)}: "
-                f"{', '.join(sorted(shapes)[:5])}, ..."
-            )
-        patch, _, channels, width = shapes["embedding/kernel"]
+        pooling = "token" if "cls" in shapes else "gap"
+        if "MAPHead_0/probe" in shapes:
+            pooling = "map"
+        positions = "learned"
+        if _POSITIONS not in shapes:
+            # big_vision's default; it has no weights.
+            positions = "sincos_2d" if self.names == "linen" else "none"
         config: dict[str, Any] = {
-            "patch_size": patch,
-            "hidden_dim": width,
+            "patch_size": shapes[_KERNEL][0],
+            "hidden_dim": shapes[_KERNEL][3],
             "num_layers": sum(
                 name.startswith(_BLOCK) and name.endswith("query/kernel")
                 for name in shapes
             ),
             "num_heads": shapes[query][1],
             "mlp_dim": shapes[mlp][1],
-            "pooling": "token" if "cls" in shapes else "gap",
+            "pooling": pooling,
             "class_token": "cls" in shapes,
-            "positions": "learned" if _POSITIONS in shapes else "none",
+            "positions": positions,
             "activation": self.activation,
             "layer_norm_epsilon": self.layer_norm_epsilon,
         }
-        if "head/bias" in shapes:
-            config["classes"] = shapes["head/bias"][0]
-        if "pre_logits/bias" in shapes:
-            config["representation_size"] = shapes["pre_logits/bias"][0]
-        if _POSITIONS in shapes:
-            count = self._num_grid_positions("cls" in shapes)
-            side = math.isqrt(count)
-            if side * side == count > 0:
-                config["input_shape"] = (side * patch, side * patch, channels)
+        if "conv_root/kernel" in shapes:
+            config["stem"] = stem = self._infer_stem()
+            # Root and pooling halve twice, and each stage but the first once.
+            self.stem_stride = 4 * 2 ** max(len(stem.num_blocks) - 1, 0)
+        for name, argument in (
+            ("head/bias", "classes"),
+            ("pre_logits/bias", "representation_size"),
+        ):
+            if name in shapes:
+                config[argument] = shapes[name][0]
+        if positions == "learned":
+            config |= self.square_input_shape(overrides)
         return config
 
-    def _num_grid_positions(self, class_token):
-        return self.shapes[_POSITIONS][1] - int(class_token)
-
-    def _block_names(self):
-        published = _PUBLISHED["attention"]
-        if any(f"/{published}/" in name for name in self.shapes):
-            return _PUBLISHED
-        return _LINEN
-
-    def _source_grid(self, config, source_grid_shape):
-        """The grid of the file's positions, which the file does not tell."""
-        count = self._num_grid_positions(config["class_token"])
-        if count < 1:
-            raise ValueError(
-                f"{_POSITIONS} in {self.path} has shape {self.shapes[_POSITIONS]}: no "
-                "position is left for the grid."
-            )
-        target = config["grid_shape"]
-        side = math.isqrt(count)
-        square = (side, side) if side * side == count else None
-        if source_grid_shape is not None:
-            gh, gw = source_grid_shape
-            if gh * gw != count:
-                raise ValueError(
-                    f"source_grid_shape={tuple(source_grid_shape)} has {gh * gw} "
-                    f"positions; {self.path} has {count}."
-                )
-            return gh, gw
-        fits = target if math.prod(target) == count else None
-        if square and fits and square != fits:
-            raise ValueError(
-                f"The {count} positions of {self.path} may be a grid of {square} or of "
-                f"{fits}: say which with source_grid_shape=(rows, columns)."
-            )
-        if not (square or fits):
-            raise ValueError(
-                f"The {count} positions of {self.path} are no square, and the model's "
-                f"grid is {target}: say which grid they are with "
-                "source_grid_shape=(rows, columns)."
-            )
-        return square or fits
-
-    def _check_config(self, config):
-        for argument, possible in _POSSIBLE.items():
-            if config[argument] not in possible:
-                raise ValueError(
-                    f"{self.path} is a plain Google ViT checkpoint, which goes with "
-                    f"{argument}={' or '.join(map(repr, possible))}; received "
-                    f"{config[argument]!r}."
-                )
-        for argument in ("activation", "layer_norm_epsilon"):
-            if config[argument] != getattr(self, argument):
-                warnings.warn(
-                    f"{self.path} was trained with {argument}="
-                    f"{getattr(self, argument)!r}; the model has {config[argument]!r} "
-                    "and will give other outputs.",
-                    stacklevel=5,
-                )
-
-    def values(
-        self,
-        config: dict[str, Any],
-        head: str = "keep",
-        resize: str | None = None,
-        source_grid_shape: tuple[int, int] | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Reads the file for a model.
-
-        Args:
-            config: dict, the constructor's arguments with `class_token` resolved, and
-                `grid_shape`.
-            head: `"keep"`, or `"new"` to leave the file's head aside.
-            resize: name of the convention for positions; None for `"google"`.
-            source_grid_shape: `(gh, gw)` of the file's positions, needed where they
-                are not square and the model's grid is another.
-
-        Returns:
-            Dict from weight path to float32 array; without the head where it is not
-            taken from the file.
-
-        Raises:
-            ValueError: the tensors are not exactly those that the model needs, or the
-                file is damaged.
-        """
-        self._check_config(config)
-        shapes = self.shapes
-        keep_head = config["include_top"] and head == "keep"
-        if not keep_head:
-            shapes = {n: shape for n, shape in shapes.items() if not _in_head(n)}
-        # Any number of positions may be resized, of whatever grid they are.
-        num_positions = (*shapes.get(_POSITIONS, ()), None, None)[1]
-        tensors = [
-            tensor
-            for tensor in _tensors(config, self._block_names(), num_positions)
-            if keep_head or not _in_head(tensor.name)
-        ]
-        check_tensors(
-            self.path,
-            {tensor.name: tensor.shape for tensor in tensors},
-            shapes,
-            "keras_vit.load_checkpoint(path) builds the model that fits the file; "
-            "head='new' replaces its head, for other classes.",
+    def _infer_stem(self):
+        units: dict[int, int] = {}
+        for name in self.shapes:
+            if found := re.match(r"block(\d+)/unit(\d+)/conv1/kernel$", name):
+                stage, unit = map(int, found.groups())
+                units[stage] = max(unit, units.get(stage, 0))
+        num_blocks = tuple(units.get(s, 0) for s in range(1, len(units) + 1))
+        return ResNetStem(
+            num_blocks, width=self.shapes["conv_root/kernel"][3], name="stem"
         )
-        grid = None
-        if _POSITIONS in shapes:
-            grid = self._source_grid(config, source_grid_shape)
-        arrays = self._read(shapes)
-        parts: dict[str, list] = {}
-        for tensor in tensors:
-            array = arrays.pop(tensor.name).reshape(tensor.stored_shape)
-            parts.setdefault(tensor.path, []).append(array)
-        values = {
-            path: pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
-            for path, pieces in parts.items()
-        }
-        if grid and grid != config["grid_shape"]:
-            path = "patch_encoder/positions/embedding"
-            values[path] = resize_positions(
-                values[path], grid, config["grid_shape"], resize or self.resize
+
+    def patches(self):
+        patch = self.shapes[_KERNEL][0]
+        first = "conv_root/kernel" if "conv_root/kernel" in self.shapes else _KERNEL
+        return patch, self.shapes[first][2]
+
+    def num_position_rows(self):
+        return self.shapes[_POSITIONS][1] if _POSITIONS in self.shapes else None
+
+    def position_prefixes(self):
+        # big_vision adds positions before the class token is there.
+        return (1, 0) if "cls" in self.shapes else (0,)
+
+
+def save_npz(model: Any, path: str | os.PathLike, names: str = "published") -> None:
+    """Writes a model as Google's code reads it.
+
+    Args:
+        model: a `keras_vit.ViT`.
+        path: of the file; it appears whole or not at all.
+        names: `"published"`, or `"linen"` for big_vision.
+
+    Raises:
+        FileExistsError: there is something at `path`.
+        ValueError: Google's networks are not of this kind.
+    """
+    import keras
+
+    config = model.resolved_config()
+    for argument, possible in {
+        **GoogleSource.possible,
+        "activation": (GoogleSource.activation,),
+        "layer_norm_epsilon": (GoogleSource.layer_norm_epsilon,),
+    }.items():
+        if config[argument] not in possible:
+            raise ValueError(
+                f"Google's checkpoints have {argument}="
+                f"{' or '.join(map(repr, possible))}; the model has "
+                f"{config[argument]!r}."
             )
-        return values
-
-    def _read(self, names):
-        arrays = {}
-        with self._open() as archive:
-            for name in names:
-                member = f"{name}.npy"
-                if member not in archive.namelist():
-                    member = name
-                try:
-                    with archive.open(member) as file:
-                        array = np.lib.format.read_array(file, allow_pickle=False)
-                except Exception as error:
-                    raise self._unreadable(f"{name}: {error}") from None
-                arrays[name] = array.astype("float32", copy=False)
-        return arrays
-
-
-def _read_header(file):
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise ValueError(f"version {version} of the array format")
-    return shape, dtype
+    if os.path.exists(path):
+        raise FileExistsError(f"{os.fspath(path)} exists; delete it or name another.")
+    weights = model.weights_by_path()
+    rows = weights[POSITIONS].shape[1] if POSITIONS in weights else None
+    arrays = {}
+    for piece in pieces({**config, "position_rows": rows}, names):
+        whole = keras.ops.convert_to_numpy(weights[piece.path]).astype("float32")
+        parts = np.split(whole, len(piece.names), axis=-1)
+        for name, part in zip(piece.names, parts, strict=True):
+            arrays[name] = part.reshape(piece.shape)
+    temporary = f"{os.fspath(path)}.partial"
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+        os.rename(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise

@@ -1,9 +1,14 @@
 """The rule of every loader: all tensors of the file are used, all weights are set."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
+
+_DEFECT = (
+    "This is a defect of the converter: please report it with the checkpoint's name."
+)
 
 
 def _listing(title, lines):
@@ -59,22 +64,26 @@ def check_tensors(
     )
 
 
-def assign(weights: dict[str, keras.Variable], values: dict[str, np.ndarray]) -> None:
-    """Sets every weight of a model.
+def assign(
+    weights: dict[str, keras.Variable], values: Iterable[tuple[str, np.ndarray]]
+) -> None:
+    """Sets every weight of a model, one after the other.
 
     Args:
         weights: dict from path to weight.
-        values: dict from path to array. Every weight must be there, with its shape, and
-            nothing else.
+        values: pairs of path and array; each is let go before the next is taken.
 
     Raises:
-        ValueError: the paths or shapes differ; then nothing was assigned.
+        ValueError: not every weight got a value of its shape, or there was one more.
     """
-    check_tensors(
-        "The set of converted tensors",
-        {path: weight.shape for path, weight in weights.items()},
-        {path: value.shape for path, value in values.items()},
-        "This is a defect of the converter: please report it with the checkpoint's name.",
-    )
-    for path, weight in weights.items():
-        weight.assign(values[path])
+    remaining = dict(weights)
+    for path, value in values:
+        weight = remaining.pop(path, None)
+        if weight is None or tuple(weight.shape) != value.shape:
+            raise ValueError(
+                f"A value of shape {value.shape} for {path}, which is "
+                f"{'no weight' if weight is None else tuple(weight.shape)}. {_DEFECT}"
+            )
+        weight.assign(value)
+    if remaining:
+        raise ValueError(f"No value for {', '.join(remaining)}. {_DEFECT}")

@@ -1,0 +1,168 @@
+"""KerasHub's ViT presets on disk: directories that `save_to_preset` writes."""
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from keras_vit.weights.h5 import H5File
+from keras_vit.weights.source import POSITIONS, PROJECTION, Piece, Source
+
+_EMBEDDING = "layers/vi_t_patching_and_embedding"
+_ENCODER = "layers/vi_t_encoder"
+_HEAD = "task/"
+
+
+def open_preset(directory: str, config: dict[str, Any]) -> "KerasHubSource":
+    """The source in a preset's directory.
+
+    Args:
+        directory: path.
+        config: content of its `config.json`.
+
+    Raises:
+        ValueError: the preset is of another model than ViT.
+    """
+    if config.get("class_name") != "ViTBackbone":
+        raise ValueError(
+            f"{directory} is a KerasHub preset of {config.get('class_name')}; this "
+            "version reads ViTBackbone."
+        )
+    paths = {"": os.path.join(directory, "model.weights.h5")}
+    task: dict[str, Any] = {}
+    if os.path.isfile(os.path.join(directory, "task.weights.h5")):
+        paths[_HEAD] = os.path.join(directory, "task.weights.h5")
+        with open(os.path.join(directory, "task.json")) as file:
+            task = json.load(file)["config"]
+    return KerasHubSource(H5File(paths), config["config"], task)
+
+
+class KerasHubSource(Source):
+    """A preset of KerasHub's `ViTBackbone`, with or without a classifier."""
+
+    kind = "KerasHub ViT"
+    head_names = (_HEAD,)
+    resize = "bilinear"
+    possible = {  # noqa: RUF012
+        "pooling": ("token", "gap", None),
+        "positions": ("learned",),
+        "registers": (0,),
+        "layer_scale": (None,),
+        "final_norm": ("before_pooling",),
+        "distillation_token": (False,),
+        "stem": (None,),
+    }
+
+    def __init__(self, file, backbone, task):
+        super().__init__(file)
+        self._backbone, self._task = backbone, task
+        self.num_heads = backbone["num_heads"]
+        self.layer_norm_epsilon = backbone["layer_norm_epsilon"]
+        converter = ((task.get("preprocessor") or {}).get("config") or {}).get(
+            "image_converter"
+        )
+        if converter:
+            self._read_preprocessing(converter["config"])
+
+    def _read_preprocessing(self, converter):
+        scale = converter.get("scale")
+        if scale is None:
+            return
+        scale, offset = np.asarray(scale), np.asarray(converter.get("offset") or 0.0)
+        self.preprocessing = {
+            "mean": (-offset / scale).tolist(),
+            "std": (1 / scale).tolist(),
+            "resize": converter.get("interpolation", "bilinear")
+            + ("_antialias" if converter.get("antialias") else ""),
+            "crop_fraction": 1.0 if converter.get("crop_to_aspect_ratio", True) else None,
+        }
+
+    def infer_config(self, overrides):
+        backbone = self._backbone
+        self.check_ranks({f"{_EMBEDDING}/patch_embedding/vars/0": 4}, {})
+        config: dict[str, Any] = {
+            "input_shape": tuple(backbone["image_shape"]),
+            "patch_size": self.patches()[0],
+            "hidden_dim": backbone["hidden_dim"],
+            "num_layers": backbone["num_layers"],
+            "num_heads": self.num_heads,
+            "mlp_dim": backbone["mlp_dim"],
+            "pooling": self._task.get("pooling", "token"),
+            "class_token": backbone.get("use_class_token", True),
+            "qkv_bias": backbone.get("use_mha_bias", True),
+            "activation": self.activation,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }
+        if self._task:
+            config["classes"] = self._task["num_classes"]
+            config["representation_size"] = self._task.get("intermediate_dim")
+        else:
+            config["include_top"] = False
+        return config
+
+    def patches(self):
+        patch, _, channels, _ = self.shapes[f"{_EMBEDDING}/patch_embedding/vars/0"]
+        return patch, channels
+
+    def num_position_rows(self):
+        return self.shapes[f"{_EMBEDDING}/position_embedding/vars/0"][0]
+
+    def position_prefixes(self):
+        return (int(self._backbone.get("use_class_token", True)),)
+
+    def position_grid(self, target=None, source_grid_shape=None):
+        patch, _ = self.patches()
+        height, width, _ = self._backbone["image_shape"]
+        return self.position_prefixes()[0], (height // patch, width // patch)
+
+    def pieces(self, config):
+        d, heads, mlp_dim = config["hidden_dim"], config["num_heads"], config["mlp_dim"]
+        p, c = config["patch_size"], config["input_shape"][-1]
+        pieces: list[Piece] = []
+
+        def layer(names, path, leaves, shapes, stored_shapes=None):
+            names = (names,) if isinstance(names, str) else names
+            stored_shapes = stored_shapes or shapes
+            for k, leaf in enumerate(leaves):
+                sources = tuple(f"{name}/vars/{k}" for name in names)
+                pieces.append(
+                    Piece(f"{path}/{leaf}", sources, shapes[k], stored_shapes[k])
+                )
+
+        dense, norm = ("kernel", "bias"), ("gamma", "beta")
+        name = f"{_EMBEDDING}/patch_embedding"
+        shapes = ((p, p, c, d), (d,))
+        stored = ((p * p * c, d), (d,))
+        layer(name, PROJECTION.rpartition("/")[0], dense, shapes, stored)
+        if config["class_token"]:
+            layer(_EMBEDDING, "patch_encoder", ("class_token",), ((1, 1, d),))
+        rows = config["position_rows"]
+        name, path = f"{_EMBEDDING}/position_embedding", POSITIONS.rpartition("/")[0]
+        layer(name, path, ("embedding",), ((rows, d),), ((1, rows, d),))
+        for i in range(config["num_layers"]):
+            name = f"{_ENCODER}/encoder_layers/vi_t_encoder_block"
+            name, path = name + (f"_{i}" if i else ""), f"block_{i}"
+            layer(f"{name}/layer_norm_1", f"{path}/attention_norm", norm, ((d,), (d,)))
+            qkv = tuple(f"{name}/mha/{x}_dense" for x in ("query", "key", "value"))
+            leaves = dense if config["qkv_bias"] else dense[:1]
+            shapes = ((d, heads, d // heads), (heads, d // heads))
+            layer(qkv, f"{path}/attention/qkv", leaves, shapes, ((d, d), (d,)))
+            shapes = ((heads, d // heads, d), (d,))
+            target = f"{path}/attention/projection"
+            layer(f"{name}/mha/output_dense", target, dense, shapes, ((d, d), (d,)))
+            layer(f"{name}/layer_norm_2", f"{path}/mlp_norm", norm, ((d,), (d,)))
+            expand = f"{path}/mlp/expand"
+            layer(f"{name}/mlp/dense_1", expand, dense, ((d, mlp_dim), (mlp_dim,)))
+            contract = f"{path}/mlp/contract"
+            layer(f"{name}/mlp/dense_2", contract, dense, ((mlp_dim, d), (d,)))
+        layer(f"{_ENCODER}/layer_norm", "norm", norm, ((d,), (d,)))
+        if config["include_top"]:
+            width, head = d, f"{_HEAD}layers/dense"
+            if config["representation_size"] is not None:
+                width = config["representation_size"]
+                layer(head, "pre_logits", dense, ((d, width), (width,)))
+                head += "_1"
+            classes = config["classes"]
+            layer(head, "classifier", dense, ((width, classes), (classes,)))
+        return pieces

@@ -1,0 +1,93 @@
+"""NumPy's `.npz` files, as Flax's checkpoints come in."""
+
+import contextlib
+import math
+import os
+import zipfile
+
+import numpy as np
+
+from keras_vit.weights.tensor_file import TensorFile
+
+# Deflated random numbers keep their size, and a head of zeros is a small part of a
+# model: what grows more than this was not made to be loaded.
+LARGEST_EXPANSION = 50
+
+
+class NpzFile(TensorFile):
+    """An `.npz` file; nothing pickled in it is ever opened.
+
+    bfloat16 arrays, which NumPy writes as two bytes without a type, are understood.
+
+    Raises:
+        ValueError: not a whole `.npz`; or it holds something other than arrays of
+            floats, two arrays of one name, or less than its headers announce.
+    """
+
+    format = ".npz"
+
+    def __init__(self, path):
+        super().__init__(path)
+        self._members: dict[str, str] = {}
+        total = 0
+        with self._open() as archive:
+            for member in archive.infolist():
+                try:
+                    with archive.open(member) as file:
+                        shape, dtype = _read_header(file)
+                        size = file.tell() + math.prod(shape) * dtype.itemsize
+                except Exception as error:
+                    # zipfile, zlib and NumPy's parser of headers raise a dozen kinds.
+                    raise self.unreadable(f"{member.filename}: {error}") from None
+                name = member.filename.removesuffix(".npy")
+                if name in self.shapes:
+                    raise self.unreadable(f"{name} is in it twice")
+                self.check_dtype(member.filename, _dtype_name(dtype))
+                if size != member.file_size:
+                    raise self.unreadable(
+                        f"{name} should take {size} bytes, and takes {member.file_size}"
+                    )
+                total += size
+                self.shapes[name] = shape
+                self._members[name] = member.filename
+        if total > LARGEST_EXPANSION * os.path.getsize(self.path):
+            raise self.unreadable(f"it would expand to {total} bytes")
+
+    def _open(self):
+        try:
+            return zipfile.ZipFile(self.path)
+        except (zipfile.BadZipFile, NotImplementedError) as error:
+            raise self.unreadable(error) from None
+
+    @contextlib.contextmanager
+    def reader(self):
+        with self._open() as archive:
+
+            def read(name):
+                try:
+                    with archive.open(self._members[name]) as file:
+                        array = np.lib.format.read_array(file, allow_pickle=False)
+                except Exception as error:
+                    raise self.unreadable(f"{name}: {error}") from None
+                if array.dtype.kind == "V":
+                    import ml_dtypes
+
+                    array = array.view(ml_dtypes.bfloat16)
+                return array.astype("float32", copy=False)
+
+            yield read
+
+
+def _read_header(file):
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"version {version} of the array format")
+    return shape, dtype
+
+
+def _dtype_name(dtype):
+    return "bfloat16" if dtype == np.dtype("V2") else dtype.newbyteorder("=").name

@@ -1,0 +1,96 @@
+"""From a path to the source that understands it."""
+
+import json
+import os
+
+from keras_vit.weights.google import GoogleSource
+from keras_vit.weights.keras_hub import open_preset
+from keras_vit.weights.npz import NpzFile
+from keras_vit.weights.safetensors import SafetensorsFile
+from keras_vit.weights.source import Source
+from keras_vit.weights.timm import TimmSource
+from keras_vit.weights.torch_file import TorchFile
+from keras_vit.weights.transformers import TransformersSource
+
+_FILES = {
+    ".npz": NpzFile,
+    ".safetensors": SafetensorsFile,
+    ".safetensors.index.json": SafetensorsFile,
+    ".pth": TorchFile,
+    ".pt": TorchFile,
+    ".pth.tar": TorchFile,
+    ".bin": TorchFile,
+}
+# What each kind of source has, at the end of a name.
+_SIGNS = {
+    "embedding/kernel": GoogleSource,
+    "patch_embed.proj.weight": TimmSource,
+    "patch_embeddings.projection.weight": TransformersSource,
+}
+# What a directory of transformers or timm has, best first.
+_IN_DIRECTORY = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+def open_checkpoint(path: str | os.PathLike) -> Source:
+    """Reads the names and shapes of a checkpoint, and tells whose it is.
+
+    Args:
+        path: a file: `.npz` (Google), `.safetensors`, `.pth`, `.pth.tar`, `.bin` (timm,
+            DeiT, transformers); or a directory of transformers, timm or KerasHub.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`, or no weights in the directory.
+        ImportError: a package that the format needs is not installed.
+        ValueError: the file is damaged, or of no kind that is known.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        config = _read_json(os.path.join(path, "config.json"))
+        if str(config.get("registered_name", "")).startswith("keras_hub>"):
+            return open_preset(path, config)
+        for name in _IN_DIRECTORY:
+            if os.path.isfile(os.path.join(path, name)):
+                path = os.path.join(path, name)
+                break
+        else:
+            raise FileNotFoundError(
+                f"No checkpoint in the directory {path!r}: none of "
+                f"{', '.join(_IN_DIRECTORY)} is in it, and no KerasHub preset."
+            )
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"No checkpoint at {path!r}: weights takes the path of a file or directory."
+        )
+    for extension, reader in _FILES.items():
+        if path.endswith(extension):
+            file = reader(path)
+            break
+    else:
+        raise ValueError(
+            f"{path} is of no kind that can be loaded: use {', '.join(_FILES)}, .keras "
+            "or .weights.h5."
+        )
+    for sign, source in _SIGNS.items():
+        if any(name.endswith(sign) for name in file.shapes):
+            return source(file)
+    if isinstance(file, NpzFile):
+        return GoogleSource(file)
+    raise ValueError(
+        f"{path} is no checkpoint of a ViT that this version knows: no tensor in it is "
+        f"called ...{', ...'.join(_SIGNS)}. It has {len(file.shapes)}: "
+        f"{', '.join(sorted(file.shapes)[:5])}, ..."
+    )
+
+
+def _read_json(path):
+    if not os.path.isfile(path):
+        return {}
+    with open(path) as file:
+        try:
+            content = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is not readable JSON: {error}") from None
+    return content if isinstance(content, dict) else {}

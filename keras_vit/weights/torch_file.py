@@ -1,0 +1,57 @@
+"""PyTorch's `.pth`, `.pt`, `.pth.tar` and `.bin` files."""
+
+import contextlib
+
+from keras_vit.weights.tensor_file import TensorFile
+
+# Where training scripts put the weights among other things, best first.
+_STATE_DICTS = ("state_dict_ema", "model_ema", "state_dict", "model")
+
+
+class TorchFile(TensorFile):
+    """A file that `torch.save` wrote; nothing in it is executed.
+
+    Raises:
+        ImportError: torch is not installed.
+        ValueError: the file is damaged, holds anything but tensors and plain values, or
+            tensors of other kinds than floats.
+    """
+
+    format = ".pth"
+
+    def __init__(self, path):
+        super().__init__(path)
+        try:
+            import torch
+        except ImportError:
+            raise ImportError(
+                f"Reading {self.path} needs torch, which alone knows that format: "
+                "pip install 'keras_vit[torch]'. Or convert the file to .safetensors "
+                "where torch is."
+            ) from None
+        try:
+            # weights_only: tensors and plain values, and no code.
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            # torch raises whatever its pickle meets.
+            first_line = str(error).strip().split("\n")[0]
+            raise self.unreadable(f"{type(error).__name__}: {first_line}") from None
+        for key in _STATE_DICTS:
+            if isinstance(content, dict) and isinstance(content.get(key), dict):
+                content = content[key]
+                break
+        if not isinstance(content, dict) or not all(
+            isinstance(value, torch.Tensor) for value in content.values()
+        ):
+            raise self.unreadable("no dict of tensors is in it")
+        self._tensors = {
+            name.removeprefix("module."): tensor.detach()
+            for name, tensor in content.items()
+        }
+        for name, tensor in self._tensors.items():
+            self.check_dtype(name, str(tensor.dtype).removeprefix("torch."))
+            self.shapes[name] = tuple(tensor.shape)
+
+    @contextlib.contextmanager
+    def reader(self):
+        yield lambda name: self._tensors[name].float().numpy()

@@ -1,0 +1,203 @@
+"""transformers' ViT and DeiT: directories, or their `.safetensors` and `.bin` files."""
+
+import json
+from typing import Any
+
+from keras_vit.weights.source import POSITIONS, Piece, Source, neighbour
+from keras_vit.weights.timm import HEADS
+from keras_vit.weights.torch_layout import TorchPieces
+
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+}
+# Pillow's numbers for ways to interpolate.
+_RESAMPLE = {2: "bilinear_antialias", 3: "bicubic_antialias"}
+
+# What is in a block: before version 5, and since.
+_OLD = {
+    "block": "encoder.layer",
+    "qkv": tuple(f"attention.attention.{x}" for x in ("query", "key", "value")),
+    "projection": "attention.output.dense",
+    "expand": "intermediate.dense",
+    "contract": "output.dense",
+}
+_NEW = {
+    "block": "layers",
+    "qkv": tuple(f"attention.{x}_proj" for x in "qkv"),
+    "projection": "attention.o_proj",
+    "expand": "mlp.fc1",
+    "contract": "mlp.fc2",
+}
+
+
+class TransformersSource(Source):
+    """`ViTForImageClassification`, `ViTModel`, and DeiT's, with and without teacher.
+
+    `config.json` beside the file tells heads, epsilon and GELU,
+    `preprocessor_config.json` the preprocessing. DeiT without its teacher's head uses
+    its distillation token as a register, and so does the model here.
+    """
+
+    kind = "transformers ViT"
+    head_names = ("classifier.", "cls_classifier.", "distillation_classifier.")
+    resize = "bicubic"
+    # That of every published configuration.
+    layer_norm_epsilon = 1e-12
+    possible = {  # noqa: RUF012
+        "pooling": ("token", "gap", None),
+        "positions": ("learned",),
+        "representation_size": (None,),
+        "layer_scale": (None,),
+        "final_norm": ("before_pooling",),
+        "stem": (None,),
+    }
+
+    def __init__(self, file):
+        super().__init__(file)
+        self._prefix = ""
+        for prefix in ("vit.", "deit."):
+            if any(name.startswith(prefix) for name in self.shapes):
+                self._prefix = prefix
+        new = f"{self._prefix}layers.0.attention.q_proj.weight" in self.shapes
+        self._names = _NEW if new else _OLD
+        # The pooler is no part of the classifier, but a layer for other tasks.
+        self.head_names = (*type(self).head_names, f"{self._prefix}pooler.")  # type: ignore[misc]
+        self.shapes = {
+            name: shape
+            for name, shape in self.shapes.items()
+            if not (name.startswith(f"{self._prefix}pooler.") and self._has_head())
+        }
+        config = self._neighbour("config.json")
+        self.num_heads = config.get("num_attention_heads")
+        self.layer_norm_epsilon = config.get("layer_norm_eps", self.layer_norm_epsilon)
+        activation = config.get("hidden_act", "gelu")
+        self.activation = _ACTIVATIONS.get(activation, activation)
+        names = config.get("id2label") or {}
+        labels = [names[key] for key in sorted(names, key=int)]
+        if labels and labels != [f"LABEL_{i}" for i in range(len(labels))]:
+            self.labels = labels
+        self._read_preprocessing(self._neighbour("preprocessor_config.json"))
+
+    def _neighbour(self, name):
+        path = neighbour(self.path, name)
+        if path is None:
+            return {}
+        with open(path) as file:
+            return json.load(file)
+
+    def _read_preprocessing(self, config):
+        if "image_mean" not in config:
+            return
+        self.preprocessing = {
+            "mean": [255 * x for x in config["image_mean"]],
+            "std": [255 * x for x in config["image_std"]],
+            "resize": _RESAMPLE[config.get("resample", 2)],
+        }
+        crop = config.get("crop_size") if config.get("do_center_crop") else None
+        if crop is not None:
+            sides = [x["height"] if isinstance(x, dict) else x for x in (crop, config["size"])]
+            self.preprocessing["crop_fraction"] = sides[0] / sides[1]
+
+    def _has_head(self):
+        heads = ("classifier.bias", "cls_classifier.bias")
+        return any(name in self.file.shapes for name in heads)
+
+    def _embedding(self, name):
+        return f"{self._prefix}embeddings.{name}"
+
+    def infer_config(self, overrides):
+        shapes = self.shapes
+        kernel = self._embedding("patch_embeddings.projection.weight")
+        positions = self._embedding("position_embeddings")
+        first = f"{self._prefix}{self._names['block']}.0."
+        mlp = first + self._names["expand"] + ".weight"
+        self.check_ranks(
+            {kernel: 4, positions: 3, mlp: 2},
+            {"classifier.bias": 1, "cls_classifier.bias": 1},
+        )
+        width = shapes[kernel][0]
+        num_heads = overrides.get("num_heads") or self.num_heads or HEADS.get(width)
+        if num_heads is None:
+            raise ValueError(
+                f"Nothing in {self.path} tells the number of attention heads, and no "
+                "config.json lies beside it: pass num_heads=..."
+            )
+        distilled = "cls_classifier.bias" in shapes
+        config: dict[str, Any] = {
+            "patch_size": shapes[kernel][2],
+            "hidden_dim": width,
+            "num_layers": sum(name.endswith("layernorm_before.bias") for name in shapes),
+            "num_heads": num_heads,
+            "mlp_dim": shapes[mlp][0],
+            "pooling": "token",
+            "class_token": True,
+            "distillation_token": distilled,
+            "registers": int(self._has_distillation_token() and not distilled),
+            "positions": "learned",
+            "qkv_bias": first + self._names["qkv"][0] + ".bias" in shapes,
+            "activation": self.activation,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }
+        for name in ("classifier.bias", "cls_classifier.bias"):
+            if name in shapes:
+                config["classes"] = shapes[name][0]
+        if "classes" not in config:
+            config["include_top"] = False
+        return config | self.square_input_shape(overrides)
+
+    def _has_distillation_token(self):
+        return self._embedding("distillation_token") in self.shapes
+
+    def patches(self):
+        kernel = self._embedding("patch_embeddings.projection.weight")
+        _, channels, _, patch = self.shapes[kernel]
+        return patch, channels
+
+    def num_position_rows(self):
+        return self.shapes[self._embedding("position_embeddings")][1]
+
+    def position_prefixes(self):
+        return (1 + self._has_distillation_token(),)
+
+    def pieces(self, config):
+        d, mlp_dim = config["hidden_dim"], config["mlp_dim"]
+        p, c = config["patch_size"], config["input_shape"][-1]
+        names = self._names
+        pieces = TorchPieces()
+        projection = self._embedding("patch_embeddings.projection")
+        pieces.patch_projection(projection, p, c, d)
+        if config["class_token"]:
+            token = self._embedding("cls_token")
+            pieces.plain(token, "patch_encoder/class_token", (1, 1, d))
+        token = self._embedding("distillation_token")
+        if config["distillation_token"]:
+            pieces.plain(token, "patch_encoder/distillation_token", (1, 1, d))
+        positions = self._embedding("position_embeddings")
+        pieces.plain(positions, POSITIONS, (1, config["position_rows"], d))
+        if config["registers"]:
+            shape = (1, config["registers"], d)
+            pieces.plain(token, "patch_encoder/registers", shape)
+        for i in range(config["num_layers"]):
+            name, path = f"{self._prefix}{names['block']}.{i}", f"block_{i}"
+            pieces.norm(f"{name}.layernorm_before", f"{path}/attention_norm", d)
+            qkv = tuple(f"{name}.{part}" for part in names["qkv"])
+            pieces.linear(qkv, f"{path}/attention/qkv", d, d, config["qkv_bias"])
+            projection = f"{name}.{names['projection']}"
+            pieces.linear(projection, f"{path}/attention/projection", d, d)
+            pieces.norm(f"{name}.layernorm_after", f"{path}/mlp_norm", d)
+            pieces.linear(f"{name}.{names['expand']}", f"{path}/mlp/expand", d, mlp_dim)
+            contract = f"{name}.{names['contract']}"
+            pieces.linear(contract, f"{path}/mlp/contract", mlp_dim, d)
+        pieces.norm(f"{self._prefix}layernorm", "norm", d)
+        if config["include_top"]:
+            classes = config["classes"]
+            if config["distillation_token"]:
+                pieces.linear("cls_classifier", "classifier", d, classes)
+                teacher = "distillation_classifier"
+                pieces.linear(teacher, teacher, d, classes)
+            else:
+                pieces.linear("classifier", "classifier", d, classes)
+        return list[Piece](pieces)
