@@ -23,11 +23,12 @@ class PatchEncoder(keras.layers.Layer):
         hidden_dim: int, width `d` of the tokens.
         grid_shape: `(gh, gw)`, rows and columns of patches.
         class_token: bool, whether a learned class token is prepended.
-        distillation_token: bool, whether a second learned token follows it.
         registers: int, number of learned register tokens.
-        class_token_position: bool, whether learned positions have rows for these two.
         positions: `"learned"` (1-D), `"learned_2d"`, `"sincos_2d"` or `"none"`.
             `"relative"` positions belong to attention: nothing is added here.
+        class_token_position: bool, whether learned positions have rows for the tokens
+            before the registers.
+        distillation_token: bool, whether a second learned token follows the class token.
 
     Raises:
         ValueError: unknown `positions`, a number of patches other than the grid's, or
@@ -50,10 +51,10 @@ class PatchEncoder(keras.layers.Layer):
         hidden_dim: int,
         grid_shape: tuple[int, int],
         class_token: bool = False,
-        distillation_token: bool = False,
         registers: int = 0,
-        class_token_position: bool = True,
         positions: str = "learned",
+        class_token_position: bool = True,
+        distillation_token: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -152,8 +153,8 @@ class PatchEncoder(keras.layers.Layer):
             "hidden_dim": self.hidden_dim,
             "grid_shape": self.grid_shape,
             "class_token": self.has_class_token,
-            "distillation_token": self.has_distillation_token,
             "registers": self.num_registers,
-            "class_token_position": self.class_token_position,
             "positions": self.position_kind,
+            "class_token_position": self.class_token_position,
+            "distillation_token": self.has_distillation_token,
         }
