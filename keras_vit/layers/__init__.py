@@ -23,14 +23,22 @@ from keras_vit.layers.positions import (
 from keras_vit.layers.preprocessor import Preprocessor
 from keras_vit.layers.residual import LayerScale, StochasticDepth
 from keras_vit.layers.resize import RESIZE_CONVENTIONS, resize_grid
+from keras_vit.layers.resnet import (
+    BottleneckUnit,
+    GroupNorm,
+    ResNetStem,
+    StandardizedConv2D,
+)
 
 __all__ = [
     "MLP",
     "RESIZE_CONVENTIONS",
     "AttentionPooling",
+    "BottleneckUnit",
     "Classifier",
     "Dense",
     "GlobalAveragePooling",
+    "GroupNorm",
     "LayerNorm",
     "LayerScale",
     "LearnedPositions",
@@ -41,8 +49,10 @@ __all__ = [
     "PreLogits",
     "Preprocessor",
     "RelativePositions",
+    "ResNetStem",
     "SelfAttention",
     "SinCosPositions2D",
+    "StandardizedConv2D",
     "StochasticDepth",
     "TokenPooling",
     "TransformerBlock",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from keras_vit.layers import ResNetStem
 from keras_vit.models.vit import ViT
 
 # patch_size, hidden_dim, num_layers, num_heads, mlp_dim.
@@ -24,9 +25,24 @@ VIT_SIZES = {
     "ViTG14": (14, 1664, 48, 16, 8192),
 }
 
+# num_blocks of the ResNetStem, then as above; patch_size in positions of its map.
+# R50: ViT section 4.1; R26 and R: AugReg (arXiv:2106.10270). At 224 px R+Ti/16 has 7x7
+# tokens, 32 pixels each, whatever its name says.
+HYBRID_SIZES = {
+    "ViTRTi16": ((), 8, 192, 12, 3, 768),
+    "ViTR26S32": ((2, 2, 2, 2), 1, 384, 12, 6, 1536),
+    "ViTR26B32": ((2, 2, 2, 2), 1, 768, 12, 12, 3072),
+    "ViTR50B16": ((3, 4, 9), 1, 768, 12, 12, 3072),
+    "ViTR50L32": ((3, 4, 6, 3), 1, 1024, 24, 16, 4096),
+}
+
 
 def _variant(model_name: str) -> Callable[..., ViT]:
-    patch_size, hidden_dim, num_layers, num_heads, mlp_dim = VIT_SIZES[model_name]
+    if hybrid := model_name in HYBRID_SIZES:
+        num_blocks, *row = HYBRID_SIZES[model_name]
+    else:
+        row = list(VIT_SIZES[model_name])
+    patch_size, hidden_dim, num_layers, num_heads, mlp_dim = row
 
     def variant(**overrides: Any) -> ViT:
         sizes = {
@@ -36,13 +52,17 @@ def _variant(model_name: str) -> Callable[..., ViT]:
             "num_heads": num_heads,
             "mlp_dim": mlp_dim,
         }
+        if hybrid:
+            sizes["stem"] = ResNetStem(num_blocks)
         return ViT(**{**sizes, **overrides})
 
+    stem = f", stem=ResNetStem({num_blocks})" if hybrid else ""
     variant.__name__ = variant.__qualname__ = model_name
     variant.__doc__ = f"""{model_name}: a `ViT` with its sizes filled in.
 
     `patch_size={patch_size}, hidden_dim={hidden_dim}, num_layers={num_layers},
-    num_heads={num_heads}, mlp_dim={mlp_dim}`. Inputs, outputs, errors: see `ViT`.
+    num_heads={num_heads}, mlp_dim={mlp_dim}{stem}`.
+    Inputs, outputs, errors: see `ViT`.
 
     Args:
         **overrides: any argument of `ViT`; a size that is given replaces the named one.
@@ -71,3 +91,8 @@ ViTL32 = _variant("ViTL32")
 ViTH14 = _variant("ViTH14")
 ViTg14 = _variant("ViTg14")
 ViTG14 = _variant("ViTG14")
+ViTRTi16 = _variant("ViTRTi16")
+ViTR26S32 = _variant("ViTR26S32")
+ViTR26B32 = _variant("ViTR26B32")
+ViTR50B16 = _variant("ViTR50B16")
+ViTR50L32 = _variant("ViTR50L32")

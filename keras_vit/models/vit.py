@@ -56,7 +56,8 @@ class ViT(ImageModel):
 
     Args:
         input_shape: `(height, width, channels)` of the images; may be rectangular.
-        patch_size: int, side of a patch in pixels; must divide height and width.
+        patch_size: int, side of a patch in pixels; must divide height and width. With a
+            `stem`: in positions of its map, which it must divide.
         hidden_dim: int, width of the tokens.
         num_layers: int, number of blocks.
         num_heads: int, attention heads; must divide `hidden_dim`.
@@ -90,6 +91,10 @@ class ViT(ImageModel):
         classifier_activation: name of a Keras activation, or None for logits.
         classifier_bias: float, initial bias of the classifier (a sigmoid loss wants
             about `-log(classes)`; AugReg: -10 for ImageNet-21k).
+        stem: None, or a layer from images `(b, h, w, c)` to a map of features
+            `(b, h', w', d)` that is cut into patches in their place, such as
+            `keras_vit.layers.ResNetStem()`. The model makes its own layer from this
+            one's config, named `stem`, in the model's dtype: give one without weights.
         preprocessor: None for the default, or a `keras_vit.layers.Preprocessor`. Also
             an attribute of the model, saved with it.
         weights: None (random), or the path of a checkpoint: Google's `.npz`.
@@ -148,6 +153,7 @@ class ViT(ImageModel):
         remat: bool = False,
         classifier_activation: str | None = "softmax",
         classifier_bias: float = 0.0,
+        stem: keras.layers.Layer | None = None,
         preprocessor: Preprocessor | None = None,
         weights: str | os.PathLike | None = None,
         head: str = "keep",
@@ -181,12 +187,17 @@ class ViT(ImageModel):
             "remat": remat,
             "classifier_activation": classifier_activation,
             "classifier_bias": classifier_bias,
+            "stem": stem,
         }
-        _check_config(config)
+        grid = _check_config(config)
         height, width, channels = input_shape
         config["input_shape"] = input_shape = (height, width, channels)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-        grid = grid_shape(input_shape, patch_size)
+        if stem is not None:
+            stem = type(stem).from_config(
+                {**stem.get_config(), "name": "stem", "dtype": policy}
+            )
+            config["stem"] = keras.saving.serialize_keras_object(stem)
         if class_token is None:
             class_token = pooling == "token"
         num_prefix_tokens = int(class_token) + registers
@@ -220,8 +231,10 @@ class ViT(ImageModel):
                 tokens
             )
 
-        inputs = keras.Input(input_shape, name="images")
-        x = Patches(patch_size, dtype=policy, name="patches")(inputs)
+        inputs = x = keras.Input(input_shape, name="images")
+        if stem is not None:
+            x = stem(x)
+        x = Patches(patch_size, dtype=policy, name="patches")(x)
         x = PatchEncoder(
             hidden_dim,
             grid,
@@ -323,7 +336,7 @@ class ViT(ImageModel):
         """
         _choice("resize", resize, RESIZE_CONVENTIONS)
         config = self.get_config()
-        grid_shape(input_shape, config["patch_size"])
+        grid_shape(input_shape, patch_size=1)  # Whether it is a shape at all.
         if input_shape[-1] != config["input_shape"][-1]:
             raise ValueError(
                 f"resized() changes height and width only; received {input_shape} for a "
@@ -378,10 +391,11 @@ class ViT(ImageModel):
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         frozen = set(config.pop("frozen", ()))
-        if isinstance(config.get("preprocessor"), dict):
-            config["preprocessor"] = keras.saving.deserialize_keras_object(
-                config["preprocessor"], custom_objects=custom_objects
-            )
+        for argument in ("stem", "preprocessor"):
+            if isinstance(config.get(argument), dict):
+                config[argument] = keras.saving.deserialize_keras_object(
+                    config[argument], custom_objects=custom_objects
+                )
         model = cls(**config)
         for path, weight in model._weights_by_path().items():
             if path in frozen:
@@ -392,8 +406,66 @@ class ViT(ImageModel):
         return model
 
 
+def _grid_shape(input_shape, patch_size, stem):
+    """Rows and columns of patches, in the image or in the map that the stem makes."""
+    if stem is None:
+        return grid_shape(input_shape, patch_size)
+    if not isinstance(stem, keras.layers.Layer):
+        raise ValueError(
+            "stem must be None or a Keras layer from images to a map of features, such "
+            f"as keras_vit.layers.ResNetStem(); received {stem!r}."
+        )
+    if stem.weights:
+        raise ValueError(
+            f"The stem {stem.name!r} has weights already. The model makes its own stem "
+            "from the config, as it does when it is saved, so these would be lost: pass "
+            "type(stem).from_config(stem.get_config()), and give the weights to "
+            "model.get_layer('stem').set_weights(...)."
+        )
+    grid_shape(input_shape, patch_size=1)  # Whether it is a shape at all.
+    features = tuple(stem.compute_output_shape((None, *input_shape)))[1:]
+    if len(features) != 3 or None in features:
+        raise ValueError(
+            "stem must give maps of features (batch, height, width, channels) of known "
+            f"size; {stem!r} gives {(None, *features)} for images of {input_shape}."
+        )
+    sides = features[:2]
+    if isinstance(patch_size, int) and any(side % max(patch_size, 1) for side in sides):
+        nearest = [_nearest_side(axis, input_shape, patch_size, stem) for axis in (0, 1)]
+        remedy = "Change patch_size: the stem makes no map of such a size."
+        if None not in nearest:
+            remedy = (
+                f"Resize to {nearest[0]}x{nearest[1]}, "
+                f"input_shape={(*nearest, input_shape[2])}, or change patch_size."
+            )
+        raise ValueError(
+            f"An image of {input_shape[0]}x{input_shape[1]} pixels leaves the stem as a "
+            f"map of {sides[0]}x{sides[1]} positions, which cannot be cut into patches "
+            f"of {patch_size}x{patch_size}: both sides must be multiples of "
+            f"{patch_size}. {remedy}"
+        )
+    return grid_shape(features, patch_size)
+
+
+def _nearest_side(axis, input_shape, patch_size, stem):
+    """The height (axis 0) or width nearest to the image's that can be cut, or None."""
+
+    def fits(size):
+        shape = [None, *input_shape]
+        shape[1 + axis] = size
+        try:
+            side = stem.compute_output_shape(tuple(shape))[1 + axis]
+        except ValueError:  # Too small for the stem.
+            return False
+        return side > 0 and side % patch_size == 0
+
+    size = input_shape[axis]
+    candidates = filter(fits, range(1, size * (patch_size + 1)))
+    return min(candidates, key=lambda candidate: abs(candidate - size), default=None)
+
+
 def _check_config(config):
-    """Raises before anything is built."""
+    """Raises before anything is built; returns the grid's rows and columns."""
     for argument in ("hidden_dim", "num_layers", "num_heads", "mlp_dim", "classes"):
         if not isinstance(config[argument], int) or config[argument] < 1:
             raise ValueError(
@@ -441,7 +513,7 @@ def _check_config(config):
             raise ValueError(
                 f"{argument} must be a number, at least 0 and below 1; received {rate!r}."
             )
-    grid_shape(config["input_shape"], config["patch_size"])
+    grid = _grid_shape(config["input_shape"], config["patch_size"], config["stem"])
     head_dim(config["hidden_dim"], config["num_heads"])
     get_activation(config["activation"])
     activation = config["classifier_activation"]
@@ -470,3 +542,4 @@ def _check_config(config):
             "representation_size is part of the classification head; received "
             f"{representation_size} with include_top=False."
         )
+    return grid

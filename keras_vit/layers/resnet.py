@@ -1,0 +1,362 @@
+"""Google's ResNet in front of a Transformer: images to a map of features.
+
+Post-activation bottlenecks with standardised kernels, and group normalisation in place
+of batch normalisation (Big Transfer's): no image depends on the others of its batch.
+"""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_vit.layers.precision import wide
+
+_GROUPS = 32
+
+
+def _strided_shape(input_shape, strides, channels):
+    """Shape after SAME padding: sides are divided by the stride and rounded up."""
+    batch, *sides, _ = input_shape
+    return (batch, *(side and -(-side // strides) for side in sides), channels)
+
+
+def standardize(kernel):
+    """`(kernel - mean) / (std + 1e-5)` over all axes but the last, in float32.
+
+    Args:
+        kernel: `(h, w, i, o)`, any float dtype.
+
+    Returns:
+        The same shape, float32 (float64 stays).
+
+    Source: Weight Standardization (arXiv:1903.10520) equation 5, with the epsilon where
+    Google's hybrids have it.
+    """
+    kernel = wide(kernel)
+    centered = kernel - ops.mean(kernel, axis=(0, 1, 2))
+    variance = ops.mean(ops.square(centered), axis=(0, 1, 2))
+    # The slope of a square root is infinite at 0, where a filter is constant.
+    return centered / (ops.sqrt(ops.maximum(variance, 1e-30)) + 1e-5)
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class StandardizedConv2D(keras.layers.Layer):
+    """Convolution whose filters have mean 0 and variance 1 whatever is learned.
+
+    Without a bias, with SAME padding: TensorFlow's and Flax's, which with a stride puts
+    more of the padding after the image than before it. The kernel is standardised in
+    float32 under every policy.
+
+    Input: `(b, h, w, c)`. Output: `(b, ceil(h / strides), ceil(w / strides), filters)`.
+
+    Args:
+        filters: int, channels of the output.
+        kernel_size: int, side of the square kernel.
+        strides: int.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> conv = keras_vit.layers.StandardizedConv2D(8, kernel_size=3, strides=2)
+    >>> tuple(conv(keras.random.uniform((2, 9, 12, 3))).shape)
+    (2, 5, 6, 8)
+
+    Source: Big Transfer (arXiv:1912.11370) section 3.
+    """
+
+    def __init__(self, filters: int, kernel_size: int, strides: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
+            initializer="lecun_normal",
+            autocast=False,  # Or the statistics would be those of a rounded kernel.
+        )
+        self.built = True
+
+    def call(self, x):
+        return ops.conv(
+            x,
+            ops.cast(standardize(self.kernel), x.dtype),
+            strides=self.strides,
+            padding="same",
+            data_format="channels_last",
+        )
+
+    def compute_output_shape(self, input_shape):
+        return _strided_shape(input_shape, self.strides, self.filters)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class GroupNorm(keras.layers.GroupNormalization):
+    """`keras.layers.GroupNormalization` of feature maps: faster, and safe under torch.
+
+    The same weights, and the same numbers but for rounding. Keras's reduces over groups
+    that lie apart in memory, and under torch takes the variance as a difference of two
+    means, which rounding can make negative: not a number comes out.
+
+    Input and output: `(b, h, w, c)`, any float dtype; statistics in float32.
+
+    Args:
+        groups: int, number of groups of channels; must divide `c`.
+        epsilon: float, added to the variance.
+        initial_gamma: float, every scale's start.
+
+    Raises:
+        ValueError: `groups` does not divide the channels.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> x = keras.ops.convert_to_tensor([[[[1.0, 3.0]]]])
+    >>> y = keras_vit.layers.GroupNorm(groups=1)(x)
+    >>> keras.ops.convert_to_numpy(y).round(3).tolist()
+    [[[[-1.0, 1.0]]]]
+
+    Source: Group Normalization (arXiv:1803.08494) equations 1, 2 and 7.
+    """
+
+    def __init__(
+        self,
+        groups: int = _GROUPS,
+        epsilon: float = 1e-6,
+        initial_gamma: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(
+            groups=groups,
+            epsilon=epsilon,
+            gamma_initializer=keras.initializers.Constant(initial_gamma),
+            **kwargs,
+        )
+        self.initial_gamma = initial_gamma
+
+    def call(self, inputs):
+        x = wide(inputs)
+        mean = self._group_mean(x)
+        variance = self._group_mean(ops.square(x - mean))
+        scale = wide(self.gamma) * ops.rsqrt(variance + self.epsilon)
+        outputs = x * scale + (wide(self.beta) - mean * scale)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def _group_mean(self, x):
+        """`(b, h, w, c)` to `(b, 1, 1, c)`: for each channel the mean of its group."""
+        mean = ops.mean(x, axis=(1, 2))
+        mean = ops.reshape(mean, (-1, self.groups, x.shape[-1] // self.groups))
+        mean = ops.mean(mean, axis=-1)
+        return ops.repeat(mean, x.shape[-1] // self.groups, axis=-1)[:, None, None]
+
+    def get_config(self):
+        return {
+            **keras.layers.Layer.get_config(self),
+            "groups": self.groups,
+            "epsilon": self.epsilon,
+            "initial_gamma": self.initial_gamma,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class BottleneckUnit(keras.layers.Layer):
+    """`relu(shortcut(x) + norm(conv(relu(norm(conv(relu(norm(conv(x)))))))))`.
+
+    The convolutions are 1x1, 3x3 with the stride, and 1x1 to four times the width. The
+    shortcut is `x` itself, or its 1x1 projection with a norm where the shape changes. The
+    last norm's scale starts at zero: a fresh unit is its shortcut.
+
+    Input: `(b, h, w, c)`, any float dtype; normalisation is computed in float32.
+    Output: `(b, ceil(h / strides), ceil(w / strides), 4 * width)`.
+
+    Args:
+        width: int, channels between the 1x1 convolutions; a multiple of 32, the number
+            of groups in the norms.
+        strides: int, of the 3x3 convolution and the projection.
+
+    Raises:
+        ValueError: `width` is no multiple of 32.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> unit = keras_vit.layers.BottleneckUnit(32, strides=2)
+    >>> tuple(unit(keras.random.uniform((2, 9, 12, 64))).shape)
+    (2, 5, 6, 128)
+
+    Source: Deep Residual Learning (arXiv:1512.03385) figure 5; Big Transfer
+    (arXiv:1912.11370) for the norms. Unlike Big Transfer's, the unit is post-activation
+    and the stride is in the 3x3 convolution: as in Google's hybrids.
+    """
+
+    def __init__(self, width: int, strides: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        _check_width(width)
+        self.width = width
+        self.strides = strides
+
+    def build(self, input_shape):
+        policy, width = self.dtype_policy, self.width
+        output_shape = self.compute_output_shape(input_shape)
+        inner_shape = (*output_shape[:-1], width)
+
+        def conv(name, filters, kernel_size, strides, input_shape):
+            layer = StandardizedConv2D(
+                filters, kernel_size, strides, dtype=policy, name=name
+            )
+            layer.build(input_shape)
+            return layer
+
+        def norm(name, shape, initial_gamma=1.0):
+            layer = GroupNorm(initial_gamma=initial_gamma, dtype=policy, name=name)
+            layer.build(shape)
+            return layer
+
+        before = (*input_shape[:-1], width)
+        self.conv_1 = conv("conv_1", width, 1, 1, input_shape)
+        self.norm_1 = norm("norm_1", before)
+        self.conv_2 = conv("conv_2", width, 3, self.strides, before)
+        self.norm_2 = norm("norm_2", inner_shape)
+        self.conv_3 = conv("conv_3", 4 * width, 1, 1, inner_shape)
+        self.norm_3 = norm("norm_3", output_shape, initial_gamma=0.0)
+        self.has_projection = self.strides != 1 or input_shape[-1] != 4 * width
+        if self.has_projection:
+            self.projection = conv("projection", 4 * width, 1, self.strides, input_shape)
+            self.projection_norm = norm("projection_norm", output_shape)
+        self.built = True
+
+    def call(self, x):
+        branch = ops.relu(self.norm_1(self.conv_1(x)))
+        branch = ops.relu(self.norm_2(self.conv_2(branch)))
+        branch = self.norm_3(self.conv_3(branch))
+        if self.has_projection:
+            x = self.projection_norm(self.projection(x))
+        return ops.relu(x + branch)
+
+    def compute_output_shape(self, input_shape):
+        return _strided_shape(input_shape, self.strides, 4 * self.width)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "strides": self.strides,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class ResNetStem(keras.layers.Layer):
+    """The ResNet of Google's hybrid models: images to a map of features.
+
+    A 7x7 convolution with stride 2, a norm, ReLU and a 3x3 max-pool with stride 2; then
+    stages of bottleneck units. Each stage is twice as wide as the one before, and all
+    but the first halve the map.
+
+    The blocks of the hybrids: R26 `(2, 2, 2, 2)`; R50+B/16 `(3, 4, 9)`, which leaves out
+    the last stage of a ResNet-50 and gives its blocks to the third, so that the map has
+    a sixteenth of the image's side; R50+L/32 `(3, 4, 6, 3)`; R+Ti/16 none at all.
+
+    Input: images `(b, h, w, c)`, floats as for a `ViT`.
+    Output: `(b, h / s, w / s, d)`, rounded up, where `s = 4` without stages and twice
+    that for each stage after the first; `d = width` without stages, else
+    `4 * width * 2 ** (len(num_blocks) - 1)`.
+
+    Args:
+        num_blocks: sequence of ints, units in each stage; `()` for the first convolution
+            and the max-pool alone.
+        width: int, channels of the first convolution; a multiple of 32.
+
+    Raises:
+        ValueError: `num_blocks` holds something other than positive ints, or `width` is
+            no multiple of 32.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> stem = keras_vit.layers.ResNetStem(num_blocks=(1, 2), width=32)
+    >>> tuple(stem(keras.random.uniform((2, 64, 48, 3))).shape)
+    (2, 8, 6, 256)
+
+    Source: ViT (arXiv:2010.11929) section 3.1, "Hybrid Architecture", and section 4.1;
+    AugReg (arXiv:2106.10270) for R+Ti/16 and R26.
+    """
+
+    def __init__(self, num_blocks: Sequence[int] = (3, 4, 9), width: int = 64, **kwargs):
+        super().__init__(**kwargs)
+        if isinstance(num_blocks, int) or not all(
+            isinstance(number, int) and number > 0 for number in num_blocks
+        ):
+            raise ValueError(
+                "num_blocks must hold a positive int for each stage, such as (3, 4, 9); "
+                f"received {num_blocks!r}."
+            )
+        _check_width(width)
+        self.num_blocks = tuple(num_blocks)
+        self.width = width
+        policy = self.dtype_policy
+        self.root = StandardizedConv2D(width, 7, 2, dtype=policy, name="root")
+        self.root_norm = GroupNorm(dtype=policy, name="root_norm")
+        self.stages = [
+            [
+                BottleneckUnit(
+                    width * 2**stage,
+                    strides=2 if stage and not unit else 1,
+                    dtype=policy,
+                    name=f"unit_{unit}",
+                )
+                for unit in range(number)
+            ]
+            for stage, number in enumerate(self.num_blocks)
+        ]
+
+    def build(self, input_shape):
+        self.root.build(input_shape)
+        shape = self.root.compute_output_shape(input_shape)
+        self.root_norm.build(shape)
+        shape = _strided_shape(shape, 2, self.width)
+        for stage, units in enumerate(self.stages):
+            with keras.name_scope(f"stage_{stage}"):
+                for unit in units:
+                    unit.build(shape)
+                    shape = unit.compute_output_shape(shape)
+        self.built = True
+
+    def call(self, images):
+        x = ops.relu(self.root_norm(self.root(images)))
+        x = ops.max_pool(x, 3, 2, padding="same", data_format="channels_last")
+        for units in self.stages:
+            for unit in units:
+                x = unit(x)
+        return x
+
+    def compute_output_shape(self, input_shape):
+        shape = _strided_shape(input_shape, 4, self.width)
+        for units in self.stages:
+            for unit in units:
+                shape = unit.compute_output_shape(shape)
+        return shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_blocks": self.num_blocks,
+            "width": self.width,
+        }
+
+
+def _check_width(width):
+    if not isinstance(width, int) or width < 1 or width % _GROUPS:
+        raise ValueError(
+            f"width must be a positive multiple of {_GROUPS}, the number of groups in "
+            f"the norms; received {width!r}."
+        )
