@@ -11,6 +11,16 @@ from tests.cases import array, perturb, random_array
 
 # Layer: arguments that are not the defaults, and the shape of an input.
 CASES = {
+    "StandardizedConv2D": (
+        {"filters": 5, "kernel_size": 3, "strides": 2},
+        (2, 7, 10, 3),
+    ),
+    "GroupNorm": (
+        {"groups": 3, "epsilon": 1e-3, "initial_gamma": 0.0},
+        (2, 5, 4, 6),
+    ),
+    "BottleneckUnit": ({"width": 32, "strides": 2}, (2, 5, 4, 3)),
+    "ResNetStem": ({"num_blocks": (1, 2), "width": 32}, (2, 19, 10, 3)),
     "Patches": ({"patch_size": 4}, (2, 8, 12, 3)),
     "PatchesToImage": ({"patch_size": 4, "grid_shape": (2, 3)}, (2, 6, 48)),
     "PatchEncoder": (

@@ -6,7 +6,7 @@ import keras
 import pytest
 
 import keras_vit
-from keras_vit.models.variants import VIT_SIZES
+from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
 
 # width, depth, mlp, heads: counts do not depend on the heads.
 SIZES = {
@@ -34,6 +34,11 @@ TOKEN = {
     "ViTH14": 632_045_800,
     "ViTg14": 1_012_611_432,
     "ViTG14": 1_844_440_680,
+    "ViTRTi16": 6_337_704,
+    "ViTR26S32": 36_431_912,
+    "ViTR26B32": 101_383_976,
+    "ViTR50B16": 98_659_112,
+    "ViTR50L32": 328_994_856,
 }
 GAP = {"ViTS16": 22_049_896, "ViTB16": 86_566_120, "ViTB32": 88_222_696}
 # 21,843 classes with the representation layer, and without it.
@@ -43,6 +48,8 @@ IMAGENET_21K = {
     "ViTL16": 326_740_307,
     "ViTL32": 328_949_075,
     "ViTH14": 660_385_363,
+    "ViTR50B16": 115_277_971,
+    "ViTR50L32": 351_408_531,
 }
 # Each is the row above less the layer's width * (width + 1), where there is one above.
 AUGREG_21K = {
@@ -51,6 +58,10 @@ AUGREG_21K = {
     "ViTS32": 30_903_507,
     "ViTB16": 102_595_923,
     "ViTL16": 325_690_707,
+    "ViTRTi16": 10_360_403,
+    "ViTR26S32": 44_456_467,
+    "ViTR50B16": 114_687_379,
+    "ViTR50L32": 350_358_931,
 }
 AT_384 = {"ViTB16": 86_859_496, "ViTL16": 304_715_752}
 
@@ -67,7 +78,7 @@ def count(name, **overrides):
 
 def test_every_variant_has_a_row():
     public = {name for name in keras_vit.__all__ if name.startswith("ViT")} - {"ViT"}
-    assert set(TOKEN) == set(VIT_SIZES) == public
+    assert set(TOKEN) == {*VIT_SIZES, *HYBRID_SIZES} == public
 
 
 @pytest.mark.parametrize("name", VIT_SIZES)
@@ -75,6 +86,26 @@ def test_sizes(name):
     model, patch_size = re.fullmatch(r"ViT(\D+)(\d+)", name).groups()
     width, depth, mlp_dim, heads = SIZES[model]
     assert VIT_SIZES[name] == (int(patch_size), width, depth, heads, mlp_dim)
+
+
+# Rows and columns of tokens at 224 px: what the counts of positions leave open.
+GRIDS = {
+    "ViTRTi16": (7, 7),
+    "ViTR26S32": (7, 7),
+    "ViTR26B32": (7, 7),
+    "ViTR50B16": (14, 14),
+    "ViTR50L32": (7, 7),
+}
+
+
+@pytest.mark.parametrize("name", HYBRID_SIZES)
+def test_hybrid_sizes(name):
+    width, depth, mlp_dim, heads = SIZES[re.fullmatch(r"ViTR\d*(\D+)\d+", name)[1]]
+    num_blocks, patch_size, *transformer = HYBRID_SIZES[name]
+    assert transformer == [width, depth, heads, mlp_dim]
+    stem = keras_vit.layers.ResNetStem(num_blocks)
+    map_shape = stem.compute_output_shape((None, 224, 224, 3))
+    assert tuple(side // patch_size for side in map_shape[1:3]) == GRIDS[name]
 
 
 @pytest.mark.parametrize("name", TOKEN)
@@ -89,7 +120,7 @@ def test_gap(name):
 
 @pytest.mark.parametrize("name", IMAGENET_21K)
 def test_imagenet_21k_with_representation_layer(name):
-    width = VIT_SIZES[name][1]
+    width = {**VIT_SIZES, **HYBRID_SIZES}[name][-4]
     counted = count(name, classes=21_843, representation_size=width)
     assert counted == IMAGENET_21K[name]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.layers import Preprocessor
+from keras_vit.layers import Preprocessor, ResNetStem
 from tests.cases import TINY, array, perturb, random_images, tiny_vit
 
 # Each constructor argument: a value that is not the default nor TINY's, and what else
@@ -44,6 +44,7 @@ CASES = {
     "remat": {"remat": True},
     "classifier_activation": {"classifier_activation": None},
     "classifier_bias": {"classifier_bias": -2.0},
+    "stem": {"stem": ResNetStem((1, 1), width=32), "patch_size": 1},
     "preprocessor": {"preprocessor": Preprocessor([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])},
     "name": {"name": "given"},
     "dtype": {"dtype": "mixed_bfloat16"},
@@ -83,11 +84,17 @@ def test_config(name):
     defaults = {key: parameter.default for key, parameter in signature.items()}
     given = {**defaults, **TINY, **arguments}
     assert given[name] != {**defaults, **TINY}[name], "the case sets the default"
-    for key in set(config) - {"preprocessor", "name", "dtype"}:
+    for key in set(config) - {"stem", "preprocessor", "name", "dtype"}:
         assert config[key] == given[key], key
     assert config["dtype"] == arguments.get("dtype", "float32")
     if "name" in arguments:
         assert config["name"] == arguments["name"]
+    stem = [layer for layer in model.layers if layer.name == "stem"]
+    assert bool(stem) == ("stem" in arguments) == (config["stem"] is not None)
+    if stem:
+        for one in (stem[0], keras.saving.deserialize_keras_object(config["stem"])):
+            own = {"name": "stem", "dtype": one.get_config()["dtype"]}
+            assert one.get_config() == {**arguments["stem"].get_config(), **own}
     preprocessor = arguments.get("preprocessor", Preprocessor())
     assert (model.preprocessor.mean, model.preprocessor.std) == (
         preprocessor.mean,
