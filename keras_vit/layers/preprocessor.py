@@ -1,29 +1,62 @@
 """Pixels to what a model was trained on."""
 
+import math
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 
+# Those that every backend computes alike. (Interpolation, antialias) of Keras's resize.
+_RESIZES = {
+    "bilinear": ("bilinear", False),
+    "bilinear_antialias": ("bilinear", True),
+    "bicubic_antialias": ("bicubic", True),
+}
+
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class Preprocessor(keras.layers.Rescaling):
-    """Scales pixel values: `(images - mean) / std`, in float32.
+    """Resizes, crops and scales images: all that lies between pixels and a model.
 
     A model carries its own as `model.preprocessor`; training, evaluation and export
     all use that one. It is a Keras layer and, like Keras's own preprocessing layers,
-    works on any backend's tensors and inside `tf.data.Dataset.map` under every backend.
+    works on any backend's tensors and inside `tf.data.Dataset.map` under every backend,
+    with the same pixels.
 
-    Input: `(h, w, c)` or `(b, h, w, c)`, pixel values 0 to 255, integer or float.
-    Output: the same shape, float32.
+    Input: `(h, w, c)` or `(b, h, w, c)`, pixel values 0 to 255, integer or float. With
+    an `image_size`, h and w may be any and may be unknown while a graph is made.
+    Output: `(pixels - mean) / std`, in float32, of `image_size` or of the same size.
+
+    Without `crop_fraction`, the image is resized to exactly `image_size`: its aspect
+    ratio changes. With one, the resized image covers `(sh, sw) = (floor(height /
+    crop_fraction), floor(width / crop_fraction))` and keeps its aspect ratio:
+    `(max(sh, h * sw / w), max(sw, w * sh / h))`, rounded down where sh = sw and to the
+    nearest otherwise. Its centre is cut out, from row and column `round(excess / 2)`,
+    halves to even.
+
+    The published conventions (sizes in pixels, `s` for `(size, size)`):
+
+    - Google's JAX checkpoints: `Preprocessor(image_size=s)`.
+    - transformers' `ViTImageProcessor`: `Preprocessor(image_size=s,
+      resize="bilinear_antialias")`.
+    - timm's with mean and std 0.5: `Preprocessor(image_size=s,
+      resize="bicubic_antialias", crop_fraction=0.9)`; 1.0 for most of 384.
+    - timm's and DeiT's with ImageNet's mean and std: `Preprocessor.imagenet(s, 0.9)`.
 
     Args:
         mean: float, or one float for each channel, in pixel values 0 to 255.
-        std: likewise; not zero.
+        std: likewise; positive.
+        image_size: None for no resizing, or `(height, width)` of the output.
+        resize: `"bilinear"` (no antialiasing: TensorFlow's default),
+            `"bilinear_antialias"` or `"bicubic_antialias"` (Pillow's; its cubic a = -0.5
+            and its clipping to 0 to 255, without its rounding to whole numbers).
+        crop_fraction: None to resize the whole image to `image_size`, or a number in
+            (0, 1]: the side of the crop as a part of the shorter side.
 
     Raises:
-        ValueError: an input of another rank, of boolean or string dtype, or with
-            another number of channels than `mean` and `std` have; a `std` of zero.
+        ValueError: an argument is out of its range; an input of another rank, of
+            boolean or string dtype, or with another number of channels than `mean` and
+            `std` have.
 
     Example:
 
@@ -32,14 +65,22 @@ class Preprocessor(keras.layers.Rescaling):
     >>> pixels = np.array([[[[0], [255]]]], "uint8")
     >>> keras.ops.convert_to_numpy(preprocess(pixels)).ravel().tolist()
     [-1.0, 1.0]
+    >>> preprocess = keras_vit.layers.Preprocessor.imagenet((224, 224), 0.875)
+    >>> tuple(preprocess(np.zeros((375, 500, 3), "uint8")).shape)
+    (224, 224, 3)
 
-    Source: the default is the ViT paper's code: (x - 127.5) / 127.5.
+    Source: the default scaling is the ViT paper's code: (x - 127.5) / 127.5. The sizes
+    are those of torchvision's `Resize` and `CenterCrop`, and for a rectangular
+    `image_size` of timm's `ResizeKeepRatio`.
     """
 
     def __init__(
         self,
         mean: float | Sequence[float] = 127.5,
         std: float | Sequence[float] = 127.5,
+        image_size: tuple[int, int] | None = None,
+        resize: str = "bilinear",
+        crop_fraction: float | None = None,
         dtype="float32",
         **kwargs,
     ):
@@ -49,10 +90,115 @@ class Preprocessor(keras.layers.Rescaling):
             raise ValueError(
                 f"std must be positive (in pixel values 0 to 255); received {std}."
             )
+        _check_geometry(image_size, resize, crop_fraction)
+        self.image_size = image_size and tuple(image_size)
+        self.resize = resize
+        self.crop_fraction = crop_fraction
         scale = 1.0 / np.asarray(self.std)
         offset = -np.asarray(self.mean) * scale
         super().__init__(scale.tolist(), offset.tolist(), dtype=dtype, **kwargs)
         self.built = True  # Nothing depends on the size of the images.
+
+    @classmethod
+    def imagenet(
+        cls,
+        image_size: tuple[int, int],
+        crop_fraction: float | None = 0.875,
+        resize: str = "bicubic_antialias",
+        **kwargs,
+    ) -> "Preprocessor":
+        """A preprocessor with ImageNet's mean and std, as PyTorch's checkpoints have.
+
+        Args:
+            image_size: `(height, width)` of the output.
+            crop_fraction: see the class.
+            resize: see the class.
+            **kwargs: of `keras.layers.Layer`: `name`, `dtype`.
+
+        Returns:
+            A `Preprocessor`.
+
+        Raises:
+            ValueError: an argument is out of its range.
+
+        Example:
+
+        >>> import keras_vit
+        >>> keras_vit.layers.Preprocessor.imagenet((224, 224)).mean
+        [123.675, 116.28, 103.53]
+
+        Source: torchvision's and timm's constants: mean (0.485, 0.456, 0.406) and std
+        (0.229, 0.224, 0.225), times 255.
+        """
+        return cls(
+            mean=[123.675, 116.28, 103.53],
+            std=[58.395, 57.12, 57.375],
+            image_size=image_size,
+            resize=resize,
+            crop_fraction=crop_fraction,
+            **kwargs,
+        )
+
+    def with_image_size(self, image_size: tuple[int, int] | None) -> "Preprocessor":
+        """The same preprocessor for another size.
+
+        Args:
+            image_size: `(height, width)` of the new output, or None to only scale.
+
+        Returns:
+            A new `Preprocessor`; this one is left as it is.
+
+        Raises:
+            ValueError: `image_size` is not two positive ints.
+
+        Example:
+
+        >>> import keras_vit
+        >>> small = keras_vit.layers.Preprocessor(image_size=(224, 224))
+        >>> small.with_image_size((384, 512)).image_size
+        (384, 512)
+        """
+        config = {**self.get_config(), "image_size": image_size}
+        if image_size is None:
+            del config["resize"], config["crop_fraction"]
+        return self.from_config(config)
+
+    def with_channels(self, channels: int) -> "Preprocessor":
+        """The same preprocessor for images with another number of channels.
+
+        One channel gets the averages of `mean` and of `std`; more or fewer channels
+        get their entries in order, again from the first after the last. A `mean` or
+        `std` that is one float holds for any channels and stays.
+
+        Args:
+            channels: int, the number of channels.
+
+        Returns:
+            A new `Preprocessor`; this one is left as it is.
+
+        Raises:
+            ValueError: `channels` is no positive int.
+
+        Example:
+
+        >>> import keras_vit
+        >>> colour = keras_vit.layers.Preprocessor([120.0, 110.0, 100.0], 50.0)
+        >>> colour.with_channels(1).mean, colour.with_channels(4).mean
+        ([110.0], [120.0, 110.0, 100.0, 120.0])
+        """
+        if not isinstance(channels, int) or channels < 1:
+            raise ValueError(f"channels must be a positive int; received {channels!r}.")
+
+        def entries(values):
+            if not isinstance(values, list) or len(values) == channels:
+                return values
+            if channels == 1:
+                return [float(np.mean(values))]
+            return np.resize(values, channels).tolist()
+
+        config = self.get_config()
+        values = {"mean": entries(self.mean), "std": entries(self.std)}
+        return self.from_config({**config, **values})
 
     def __call__(self, images, **kwargs):
         # Before Keras converts: it would turn booleans into numbers.
@@ -63,6 +209,12 @@ class Preprocessor(keras.layers.Rescaling):
         if not hasattr(images, "shape") or not hasattr(images, "dtype"):
             raise ValueError(
                 f"Expected an array or tensor of images; received {type(images)}."
+            )
+        if getattr(images.shape, "rank", 0) is None:
+            raise ValueError(
+                "Images of unknown rank: decode them with tf.io.decode_jpeg(..., "
+                "channels=3) or tf.io.decode_image(..., expand_animations=False), or "
+                "call set_shape((None, None, 3))."
             )
         shape = tuple(images.shape)
         dtype = keras.backend.standardize_dtype(images.dtype)
@@ -83,11 +235,100 @@ class Preprocessor(keras.layers.Rescaling):
                 f"received images of shape {shape}."
             )
 
+    def call(self, images):
+        if self.image_size is not None:
+            images = self.backend.cast(images, "float32")
+            images = self._resize(images, self.image_size)
+        return super().call(images)
+
+    def _resize(self, images, image_size):
+        *batch, height, width, channels = self.backend.shape(images)
+        size = image_size
+        if self.crop_fraction is not None:
+            covered = [math.floor(side / self.crop_fraction) for side in image_size]
+            size = self._covering_size(height, width, covered)
+        interpolation, antialias = _RESIZES[self.resize]
+        images = self.backend.image.resize(
+            images,
+            size,
+            interpolation=interpolation,
+            antialias=antialias,
+            data_format="channels_last",
+        )
+        if interpolation == "bicubic":
+            images = self.backend.numpy.clip(images, 0.0, 255.0)
+        if self.crop_fraction is None:
+            return images
+        starts = [0] * len(batch)
+        for resized, cropped in zip(size, image_size, strict=True):
+            half, odd = (resized - cropped) // 2, (resized - cropped) % 2
+            starts.append(half + odd * (half % 2))
+        shape = (*batch, *image_size, channels)
+        return self.backend.core.slice(images, (*starts, 0), shape)
+
+    def _covering_size(self, height, width, covered):
+        square = covered[0] == covered[1]
+
+        def longer(side, other, other_covered):
+            product = side * other_covered
+            return product // other if square else (2 * product + other) // (2 * other)
+
+        # Ints stay ints: under jit, JAX's maximum would make a tracer of them.
+        known = isinstance(height, int) and isinstance(width, int)
+        maximum = max if known else self.backend.numpy.maximum
+        return (
+            maximum(covered[0], longer(height, width, covered[1])),
+            maximum(covered[1], longer(width, height, covered[0])),
+        )
+
+    def compute_output_shape(self, input_shape):
+        height_width = self.image_size or tuple(input_shape[-3:-1])
+        return (*input_shape[:-3], *height_width, input_shape[-1])
+
     def get_config(self):
         config = super().get_config()
         del config["scale"], config["offset"]
-        return {**config, "mean": self.mean, "std": self.std}
+        return {
+            **config,
+            "mean": self.mean,
+            "std": self.std,
+            "image_size": self.image_size,
+            "resize": self.resize,
+            "crop_fraction": self.crop_fraction,
+        }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+def _check_geometry(image_size, resize, crop_fraction):
+    if resize not in _RESIZES:
+        raise ValueError(
+            f"Unknown resize {resize!r} of images; choose one of "
+            f"{', '.join(map(repr, _RESIZES))}."
+        )
+    if image_size is None:
+        if resize != "bilinear" or crop_fraction is not None:
+            raise ValueError(
+                f"resize={resize!r} and crop_fraction={crop_fraction!r} say how images "
+                "get their size; received image_size=None. Give image_size=(height, "
+                "width)."
+            )
+        return
+    if (
+        not isinstance(image_size, list | tuple)
+        or len(image_size) != 2
+        or not all(isinstance(side, int) and side > 0 for side in image_size)
+    ):
+        raise ValueError(
+            "image_size must be None or (height, width), two positive ints; received "
+            f"{image_size!r}."
+        )
+    if crop_fraction is not None and not (
+        isinstance(crop_fraction, int | float) and 0 < crop_fraction <= 1
+    ):
+        raise ValueError(
+            "crop_fraction must be None or a number above 0 and at most 1; received "
+            f"{crop_fraction!r}."
+        )

@@ -91,7 +91,8 @@ def _check_images(images, input_shape):
     if any(s not in (None, e) for s, e in zip(shape[1:3], input_shape[:2], strict=True)):
         raise ValueError(
             f"The model takes images of {input_shape[0]}x{input_shape[1]} pixels; "
-            f"received shape {shape}. Resize the images, or use model.resized("
+            f"received shape {shape}. model.preprocessor resizes pixel values 0 to "
+            "255 (unless its image_size is None); or use model.resized("
             f"{(*shape[1:3], input_shape[2])}) for a model of that size."
         )
     dtype = keras.backend.standardize_dtype(images.dtype)

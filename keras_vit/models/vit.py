@@ -90,8 +90,10 @@ class ViT(ImageModel):
         classifier_activation: name of a Keras activation, or None for logits.
         classifier_bias: float, initial bias of the classifier (a sigmoid loss wants
             about `-log(classes)`; AugReg: -10 for ImageNet-21k).
-        preprocessor: None for the default, or a `keras_vit.layers.Preprocessor`. Also
-            an attribute of the model, saved with it.
+        preprocessor: a `keras_vit.layers.Preprocessor`: what images of any size go
+            through before the model; its `image_size` is the model's, or None for one
+            that only scales. None for the default: a plain bilinear resize, and pixels
+            to -1 to 1. Also an attribute of the model, saved with it.
         weights: None (random), or the path of a checkpoint: Google's `.npz`.
         head: with `weights`: `"keep"`, or `"new"` to start from a fresh head although
             the checkpoint has one (other classes).
@@ -192,11 +194,17 @@ class ViT(ImageModel):
         num_prefix_tokens = int(class_token) + registers
         relative_grid_shape = grid if positions == "relative" else None
         if preprocessor is None:
-            preprocessor = Preprocessor(name="preprocessor")
+            preprocessor = Preprocessor(image_size=(height, width), name="preprocessor")
         elif not isinstance(preprocessor, Preprocessor):
             raise ValueError(
                 "preprocessor must be a keras_vit.layers.Preprocessor; received "
                 f"{preprocessor!r}."
+            )
+        elif preprocessor.image_size not in (None, (height, width)):
+            raise ValueError(
+                f"The preprocessor has image_size={preprocessor.image_size}, the model "
+                f"input_shape={input_shape}; make them equal, for example with "
+                f"preprocessor.with_image_size({(height, width)})."
             )
 
         _choice("head", head, _HEADS)
@@ -296,9 +304,9 @@ class ViT(ImageModel):
         """The same network for images of another size.
 
         All weights are copied; positions are resized to the new grid, those of prefix
-        tokens as they are. Fixed positions are made anew. Accuracy drops until the new
-        model is fine-tuned: the number of tokens that attention averages over has
-        changed.
+        tokens as they are. Fixed positions are made anew. A preprocessor that resizes
+        resizes to the new size. Accuracy drops until the new model is fine-tuned: the
+        number of tokens that attention averages over has changed.
 
         Args:
             input_shape: `(height, width, channels)` of the new images; may be
@@ -329,7 +337,11 @@ class ViT(ImageModel):
                 f"resized() changes height and width only; received {input_shape} for a "
                 f"model with {config['input_shape'][-1]} channels."
             )
-        model = type(self).from_config({**config, "input_shape": tuple(input_shape)})
+        height, width, channels = input_shape
+        image_size = (height, width) if self.preprocessor.image_size else None
+        config["input_shape"] = (height, width, channels)
+        config["preprocessor"] = self.preprocessor.with_image_size(image_size)
+        model = type(self).from_config(config)
         values = {
             path: keras.ops.convert_to_numpy(weight)
             for path, weight in self._weights_by_path().items()
