@@ -31,9 +31,10 @@ def saved_model(
     gets its final name; where anything fails, nothing is left behind.
 
     The signature `serving_default` takes `images`: pixel values 0 to 255, float32,
-    `(b, h, w, c)` with any `b`; they are scaled inside as `model.preprocessor` says. It
-    returns `logits` and `probabilities`, float32 `(b, classes)`. Probabilities are the
-    model's `classifier_activation` of the logits; softmax where that is None.
+    `(b, h, w, c)` with any `b`, and with any `h` and `w` where `model.preprocessor` has
+    an `image_size`; they are resized, cropped and scaled inside as it says. It returns
+    `logits` and `probabilities`, float32 `(b, classes)`. Probabilities are the model's
+    `classifier_activation` of the logits; softmax where that is None.
 
     Args:
         model: a `keras_vit.ViT` with its classifier.
@@ -133,7 +134,10 @@ def _describe(model, staging):
         exact = type(model).from_config(config)
         exact.set_weights(model.get_weights())
         generator = np.random.default_rng(0)
-        images = generator.uniform(0, 255, (2, *config["input_shape"]))
+        height, width, channels = config["input_shape"]
+        if exact.preprocessor.image_size is not None:
+            height, width = height + 1, 2 * width  # So that the resize is compared too.
+        images = generator.uniform(0, 255, (2, height, width, channels))
         images = images.astype("float32")
         logits = exact(exact.preprocessor(images), training=False)
         np.savez(

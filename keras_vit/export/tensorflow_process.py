@@ -28,7 +28,9 @@ def main(staging):
 
 
 def write(model, activation, path):
-    shape = (None, *model.input_shape[1:])
+    shape = model.input_shape
+    if model.preprocessor.image_size is not None:
+        shape = (None, None, None, shape[3])  # It resizes.
 
     def serve(images):
         # A signature does not check shapes; the first reshape would mix the images.

@@ -25,7 +25,7 @@ class Preprocessor(keras.layers.Rescaling):
 
     Input: `(h, w, c)` or `(b, h, w, c)`, pixel values 0 to 255, integer or float. With
     an `image_size`, h and w may be any and may be unknown while a graph is made.
-    Output: float32, `(pixels - mean) / std`, of `image_size` or else of the same shape.
+    Output: `(pixels - mean) / std`, in float32, of `image_size` or of the same size.
 
     Without `crop_fraction`, the image is resized to exactly `image_size`: its aspect
     ratio changes. With one, the resized image covers `(sh, sw) = (floor(height /

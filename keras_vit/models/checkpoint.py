@@ -98,8 +98,8 @@ def _load_keras(path, overrides):
     old = saved.get_config()
     preprocessor = saved.preprocessor
     size = tuple(overrides.get("input_shape", old["input_shape"]))
-    if preprocessor.image_size is not None:
-        preprocessor = preprocessor.with_image_size(size[:2])
+    image_size = size[:2] if preprocessor.image_size else None
+    preprocessor = preprocessor.with_image_size(image_size)
     if size[2] != old["input_shape"][2]:
         preprocessor = preprocessor.with_channels(size[2])
     new_head = loading.get("head") == "new"

@@ -366,9 +366,8 @@ class ViT(ImageModel):
 
         All weights are copied; positions are resized to the new grid, those of prefix
         tokens as they are. Fixed positions are made anew. A preprocessor that resizes
-        now does so to the new size. Accuracy drops until the new
-        model is fine-tuned: the number of tokens that attention averages over has
-        changed.
+        resizes to the new size. Accuracy drops until the new model is fine-tuned: the
+        number of tokens that attention averages over has changed.
 
         Args:
             input_shape: `(height, width, channels)` of the new images; may be
@@ -399,10 +398,10 @@ class ViT(ImageModel):
                 f"resized() changes height and width only; received {input_shape} for a "
                 f"model with {config['input_shape'][-1]} channels."
             )
-        preprocessor = self.preprocessor
-        if preprocessor.image_size is not None:
-            preprocessor = preprocessor.with_image_size(tuple(input_shape[:2]))
-        config |= {"input_shape": tuple(input_shape), "preprocessor": preprocessor}
+        height, width, channels = input_shape
+        image_size = (height, width) if self.preprocessor.image_size else None
+        config["input_shape"] = (height, width, channels)
+        config["preprocessor"] = self.preprocessor.with_image_size(image_size)
         model = type(self).from_config(config)
         assign(model.weights_by_path(), self._values_for(model, resize).items())
         return model

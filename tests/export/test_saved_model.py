@@ -51,7 +51,8 @@ print(json.dumps({
 }))
 """
 # As many values as images of 16x24x3 have, or whole numbers of their patches.
-BAD_SHAPES = [(1, 24, 16, 3), (16, 24, 3), (1152,), (3, 16, 24, 1), (6, 8, 8, 3)]
+BAD_SHAPES = [(16, 24, 3), (1152,), (3, 16, 24, 1)]
+BAD_SIZES = [(1, 24, 16, 3), (6, 8, 8, 3)]  # Unless the export resizes.
 FLOAT = 1  # TensorFlow's DT_FLOAT.
 
 
@@ -63,7 +64,7 @@ def pixels(model, batch, seed=0):
 def serve(path, images, directory, batches=(1, 2, 7)):
     """Outputs and facts of an export, from a process without Keras."""
     io = directory / "io.npz"
-    shapes = json.dumps(BAD_SHAPES)
+    shapes = json.dumps(BAD_SHAPES + BAD_SIZES)
     np.savez(io, images=images, batches=json.dumps(batches), bad_shapes=shapes)
     process = subprocess.run(
         [sys.executable, "-c", SERVE, path, io],
@@ -90,7 +91,12 @@ def serve(path, images, directory, batches=(1, 2, 7)):
             "preprocessor": Preprocessor([120.0, 110.0, 100.0], [60.0, 61.0, 62.0]),
             "classifier_activation": "sigmoid",
         },
-        {"classifier_activation": None, "positions": "sincos_2d", "pooling": "gap"},
+        {
+            "classifier_activation": None,
+            "positions": "sincos_2d",
+            "pooling": "gap",
+            "preprocessor": Preprocessor.imagenet((16, 24)),
+        },
     ],
     ids=["plain", "everything", "logits"],
 )
@@ -100,6 +106,9 @@ def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys
     assert path == tmp_path / "served" / "1"
     assert str(path) in capsys.readouterr().out
     images = pixels(model, 7)
+    resizes = model.preprocessor.image_size is not None
+    if resizes:
+        images = np.concatenate([images, images[:, :11]], axis=1)
     outputs, facts = serve(path, images, tmp_path)
 
     exact = keras_vit.ViT.from_config(
@@ -117,8 +126,10 @@ def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys
             np.testing.assert_allclose(served, values[:batch], rtol=0, atol=1e-5)
 
     assert facts["keras"] == []
-    assert facts["refused"] == [list(shape) for shape in BAD_SHAPES]
-    assert facts["inputs"] == {"images": [FLOAT, [-1, 16, 24, 3]]}
+    refused = BAD_SHAPES if resizes else BAD_SHAPES + BAD_SIZES
+    assert facts["refused"] == [list(shape) for shape in refused]
+    size = [-1, -1] if resizes else [16, 24]
+    assert facts["inputs"] == {"images": [FLOAT, [-1, *size, 3]]}
     assert facts["outputs"] == {
         "logits": [FLOAT, [-1, 5]],
         "probabilities": [FLOAT, [-1, 5]],

@@ -81,7 +81,16 @@ CASES = {
     ),
     "PreLogits": ({"units": 6, "activation": "relu"}, (2, 8)),
     "Classifier": ({"units": 6, "activation": "softmax"}, (2, 8)),
-    "Preprocessor": ({"mean": 10.0, "std": [1.0, 2.0, 3.0]}, (2, 8, 8, 3)),
+    "Preprocessor": (
+        {
+            "mean": 10.0,
+            "std": [1.0, 2.0, 3.0],
+            "image_size": (4, 6),
+            "resize": "bicubic_antialias",
+            "crop_fraction": 0.9,
+        },
+        (2, 8, 8, 3),
+    ),
 }
 
 PUBLIC_LAYERS = [

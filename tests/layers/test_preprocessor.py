@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from keras_vit.layers import Preprocessor
 from tests.cases import array
 
+RESIZES = ["bilinear", "bilinear_antialias", "bicubic_antialias"]
 MEAN, STD = [123.7, 116.3, 103.5], [58.4, 57.1, 57.4]
 
 
@@ -40,6 +43,321 @@ def test_survives_its_config():
     revived = keras.saving.deserialize_keras_object(config)
     assert revived.get_config() == preprocessor.get_config()
     assert (revived.mean, revived.std) == (MEAN, 50.0)
+
+
+def photograph(height, width, seed=0):
+    """Pixels 30 to 225 without hard edges, and with noise: nothing overshoots."""
+    rows, columns = np.arange(height)[:, None, None], np.arange(width)[:, None]
+    waves = np.sin(rows / 17 + [0, 1, 2]) + np.cos(columns / 23 + rows / 40)
+    noise = np.random.default_rng(seed).uniform(-20, 20, (height, width, 3))
+    return np.clip(127.5 + 35 * waves + noise, 30, 225).astype("uint8")
+
+
+def resized_pixels(images, **arguments):
+    return array(Preprocessor(0.0, 1.0, **arguments)(images))
+
+
+def triangle(x):
+    return max(0.0, 1.0 - abs(x))
+
+
+def keys(x, a=-0.5):
+    x = abs(x)
+    if x < 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+
+KERNELS = {
+    "bilinear": (triangle, False),
+    "bilinear_antialias": (triangle, True),
+    "bicubic_antialias": (keys, True),
+}
+
+
+def formula(image, size, resize):
+    """Half-pixel centres; samples outside are dropped, the other weights sum to one."""
+    kernel, antialias = KERNELS[resize]
+    for axis, target in enumerate(size):
+        source = image.shape[axis]
+        scale = source / target
+        width = max(scale, 1.0) if antialias else 1.0
+        weights = [
+            [kernel((i - (o + 0.5) * scale + 0.5) / width) for i in range(source)]
+            for o in range(target)
+        ]
+        weights = np.array(weights) / np.sum(weights, axis=1, keepdims=True)
+        image = np.moveaxis(np.tensordot(weights, image, (1, axis)), 0, axis)
+    return np.clip(image, 0, 255)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize(
+    "source", [(1, 1), (7, 5), (24, 31), (47, 9), (60, 80), (2, 200), (150, 1)]
+)
+def test_resize_is_its_formula(source, resize):
+    image = np.random.default_rng(0).integers(0, 256, (*source, 3)).astype("uint8")
+    expected = formula(image, (24, 31), resize)
+    resized = resized_pixels(image, image_size=(24, 31), resize=resize)
+    np.testing.assert_allclose(resized, expected, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_a_large_image(resize):
+    # Its rows are alike and so are its columns: the formula of one axis is enough.
+    line = np.random.default_rng(0).integers(0, 256, 3000).astype("uint8")
+    image = np.broadcast_to(line[:, None, None], (3000, 1000, 1))
+    expected = formula(line[:, None, None], (32, 1), resize)
+    resized = resized_pixels(image, image_size=(32, 24), resize=resize)
+    expected = np.broadcast_to(expected, (32, 24, 1))
+    np.testing.assert_allclose(resized, expected, rtol=0, atol=0.1)
+
+
+def test_google_is_tensorflow(tensorflow):
+    image = photograph(375, 500)
+    expected = tensorflow.image.resize(image, (224, 192)).numpy()
+    resized = resized_pixels(image, image_size=(224, 192))
+    np.testing.assert_allclose(resized, expected, rtol=0, atol=0.01)
+
+
+def pillow_resized(image, size, resize):
+    pillow = pytest.importorskip("PIL.Image")
+    method = {
+        "bilinear_antialias": pillow.Resampling.BILINEAR,
+        "bicubic_antialias": pillow.Resampling.BICUBIC,
+    }[resize]
+    return np.asarray(pillow.fromarray(image).resize(size[::-1], method), "float32")
+
+
+@pytest.mark.parametrize("resize", ["bilinear_antialias", "bicubic_antialias"])
+@pytest.mark.parametrize("source", [(375, 500), (500, 333), (97, 61), (1, 1)])
+def test_antialiased_is_pillow(source, resize):
+    image = photograph(*source)
+    expected = pillow_resized(image, (224, 192), resize)
+    resized = resized_pixels(image, image_size=(224, 192), resize=resize)
+    # Pillow rounds to whole levels after each axis.
+    np.testing.assert_allclose(resized, expected, rtol=0, atol=1.25)
+    assert np.abs(resized - expected).mean() < 0.4
+
+
+def test_bicubic_stays_among_pixel_values():
+    image = np.zeros((8, 8, 1), "uint8")
+    image[:, 4:] = 255
+    resized = resized_pixels(image, image_size=(8, 21), resize="bicubic_antialias")
+    assert (resized.min(), resized.max()) == (0.0, 255.0)
+    expected = pillow_resized(image[..., 0], (8, 21), "bicubic_antialias")
+    np.testing.assert_allclose(resized[..., 0], expected, rtol=0, atol=0.51)
+
+
+def published_window(source, image_size, crop_fraction):
+    """Size after the resize and corner of the crop, as timm and torchvision have them."""
+    height, width = source
+    covered = [math.floor(side / crop_fraction) for side in image_size]
+    if covered[0] == covered[1]:  # torchvision.transforms.Resize(covered[0])
+        short, long = min(source), max(source)
+        long = int(covered[0] * long / short)
+        size = (covered[0], long) if height <= width else (long, covered[0])
+    else:  # timm.data.transforms.ResizeKeepRatio(covered)
+        ratio = min(height / covered[0], width / covered[1])
+        size = (round(height / ratio), round(width / ratio))
+    # torchvision.transforms.CenterCrop(image_size)
+    corner = [round((s - c) / 2.0) for s, c in zip(size, image_size, strict=True)]
+    return size, corner
+
+
+WINDOWS = [
+    ((375, 500), (32, 32), 0.875),
+    ((500, 375), (32, 32), 0.9),
+    ((33, 47), (24, 24), 0.95),
+    ((47, 47), (24, 24), 0.875),
+    ((24, 24), (24, 24), 1.0),
+    ((24, 24), (24, 24), 0.875),
+    ((3, 200), (24, 24), 0.9),
+    ((200, 3), (24, 24), 0.9),
+    ((375, 500), (24, 40), 0.875),
+    ((301, 200), (24, 40), 0.9),
+    ((100, 401), (24, 40), 1.0),
+    ((24, 40), (24, 40), 1.0),
+    ((1, 1), (24, 40), 0.9),
+]
+
+
+@pytest.mark.parametrize(("source", "image_size", "crop_fraction"), WINDOWS)
+def test_crop_is_the_published_window(source, image_size, crop_fraction):
+    image = photograph(*source)
+    size, (top, left) = published_window(source, image_size, crop_fraction)
+    height, width = image_size
+    whole = formula(image, size, "bicubic_antialias")
+    resized = resized_pixels(
+        image,
+        image_size=image_size,
+        resize="bicubic_antialias",
+        crop_fraction=crop_fraction,
+    )
+    expected = whole[top : top + height, left : left + width]
+    np.testing.assert_allclose(resized, expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("image_size", [(224, 224), (160, 224)])
+def test_window_is_that_of_timm_and_torchvision(image_size):
+    pytest.importorskip("torchvision")
+    create_transform = pytest.importorskip("timm.data").create_transform
+    pillow = pytest.importorskip("PIL.Image")
+    image = photograph(301, 403)
+    transform = create_transform((3, *image_size), interpolation="bicubic", crop_pct=0.9)
+    expected = np.moveaxis(transform(pillow.fromarray(image)).numpy(), 0, -1)
+    preprocessed = array(Preprocessor.imagenet(image_size, 0.9)(image))
+    np.testing.assert_allclose(preprocessed, expected, rtol=0, atol=1.25 / 57)
+
+
+CONVENTIONS = {
+    "google": {"image_size": (24, 32)},
+    "transformers": {"image_size": (24, 32), "resize": "bilinear_antialias"},
+    "timm": {
+        "image_size": (24, 24),
+        "resize": "bicubic_antialias",
+        "crop_fraction": 0.9,
+    },
+    "rectangular": {
+        "image_size": (24, 40),
+        "resize": "bicubic_antialias",
+        "crop_fraction": 0.875,
+    },
+}
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_same_pixels_inside_tf_data_of_unknown_sizes(convention, tensorflow):
+    preprocessor = Preprocessor(MEAN, STD, **CONVENTIONS[convention])
+    images = [photograph(*size) for size in [(37, 50), (50, 31), (1, 1), (24, 32)]]
+    spec = tensorflow.TensorSpec((None, None, 3), "uint8")
+    data = tensorflow.data.Dataset.from_generator(
+        lambda: iter(images), output_signature=spec
+    )
+    data = data.map(preprocessor)
+    shape = (*preprocessor.image_size, 3)
+    assert data.element_spec == tensorflow.TensorSpec(shape, "float32")
+    for image, piped in zip(images, data, strict=True):
+        np.testing.assert_allclose(piped, array(preprocessor(image)), rtol=0, atol=2e-4)
+    batches = data.batch(2).map(lambda x: x * STD + MEAN).map(preprocessor)
+    assert batches.element_spec == tensorflow.TensorSpec((None, *shape), "float32")
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_a_batch_is_its_images(convention):
+    preprocessor = Preprocessor(MEAN, STD, **CONVENTIONS[convention])
+    images = np.stack([photograph(37, 50, seed) for seed in range(3)])
+    batch = array(preprocessor(images))
+    assert batch.shape == preprocessor.compute_output_shape(images.shape)
+    assert keras.backend.standardize_dtype(batch.dtype) == "float32"
+    each = np.stack([array(preprocessor(image)) for image in images])
+    np.testing.assert_allclose(batch, each, rtol=0, atol=1e-5)
+    empty = array(preprocessor(images[:0]))
+    assert empty.shape == (0, *batch.shape[1:])
+    for dtype in ("int32", "float32", "float64"):
+        np.testing.assert_array_equal(array(preprocessor(images.astype(dtype))), batch)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("crop_fraction", [None, 1.0])
+def test_images_of_the_size_pass_through(resize, crop_fraction, tensorflow):
+    images = np.random.default_rng(0).integers(0, 256, (2, 24, 31, 3)).astype("uint8")
+    scaled = array(Preprocessor(MEAN, STD)(images))
+    preprocessor = Preprocessor(MEAN, STD, (24, 31), resize, crop_fraction)
+    np.testing.assert_array_equal(array(preprocessor(images)), scaled)
+    spec = tensorflow.TensorSpec((None, None, None, 3), "uint8")
+    data = tensorflow.data.Dataset.from_generator(
+        lambda: iter([images]), output_signature=spec
+    )
+    (piped,) = data.map(preprocessor)
+    np.testing.assert_allclose(piped, scaled, rtol=0, atol=1e-6)
+
+
+def test_a_functional_model_of_images_of_any_size():
+    inputs = keras.Input((None, None, 3), dtype="uint8")
+    preprocessor = Preprocessor.imagenet((24, 32))
+    outputs = preprocessor(inputs)
+    assert outputs.shape == (None, 24, 32, 3)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(outputs))
+    images = photograph(37, 50)[None]
+    expected = array(preprocessor(images)).mean((1, 2))
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, atol=1e-5)
+
+
+def test_imagenet():
+    image = np.zeros((30, 30, 3), "uint8")
+    image[...] = [124, 0, 255]
+    pixels = array(Preprocessor.imagenet((8, 8))(image))
+    expected = (image[0, 0] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(pixels, np.tile(expected, (8, 8, 1)), atol=1e-5)
+
+
+def test_with_image_size():
+    preprocessor = Preprocessor.imagenet((8, 8), 0.9, name="given")
+    larger = preprocessor.with_image_size((16, 24))
+    assert larger.get_config() == {**preprocessor.get_config(), "image_size": (16, 24)}
+    scaling = preprocessor.with_image_size(None)
+    assert scaling.get_config() == {
+        **Preprocessor(preprocessor.mean, preprocessor.std).get_config(),
+        "name": "given",
+    }
+
+
+@pytest.mark.parametrize(
+    ("channels", "mean"), [(1, [2.0]), (2, [1.0, 2.0]), (5, [1.0, 2.0, 3.0, 1.0, 2.0])]
+)
+def test_with_channels(channels, mean):
+    preprocessor = Preprocessor([1.0, 2.0, 3.0], 50.0, image_size=(8, 8))
+    adapted = preprocessor.with_channels(channels)
+    assert adapted.get_config() == {**preprocessor.get_config(), "mean": mean}
+    images = np.full((4, 4, channels), 7, "uint8")
+    expected = np.tile((7 - np.array(mean)) / 50, (8, 8, 1))
+    np.testing.assert_allclose(array(adapted(images)), expected, atol=1e-6)
+    assert preprocessor.with_channels(3).get_config() == preprocessor.get_config()
+
+
+@pytest.mark.parametrize("channels", [0, 2.5, None])
+def test_with_channels_that_are_no_number(channels):
+    with pytest.raises(ValueError, match="channels must be a positive int"):
+        Preprocessor().with_channels(channels)
+
+
+def test_a_config_from_before_there_were_sizes():
+    config = Preprocessor(MEAN, STD).get_config()
+    for key in ("image_size", "resize", "crop_fraction"):
+        del config[key]
+    assert Preprocessor.from_config(config).get_config() == {
+        **config,
+        "image_size": None,
+        "resize": "bilinear",
+        "crop_fraction": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": 224}, r"image_size must be None or \(height, width\).*224"),
+        ({"image_size": (224,)}, r"two positive ints; received \(224,\)"),
+        ({"image_size": (224, 0)}, r"two positive ints; received \(224, 0\)"),
+        ({"image_size": (8, 8), "resize": "bicubic"}, "'bicubic'.*'bicubic_antialias'"),
+        ({"image_size": (8, 8), "crop_fraction": 0.0}, r"above 0 and at most 1.*0\.0"),
+        ({"image_size": (8, 8), "crop_fraction": 87.5}, r"at most 1; received 87\.5"),
+        ({"resize": "bilinear_antialias"}, "received image_size=None. Give image_size"),
+        ({"crop_fraction": 0.9}, r"crop_fraction=0\.9.*received image_size=None"),
+    ],
+)
+def test_bad_argument(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Preprocessor(**arguments)
+
+
+def test_images_of_unknown_rank(tensorflow):
+    data = tensorflow.data.Dataset.from_generator(
+        lambda: iter([np.zeros((4, 5, 3))]), output_types="float32"
+    )
+    with pytest.raises(ValueError, match=r"unknown rank.*expand_animations=False"):
+        data.map(Preprocessor(image_size=(8, 8)))
 
 
 def test_wrong_rank():

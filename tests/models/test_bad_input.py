@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_vit.layers import Preprocessor
 from tests.cases import random_array, tiny_vit
 
 BAD_ARGUMENTS = [
@@ -43,6 +44,11 @@ BAD_ARGUMENTS = [
         "divisible by 4; received 18",
     ),
     ({"preprocessor": "imagenet"}, r"must be a keras_vit\.layers\.Preprocessor"),
+    (
+        {"preprocessor": Preprocessor(image_size=(24, 16))},
+        r"image_size=\(24, 16\), the model input_shape=\(16, 24, 3\).*"
+        r"with_image_size\(\(16, 24\)\)",
+    ),
     ({"input_shape": 224}, "three positive ints.*224"),
     ({"layer_scale": 0}, "layer_scale must be None or a positive number.*0"),
     ({"classifier_bias": float("nan")}, "classifier_bias must be a finite.*nan"),

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.layers import RESIZE_CONVENTIONS, resize_grid
+from keras_vit.layers import RESIZE_CONVENTIONS, Preprocessor, resize_grid
 from tests.cases import array, perturb, random_images, tiny_vit
 
 
@@ -84,7 +84,9 @@ def test_everything_else_is_kept():
     model = tiny_vit(name="mine", dtype="mixed_bfloat16", dropout_rate=0.1)
     model.get_layer("block_0").trainable = False
     config = model.resized((32, 32, 3)).get_config()
-    assert config == {**model.get_config(), "input_shape": (32, 32, 3)}
+    expected = {**model.get_config(), "input_shape": (32, 32, 3)}
+    expected["preprocessor"]["config"]["image_size"] = (32, 32)
+    assert config == expected
 
 
 @pytest.mark.parametrize(
@@ -118,3 +120,14 @@ def test_a_model_made_in_a_name_scope(goldens):
     same = larger.resized((16, 24, 3)).get_layer("block_0").mlp.expand.kernel
     kernel = model.get_layer("block_0").mlp.expand.kernel
     np.testing.assert_array_equal(array(same), array(kernel))
+
+
+def test_the_preprocessor_makes_the_new_size():
+    model = tiny_vit()
+    larger = model.resized((32, 40, 3))
+    assert model.preprocessor.image_size == (16, 24)
+    assert larger.preprocessor.image_size == (32, 40)
+    images = np.zeros((2, 50, 60, 3), "uint8")
+    assert larger(larger.preprocessor(images)).shape == (2, 5)
+    scaling = tiny_vit(preprocessor=Preprocessor()).resized((32, 40, 3))
+    assert scaling.preprocessor.image_size is None
