@@ -1,6 +1,7 @@
 """Vision Transformers for Keras 3."""
 
 from keras_vit import export, layers
+from keras_vit.labels import decode_predictions
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.variants import (
     ViTB8,
@@ -23,6 +24,7 @@ from keras_vit.models.variants import (
     ViTTi16,
 )
 from keras_vit.models.vit import ViT
+from keras_vit.weights.registry import checkpoints
 
 __version__ = "0.1.0"
 
@@ -46,6 +48,8 @@ __all__ = [
     "ViTS32",
     "ViTTi16",
     "ViTg14",
+    "checkpoints",
+    "decode_predictions",
     "export",
     "layers",
     "load_checkpoint",

@@ -1,0 +1,73 @@
+"""Class names for predictions."""
+
+import importlib.resources
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def _imagenet_1k():
+    text = importlib.resources.files("keras_vit").joinpath("data", "imagenet_1k.txt")
+    return [line.split() for line in text.read_text("utf-8").splitlines()]
+
+
+def decode_predictions(
+    predictions: Any, top: int = 5, labels: Sequence[str] | None = None
+) -> list[list[tuple]]:
+    """Names the classes that a model holds for most likely.
+
+    As `keras.applications.imagenet_utils.decode_predictions`, but the names come with
+    the package: nothing is downloaded.
+
+    Args:
+        predictions: array or tensor of shape `(b, classes)`, probabilities or logits of
+            any range: the order is the same. Scores are returned as they came.
+        top: int, how many classes for each image; all of them where there are fewer.
+        labels: None for the 1000 classes of ImageNet-1k, in the order in which all
+            published checkpoints have them; or the names of other classes, one for
+            each column.
+
+    Returns:
+        List of b lists of `top` tuples `(synset id, name, score)`, best first; with
+        `labels` the first entry is the column, an int. Equal scores come in the order
+        of the columns.
+
+    Raises:
+        ValueError: `predictions` is no matrix with a column for each label; `top` is no
+            positive int.
+
+    Example:
+
+    >>> import numpy as np, keras_vit
+    >>> predictions = np.zeros((1, 1000))
+    >>> predictions[0, 207] = 0.75
+    >>> keras_vit.decode_predictions(predictions, top=1)
+    [[('n02099601', 'golden_retriever', 0.75)]]
+    >>> keras_vit.decode_predictions([[0.25, 0.75]], top=1, labels=["cat", "dog"])
+    [[(1, 'dog', 0.75)]]
+
+    Source: the synsets of ILSVRC2012, named as `keras.applications` names them.
+    """
+    if not isinstance(top, int) or top < 1:
+        raise ValueError(f"top must be a positive int; received {top!r}.")
+    scores = keras.ops.convert_to_numpy(predictions).astype("float64")
+    if labels is None:
+        classes = _imagenet_1k()
+        remedy = "for other classes than ImageNet-1k's, pass their names as labels=[...]."
+    else:
+        classes = list(enumerate(labels))
+        remedy = "labels must have one name for each column."
+    if scores.ndim != 2 or scores.shape[1] != len(classes):
+        if scores.shape == (len(classes),):
+            remedy = "for a single image, pass predictions[None]."
+        raise ValueError(
+            f"Expected predictions of shape (b, {len(classes)}); received "
+            f"{scores.shape}: {remedy}"
+        )
+    columns = np.argsort(-scores, axis=-1, kind="stable")[:, :top]
+    return [
+        [(*classes[column], float(row[column])) for column in best]
+        for row, best in zip(scores, columns, strict=True)
+    ]

@@ -1,0 +1,301 @@
+"""A checkpoint's file from its name: the cache, the download and its verification.
+
+Not `keras.utils.get_file`: that one writes under the final name while it downloads, and
+a killed process leaves half a file there, which the next call takes for the whole; it
+does not resume, keeps a file whose hash was wrong, and knows no lock.
+"""
+
+import base64
+import errno
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import keras
+
+from keras_vit.weights.registry import Checkpoint, find_checkpoint
+
+_CONNECTIONS = 5
+_TIMEOUT = 60  # Seconds without a byte.
+_CHUNK = 2**20
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
+
+
+def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
+    """The path of a checkpoint, which is downloaded where it has to be.
+
+    Downloads are kept in `keras_vit/` of Keras's directory (`$KERAS_HOME`, else
+    `~/.keras`), under the checkpoint's name. A file gets that name when it is whole: its
+    length, and its hash where it is listed or sent by the server, are right. What an
+    interrupted download left is resumed. Several processes may ask for the same file:
+    one downloads.
+
+    `$KERAS_VIT_MIRROR`, the address (`https://...` or `file://...`) of a mirror, takes
+    the place of `https://storage.googleapis.com` and `https://huggingface.co`; the rest
+    of the path stays. For Hugging Face's files alone, `$HF_ENDPOINT` does.
+
+    Args:
+        name_or_path: a path that exists, which is returned as it is; or a name that
+            `keras_vit.checkpoints()` lists; or `hf://organisation/name[@revision]`: the
+            `config.json` and `*.safetensors` of a repository of the Hugging Face Hub, as
+            `huggingface_hub` downloads and caches them.
+
+    Returns:
+        Path of a file, or for `hf://` of a directory.
+
+    Raises:
+        FileNotFoundError: a path that does not exist; a repository without safetensors.
+        ValueError: a name that is not known; the message has the nearest ones.
+        ImportError: `hf://` without `huggingface_hub`.
+        OSError: the download failed: no connection, an error of the server, a file that
+            is not the one expected, no room. The message says how to go on.
+    """
+    name = os.fspath(name_or_path)
+    if os.path.exists(name):
+        return name
+    if name.startswith("hf://"):
+        return _fetch_repository(name)
+    if "://" in name:
+        raise ValueError(
+            f"{name!r} is an address: download it, and pass the file's path; or pass one "
+            "of the names of keras_vit.checkpoints(), or hf://organisation/name."
+        )
+    if (
+        isinstance(name_or_path, os.PathLike)
+        or os.path.basename(name) != name
+        or name.endswith((".npz", ".safetensors"))
+    ):
+        raise FileNotFoundError(
+            f"No checkpoint at {name!r} (the current directory is {os.getcwd()})."
+        )
+    checkpoint = find_checkpoint(name)
+    home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
+    directory = os.path.join(os.path.expanduser(home), "keras_vit")
+    path = os.path.join(directory, name + os.path.splitext(checkpoint.url)[1])
+    if not os.path.exists(path):
+        _Download(checkpoint, path).run()
+    return path
+
+
+def _fetch_repository(name):
+    repository, _, revision = name.removeprefix("hf://").partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ValueError(
+            f"Expected hf://organisation/name or hf://organisation/name@revision; "
+            f"received {name!r}."
+        )
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ImportError(
+            f"{name} needs huggingface_hub: pip install 'keras_vit[hub]'."
+        ) from None
+    try:
+        path = huggingface_hub.snapshot_download(
+            repository,
+            revision=revision or None,
+            allow_patterns=["config.json", "*.safetensors"],
+        )
+    except OSError as error:
+        raise OSError(
+            f"Could not download {name} from {huggingface_hub.constants.ENDPOINT}: "
+            f"{error}\nCheck the name and the revision; a private or gated repository "
+            "needs `hf auth login`; HF_ENDPOINT sets a mirror. Or download config.json "
+            "and the .safetensors by hand, and pass the path of their directory."
+        ) from error
+    if not any(file.endswith(".safetensors") for file in os.listdir(path)):
+        raise FileNotFoundError(
+            f"{name} has no .safetensors: only these are read, not PyTorch's pickles."
+        )
+    return path
+
+
+def _address(url):
+    """Where to download from: the URL, or its place in a mirror."""
+    host, path = urllib.parse.urlsplit(url)[1:3]
+    mirror = os.environ.get("KERAS_VIT_MIRROR")
+    if not mirror and host == "huggingface.co":
+        mirror = os.environ.get("HF_ENDPOINT")
+    return mirror.rstrip("/") + path if mirror else url
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Keeps the hash that Hugging Face sends with the redirect, not with the file."""
+
+    etag = ""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        self.etag = headers.get("X-Linked-ETag") or self.etag
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _sent_hash(headers, linked_etag):
+    """The hash of the whole file that a server sends: its algorithm and hex digits."""
+    etag = (linked_etag or headers.get("X-Linked-ETag", "")).strip('"')
+    if re.fullmatch("[0-9a-f]{64}", etag):
+        return "sha256", etag
+    md5 = re.search(r"md5=([\w+/]+=*)", ",".join(headers.get_all("x-goog-hash", [])))
+    if md5:
+        return "md5", base64.b64decode(md5[1]).hex()
+    return None
+
+
+class _Download:
+    """One file on its way into the cache.
+
+    Until it is whole it lies under `path` + `.part`, beside the server's mark of the
+    version that it is a part of (`.version`).
+    """
+
+    def __init__(self, checkpoint: Checkpoint, path: str):
+        self.checkpoint = checkpoint
+        self.path = path
+        self.part = path + ".part"
+        self.version = path + ".version"
+        self.url = _address(checkpoint.url)
+        self.verbose = keras.config.is_interactive_logging_enabled()
+        self.total: int | None = None
+        self.hash: tuple[str, str] | None = None
+
+    def _error(self, reason):
+        return OSError(
+            f"Could not download {self.checkpoint.name} from {self.url}: {reason}.\n"
+            "Try again later: what arrived is kept and resumed. Or download that address "
+            f"by other means and put the file at {self.path}. Or set KERAS_VIT_MIRROR to "
+            "the address of a mirror, which has the same path below it."
+        )
+
+    def _cannot_write(self, reason):
+        return OSError(
+            f"Cannot write {self.path}: {reason}. Make room or change the permissions, "
+            "or set KERAS_HOME to another directory for all that Keras downloads."
+        )
+
+    def run(self):
+        import filelock
+
+        lock = filelock.FileLock(self.path + ".lock")
+        try:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            try:
+                held = lock.acquire(blocking=False)
+            except filelock.Timeout:
+                self._say(f"Waiting for another process that downloads {self.path} ...")
+                held = lock.acquire()
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        with held:
+            # Another process may have been faster.
+            if not os.path.exists(self.path):
+                self._receive()
+                self._verify()
+                os.replace(self.part, self.path)
+                self._forget()
+
+    def _say(self, message):
+        if self.verbose:
+            print(message)
+
+    def _forget(self):
+        for file in (self.part, self.version):
+            if os.path.exists(file):
+                os.remove(file)
+
+    def _size(self):
+        return os.path.getsize(self.part) if os.path.exists(self.part) else 0
+
+    def _receive(self):
+        """Downloads into `part`, over several connections where they break."""
+        self._say(f"Downloading {self.checkpoint.name} from {self.url}")
+        for _ in range(_CONNECTIONS):
+            before = self._size()
+            try:
+                self._receive_some()
+            except urllib.error.HTTPError as error:
+                if (
+                    error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+                    and before
+                ):
+                    self._forget()
+                    continue
+                reason = f"the server answered {error.code} {error.reason}"
+                raise self._error(reason) from error
+            except (OSError, http.client.HTTPException) as error:
+                if getattr(error, "errno", None) in _DISK:
+                    raise self._cannot_write(error) from error
+                reason = str(getattr(error, "reason", error))
+            else:
+                if self.total in (None, self._size()):
+                    return
+                reason = "the connection ended early"
+            if self._size() <= before:
+                break
+        raise self._error(
+            f"{reason} ({self._size()} of {self.total or 'unknown'} bytes arrived)"
+        )
+
+    def _receive_some(self):
+        """Downloads into `part`, from where it ends, until the connection does."""
+        # Compressed on its way, the file would have another length.
+        headers = {"User-Agent": "keras_vit", "Accept-Encoding": "identity"}
+        start = self._size() if os.path.exists(self.version) else 0
+        if start:
+            with open(self.version) as file:
+                headers |= {"Range": f"bytes={start}-", "If-Range": file.read()}
+        redirects = _Redirects()
+        opener = urllib.request.build_opener(redirects)
+        request = urllib.request.Request(self.url, headers=headers)
+        with opener.open(request, timeout=_TIMEOUT) as response:
+            if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+                start = 0
+                self._forget()
+            length = response.headers.get("Content-Length")
+            self.total = start + int(length) if length else None
+            self.hash = _sent_hash(response.headers, redirects.etag)
+            if self.checkpoint.sha256:
+                self.hash = "sha256", self.checkpoint.sha256
+            if not (self.total or self.hash):
+                raise http.client.HTTPException(
+                    "the server tells neither the file's length nor its hash"
+                )
+            self._check_room(int(length or 0))
+            etag = response.headers.get("ETag", "")
+            version = etag if etag.startswith('"') else response.headers["Last-Modified"]
+            if version:
+                with open(self.version, "w") as file:
+                    file.write(version)
+            progress = keras.utils.Progbar(
+                self.total, verbose=int(self.verbose), interval=0.5, unit_name="byte"
+            )
+            with open(self.part, "ab") as file:
+                while chunk := response.read(_CHUNK):
+                    file.write(chunk)
+                    progress.update(file.tell())
+                file.flush()
+                # The rename must not reach the disk before the bytes do.
+                os.fsync(file.fileno())
+
+    def _check_room(self, needed):
+        free = shutil.disk_usage(os.path.dirname(self.path)).free
+        if needed > free:
+            raise OSError(errno.ENOSPC, f"{needed} bytes to come, {free} bytes free")
+
+    def _verify(self):
+        if self.hash is None:
+            return
+        algorithm, expected = self.hash
+        with open(self.part, "rb") as file:
+            digest = hashlib.file_digest(
+                file, lambda: hashlib.new(algorithm, usedforsecurity=False)
+            )
+        if digest.hexdigest() != expected:
+            self._forget()
+            raise self._error(
+                f"its {algorithm} is {digest.hexdigest()}, not {expected}; what arrived "
+                "was deleted"
+            )

@@ -1,0 +1,520 @@
+"""Published checkpoints: what they are, and where.
+
+One row a file, in the order of the sources: google-research/vision_transformer (its
+README, and the listing of its bucket and of the best AugReg files in its notebooks) and
+timm 1.0.31 (`default_cfgs` of its models, `results/results-imagenet.csv`). A SHA-256 is
+given where a public test or catalogue of such files gives one.
+"""
+
+import dataclasses
+import difflib
+import fnmatch
+
+_GOOGLE = "https://storage.googleapis.com/vit_models"
+_HUGGING_FACE = "https://huggingface.co/timm"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint; `keras_vit.checkpoints` says what the fields mean."""
+
+    name: str
+    architecture: str
+    additions: tuple[str, ...]
+    training_data: tuple[str, ...]
+    resolution: int
+    imagenet_top1: float | None
+    top1_source: str | None
+    normalization: str
+    resize: str
+    crop_fraction: float | None
+    license: str
+    url: str
+    sha256: str | None = None
+
+
+class CheckpointTable(dict[str, Checkpoint]):
+    """Rows by name; prints as a table."""
+
+    def __repr__(self):
+        if not self:
+            return "no checkpoints"
+        titles = ("name", "architecture", "trained on", "px", "top-1", "preprocessing")
+        cells = [titles]
+        for row in self.values():
+            top1 = "-" if row.imagenet_top1 is None else f"{row.imagenet_top1:.2f}"
+            crop = "" if row.crop_fraction is None else f", crop {row.crop_fraction}"
+            cells.append(
+                (
+                    row.name,
+                    " + ".join((row.architecture, *row.additions)),
+                    " > ".join(row.training_data),
+                    str(row.resolution),
+                    top1,
+                    f"{row.normalization}, {row.resize}{crop}",
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) for cell, width in zip(line, widths, strict=True)
+            ).rstrip()
+            for line in cells
+        )
+
+
+_DATA = {
+    "in1k": ("ImageNet-1k",),
+    "in21k": ("ImageNet-21k",),
+    "in21k_ft_in1k": ("ImageNet-21k", "ImageNet-1k"),
+    "in22k_ft_in1k": ("ImageNet-22k", "ImageNet-1k"),
+    "lvd142m": ("LVD-142M",),
+}
+
+
+def _row(architecture, recipe, data, resolution, **fields):
+    variant = architecture.removeprefix("ViT").lower()
+    return Checkpoint(
+        name=f"vit_{variant}.{recipe}_{data}_{resolution}",
+        architecture=architecture,
+        training_data=_DATA[data],
+        resolution=resolution,
+        license="Apache-2.0",
+        **fields,
+    )
+
+
+def _google(architecture, recipe, data, resolution, path, top1=None, source="Google"):
+    return _row(
+        architecture,
+        recipe,
+        data,
+        resolution,
+        additions=(),
+        imagenet_top1=top1,
+        top1_source=source if top1 else None,
+        normalization="inception",
+        resize="bilinear",
+        crop_fraction=None,
+        url=f"{_GOOGLE}/{path}.npz",
+    )
+
+
+def _augreg(architecture, data, resolution, file, *top1):
+    """A file of `augreg/`; `file` is its name without the 300 epochs at 0.001."""
+    model, upstream, rest = file.split("-", 2)
+    path = f"augreg/{model}-{upstream}-300ep-lr_0.001-aug_{rest}"
+    if "--" in rest:
+        path = path.replace("--", "--imagenet2012-steps_20k-lr_") + f"-res_{resolution}"
+    return _google(architecture, "augreg", data, resolution, path, *top1)
+
+
+def _timm(
+    architecture,
+    recipe,
+    data,
+    resolution,
+    repository,
+    top1,
+    sha256=None,
+    *,
+    additions=(),
+    normalization="imagenet",
+    crop_fraction=0.9,
+):
+    return _row(
+        architecture,
+        recipe,
+        data,
+        resolution,
+        additions=additions,
+        imagenet_top1=top1,
+        top1_source="timm" if top1 else None,
+        normalization=normalization,
+        resize="bicubic_antialias",
+        crop_fraction=crop_fraction,
+        url=f"{_HUGGING_FACE}/{repository}/resolve/main/model.safetensors",
+        sha256=sha256,
+    )
+
+
+def _deit(architecture, size, resolution, top1, sha256=None):
+    distilled = size.endswith("distilled")
+    return _timm(
+        architecture,
+        "deit_distilled" if distilled else "deit",
+        "in1k",
+        resolution,
+        f"deit_{size}_patch16_{resolution}.fb_in1k",
+        top1,
+        sha256,
+        additions=("distillation token",) if distilled else (),
+        crop_fraction=0.9 if resolution == 224 else 1.0,
+    )
+
+
+def _deit3(architecture, size, data, resolution, top1):
+    return _timm(
+        architecture,
+        "deit3",
+        data,
+        resolution,
+        f"deit3_{size}_{resolution}.fb_{data}",
+        top1,
+        additions=("layer scale",),
+        crop_fraction=0.9 if (data, resolution) == ("in1k", 224) else 1.0,
+    )
+
+
+def _dinov2(architecture, size, registers):
+    return _timm(
+        architecture,
+        "dinov2_reg4" if registers else "dinov2",
+        "lvd142m",
+        518,
+        f"vit_{size}_patch14_{'reg4_' if registers else ''}dinov2.lvd142m",
+        None,
+        additions=("layer scale", *(["4 registers"] if registers else [])),
+        crop_fraction=1.0,
+    )
+
+
+def _dino(architecture, size, patch_size):
+    return _timm(
+        architecture, "dino", "in1k", 224, f"vit_{size}_patch{patch_size}_224.dino", None
+    )
+
+
+_TUNED = "in21k_ft_in1k"
+_ORIG = "imagenet21k"
+_ORIG_TUNED = "imagenet21k+imagenet2012"
+
+_ROWS = [
+    # AugReg, the best of each architecture by its authors' validation.
+    _augreg("ViTTi16", "in21k", 224, "Ti_16-i21k-none-wd_0.03-do_0.0-sd_0.0"),
+    _augreg("ViTS32", "in21k", 224, "S_32-i21k-none-wd_0.1-do_0.0-sd_0.0"),
+    _augreg("ViTS16", "in21k", 224, "S_16-i21k-light1-wd_0.03-do_0.0-sd_0.0"),
+    _augreg("ViTB32", "in21k", 224, "B_32-i21k-light1-wd_0.1-do_0.0-sd_0.0"),
+    _augreg("ViTB16", "in21k", 224, "B_16-i21k-medium1-wd_0.1-do_0.0-sd_0.0"),
+    _augreg("ViTB8", "in21k", 224, "B_8-i21k-medium2-wd_0.1-do_0.0-sd_0.0"),
+    _augreg("ViTL16", "in21k", 224, "L_16-i21k-strong1-wd_0.1-do_0.0-sd_0.0"),
+    _augreg("ViTRTi16", "in21k", 224, "R_Ti_16-i21k-none-wd_0.03-do_0.0-sd_0.0"),
+    _augreg("ViTR26S32", "in21k", 224, "R26_S_32-i21k-light1-wd_0.1-do_0.0-sd_0.0"),
+    _augreg("ViTR50L32", "in21k", 224, "R50_L_32-i21k-medium1-wd_0.1-do_0.1-sd_0.1"),
+    # Those, fine-tuned.
+    _augreg("ViTTi16", _TUNED, 384, "Ti_16-i21k-none-wd_0.03-do_0.0-sd_0.0--0.03", 78.22),
+    _augreg("ViTS32", _TUNED, 384, "S_32-i21k-none-wd_0.1-do_0.0-sd_0.0--0.01", 79.58),
+    _augreg("ViTS16", _TUNED, 384, "S_16-i21k-light1-wd_0.03-do_0.0-sd_0.0--0.03", 83.73),
+    _augreg("ViTB32", _TUNED, 384, "B_32-i21k-light1-wd_0.1-do_0.0-sd_0.0--0.01", 83.59),
+    _augreg("ViTB16", _TUNED, 384, "B_16-i21k-medium1-wd_0.1-do_0.0-sd_0.0--0.03", 85.49),
+    _augreg("ViTB8", _TUNED, 224, "B_8-i21k-medium2-wd_0.1-do_0.0-sd_0.0--0.03", 85.58),
+    _augreg("ViTL16", _TUNED, 384, "L_16-i21k-strong1-wd_0.1-do_0.0-sd_0.0--0.01", 85.59),
+    _augreg(
+        "ViTRTi16", _TUNED, 384, "R_Ti_16-i21k-none-wd_0.03-do_0.0-sd_0.0--0.03", 75.40
+    ),
+    _augreg(
+        "ViTR26S32", _TUNED, 384, "R26_S_32-i21k-light1-wd_0.1-do_0.0-sd_0.0--0.01", 83.85
+    ),
+    _augreg(
+        "ViTR50L32",
+        _TUNED,
+        384,
+        "R50_L_32-i21k-medium1-wd_0.1-do_0.1-sd_0.1--0.01",
+        85.99,
+    ),
+    # At 224, and trained on ImageNet-1k alone: those that timm chose.
+    *(
+        _augreg(architecture, data, resolution, file, top1, "timm")
+        for architecture, data, resolution, file, top1 in (
+            (
+                "ViTTi16",
+                _TUNED,
+                224,
+                "Ti_16-i21k-none-wd_0.03-do_0.0-sd_0.0--0.03",
+                75.452,
+            ),
+            (
+                "ViTS32",
+                _TUNED,
+                224,
+                "S_32-i21k-light1-wd_0.03-do_0.0-sd_0.0--0.03",
+                76.010,
+            ),
+            (
+                "ViTS16",
+                _TUNED,
+                224,
+                "S_16-i21k-light1-wd_0.03-do_0.0-sd_0.0--0.03",
+                81.402,
+            ),
+            (
+                "ViTB32",
+                _TUNED,
+                224,
+                "B_32-i21k-medium1-wd_0.03-do_0.0-sd_0.0--0.03",
+                80.732,
+            ),
+            (
+                "ViTB16",
+                _TUNED,
+                224,
+                "B_16-i21k-medium1-wd_0.1-do_0.0-sd_0.0--0.01",
+                84.534,
+            ),
+            (
+                "ViTL16",
+                _TUNED,
+                224,
+                "L_16-i21k-medium1-wd_0.1-do_0.1-sd_0.1--0.01",
+                85.856,
+            ),
+            (
+                "ViTRTi16",
+                _TUNED,
+                224,
+                "R_Ti_16-i21k-none-wd_0.03-do_0.0-sd_0.0--0.03",
+                71.8,
+            ),
+            (
+                "ViTR26S32",
+                _TUNED,
+                224,
+                "R26_S_32-i21k-light0-wd_0.03-do_0.1-sd_0.1--0.03",
+                81.856,
+            ),
+            (
+                "ViTR50L32",
+                _TUNED,
+                224,
+                "R50_L_32-i21k-medium1-wd_0.1-do_0.1-sd_0.1--0.01",
+                84.434,
+            ),
+            (
+                "ViTS16",
+                "in1k",
+                224,
+                "S_16-i1k-medium2-wd_0.1-do_0.0-sd_0.0--0.01",
+                78.842,
+            ),
+            (
+                "ViTS16",
+                "in1k",
+                384,
+                "S_16-i1k-medium2-wd_0.1-do_0.0-sd_0.0--0.01",
+                81.130,
+            ),
+            (
+                "ViTB32",
+                "in1k",
+                224,
+                "B_32-i1k-medium2-wd_0.1-do_0.1-sd_0.1--0.01",
+                74.908,
+            ),
+            (
+                "ViTB32",
+                "in1k",
+                384,
+                "B_32-i1k-medium2-wd_0.1-do_0.1-sd_0.1--0.01",
+                78.750,
+            ),
+            (
+                "ViTB16",
+                "in1k",
+                224,
+                "B_16-i1k-strong2-wd_0.1-do_0.1-sd_0.1--0.01",
+                79.154,
+            ),
+            (
+                "ViTB16",
+                "in1k",
+                384,
+                "B_16-i1k-strong2-wd_0.1-do_0.1-sd_0.1--0.01",
+                81.102,
+            ),
+        )
+    ),
+    # The paper's.
+    _google("ViTB32", "orig", "in21k", 224, f"{_ORIG}/ViT-B_32"),
+    _google("ViTB16", "orig", "in21k", 224, f"{_ORIG}/ViT-B_16"),
+    _google("ViTB8", "orig", "in21k", 224, f"{_ORIG}/ViT-B_8"),
+    _google("ViTL32", "orig", "in21k", 224, f"{_ORIG}/ViT-L_32"),
+    _google("ViTL16", "orig", "in21k", 224, f"{_ORIG}/ViT-L_16"),
+    _google("ViTH14", "orig", "in21k", 224, f"{_ORIG}/ViT-H_14"),
+    _google("ViTR26B32", "orig", "in21k", 224, f"{_ORIG}/R26+ViT-B_32"),
+    _google("ViTR50B16", "orig", "in21k", 224, f"{_ORIG}/R50+ViT-B_16"),
+    _google("ViTR50L32", "orig", "in21k", 224, f"{_ORIG}/R50+ViT-L_32"),
+    _google("ViTB32", "orig", _TUNED, 384, f"{_ORIG_TUNED}/ViT-B_32"),
+    _google("ViTB16", "orig", _TUNED, 224, f"{_ORIG_TUNED}/ViT-B_16-224", 81.2),
+    _google("ViTB16", "orig", _TUNED, 384, f"{_ORIG_TUNED}/ViT-B_16", 84.212, "timm"),
+    _google("ViTB8", "orig", _TUNED, 384, f"{_ORIG_TUNED}/ViT-B_8"),
+    _google("ViTL32", "orig", _TUNED, 384, f"{_ORIG_TUNED}/ViT-L_32", 81.508, "timm"),
+    _google("ViTL16", "orig", _TUNED, 224, f"{_ORIG_TUNED}/ViT-L_16-224", 82.7),
+    _google("ViTL16", "orig", _TUNED, 384, f"{_ORIG_TUNED}/ViT-L_16"),
+    _google(
+        "ViTR50B16", "orig", _TUNED, 384, f"{_ORIG_TUNED}/R50+ViT-B_16", 84.988, "timm"
+    ),
+    # Sharpness-aware minimisation (arXiv:2106.01548).
+    _google("ViTB32", "sam", "in1k", 224, "sam/ViT-B_32", 73.704, "timm"),
+    _google("ViTB16", "sam", "in1k", 224, "sam/ViT-B_16", 80.246, "timm"),
+    _google("ViTL32", "sam", "in1k", 224, "sam/ViT-L_32"),
+    _google("ViTL16", "sam", "in1k", 224, "sam/ViT-L_16"),
+    # AugReg, fine-tuned once more by timm's author.
+    _timm(
+        "ViTB16",
+        "augreg2",
+        _TUNED,
+        224,
+        "vit_base_patch16_224.augreg2_in21k_ft_in1k",
+        85.108,
+        "32aa17d6e17b43500f531d5f6dc9bc93e56ed8841b8a75682e1bb295d722405b",
+        normalization="inception",
+    ),
+    _timm(
+        "ViTB8",
+        "augreg2",
+        _TUNED,
+        224,
+        "vit_base_patch8_224.augreg2_in21k_ft_in1k",
+        86.252,
+        normalization="inception",
+    ),
+    # DeiT (arXiv:2012.12877).
+    _deit(
+        "ViTTi16",
+        "tiny",
+        224,
+        72.190,
+        "21d4764d94f6c3ffdb6da3581115a0a1ee2d505537d96883b540e54766407c9e",
+    ),
+    _deit(
+        "ViTS16",
+        "small",
+        224,
+        79.856,
+        "1e747b4a8d0df2cfbd3c450e8c97685d867448ab0c2ddbfb34b6885f5cb23e5b",
+    ),
+    _deit(
+        "ViTB16",
+        "base",
+        224,
+        81.980,
+        "cd2da27b74ed7f68b599f16c77af3e1e80f01c75f9ad96029d22ce747a247e8e",
+    ),
+    _deit("ViTB16", "base", 384, 83.108),
+    _deit("ViTTi16", "tiny_distilled", 224, 74.538),
+    _deit("ViTS16", "small_distilled", 224, 81.204),
+    _deit(
+        "ViTB16",
+        "base_distilled",
+        224,
+        83.384,
+        "ccc9d1bbeede1fc8609a7a7482773a35057e9f38035b9b804bced9126c5a70dc",
+    ),
+    _deit(
+        "ViTB16",
+        "base_distilled",
+        384,
+        85.438,
+        "f739dfae2bf3fdd4ef415fdb015966c515b9adca7de703a08365fb349fea82ca",
+    ),
+    # DeiT III (arXiv:2204.07118).
+    _deit3("ViTS16", "small_patch16", "in1k", 224, 81.382),
+    _deit3("ViTS16", "small_patch16", "in1k", 384, 83.432),
+    _deit3("ViTB16", "base_patch16", "in1k", 224, 83.800),
+    _deit3("ViTB16", "base_patch16", "in1k", 384, 85.088),
+    _deit3("ViTL16", "large_patch16", "in1k", 224, 84.772),
+    _deit3("ViTL16", "large_patch16", "in1k", 384, 85.820),
+    _deit3("ViTH14", "huge_patch14", "in1k", 224, 85.204),
+    _deit3("ViTS16", "small_patch16", "in22k_ft_in1k", 224, 83.082),
+    _deit3("ViTS16", "small_patch16", "in22k_ft_in1k", 384, 84.846),
+    _deit3("ViTB16", "base_patch16", "in22k_ft_in1k", 224, 85.728),
+    _deit3("ViTB16", "base_patch16", "in22k_ft_in1k", 384, 86.742),
+    _deit3("ViTL16", "large_patch16", "in22k_ft_in1k", 224, 86.990),
+    _deit3("ViTL16", "large_patch16", "in22k_ft_in1k", 384, 87.736),
+    _deit3("ViTH14", "huge_patch14", "in22k_ft_in1k", 224, 87.180),
+    # DINO (arXiv:2104.14294) and DINOv2 (arXiv:2304.07193, 2309.16588): no head.
+    _dino("ViTS16", "small", 16),
+    _dino("ViTS8", "small", 8),
+    _dino("ViTB16", "base", 16),
+    _dino("ViTB8", "base", 8),
+    _dinov2("ViTS14", "small", registers=False),
+    _dinov2("ViTB14", "base", registers=False),
+    _dinov2("ViTL14", "large", registers=False),
+    _dinov2("ViTS14", "small", registers=True),
+    _dinov2("ViTB14", "base", registers=True),
+    _dinov2("ViTL14", "large", registers=True),
+]
+
+CHECKPOINTS = CheckpointTable({row.name: row for row in _ROWS})
+
+
+def checkpoints(pattern: str | None = None) -> CheckpointTable:
+    """Lists the published checkpoints that have a name here.
+
+    A name is `architecture.recipe_data_resolution`: the variant's name in lower case,
+    how it was trained, on what (`in21k_ft_in1k`: pretrained on ImageNet-21k, fine-tuned
+    on ImageNet-1k), and for images of which size.
+
+    Args:
+        pattern: None for all; or text that is part of the name, in which `*` and `?`
+            stand for any text and any character.
+
+    Returns:
+        Dict from name to a frozen row, which prints as a table; empty where nothing
+        fits. A row has:
+
+        - `name`, `architecture` (a variant of `keras_vit`, or of its kind: `ViTS14`),
+          `additions` (what the variant lacks, as `"distillation token"`),
+          `training_data` (in order), `resolution` (pixels).
+        - `imagenet_top1`: percent, as published; not measured here; None where none
+          was found. `top1_source`: `"Google"`, with the row's preprocessing, or
+          `"timm"`, which resizes bicubically and takes the centre crop, of 0.9 at 224
+          pixels and 1.0 at 384.
+        - `normalization`: `"inception"` is (x - 127.5) / 127.5, `"imagenet"` ImageNet's
+          mean and standard deviation. `resize`, `crop_fraction`: as in
+          `keras_vit.layers.Preprocessor`.
+        - `license`, `url`, `sha256` (None where unknown).
+
+    Example:
+
+    >>> import keras_vit
+    >>> table = keras_vit.checkpoints("b16*384")
+    >>> table["vit_b16.augreg_in21k_ft_in1k_384"].imagenet_top1
+    85.49
+    >>> keras_vit.checkpoints("h14.orig")
+    name                    architecture  trained on    px   top-1  preprocessing
+    vit_h14.orig_in21k_224  ViTH14        ImageNet-21k  224  -      inception, bilinear
+
+    Source: google-research/vision_transformer and timm 1.0.31.
+    """
+    if pattern is None:
+        return CheckpointTable(CHECKPOINTS)
+    pattern = f"*{pattern.lower()}*"
+    return CheckpointTable(
+        (name, row)
+        for name, row in CHECKPOINTS.items()
+        if fnmatch.fnmatchcase(name, pattern)
+    )
+
+
+def find_checkpoint(name: str) -> Checkpoint:
+    """Looks a name up.
+
+    Args:
+        name: str, as `checkpoints` lists it.
+
+    Returns:
+        The row.
+
+    Raises:
+        ValueError: there is no such name; the message has the nearest ones.
+    """
+    if name in CHECKPOINTS:
+        return CHECKPOINTS[name]
+    near = difflib.get_close_matches(name.lower(), CHECKPOINTS, n=3, cutoff=0.5)
+    nearest = f"The nearest are {', '.join(near)}; " if near else ""
+    raise ValueError(
+        f"No file and no published checkpoint is called {name!r}. {nearest}"
+        "keras_vit.checkpoints() lists all names; hf://organisation/name is a directory "
+        "on the Hugging Face Hub."
+    )
