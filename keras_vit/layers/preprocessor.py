@@ -6,6 +6,10 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+# Of torchvision and timm, times 255.
+IMAGENET_MEAN = [123.675, 116.28, 103.53]
+IMAGENET_STD = [58.395, 57.12, 57.375]
+
 # Those that every backend computes alike. (Interpolation, antialias) of Keras's resize.
 _RESIZES = {
     "bilinear": ("bilinear", False),
@@ -131,8 +135,8 @@ class Preprocessor(keras.layers.Rescaling):
         (0.229, 0.224, 0.225), times 255.
         """
         return cls(
-            mean=[123.675, 116.28, 103.53],
-            std=[58.395, 57.12, 57.375],
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
             image_size=image_size,
             resize=resize,
             crop_fraction=crop_fraction,

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_vit.models.vit import ViT
+from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.opening import open_checkpoint
 from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
 from keras_vit.weights.source import HEAD_PATHS, PROJECTION
@@ -23,7 +24,9 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     that the file's positions tell.
 
     Args:
-        path: a file or directory:
+        path: a name that `keras_vit.checkpoints()` lists, or `hf://organisation/name`
+            for a repository of the Hugging Face Hub (both are downloaded once); or a
+            file or directory:
             Google's `.npz` (original, AugReg, SAM, hybrids, big_vision);
             timm's, DeiT's and transformers' `.safetensors`, `.pth`, `.bin`, alone or in
             the directory of a Hugging Face repository, whose `config.json` is used;
@@ -60,7 +63,7 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     ... )  # doctest: +SKIP
     """
     if os.fspath(path).endswith(".keras"):
-        return _load_keras(path, overrides)
+        return _load_keras(fetch_checkpoint(path), overrides)
     if os.fspath(path).endswith(".weights.h5"):
         raise ValueError(
             f"{os.fspath(path)} holds weights and not the model that has them: build it, "

@@ -24,6 +24,7 @@ from keras_vit.layers.patches import grid_shape
 from keras_vit.layers.positions import check_positions
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
 from keras_vit.models.image_model import ImageModel
+from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.opening import open_checkpoint
 from keras_vit.weights.source import HEAD_PATHS, Source
 from keras_vit.weights.strict import assign
@@ -105,8 +106,9 @@ class ViT(ImageModel):
             through before the model; its `image_size` is the model's, or None for one
             that only scales. None for the default: a plain bilinear resize, and pixels
             to -1 to 1. Also an attribute of the model, saved with it.
-        weights: None (random), or a checkpoint; see `keras_vit.load_checkpoint`, which
-            also builds the model that fits one.
+        weights: None (random), or a checkpoint: a name that `keras_vit.checkpoints()`
+            lists, or a path; `keras_vit.load_checkpoint` says of what, and also builds
+            the model that fits. Here `.weights.h5` of this same model goes too.
         head: with `weights`: `"keep"`, or `"new"` to start from a fresh head although
             the checkpoint has one (other classes).
         resize: with `weights`: convention by which positions of another grid are
@@ -229,6 +231,8 @@ class ViT(ImageModel):
         self_made = isinstance(weights, str | os.PathLike) and os.fspath(
             weights
         ).endswith(".weights.h5")
+        if self_made:
+            weights = fetch_checkpoint(weights)
         values, preprocessing = None, {}
         if weights is not None and not self_made:
             source = weights if isinstance(weights, Source) else open_checkpoint(weights)

@@ -42,7 +42,7 @@ def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
     Args:
         name_or_path: a path that exists, which is returned as it is; or a name that
             `keras_vit.checkpoints()` lists; or `hf://organisation/name[@revision]`: the
-            `config.json` and `*.safetensors` of a repository of the Hugging Face Hub, as
+            configuration and `*.safetensors` of a repository of the Hugging Face Hub, as
             `huggingface_hub` downloads and caches them.
 
     Returns:
@@ -99,7 +99,7 @@ def _fetch_repository(name):
         path = huggingface_hub.snapshot_download(
             repository,
             revision=revision or None,
-            allow_patterns=["config.json", "*.safetensors"],
+            allow_patterns=["config.json", "preprocessor_config.json", "*.safetensors"],
         )
     except OSError as error:
         raise OSError(

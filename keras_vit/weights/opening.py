@@ -3,9 +3,11 @@
 import json
 import os
 
+from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource
 from keras_vit.weights.keras_hub import open_preset
 from keras_vit.weights.npz import NpzFile
+from keras_vit.weights.registry import checkpoints
 from keras_vit.weights.safetensors import SafetensorsFile
 from keras_vit.weights.source import Source
 from keras_vit.weights.timm import TimmSource
@@ -31,22 +33,32 @@ _SIGNS = {
 _IN_DIRECTORY = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
-def open_checkpoint(path: str | os.PathLike) -> Source:
+def open_checkpoint(name_or_path: str | os.PathLike) -> Source:
     """Reads the names and shapes of a checkpoint, and tells whose it is.
 
     Args:
-        path: a file: `.npz` (Google), `.safetensors`, `.pth`, `.pth.tar`, `.bin` (timm,
-            DeiT, transformers); or a directory of transformers, timm or KerasHub.
+        name_or_path: a file: `.npz` (Google), `.safetensors`, `.pth`, `.pth.tar`, `.bin`
+            (timm, DeiT, transformers); a directory of transformers, timm or KerasHub;
+            or what `fetch_checkpoint` downloads.
 
     Returns:
         A `Source`.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`, or no weights in the directory.
+        FileNotFoundError: there is no such file, or no weights in the directory.
         ImportError: a package that the format needs is not installed.
-        ValueError: the file is damaged, or of no kind that is known.
+        OSError: a download failed.
+        ValueError: the file is damaged, or of no kind that is known; or no such name.
     """
-    path = os.fspath(path)
+    path = fetch_checkpoint(name_or_path)
+    source = _open(path)
+    published = checkpoints().get(os.fspath(name_or_path))
+    if published is not None and path != os.fspath(name_or_path):
+        source.preprocessing = published.preprocessing
+    return source
+
+
+def _open(path):
     if os.path.isdir(path):
         config = _read_json(os.path.join(path, "config.json"))
         if str(config.get("registered_name", "")).startswith("keras_hub>"):
@@ -60,18 +72,14 @@ def open_checkpoint(path: str | os.PathLike) -> Source:
                 f"No checkpoint in the directory {path!r}: none of "
                 f"{', '.join(_IN_DIRECTORY)} is in it, and no KerasHub preset."
             )
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"No checkpoint at {path!r}: weights takes the path of a file or directory."
-        )
     for extension, reader in _FILES.items():
         if path.endswith(extension):
             file = reader(path)
             break
     else:
         raise ValueError(
-            f"{path} is of no kind that can be loaded: use {', '.join(_FILES)}, .keras "
-            "or .weights.h5."
+            f"{path} is of no kind that can be loaded here: use {', '.join(_FILES)}. "
+            "load_checkpoint reads .keras too, and ViT(weights=...) .weights.h5."
         )
     for sign, source in _SIGNS.items():
         if any(name.endswith(sign) for name in file.shapes):

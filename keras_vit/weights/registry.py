@@ -9,6 +9,9 @@ given where a public test or catalogue of such files gives one.
 import dataclasses
 import difflib
 import fnmatch
+from typing import Any
+
+from keras_vit.layers.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 
 _GOOGLE = "https://storage.googleapis.com/vit_models"
 _HUGGING_FACE = "https://huggingface.co/timm"
@@ -31,6 +34,18 @@ class Checkpoint:
     license: str
     url: str
     sha256: str | None = None
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Arguments of `keras_vit.layers.Preprocessor`, but for its `image_size`."""
+        scaling = {}
+        if self.normalization == "imagenet":
+            scaling = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        return {
+            **scaling,
+            "resize": self.resize,
+            "crop_fraction": self.crop_fraction,
+        }
 
 
 class CheckpointTable(dict[str, Checkpoint]):

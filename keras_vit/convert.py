@@ -1,0 +1,133 @@
+"""Checkpoints from one format to another, checked: `python -m keras_vit.convert`."""
+
+import argparse
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_vit.models.checkpoint import load_checkpoint
+from keras_vit.models.vit import ViT
+from keras_vit.weights.google import GoogleSource, save_npz
+from keras_vit.weights.opening import open_checkpoint
+
+_TARGETS = (".keras", ".weights.h5", ".npz")
+
+
+def convert(
+    source: str | os.PathLike, target: str | os.PathLike, **overrides: Any
+) -> float:
+    """Writes a checkpoint in another format, and compares what both compute.
+
+    Args:
+        source: what `keras_vit.load_checkpoint` reads.
+        target: path ending in `.keras`, `.weights.h5` or `.npz` (Google's names; those
+            of big_vision where the source has them). It appears whole or not at all.
+        **overrides: as for `keras_vit.load_checkpoint`.
+
+    Returns:
+        The largest difference of an output between the two, on two random images.
+
+    Raises:
+        FileExistsError: there is something at `target`.
+        RuntimeError: the written file does not give the source's outputs.
+        ValueError: the source cannot be loaded; or the target is of another kind, or of
+            one that has no place for such a model.
+    """
+    target = pathlib.Path(target)
+    ending = next((e for e in _TARGETS if target.name.endswith(e)), None)
+    if ending is None:
+        raise ValueError(
+            f"{target} must end in {', '.join(_TARGETS)}: these can be written."
+        )
+    if target.exists():
+        raise FileExistsError(f"{target} exists; delete it or name another.")
+    model = load_checkpoint(source, **overrides)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as temporary:
+        written = pathlib.Path(temporary) / f"model{ending}"
+        again = _write(model, written, _google_names(source))
+        images = np.random.default_rng(0).uniform(-1, 1, (2, *model.input_shape[1:]))
+        images = images.astype("float32")
+        outputs = [_outputs(m, images) for m in (model, again)]
+        difference = float(np.max(np.abs(outputs[0] - outputs[1])))
+        largest = float(np.max(np.abs(outputs[0])))
+        if not difference <= 1e-5 * max(1.0, largest):
+            raise RuntimeError(
+                f"{target} was not written: its outputs differ from those of {source} by "
+                f"{difference:.3g}. Please report it."
+            )
+        os.rename(written, target)
+    return difference
+
+
+def _google_names(source):
+    if os.fspath(source).endswith(".keras"):
+        return "published"
+    opened = open_checkpoint(source)
+    return opened.names if isinstance(opened, GoogleSource) else "published"
+
+
+def _write(model, path, names):
+    """Writes a model; returns what is read back."""
+    config = model.get_config()
+    if path.name.endswith(".keras"):
+        model.save(path)
+        return keras.saving.load_model(path)
+    if path.name.endswith(".weights.h5"):
+        model.save_weights(path)
+        again = ViT.from_config(config)
+        again.load_weights(path)
+        return again
+    save_npz(model, path, names)
+    return ViT.from_config({**config, "weights": path})
+
+
+def _outputs(model, images):
+    return keras.ops.convert_to_numpy(keras.ops.cast(model(images), "float32"))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_vit.convert",
+        description="Writes a checkpoint in another format, and runs both to compare.",
+        epilog="example: python -m keras_vit.convert ViT-B_16.npz vit_b16.keras",
+    )
+    parser.add_argument("source", help="a path, or a name of keras_vit.checkpoints()")
+    parser.add_argument("target", help=f"a path ending in {', '.join(_TARGETS)}")
+    parser.add_argument(
+        "--input-shape",
+        type=int,
+        nargs=3,
+        metavar=("HEIGHT", "WIDTH", "CHANNELS"),
+        help="of the images, where the source does not tell or another is wanted",
+    )
+    parser.add_argument("--num-heads", type=int, help="where the source does not tell")
+    parser.add_argument(
+        "--no-top", action="store_true", help="leave the classifier in the source"
+    )
+    options = parser.parse_args(arguments)
+    overrides: dict[str, Any] = {}
+    if options.input_shape:
+        overrides["input_shape"] = tuple(options.input_shape)
+    if options.num_heads:
+        overrides["num_heads"] = options.num_heads
+    if options.no_top:
+        overrides["include_top"] = False
+    try:
+        difference = convert(options.source, options.target, **overrides)
+    except (OSError, ImportError, RuntimeError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    size = os.path.getsize(options.target)
+    print(
+        f"Wrote {options.target} ({size / 1e6:.1f} MB); largest difference of an output "
+        f"on two random images: {difference:.3g}."
+    )
+
+
+if __name__ == "__main__":
+    main()
