@@ -75,7 +75,6 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     without_head = not overrides.get("include_top", config.get("include_top", True))
     if overrides.get("head") == "new":
         config.pop("include_top", None)
-        config.pop("classes", None)
     if overrides.get("head") == "new" or without_head:
         config.pop("representation_size", None)
     merged = {**config, **overrides}

@@ -38,7 +38,9 @@ NAMES = {
 # Where big_vision keeps the model, and what it keeps beside it: the optimizer's state,
 # counters, and of a pair of towers the text's.
 _PREFIXES = ("", "params/img/", "params/", "opt/target/img/", "opt/target/")
-_BESIDE = re.compile(r"(opt/state|extra|chrono|params/(txt/|t$|b$)|opt/target/(txt/|t$|b$))")
+_BESIDE = re.compile(
+    r"(opt/state|extra|chrono|params/(txt/|t$|b$)|opt/target/(txt/|t$|b$))"
+)
 
 
 def pieces(config: dict[str, Any], names: str) -> list[Piece]:
@@ -177,8 +179,6 @@ class GoogleSource(Source):
                     f"{stored}: not a checkpoint that this version understands."
                 )
             name = stored.removeprefix(prefix)
-            if prefix == "" and _BESIDE.match(name):
-                continue
             if name == "pos_embedding":
                 name = _POSITIONS
             # Both spellings of the hybrids' units.
@@ -187,7 +187,9 @@ class GoogleSource(Source):
                 shape = shape[-1:]  # Old files have leading axes of size 1.
             if name.startswith(_STACKED):
                 for i in range(shape[0] if shape else 0):
-                    self._add(name.replace(_STACKED, f"{_BLOCK}{i}/"), shape[1:], stored, i)
+                    self._add(
+                        name.replace(_STACKED, f"{_BLOCK}{i}/"), shape[1:], stored, i
+                    )
             else:
                 self._add(name, shape, stored, None)
 
@@ -219,10 +221,12 @@ class GoogleSource(Source):
     def pieces(self, config):
         return pieces(config, self.names)
 
-    def infer_config(self, overrides):
-        shapes, names = self.shapes, NAMES[self.names]
-        query = f"{_BLOCK}0/{names['attention']}/query/kernel"
-        mlp = f"{_BLOCK}0/{names['mlp']}/Dense_0/kernel"
+    def _of_first_block(self, module, leaf):
+        return f"{_BLOCK}0/{NAMES[self.names][module]}/{leaf}"
+
+    def check(self):
+        query = self._of_first_block("attention", "query/kernel")
+        mlp = self._of_first_block("mlp", "Dense_0/kernel")
         self.check_ranks(
             {_KERNEL: 4, query: 3, mlp: 2},
             {
@@ -232,6 +236,9 @@ class GoogleSource(Source):
                 "conv_root/kernel": 4,
             },
         )
+
+    def infer_config(self, overrides):
+        shapes = self.shapes
         pooling = "token" if "cls" in shapes else "gap"
         if "MAPHead_0/probe" in shapes:
             pooling = "map"
@@ -246,8 +253,8 @@ class GoogleSource(Source):
                 name.startswith(_BLOCK) and name.endswith("query/kernel")
                 for name in shapes
             ),
-            "num_heads": shapes[query][1],
-            "mlp_dim": shapes[mlp][1],
+            "num_heads": shapes[self._of_first_block("attention", "query/kernel")][1],
+            "mlp_dim": shapes[self._of_first_block("mlp", "Dense_0/kernel")][1],
             "pooling": pooling,
             "class_token": "cls" in shapes,
             "positions": positions,

@@ -78,9 +78,12 @@ class KerasHubSource(Source):
             "crop_fraction": 1.0 if converter.get("crop_to_aspect_ratio", True) else None,
         }
 
+    def check(self):
+        kernel = f"{_EMBEDDING}/patch_embedding/vars/0"
+        self.check_ranks({kernel: 4, f"{_EMBEDDING}/position_embedding/vars/0": 2}, {})
+
     def infer_config(self, overrides):
         backbone = self._backbone
-        self.check_ranks({f"{_EMBEDDING}/patch_embedding/vars/0": 4}, {})
         config: dict[str, Any] = {
             "input_shape": tuple(backbone["image_shape"]),
             "patch_size": self.patches()[0],
@@ -89,11 +92,16 @@ class KerasHubSource(Source):
             "num_heads": self.num_heads,
             "mlp_dim": backbone["mlp_dim"],
             "pooling": self._task.get("pooling", "token"),
-            "class_token": backbone.get("use_class_token", True),
+            "class_token": self._class_token(),
             "qkv_bias": backbone.get("use_mha_bias", True),
             "activation": self.activation,
             "layer_norm_epsilon": self.layer_norm_epsilon,
         }
+        if self._task.get("pooling") == "gap" and self._class_token():
+            raise ValueError(
+                f"{self.path} averages its class token with the other tokens, which no "
+                "keras_vit model does: use include_top=False."
+            )
         if self._task:
             config["classes"] = self._task["num_classes"]
             config["representation_size"] = self._task.get("intermediate_dim")
@@ -109,9 +117,14 @@ class KerasHubSource(Source):
         return self.shapes[f"{_EMBEDDING}/position_embedding/vars/0"][0]
 
     def position_prefixes(self):
-        return (int(self._backbone.get("use_class_token", True)),)
+        return (int(self._class_token()),)
 
-    def position_grid(self, target=None, source_grid_shape=None):
+    def _class_token(self):
+        return self._backbone.get("use_class_token", True)
+
+    def position_grid(
+        self, target=None, source_grid_shape=None, class_token_position=None
+    ):
         patch, _ = self.patches()
         height, width, _ = self._backbone["image_shape"]
         return self.position_prefixes()[0], (height // patch, width // patch)

@@ -52,6 +52,7 @@ def open_checkpoint(name_or_path: str | os.PathLike) -> Source:
     """
     path = fetch_checkpoint(name_or_path)
     source = _open(path)
+    source.check()
     published = checkpoints().get(os.fspath(name_or_path))
     if published is not None and path != os.fspath(name_or_path):
         source.preprocessing = published.preprocessing

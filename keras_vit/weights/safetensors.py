@@ -36,7 +36,9 @@ class SafetensorsFile(TensorFile):
             with self._open(part) as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (no dict)
                     view = tensors.get_slice(name)
-                    self.check_dtype(name, _DTYPES.get(view.get_dtype(), view.get_dtype()))
+                    self.check_dtype(
+                        name, _DTYPES.get(view.get_dtype(), view.get_dtype())
+                    )
                     self.shapes[name] = tuple(view.get_shape())
                     self._file_of[name] = part
 
@@ -62,8 +64,10 @@ class SafetensorsFile(TensorFile):
                 path: stack.enter_context(self._open(path))
                 for path in sorted(set(self._file_of.values()))
             }
-            yield lambda name: (
-                opened[self._file_of[name]]
-                .get_tensor(name)
-                .astype("float32", copy=False)
+            yield (
+                lambda name: (
+                    opened[self._file_of[name]]
+                    .get_tensor(name)
+                    .astype("float32", copy=False)
+                )
             )

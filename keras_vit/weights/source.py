@@ -93,6 +93,10 @@ class Source:
 
     # What a source says.
 
+    def check(self) -> None:
+        """Raises a `ValueError` where tensors are missing that everything hangs on."""
+        raise NotImplementedError
+
     def infer_config(self, overrides: dict[str, Any]) -> dict[str, Any]:
         """Constructor arguments of the model, as far as the file tells them.
 
@@ -101,7 +105,7 @@ class Source:
                 leaves open.
 
         Raises:
-            ValueError: tensors that these need are missing or of another rank.
+            ValueError: neither the file nor the caller tells the number of heads.
         """
         raise NotImplementedError
 
@@ -304,7 +308,7 @@ class Source:
         if config["positions"] == "learned":
             if grid is None:
                 raise ValueError(
-                    f"The {self.num_position_rows()} positions of {self.path} are no "
+                    f"The {self.num_position_rows() - prefix} positions of {self.path} are no "
                     f"square, and the model's grid is {config['grid_shape']}: say which "
                     "grid they are with source_grid_shape=(rows, columns)."
                 )

@@ -72,8 +72,7 @@ class TimmSource(Source):
     def read(self, read, name):
         return read(self._stored[name])
 
-    def infer_config(self, overrides):
-        shapes = self.shapes
+    def check(self):
         self.check_ranks(
             {
                 "patch_embed.proj.weight": 4,
@@ -82,6 +81,9 @@ class TimmSource(Source):
             },
             {"pos_embed": 3, "head.bias": 1, "reg_token": 3},
         )
+
+    def infer_config(self, overrides):
+        shapes = self.shapes
         width = shapes["patch_embed.proj.weight"][0]
         num_heads = overrides.get("num_heads") or self.num_heads or HEADS.get(width)
         if num_heads is None:

@@ -33,6 +33,13 @@ _NEW = {
 }
 
 
+def _side(size):
+    """Of a square, however the configuration writes it."""
+    if isinstance(size, dict):
+        return size.get("height") or size["shortest_edge"]
+    return size
+
+
 class TransformersSource(Source):
     """`ViTForImageClassification`, `ViTModel`, and DeiT's, with and without teacher.
 
@@ -98,7 +105,9 @@ class TransformersSource(Source):
         }
         crop = config.get("crop_size") if config.get("do_center_crop") else None
         if crop is not None:
-            sides = [x["height"] if isinstance(x, dict) else x for x in (crop, config["size"])]
+            sides = [
+                x["height"] if isinstance(x, dict) else x for x in (crop, config["size"])
+            ]
             self.preprocessing["crop_fraction"] = sides[0] / sides[1]
 
     def _has_head(self):
@@ -108,16 +117,21 @@ class TransformersSource(Source):
     def _embedding(self, name):
         return f"{self._prefix}embeddings.{name}"
 
-    def infer_config(self, overrides):
-        shapes = self.shapes
-        kernel = self._embedding("patch_embeddings.projection.weight")
-        positions = self._embedding("position_embeddings")
-        first = f"{self._prefix}{self._names['block']}.0."
-        mlp = first + self._names["expand"] + ".weight"
+    def _kernel(self):
+        return self._embedding("patch_embeddings.projection.weight")
+
+    def _of_first_block(self, name):
+        return f"{self._prefix}{self._names['block']}.0.{name}"
+
+    def check(self):
+        mlp = self._of_first_block(f"{self._names['expand']}.weight")
         self.check_ranks(
-            {kernel: 4, positions: 3, mlp: 2},
+            {self._kernel(): 4, self._embedding("position_embeddings"): 3, mlp: 2},
             {"classifier.bias": 1, "cls_classifier.bias": 1},
         )
+
+    def infer_config(self, overrides):
+        shapes, kernel = self.shapes, self._kernel()
         width = shapes[kernel][0]
         num_heads = overrides.get("num_heads") or self.num_heads or HEADS.get(width)
         if num_heads is None:
@@ -131,13 +145,13 @@ class TransformersSource(Source):
             "hidden_dim": width,
             "num_layers": sum(name.endswith("layernorm_before.bias") for name in shapes),
             "num_heads": num_heads,
-            "mlp_dim": shapes[mlp][0],
+            "mlp_dim": shapes[self._of_first_block(f"{self._names['expand']}.weight")][0],
             "pooling": "token",
             "class_token": True,
             "distillation_token": distilled,
             "registers": int(self._has_distillation_token() and not distilled),
             "positions": "learned",
-            "qkv_bias": first + self._names["qkv"][0] + ".bias" in shapes,
+            "qkv_bias": self._of_first_block(f"{self._names['qkv'][0]}.bias") in shapes,
             "activation": self.activation,
             "layer_norm_epsilon": self.layer_norm_epsilon,
         }
@@ -152,8 +166,7 @@ class TransformersSource(Source):
         return self._embedding("distillation_token") in self.shapes
 
     def patches(self):
-        kernel = self._embedding("patch_embeddings.projection.weight")
-        _, channels, _, patch = self.shapes[kernel]
+        _, channels, _, patch = self.shapes[self._kernel()]
         return patch, channels
 
     def num_position_rows(self):

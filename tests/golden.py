@@ -1,0 +1,43 @@
+"""Checkpoints of other implementations, and the outputs that they must give."""
+
+import json
+import pathlib
+
+import numpy as np
+
+import keras_vit
+
+DIRECTORY = pathlib.Path(__file__).parent / "goldens"
+NAMES = sorted(path.name[:-5] for path in DIRECTORY.glob("*.json"))
+
+
+class Golden:
+    """A checkpoint, what made it, and the outputs it must give."""
+
+    def __init__(self, name):
+        (self.path,) = DIRECTORY.glob(f"{name}.checkpoint.*")
+        description = json.loads((DIRECTORY / f"{name}.json").read_text())
+        self.input_shape = tuple(description["input_shape"])
+        self.config = description["config"]
+        self.parameters = description["parameters"]
+        with np.load(DIRECTORY / f"{name}.io.npz") as io:
+            self.inputs, self.outputs = io["inputs"], io["outputs"]
+            self.features = io.get("features")
+        # Neither timm's nor transformers' files tell their heads.
+        self.overrides = {"input_shape": self.input_shape}
+        for key in ("num_heads", "num_attention_heads"):
+            if key in self.config:
+                self.overrides["num_heads"] = self.config[key]
+        # In an image of 4x6 patches, 25 rows could be a 5x5 grid without class token.
+        if name == "timm_token":
+            self.overrides["class_token_position"] = True
+
+    @property
+    def arrays(self):
+        """The tensors of an `.npz`."""
+        with np.load(self.path) as arrays:
+            return dict(arrays)
+
+    def load(self, **overrides):
+        arguments = {**self.overrides, "classifier_activation": None, **overrides}
+        return keras_vit.load_checkpoint(self.path, **arguments)
