@@ -1,0 +1,466 @@
+"""Downloads from a server on the loopback: no test here reaches the network."""
+
+import base64
+import dataclasses
+import errno
+import hashlib
+import http.server
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+
+import keras
+import pytest
+
+from keras_vit.weights import registry
+from keras_vit.weights.download import fetch_checkpoint
+
+NAME = "vit_h14.orig_in21k_224"
+PATH = "/vit_models/imagenet21k/ViT-H_14.npz"
+CONTENT = bytes(range(256)) * 20_000  # 5 MB: several reads.
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def etag(content):
+    return f'"{hashlib.md5(content).hexdigest()}"'
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        server = self.server
+        server.requests.append((self.path, dict(self.headers)))
+        self.close_connection = True
+        if server.gate:
+            server.gate.wait(30)
+        if self.path in server.redirects:
+            self.send_response(302)
+            for header in server.redirects[self.path].items():
+                self.send_header(*header)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if server.status != 200 or self.path not in server.files:
+            self.send_error(server.status if server.status != 200 else 404)
+            return
+        content, start = server.files[self.path], 0
+        if (
+            server.ranges
+            and "Range" in self.headers
+            and self.headers["If-Range"] == etag(content)
+        ):
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        if start >= len(content):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        if server.length:
+            self.send_header("Content-Length", str(len(content) - start))
+        for header in {"ETag": etag(content), **server.headers}.items():
+            self.send_header(*header)
+        self.end_headers()
+        cut = server.cuts.pop(0) if server.cuts else None
+        if self.command == "GET":
+            self.wfile.write(content[start:][:cut])
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `files`; the first answers are cut off after `cuts` bytes."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {PATH: CONTENT}
+        self.headers, self.redirects, self.requests, self.cuts = {}, {}, [], []
+        self.status, self.ranges, self.length, self.gate = 200, True, True, None
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    # Nobody listens there, should a test forget to say where its server is.
+    monkeypatch.setenv("KERAS_VIT_MIRROR", "http://127.0.0.1:9")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home" / "keras_vit"
+
+
+@pytest.fixture
+def mirror(server, monkeypatch):
+    monkeypatch.setenv("KERAS_VIT_MIRROR", server.url + "/")
+    return server
+
+
+def cached(cache):
+    """What lies in the cache, but for locks."""
+    return sorted(file.name for file in cache.iterdir() if file.suffix != ".lock")
+
+
+def expect(monkeypatch, **fields):
+    row = dataclasses.replace(registry.CHECKPOINTS[NAME], **fields)
+    monkeypatch.setitem(registry.CHECKPOINTS, NAME, row)
+
+
+def test_download_once(mirror, cache, capsys):
+    path = fetch_checkpoint(NAME)
+    assert path == str(cache / f"{NAME}.npz")
+    assert pathlib.Path(path).read_bytes() == CONTENT
+    assert cached(cache) == [f"{NAME}.npz"]
+    assert f"from {mirror.url}{PATH}" in capsys.readouterr().out
+    assert fetch_checkpoint(NAME) == path
+    assert [requested for requested, _ in mirror.requests] == [PATH]
+
+
+def test_quiet_where_keras_is(mirror, capsys):
+    keras.config.disable_interactive_logging()
+    try:
+        fetch_checkpoint(NAME)
+    finally:
+        keras.config.enable_interactive_logging()
+    assert capsys.readouterr().out == ""
+
+
+def test_without_a_mirror_the_published_address(server, cache, monkeypatch):
+    monkeypatch.delenv("KERAS_VIT_MIRROR")
+    expect(monkeypatch, url=server.url + PATH)
+    assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
+
+
+def test_a_mirror_in_a_directory(tmp_path, monkeypatch):
+    file = tmp_path / "mirror" / PATH[1:]
+    file.parent.mkdir(parents=True)
+    file.write_bytes(CONTENT)
+    monkeypatch.setenv("KERAS_VIT_MIRROR", (tmp_path / "mirror").as_uri())
+    assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
+
+
+def test_the_mirror_of_hugging_face(server, cache, monkeypatch):
+    monkeypatch.delenv("KERAS_VIT_MIRROR")
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    name = "vit_b8.dino_in1k_224"
+    path = "/timm/vit_base_patch8_224.dino/resolve/main/model.safetensors"
+    server.files = {"/elsewhere": CONTENT}
+    server.redirects = {path: {"Location": "/elsewhere", "X-Linked-ETag": f'"{SHA256}"'}}
+    assert fetch_checkpoint(name) == str(cache / f"{name}.safetensors")
+    server.files = {"/elsewhere": CONTENT[::-1]}
+    (cache / f"{name}.safetensors").unlink()
+    with pytest.raises(OSError, match=f"its sha256 is .* not {SHA256}"):
+        fetch_checkpoint(name)
+    assert cached(cache) == []
+
+
+@pytest.mark.parametrize("cuts", [[2_000_000], [2_000_000, 1_500_000]])
+def test_an_interrupted_download_is_resumed(mirror, cache, cuts):
+    mirror.cuts = cuts[:]
+    assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
+    assert cached(cache) == [f"{NAME}.npz"]
+    ranges = [headers.get("Range") for _, headers in mirror.requests]
+    starts = [sum(cuts[: i + 1]) for i in range(len(cuts))]
+    assert ranges == [None, *(f"bytes={start}-" for start in starts)]
+
+
+def test_a_server_that_sends_nothing_is_not_asked_again(mirror):
+    mirror.cuts = [0] * 9
+    with pytest.raises(OSError, match=r"ended early \(0 of 5120000 bytes arrived"):
+        fetch_checkpoint(NAME)
+    assert len(mirror.requests) == 1
+
+
+FETCH = """
+import sys
+from keras_vit.weights.download import fetch_checkpoint
+for name in sys.argv[1:]:
+    try:
+        print(fetch_checkpoint(name))
+    except OSError as error:
+        print(type(error).__name__, str(error).replace("\\n", " "))
+"""
+KILLED = """
+import os, sys
+import keras
+from keras_vit.weights.download import fetch_checkpoint
+
+class Killed(keras.utils.Progbar):
+    def update(self, current, *arguments, **keywords):
+        if current >= 2**21:
+            os._exit(9)
+
+keras.utils.Progbar = Killed
+fetch_checkpoint(sys.argv[1])
+"""
+
+
+def process(code, *arguments, **environment):
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "numpy",  # It loads fastest, and there are no tensors here.
+        "PYTHONPATH": str(pathlib.Path(__file__).parents[2]),
+        **environment,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", code, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_process_leaves_nothing_under_the_name(mirror, cache):
+    killed = process(KILLED, NAME)
+    killed.communicate()
+    assert killed.returncode == 9
+    assert f"{NAME}.npz" not in cached(cache)
+    part = (cache / f"{NAME}.npz.part").stat().st_size
+    assert 0 < part < len(CONTENT)
+    # The next call resumes.
+    assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
+    assert mirror.requests[-1][1]["Range"] == f"bytes={part}-"
+    assert cached(cache) == [f"{NAME}.npz"]
+
+
+def leave_part(cache, content, version):
+    cache.mkdir(parents=True)
+    (cache / f"{NAME}.npz.part").write_bytes(content)
+    if version:
+        (cache / f"{NAME}.npz.version").write_text(version)
+
+
+@pytest.mark.parametrize("version", ['"another"', None])
+def test_a_part_of_another_version_is_not_resumed(mirror, cache, version):
+    leave_part(cache, b"old" * 1000, version)
+    assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
+
+
+def test_a_part_that_has_all_bytes(mirror, cache):
+    leave_part(cache, CONTENT, etag(CONTENT))
+    assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
+    assert cached(cache) == [f"{NAME}.npz"]
+
+
+def test_a_server_that_cannot_resume(mirror, cache):
+    mirror.ranges = False
+    mirror.cuts = [2_000_000]
+    assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
+
+
+def test_truncated(mirror, cache):
+    mirror.ranges = False
+    mirror.cuts = [2_000_000] * 9
+    with pytest.raises(OSError, match="2000000 of 5120000 bytes") as error:
+        fetch_checkpoint(NAME)
+    for advice in (mirror.url + PATH, str(cache / f"{NAME}.npz"), "KERAS_VIT_MIRROR"):
+        assert advice in str(error.value)
+    assert f"{NAME}.npz" not in cached(cache)
+
+
+def test_wrong_hash(mirror, cache, monkeypatch):
+    expect(monkeypatch, sha256="0" * 64)
+    with pytest.raises(OSError, match=f"its sha256 is {SHA256}, not 0000"):
+        fetch_checkpoint(NAME)
+    assert cached(cache) == []
+    expect(monkeypatch, sha256=SHA256)
+    assert fetch_checkpoint(NAME)
+
+
+def test_the_hash_that_google_sends(mirror, cache):
+    md5 = hashlib.md5(CONTENT).digest()
+    mirror.headers["x-goog-hash"] = (
+        f"crc32c=AAAAAA==,md5={base64.b64encode(md5).decode()}"
+    )
+    mirror.files[PATH] = CONTENT[::-1]
+    with pytest.raises(OSError, match=f"its md5 is .* not {md5.hex()}"):
+        fetch_checkpoint(NAME)
+    assert cached(cache) == []
+    mirror.files[PATH] = CONTENT
+    assert fetch_checkpoint(NAME)
+
+
+def test_neither_length_nor_hash(mirror, cache, monkeypatch):
+    mirror.length = False
+    with pytest.raises(OSError, match="neither the file's length nor its hash"):
+        fetch_checkpoint(NAME)
+    # A hash alone will do.
+    expect(monkeypatch, sha256=SHA256)
+    assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 503])
+def test_errors_of_the_server(mirror, cache, status):
+    mirror.status = status
+    with pytest.raises(OSError, match=f"the server answered {status}") as error:
+        fetch_checkpoint(NAME)
+    assert mirror.url + PATH in str(error.value)
+    assert cached(cache) == []
+
+
+def test_connection_refused(cache, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("KERAS_VIT_MIRROR", f"http://127.0.0.1:{port}")
+    with pytest.raises(
+        OSError, match=r"Connection refused \(0 of unknown bytes"
+    ) as error:
+        fetch_checkpoint(NAME)
+    assert "KERAS_VIT_MIRROR" in str(error.value)
+    assert cached(cache) == []
+
+
+def test_no_room(mirror, cache, monkeypatch):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5_000_000))
+    with pytest.raises(
+        OSError, match="5120000 bytes to come, 5000000 bytes free"
+    ) as error:
+        fetch_checkpoint(NAME)
+    assert "KERAS_HOME" in str(error.value)
+    assert cached(cache) == []
+
+
+def test_the_disk_is_full_after_all(mirror, cache, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(
+        "builtins.open",
+        lambda file, mode="r", open=open: (
+            Full(file, "a") if mode == "ab" else open(file, mode)
+        ),
+    )
+    with pytest.raises(OSError, match=r"No space left on device.*KERAS_HOME"):
+        fetch_checkpoint(NAME)
+    assert f"{NAME}.npz" not in cached(cache)
+
+
+def test_a_cache_that_cannot_be_made(mirror, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"Cannot write .*KERAS_HOME"):
+        fetch_checkpoint(NAME)
+    assert mirror.requests == []
+
+
+def test_two_processes_at_once(mirror, cache):
+    mirror.gate = threading.Event()
+    processes = [process(FETCH, NAME) for _ in range(2)]
+    # The server lets nothing through until both have said what they do.
+    first = sorted(running.stdout.readline() for running in processes)
+    assert [line.split()[0] for line in first] == ["Downloading", "Waiting"]
+    mirror.gate.set()
+    path = str(cache / f"{NAME}.npz")
+    for running in processes:
+        assert running.communicate()[0].splitlines()[-1] == path
+        assert running.returncode == 0
+    assert pathlib.Path(path).read_bytes() == CONTENT
+    assert len(mirror.requests) == 1
+    assert cached(cache) == [f"{NAME}.npz"]
+
+
+def test_paths_are_returned_as_they_are(tmp_path, cache):
+    file = tmp_path / NAME  # A name, too: the file goes first.
+    file.touch()
+    assert fetch_checkpoint(file) == str(file)
+    assert fetch_checkpoint(NAME) == NAME
+    assert fetch_checkpoint(str(tmp_path)) == str(tmp_path)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["ViT-B_16.npz", "a/b", "model.safetensors", pathlib.Path(NAME)]
+)
+def test_a_missing_file(path):
+    with pytest.raises(FileNotFoundError, match="No checkpoint at"):
+        fetch_checkpoint(path)
+
+
+def test_neither_a_file_nor_a_name():
+    with pytest.raises(ValueError, match=f"No file and no .* nearest are {NAME}"):
+        fetch_checkpoint("vit_h14.orig_in21k")
+    with pytest.raises(ValueError, match="is an address: download it"):
+        fetch_checkpoint("https://example.com/ViT-B_16.npz")
+    with pytest.raises(ValueError, match="Expected hf://organisation/name"):
+        fetch_checkpoint("hf://vit")
+
+
+def test_the_hub_without_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"pip install 'keras_vit\[hub\]'"):
+        fetch_checkpoint("hf://org/vit")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("huggingface_hub") is None,
+    reason="NOT TESTED: hf:// needs huggingface_hub (pip install 'keras_vit[hub]')",
+)
+def test_the_hub(server, tmp_path):
+    commit = "a" * 40
+    server.headers = {"X-Repo-Commit": commit}
+    server.files = {}
+    repositories = {
+        "vit": {
+            "config.json": b"{}",
+            "model.safetensors": CONTENT,
+            "model.bin": b"pickle",
+        },
+        "pickles": {"config.json": b"{}", "model.bin": b"pickle"},
+    }
+    for name, files in repositories.items():
+        listing = {"id": f"org/{name}", "sha": commit}
+        listing["siblings"] = [{"rfilename": file} for file in files]
+        for revision in ("main", "v1"):
+            path = f"/api/models/org/{name}/revision/{revision}"
+            server.files[path] = json.dumps(listing).encode()
+        tree = [{"type": "file", "path": f, "size": 1, "oid": f} for f in files]
+        path = f"/api/models/org/{name}/tree/{commit}?recursive=true&expand=false"
+        server.files[path] = json.dumps(tree).encode()
+        for file, content in files.items():
+            server.files[f"/org/{name}/resolve/{commit}/{file}"] = content
+    # In a process of its own: the library reads its variables when it is imported.
+    running = process(
+        FETCH,
+        *("hf://org/vit", "hf://org/vit@v1", "hf://org/pickles", "hf://org/missing"),
+        HF_ENDPOINT=server.url,
+        HF_HOME=str(tmp_path / "hub"),
+    )
+    output, errors = running.communicate()
+    assert running.returncode == 0, errors
+    main, tagged, pickles, missing = output.splitlines()
+    for path in (main, tagged):
+        assert sorted(os.listdir(path)) == ["config.json", "model.safetensors"]
+        assert (pathlib.Path(path) / "model.safetensors").read_bytes() == CONTENT
+    assert "/api/models/org/vit/revision/v1" in [path for path, _ in server.requests]
+    assert pickles.startswith("FileNotFoundError hf://org/pickles has no .safetensors")
+    assert missing.startswith(
+        f"OSError Could not download hf://org/missing from {server.url}"
+    )
+    assert "HF_ENDPOINT" in missing

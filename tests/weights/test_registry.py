@@ -1,0 +1,117 @@
+import dataclasses
+import re
+
+import pytest
+
+import keras_vit
+from keras_vit.weights.registry import find_checkpoint
+
+ROWS = keras_vit.checkpoints()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows(name):
+    row = ROWS[name]
+    architecture, rest = name.split(".")
+    assert architecture == row.architecture.replace("ViT", "vit_").lower()
+    assert rest.endswith(f"_{row.resolution}")
+    assert re.fullmatch(r"ViT(R|R26|R50)?(Ti|S|B|L|H)\d+", row.architecture)
+    patch_size = int(re.search(r"\d+$", row.architecture)[0])
+    assert row.resolution % patch_size == 0
+    assert ("_ft_in1k" in name) == (len(row.training_data) == 2)
+    assert (row.imagenet_top1 is None) == (row.top1_source is None)
+    assert row.imagenet_top1 is None or 70 < row.imagenet_top1 < 90
+    assert row.top1_source in ("Google", "timm", None)
+    assert row.imagenet_top1 is None or row.training_data[-1] == "ImageNet-1k"
+    assert row.normalization in ("inception", "imagenet")
+    assert row.resize in ("bilinear", "bicubic_antialias")
+    assert row.crop_fraction in (None, 0.9, 1.0)
+    assert row.sha256 is None or re.fullmatch("[0-9a-f]{64}", row.sha256)
+    assert re.fullmatch(
+        r"https://storage\.googleapis\.com/vit_models/[\w./+-]+\.npz"
+        r"|https://huggingface\.co/timm/[\w.]+/resolve/main/model\.safetensors",
+        row.url,
+    )
+    assert find_checkpoint(name) is row
+
+
+def test_every_name_is_another_file():
+    assert len({row.url for row in ROWS.values()}) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        (
+            "vit_b16.augreg_in21k_ft_in1k_384",
+            "augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0"
+            "--imagenet2012-steps_20k-lr_0.03-res_384.npz",
+        ),
+        (
+            "vit_r50l32.augreg_in21k_224",
+            "augreg/R50_L_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1.npz",
+        ),
+        (
+            "vit_s16.augreg_in1k_384",
+            "augreg/S_16-i1k-300ep-lr_0.001-aug_medium2-wd_0.1-do_0.0-sd_0.0"
+            "--imagenet2012-steps_20k-lr_0.01-res_384.npz",
+        ),
+        ("vit_b16.orig_in21k_ft_in1k_224", "imagenet21k+imagenet2012/ViT-B_16-224.npz"),
+    ],
+)
+def test_file_names_as_google_published_them(name, path):
+    assert ROWS[name].url == f"https://storage.googleapis.com/vit_models/{path}"
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("vit_s16.deit_in1k_224", "deit_small_patch16_224.fb_in1k"),
+        ("vit_b16.deit_distilled_in1k_384", "deit_base_distilled_patch16_384.fb_in1k"),
+        ("vit_h14.deit3_in22k_ft_in1k_224", "deit3_huge_patch14_224.fb_in22k_ft_in1k"),
+        ("vit_l14.dinov2_reg4_lvd142m_518", "vit_large_patch14_reg4_dinov2.lvd142m"),
+        ("vit_b8.dino_in1k_224", "vit_base_patch8_224.dino"),
+    ],
+)
+def test_repositories_as_timm_published_them(name, repository):
+    assert ROWS[name].url.split("/")[4] == repository
+
+
+def test_patterns():
+    names = list(keras_vit.checkpoints("ViT_B16*ft_in1k_384"))
+    assert names == [
+        "vit_b16.augreg_in21k_ft_in1k_384",
+        "vit_b16.orig_in21k_ft_in1k_384",
+        "vit_b16.deit3_in22k_ft_in1k_384",
+    ]
+    assert set(names) < set(keras_vit.checkpoints("b16")) < set(ROWS)
+    nothing = keras_vit.checkpoints("resnet")
+    assert len(nothing) == 0
+    assert repr(nothing) == "no checkpoints"
+
+
+def test_the_table_prints_a_line_a_row():
+    lines = repr(keras_vit.checkpoints("deit_distilled")).splitlines()
+    assert lines[0].split()[:3] == ["name", "architecture", "trained"]
+    assert len(lines) == 5
+    assert lines[-1].startswith("vit_b16.deit_distilled_in1k_384  ")
+    assert "85.44" in lines[-1]
+    assert "crop 1.0" in lines[-1]
+    assert {line.index("ImageNet-1k") for line in lines[1:]} == {
+        lines[0].index("trained")
+    }
+
+
+def test_the_list_is_safe_from_its_readers():
+    keras_vit.checkpoints().clear()
+    assert keras_vit.checkpoints() == ROWS
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ROWS["vit_h14.orig_in21k_224"].url = ""
+
+
+def test_an_unknown_name_gets_the_nearest():
+    with pytest.raises(ValueError, match=r"vit_b16\.augreg_in21k_ft_in1k_384") as error:
+        find_checkpoint("ViT_B16.augreg_in21k_ft_in1k_38")
+    assert "keras_vit.checkpoints()" in str(error.value)
+    with pytest.raises(ValueError, match=r"'x'\. keras_vit\.checkpoints"):
+        find_checkpoint("x")
