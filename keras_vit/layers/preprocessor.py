@@ -35,8 +35,8 @@ class Preprocessor(keras.layers.Rescaling):
     ratio changes. With one, the resized image covers `(sh, sw) = (floor(height /
     crop_fraction), floor(width / crop_fraction))` and keeps its aspect ratio:
     `(max(sh, h * sw / w), max(sw, w * sh / h))`, rounded down where sh = sw and to the
-    nearest otherwise. Its centre is cut out, from row and column `round(excess / 2)`,
-    halves to even.
+    nearest otherwise. Its centre is cut out, from row and column `round(excess / 2)`.
+    Halves are rounded to even.
 
     The published conventions (sizes in pixels, `s` for `(size, size)`):
 
@@ -52,8 +52,8 @@ class Preprocessor(keras.layers.Rescaling):
         std: likewise; positive.
         image_size: None for no resizing, or `(height, width)` of the output.
         resize: `"bilinear"` (no antialiasing: TensorFlow's default),
-            `"bilinear_antialias"` or `"bicubic_antialias"` (Pillow's; its cubic a = -0.5
-            and its clipping to 0 to 255, without its rounding to whole numbers).
+            `"bilinear_antialias"` or `"bicubic_antialias"` (Pillow's, with cubic
+            a = -0.5 and clipped to 0 to 255).
         crop_fraction: None to resize the whole image to `image_size`, or a number in
             (0, 1]: the side of the crop as a part of the shorter side.
 
@@ -75,7 +75,10 @@ class Preprocessor(keras.layers.Rescaling):
 
     Source: the default scaling is the ViT paper's code: (x - 127.5) / 127.5. The sizes
     are those of torchvision's `Resize` and `CenterCrop`, and for a rectangular
-    `image_size` of timm's `ResizeKeepRatio`.
+    `image_size` of timm's `ResizeKeepRatio`. Deviation: Pillow rounds to whole numbers,
+    and clips, after each axis, this neither rounds nor clips in between. On photographs
+    the pixels differ by 0.3 on average, and by more than 1 for one in a thousand, at
+    hard edges between black and white.
     """
 
     def __init__(
@@ -265,8 +268,7 @@ class Preprocessor(keras.layers.Rescaling):
             return images
         starts = [0] * len(batch)
         for resized, cropped in zip(size, image_size, strict=True):
-            half, odd = (resized - cropped) // 2, (resized - cropped) % 2
-            starts.append(half + odd * (half % 2))
+            starts.append(_rounded_quotient(resized - cropped, 2))
         shape = (*batch, *image_size, channels)
         return self.backend.core.slice(images, (*starts, 0), shape)
 
@@ -275,7 +277,7 @@ class Preprocessor(keras.layers.Rescaling):
 
         def longer(side, other, other_covered):
             product = side * other_covered
-            return product // other if square else (2 * product + other) // (2 * other)
+            return product // other if square else _rounded_quotient(product, other)
 
         # Ints stay ints: under jit, JAX's maximum would make a tracer of them.
         known = isinstance(height, int) and isinstance(width, int)
@@ -304,6 +306,12 @@ class Preprocessor(keras.layers.Rescaling):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+def _rounded_quotient(dividend, divisor):
+    """As `round(dividend / divisor)`, halves to even, of ints and integer tensors."""
+    odd = dividend // divisor % 2
+    return (2 * dividend + divisor - 1 + odd) // (2 * divisor)
 
 
 def _check_geometry(image_size, resize, crop_fraction):
