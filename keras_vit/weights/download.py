@@ -165,9 +165,9 @@ class _Download:
     def _error(self, reason):
         return OSError(
             f"Could not download {self.checkpoint.name} from {self.url}: {reason}.\n"
-            "Try again later: what arrived is kept and resumed. Or download that address "
-            f"by other means and put the file at {self.path}. Or set KERAS_VIT_MIRROR to "
-            "the address of a mirror, which has the same path below it."
+            "Try again later. Or download that address by other means and put the file "
+            f"at {self.path}. Or set KERAS_VIT_MIRROR to the address of a mirror, which "
+            "has the same path below it."
         )
 
     def _cannot_write(self, reason):
@@ -236,7 +236,8 @@ class _Download:
             if self._size() <= before:
                 break
         raise self._error(
-            f"{reason} ({self._size()} of {self.total or 'unknown'} bytes arrived)"
+            f"{reason} ({self._size()} of {self.total or 'unknown'} bytes are there, and "
+            "are kept)"
         )
 
     def _receive_some(self):
@@ -251,6 +252,9 @@ class _Download:
         opener = urllib.request.build_opener(redirects)
         request = urllib.request.Request(self.url, headers=headers)
         with opener.open(request, timeout=_TIMEOUT) as response:
+            if response.headers.get_content_type() == "text/html":
+                # What a hotel's network answers to everything.
+                raise http.client.HTTPException("a web page came instead of the file")
             if response.status != http.HTTPStatus.PARTIAL_CONTENT:
                 start = 0
                 self._forget()
