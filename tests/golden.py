@@ -28,8 +28,8 @@ class Golden:
         for key in ("num_heads", "num_attention_heads"):
             if key in self.config:
                 self.overrides["num_heads"] = self.config[key]
-        # In an image of 4x6 patches, 25 rows could be a 5x5 grid without class token.
-        if name == "timm_token":
+        # For 4x6 patches, 25 rows could as well be a 5x5 grid without class token.
+        if name in ("timm_token", "timm_gap_class_token", "timm_no_qkv_bias"):
             self.overrides["class_token_position"] = True
 
     @property

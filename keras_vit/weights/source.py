@@ -307,10 +307,11 @@ class Source:
         has_rows = prefix > 0
         if config["positions"] == "learned":
             if grid is None:
+                count = self.num_position_rows() - prefix
                 raise ValueError(
-                    f"The {self.num_position_rows() - prefix} positions of {self.path} are no "
-                    f"square, and the model's grid is {config['grid_shape']}: say which "
-                    "grid they are with source_grid_shape=(rows, columns)."
+                    f"The {count} positions of {self.path} are no square, and the "
+                    f"model's grid is {config['grid_shape']}: say which grid they are "
+                    "with source_grid_shape=(rows, columns)."
                 )
             if config["class_token"] and has_rows != config["class_token_position"]:
                 raise ValueError(

@@ -229,7 +229,7 @@ def test_no_such_file():
 
 
 def test_a_directory(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none of model.safetensors"):
+    with pytest.raises(FileNotFoundError, match="no KerasHub preset"):
         keras_vit.load_checkpoint(tmp_path)
 
 
