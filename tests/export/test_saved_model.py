@@ -10,7 +10,7 @@ import pytest
 
 import keras_vit
 from keras_vit.export import saved_model
-from keras_vit.layers import Preprocessor
+from keras_vit.layers import Preprocessor, ResNetStem
 from tests.cases import array, perturb, tiny_vit
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -97,8 +97,13 @@ def serve(path, images, directory, batches=(1, 2, 7)):
             "pooling": "gap",
             "preprocessor": Preprocessor.imagenet((16, 24)),
         },
+        {
+            "stem": ResNetStem((1,), width=32),
+            "patch_size": 2,
+            "dtype": "mixed_bfloat16",
+        },
     ],
-    ids=["plain", "everything", "logits"],
+    ids=["plain", "everything", "logits", "hybrid"],
 )
 def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys):
     model = perturb(tiny_vit(**arguments))

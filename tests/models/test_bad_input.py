@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vit.layers import Preprocessor
+from keras_vit.layers import Preprocessor, ResNetStem
 from tests.cases import random_array, tiny_vit
 
 BAD_ARGUMENTS = [
@@ -56,6 +56,30 @@ BAD_ARGUMENTS = [
     ({"head": "new"}, "head='new'.*received weights=None"),
     ({"head": "old"}, "Unknown head 'old'.*'keep', 'new'"),
     ({"resize": "nearest"}, "Unknown resize 'nearest'.*'google'"),
+    ({"stem": "resnet"}, r"stem must be None or a Keras layer.*ResNetStem\(\).*'resnet'"),
+    (
+        {"stem": ResNetStem(()), "patch_size": 8, "input_shape": (100, 230, 3)},
+        "100x230 pixels leaves the stem as a map of 25x58.*patches of 8x8.*"
+        r"Resize to 96x224, input_shape=\(96, 224, 3\)",
+    ),
+    (
+        {"stem": ResNetStem(()), "patch_size": 8},
+        r"16x24 pixels leaves.*a map of 4x6.*Resize to 29x29",
+    ),
+    ({"stem": ResNetStem(()), "patch_size": 0}, "patch_size must be a positive int.*0"),
+    ({"stem": ResNetStem(()), "input_shape": (16, 24)}, "three positive ints"),
+    (
+        {"stem": keras.layers.GlobalAveragePooling2D()},
+        r"stem must give maps.*gives \(None, 3\) for images of \(16, 24, 3\)",
+    ),
+    (
+        {"stem": keras.layers.GlobalAveragePooling2D(keepdims=True), "patch_size": 2},
+        r"map of 1x1 positions.*multiples of 2\. Change patch_size: the stem makes no",
+    ),
+    (
+        {"stem": keras.layers.Conv2D(4, 12), "patch_size": 4},
+        r"map of 5x13 positions.*Resize to 15x23",
+    ),
 ]
 
 
@@ -67,6 +91,17 @@ def test_bad_argument(arguments, message, monkeypatch):
     monkeypatch.setattr(keras.layers.Layer, "add_weight", built)
     with pytest.raises(ValueError, match=message):
         tiny_vit(**arguments)
+
+
+def test_a_stem_that_has_weights():
+    used = tiny_vit(stem=ResNetStem((), width=32), patch_size=2).get_layer("stem")
+    with pytest.raises(
+        ValueError, match=r"'stem' has weights already.*from_config.*set_"
+    ):
+        tiny_vit(stem=used, patch_size=2)
+    # The remedy that it names.
+    copy = tiny_vit(stem=type(used).from_config(used.get_config()), patch_size=2)
+    copy.get_layer("stem").set_weights(used.get_weights())
 
 
 BAD_IMAGES = [

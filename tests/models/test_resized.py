@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.layers import RESIZE_CONVENTIONS, Preprocessor, resize_grid
+from keras_vit.layers import RESIZE_CONVENTIONS, Preprocessor, ResNetStem, resize_grid
 from tests.cases import array, perturb, random_images, tiny_vit
 
 
@@ -29,6 +29,19 @@ def test_grid_resized_prefix_untouched(resize, prefix, size):
     for path in before:
         np.testing.assert_array_equal(before[path], after[path])
     assert tuple(larger(random_images(larger)).shape) == (2, 5)
+
+
+def test_a_hybrid():
+    model = perturb(tiny_vit(stem=ResNetStem((1,), width=32), patch_size=2))
+    larger = model.resized((30, 24, 3))
+    assert larger.grid_shape == (4, 3)
+    before, after = weights(model), weights(larger)
+    for path in before.keys() - {"patch_encoder/positions/embedding"}:
+        np.testing.assert_array_equal(before[path], after[path])
+    assert larger.get_layer("stem") is not model.get_layer("stem")
+    assert tuple(larger(random_images(larger)).shape) == (2, 5)
+    with pytest.raises(ValueError, match=r"16x24 pixels.*map of 4x6.*29x29"):
+        keras_vit.ViTRTi16(input_shape=(64, 64, 3)).resized((16, 24, 3))
 
 
 def test_the_model_itself_is_left_as_it_was():

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_vit.layers import ResNetStem
 from tests.cases import array, perturb, random_array, random_images, tiny_vit
 
 XLA = keras.backend.backend() != "torch"
@@ -17,12 +18,13 @@ CONFIGURATIONS = {
         "positions": "learned",
     },
 }
+HYBRID = {"stem": ResNetStem((1,), width=32), "patch_size": 2}
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", [*CONFIGURATIONS, "hybrid"])
 def test_gradients_reach_every_trainable_variable(name):
     # Perturbed: behind a zero head nothing else has a gradient.
-    model = perturb(tiny_vit(**CONFIGURATIONS[name]))
+    model = perturb(tiny_vit(**CONFIGURATIONS.get(name, HYBRID)))
     model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
     before = {w.path: array(w).copy() for w in model.trainable_weights}
     model.train_on_batch(random_images(model, 4), np.array([0, 1, 2, 3]))

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.models.variants import VIT_SIZES
+from keras_vit.layers import ResNetStem
+from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
 from tests.cases import TINY, array, perturb, random_images, tiny_vit, weights_of
 from tests.formulas import below, block, dense, layer_norm, softmax
 
@@ -157,6 +158,25 @@ def test_weight_paths():
     assert {"positions/rows", "positions/columns"} <= set(table)
 
 
+def test_weight_paths_of_a_hybrid():
+    model = tiny_vit(stem=ResNetStem((1, 2), width=32), patch_size=1)
+    units = {
+        "stage_0/unit_0": ("projection", "projection_norm"),
+        "stage_1/unit_0": ("projection", "projection_norm"),
+        "stage_1/unit_1": (),
+    }
+    convs, norms = ["root"], ["root_norm"]
+    for unit, projection in units.items():
+        convs += [f"{unit}/conv_{i}" for i in (1, 2, 3)]
+        norms += [f"{unit}/norm_{i}" for i in (1, 2, 3)]
+        convs += [f"{unit}/{name}" for name in projection[:1]]
+        norms += [f"{unit}/{name}" for name in projection[1:]]
+    expected = {f"stem/{path}/kernel" for path in convs}
+    expected |= {f"stem/{path}/{w}" for path in norms for w in ("gamma", "beta")}
+    plain = {w.path for w in tiny_vit().weights}
+    assert {w.path for w in model.weights} == expected | plain
+
+
 @pytest.mark.parametrize("name", VIT_SIZES)
 def test_a_variant_passes_its_overrides_on(name):
     model = getattr(keras_vit, name)(**TINY, registers=1, name="mine")
@@ -167,3 +187,59 @@ def test_a_variant_fills_the_sizes_in():
     config = keras_vit.ViTTi16(input_shape=(32, 32, 3)).get_config()
     sizes = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
     assert tuple(config[size] for size in sizes) == VIT_SIZES["ViTTi16"]
+
+
+@pytest.mark.parametrize("name", HYBRID_SIZES)
+def test_a_hybrid_passes_its_overrides_on(name):
+    small = {**TINY, "stem": ResNetStem((1,), width=32), "patch_size": 2}
+    model = getattr(keras_vit, name)(**small, name="mine")
+    assert model.get_config() == keras_vit.ViT(**small, name="mine").get_config()
+
+
+def test_a_hybrid_fills_the_sizes_in():
+    config = keras_vit.ViTRTi16(input_shape=(64, 32, 3)).get_config()
+    stem = keras.saving.deserialize_keras_object(config["stem"])
+    sizes = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
+    found = (stem.num_blocks, *(config[size] for size in sizes))
+    assert found == HYBRID_SIZES["ViTRTi16"]
+
+
+def test_a_hybrid_is_a_vit_on_the_map_of_its_stem():
+    model = perturb(tiny_vit(stem=ResNetStem((), width=32), patch_size=2))
+    assert model.grid_shape == (2, 3)
+    images = random_images(model)
+    features = array(model.get_layer("stem")(images))
+    w = {p: v for p, v in all_weights(model).items() if not p.startswith("stem/")}
+    tokens = vit_formula(features, w, patch=2)
+    expected = softmax(dense(tokens[:, 0], w, "classifier"))
+    np.testing.assert_allclose(array(model(images)), expected, atol=1e-5)
+
+
+def test_the_stem_is_the_models_own():
+    stem = ResNetStem((), width=32, name="given")
+    low, full = (
+        tiny_vit(stem=stem, patch_size=2, dtype=dtype)
+        for dtype in ("mixed_bfloat16", "float32")
+    )
+    assert not stem.built
+    assert stem.name == "given"
+    dtypes = [model.get_layer("stem").output.dtype for model in (low, full)]
+    assert dtypes == ["bfloat16", "float32"]
+    # Saved and exported models take the dtype of the model, whatever the stem's was.
+    again = keras_vit.ViT.from_config({**low.get_config(), "dtype": "float32"})
+    assert again.get_layer("stem").output.dtype == "float32"
+
+
+def test_any_keras_layer_may_be_the_stem():
+    def conv(filters):
+        return keras.layers.Conv2D(filters, 3, 2, padding="same", activation="relu")
+
+    model = tiny_vit(stem=keras.Sequential([conv(4), conv(6)]), patch_size=2)
+    assert model.grid_shape == (2, 3)
+    perturb(model)
+    again = keras_vit.ViT.from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    images = random_images(model)
+    np.testing.assert_array_equal(array(again(images)), array(model(images)))
+    larger = model.resized((24, 32, 3))
+    assert larger.grid_shape == (3, 4)
