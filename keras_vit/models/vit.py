@@ -228,11 +228,10 @@ class ViT(ImageModel):
                 f"source_grid_shape={source_grid_shape!r} say how a checkpoint is "
                 "loaded; received weights=None."
             )
-        self_made = isinstance(weights, str | os.PathLike) and os.fspath(
-            weights
-        ).endswith(".weights.h5")
-        if self_made:
-            weights = fetch_checkpoint(weights)
+        self_made = False
+        if isinstance(weights, str | os.PathLike):
+            self_made = os.fspath(weights).endswith(".weights.h5")
+            weights = fetch_checkpoint(weights) if self_made else weights
         values, preprocessing = None, {}
         if weights is not None and not self_made:
             source = weights if isinstance(weights, Source) else open_checkpoint(weights)

@@ -338,7 +338,7 @@ def save_npz(model: Any, path: str | os.PathLike, names: str = "published") -> N
     temporary = f"{os.fspath(path)}.partial"
     try:
         with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         os.rename(temporary, path)
     except BaseException:
         if os.path.exists(temporary):

@@ -145,7 +145,7 @@ class KerasHubSource(Source):
 
         dense, norm = ("kernel", "bias"), ("gamma", "beta")
         name = f"{_EMBEDDING}/patch_embedding"
-        shapes = ((p, p, c, d), (d,))
+        shapes: tuple[tuple[int, ...], ...] = ((p, p, c, d), (d,))
         stored = ((p * p * c, d), (d,))
         layer(name, PROJECTION.rpartition("/")[0], dense, shapes, stored)
         if config["class_token"]:

@@ -71,7 +71,7 @@ class Source:
 
     kind: ClassVar[str]
     # Tensors of the head, by the beginnings of their names.
-    head_names: ClassVar[tuple[str, ...]] = ()
+    head_names: tuple[str, ...] = ()
     # Constructor arguments that this kind of file knows only with these values.
     possible: ClassVar[dict[str, tuple]] = {}
 
@@ -307,10 +307,10 @@ class Source:
         has_rows = prefix > 0
         if config["positions"] == "learned":
             if grid is None:
-                count = self.num_position_rows() - prefix
+                rows = self.num_position_rows() or 0
                 raise ValueError(
-                    f"The {count} positions of {self.path} are no square, and the "
-                    f"model's grid is {config['grid_shape']}: say which grid they are "
+                    f"The {rows - prefix} positions of {self.path} are no square, and "
+                    f"the model's grid is {config['grid_shape']}: name theirs "
                     "with source_grid_shape=(rows, columns)."
                 )
             if config["class_token"] and has_rows != config["class_token_position"]:
@@ -321,7 +321,7 @@ class Source:
                 )
 
         def read_all():
-            register_positions = 0.0
+            register_positions: np.ndarray | None = None
             with self.file.reader() as read:
                 for piece in pieces:
                     array = piece.read(lambda name: self.read(read, name))
@@ -335,7 +335,7 @@ class Source:
                         array = adapt_channels(array, wanted_channels)
                     if piece.path == PROJECTION:
                         array = self._adapt_projection(array, config)
-                    if piece.path == POSITIONS:
+                    if piece.path == POSITIONS and grid is not None:
                         own = prefix and _num_token_positions(config)
                         register_positions = array[:, own:prefix]
                         array = np.concatenate(
@@ -345,8 +345,9 @@ class Source:
                             array = resize_positions(
                                 array, grid, config["grid_shape"], resize or self.resize
                             )
-                    if piece.path == "patch_encoder/registers" and np.size(
-                        register_positions
+                    if (
+                        piece.path == "patch_encoder/registers"
+                        and register_positions is not None
                     ):
                         # A free vector and its position are one free vector.
                         array = array + register_positions

@@ -49,7 +49,11 @@ class TransformersSource(Source):
     """
 
     kind = "transformers ViT"
-    head_names = ("classifier.", "cls_classifier.", "distillation_classifier.")
+    head_names: tuple[str, ...] = (
+        "classifier.",
+        "cls_classifier.",
+        "distillation_classifier.",
+    )
     resize = "bicubic"
     # That of every published configuration.
     layer_norm_epsilon = 1e-12
@@ -71,7 +75,7 @@ class TransformersSource(Source):
         new = f"{self._prefix}layers.0.attention.q_proj.weight" in self.shapes
         self._names = _NEW if new else _OLD
         # The pooler is no part of the classifier, but a layer for other tasks.
-        self.head_names = (*type(self).head_names, f"{self._prefix}pooler.")  # type: ignore[misc]
+        self.head_names = (*type(self).head_names, f"{self._prefix}pooler.")
         self.shapes = {
             name: shape
             for name, shape in self.shapes.items()
