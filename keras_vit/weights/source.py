@@ -30,7 +30,8 @@ class Piece(NamedTuple):
 
     Attributes:
         path: of the weight.
-        names: of the tensors; more than one are joined along the last axis.
+        names: of the tensors; more than one are joined along the last axis, and none
+            are zeros: a bias that the source's network does without.
         shape: of each tensor.
         stored_shape: of its part of the weight.
         axes: None, or the order in which the tensor's axes come in the weight.
@@ -44,6 +45,8 @@ class Piece(NamedTuple):
 
     def read(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
         """The weight."""
+        if not self.names:
+            return np.zeros(self.stored_shape, "float32")
         arrays = [read(name).reshape(self.shape) for name in self.names]
         if self.axes is not None:
             arrays = [array.transpose(self.axes) for array in arrays]
