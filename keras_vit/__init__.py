@@ -5,6 +5,7 @@ from keras_vit.labels import decode_predictions
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.variants import (
     ViTB8,
+    ViTB14,
     ViTB16,
     ViTB32,
     ViTG14,
@@ -19,6 +20,7 @@ from keras_vit.models.variants import (
     ViTR50L32,
     ViTRTi16,
     ViTS8,
+    ViTS14,
     ViTS16,
     ViTS32,
     ViTTi16,
@@ -31,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ViT",
     "ViTB8",
+    "ViTB14",
     "ViTB16",
     "ViTB32",
     "ViTG14",
@@ -44,6 +47,7 @@ __all__ = [
     "ViTR50L32",
     "ViTRTi16",
     "ViTS8",
+    "ViTS14",
     "ViTS16",
     "ViTS32",
     "ViTTi16",

@@ -1,6 +1,5 @@
 """KerasHub's ViT presets on disk: directories that `save_to_preset` writes."""
 
-import json
 import os
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from keras_vit.weights.h5 import H5File
 from keras_vit.weights.source import POSITIONS, PROJECTION, Piece, Source
+from keras_vit.weights.tensor_file import read_json
 
 _EMBEDDING = "layers/vi_t_patching_and_embedding"
 _ENCODER = "layers/vi_t_encoder"
@@ -33,8 +33,7 @@ def open_preset(directory: str, config: dict[str, Any]) -> "KerasHubSource":
     task: dict[str, Any] = {}
     if os.path.isfile(os.path.join(directory, "task.weights.h5")):
         paths[_HEAD] = os.path.join(directory, "task.weights.h5")
-        with open(os.path.join(directory, "task.json")) as file:
-            task = json.load(file)["config"]
+        task = read_json(directory, "task.json")["config"]
     return KerasHubSource(H5File(paths), config["config"], task)
 
 

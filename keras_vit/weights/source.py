@@ -6,7 +6,6 @@ comparison of the two sides, heads, positions, patches and channels of another s
 """
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
@@ -67,7 +66,6 @@ class Source:
         num_heads: of the network, where the source tells; else None.
         resize: the source's own convention for positions on another grid.
         preprocessing: arguments of `Preprocessor`.
-        labels: names of the classes, or None.
         stem_stride: pixels from one position of what is cut into patches to the next.
         may_resize_patches: whether a model may have patches of another size.
     """
@@ -82,7 +80,6 @@ class Source:
     layer_norm_epsilon = 1e-6
     num_heads: int | None = None
     resize = "google"
-    labels: list[str] | None = None
     # Pixels from one position of the map that is cut into patches to the next.
     stem_stride = 1
     # Only where a caller has asked for another patch size than the file's.
@@ -404,9 +401,3 @@ class Source:
 
 def _num_token_positions(config):
     return int(config["class_token"]) + int(config["distillation_token"])
-
-
-def neighbour(path: str, name: str) -> str | None:
-    """The path of a file beside `path`, where there is one."""
-    candidate = os.path.join(os.path.dirname(path), name)
-    return candidate if os.path.isfile(candidate) else None
