@@ -64,6 +64,7 @@ class Source:
         shapes: dict from name to shape, of the tensors that a model can use.
         activation, layer_norm_epsilon: what the network was trained with.
         num_heads: of the network, where the source tells; else None.
+        image_size: height and width that it was trained with, where the source tells.
         resize: the source's own convention for positions on another grid.
         preprocessing: arguments of `Preprocessor`.
         stem_stride: pixels from one position of what is cut into patches to the next.
@@ -79,6 +80,7 @@ class Source:
     activation = "gelu"
     layer_norm_epsilon = 1e-6
     num_heads: int | None = None
+    image_size: tuple[int, int] | None = None
     resize = "google"
     # Pixels from one position of the map that is cut into patches to the next.
     stem_stride = 1
@@ -187,6 +189,11 @@ class Source:
             # What the caller says comes first, and the rest only where that cannot be.
             prefixes.sort(key=lambda prefix: (prefix > 0) != class_token_position)
         first = prefixes[0]
+        if source_grid_shape is None and self.image_size is not None:
+            patch, _ = self.patches()
+            gh, gw = (size // patch for size in self.image_size)
+            if gh * gw in [rows - prefix for prefix in prefixes]:
+                source_grid_shape = gh, gw
         if source_grid_shape is not None:
             gh, gw = source_grid_shape
             for prefix in prefixes:

@@ -53,6 +53,9 @@ class TimmSource(Source):
         arguments = config.get("model_args") or {}
         self.num_heads = arguments.get("num_heads")
         published = config.get("pretrained_cfg") or {}
+        if "input_size" in published:
+            _, height, width = published["input_size"]
+            self.image_size = (height, width)
         if "mean" in published:
             self.preprocessing = {
                 "mean": [255 * x for x in published["mean"]],

@@ -88,6 +88,9 @@ class TransformersSource(Source):
         self.layer_norm_epsilon = config.get("layer_norm_eps", self.layer_norm_epsilon)
         activation = config.get("hidden_act", "gelu")
         self.activation = _ACTIVATIONS.get(activation, activation)
+        if (size := config.get("image_size")) is not None:
+            height, width = (size, size) if isinstance(size, int) else size
+            self.image_size = (height, width)
         self._read_preprocessing(read_json(directory, "preprocessor_config.json"))
 
     def _read_preprocessing(self, config):
