@@ -54,7 +54,15 @@ class CheckpointTable(dict[str, Checkpoint]):
     def __repr__(self):
         if not self:
             return "no checkpoints"
-        titles = ("name", "architecture", "trained on", "px", "top-1", "preprocessing")
+        titles = (
+            "name",
+            "architecture",
+            "trained on",
+            "px",
+            "published top-1",
+            "preprocessing",
+            "licence",
+        )
         cells = [titles]
         for row in self.values():
             top1 = "-" if row.imagenet_top1 is None else f"{row.imagenet_top1:.2f}"
@@ -67,6 +75,7 @@ class CheckpointTable(dict[str, Checkpoint]):
                     str(row.resolution),
                     top1,
                     f"{row.normalization}, {row.resize}{crop}",
+                    row.license,
                 )
             )
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -497,8 +506,8 @@ def checkpoints(pattern: str | None = None) -> CheckpointTable:
     >>> table["vit_b16.augreg_in21k_ft_in1k_384"].imagenet_top1
     85.49
     >>> keras_vit.checkpoints("h14.orig")
-    name                    architecture  trained on    px   top-1  preprocessing
-    vit_h14.orig_in21k_224  ViTH14        ImageNet-21k  224  -      inception, bilinear
+    name                    architecture  trained on    px   published top-1  preprocessing        licence
+    vit_h14.orig_in21k_224  ViTH14        ImageNet-21k  224  -                inception, bilinear  Apache-2.0
 
     Source: google-research/vision_transformer and timm 1.0.31.
     """
