@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_vit.layers.initial_values import checkpoint_follows
 from keras_vit.models.vit import ViT
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.opening import open_checkpoint
@@ -91,7 +92,8 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
 
 
 def _load_keras(path, overrides):
-    saved = keras.saving.load_model(path)
+    with checkpoint_follows():
+        saved = keras.saving.load_model(path)
     if not isinstance(saved, ViT):
         raise ValueError(f"{path} holds a {type(saved).__name__}, no keras_vit.ViT.")
     if not overrides:
@@ -107,7 +109,8 @@ def _load_keras(path, overrides):
     new_head = loading.get("head") == "new"
     if new_head:
         old["representation_size"] = None
-    model = ViT.from_config({**old, "preprocessor": preprocessor, **overrides})
+    with checkpoint_follows():
+        model = ViT.from_config({**old, "preprocessor": preprocessor, **overrides})
     values = saved._values_for(model, loading.get("resize") or "google")
     channels = old["input_shape"][2]
     patch = old["patch_size"]
