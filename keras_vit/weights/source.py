@@ -30,7 +30,8 @@ class Piece(NamedTuple):
 
     Attributes:
         path: of the weight.
-        names: of the tensors; more than one are joined along the last axis.
+        names: of the tensors; more than one are joined along the last axis, and none
+            are zeros: a bias that the source's network does without.
         shape: of each tensor.
         stored_shape: of its part of the weight.
         axes: None, or the order in which the tensor's axes come in the weight.
@@ -44,6 +45,8 @@ class Piece(NamedTuple):
 
     def read(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
         """The weight."""
+        if not self.names:
+            return np.zeros(self.stored_shape, "float32")
         arrays = [read(name).reshape(self.shape) for name in self.names]
         if self.axes is not None:
             arrays = [array.transpose(self.axes) for array in arrays]
@@ -177,16 +180,16 @@ class Source:
         rows = self.num_position_rows()
         if rows is None:
             return 0, None
-        prefixes = dict.fromkeys(p for p in self.position_prefixes() if p < rows)
+        prefixes = list(dict.fromkeys(p for p in self.position_prefixes() if p < rows))
         if not prefixes:
             raise ValueError(
                 f"The positions in {self.path} have {rows} rows: none is left for the "
                 "grid."
             )
         if class_token_position is not None and any(self.position_prefixes()):
-            wanted = [p for p in prefixes if (p > 0) == class_token_position]
-            prefixes = dict.fromkeys(wanted or prefixes)
-        first = next(iter(prefixes))
+            # What the caller says comes first, and the rest only where that cannot be.
+            prefixes.sort(key=lambda prefix: (prefix > 0) != class_token_position)
+        first = prefixes[0]
         if source_grid_shape is not None:
             gh, gw = source_grid_shape
             for prefix in prefixes:
@@ -209,6 +212,8 @@ class Source:
                 )
             if square or fits:
                 found.append((prefix, square or fits))
+                if class_token_position is not None:
+                    break
         if len(found) > 1:
             (prefix, grid), (other, other_grid), *_ = found
             warnings.warn(
@@ -348,6 +353,7 @@ class Source:
                     if (
                         piece.path == "patch_encoder/registers"
                         and register_positions is not None
+                        and register_positions.shape[1]
                     ):
                         # A free vector and its position are one free vector.
                         array = array + register_positions

@@ -72,7 +72,7 @@ class TransformersSource(Source):
         for prefix in ("vit.", "deit."):
             if any(name.startswith(prefix) for name in self.shapes):
                 self._prefix = prefix
-        new = f"{self._prefix}layers.0.attention.q_proj.weight" in self.shapes
+        new = any(name.startswith(f"{self._prefix}layers.") for name in self.shapes)
         self._names = _NEW if new else _OLD
         # The pooler is no part of the classifier, but a layer for other tasks.
         self.head_names = (*type(self).head_names, f"{self._prefix}pooler.")

@@ -29,7 +29,9 @@ CASES = {
             "grid_shape": (2, 3),
             "class_token": True,
             "registers": 2,
-            "positions": "learned_2d",
+            "positions": "learned",
+            "class_token_position": False,
+            "distillation_token": True,
         },
         (2, 6, 12),
     ),
@@ -67,7 +69,7 @@ CASES = {
         },
         (2, 7, 8),
     ),
-    "TokenPooling": ({}, (2, 7, 8)),
+    "TokenPooling": ({"index": 1}, (2, 7, 8)),
     "GlobalAveragePooling": ({"num_prefix_tokens": 1}, (2, 7, 8)),
     "AttentionPooling": (
         {
