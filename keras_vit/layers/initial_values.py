@@ -64,17 +64,16 @@ class _DrawnByNumpy:  # A class: Keras has JAX compile its `__call__` to shard i
 
     def __call__(self, shape, dtype=None):
         generator = np.random.default_rng(self.initializer.seed)
-        precision = "float64" if dtype == "float64" else "float32"
         distribution, mean, scale = _distribution(self.initializer, shape)
         if distribution == "uniform":
-            values = generator.random(shape, precision)
+            values = generator.random(shape, "float32")
             values -= 0.5
         else:
-            values = generator.standard_normal(shape, precision)
+            values = generator.standard_normal(shape, "float32")
         if distribution == "truncated_normal":
             while (outside := np.abs(values) > 2).any():
                 count = np.count_nonzero(outside)
-                values[outside] = generator.standard_normal(count, precision)
+                values[outside] = generator.standard_normal(count, "float32")
         values *= scale
         values += mean
         return keras.ops.convert_to_tensor(values, dtype)

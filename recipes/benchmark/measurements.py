@@ -18,6 +18,12 @@ from recipes.benchmark.runner import Case
 SIZE_NAMES = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
 BACKENDS = ("jax", "tensorflow", "torch")
 HEAD_DIM = 64
+# Formats of checkpoints, and who reads them.
+LOADERS = {
+    ".npz": ("keras_vit",),
+    ".safetensors": ("keras_vit", "timm", "transformers"),
+    ".keras": ("keras_vit", "keras_hub"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Options:
     resolutions: list[int]
     depths: list[int]
     widths: list[int]
-    out: pathlib.Path
+    scratch: pathlib.Path  # Deleted in the end.
 
     def sizes(self, variant: str, **changed: int) -> dict[str, int]:
         """The sizes of a variant, with some of them changed."""
@@ -246,7 +252,6 @@ def matmul(options):
                 "dtype": options.dtype,
                 "rows": rows,
                 "width": d,
-                "repetitions": 20,
             }
             group = f"({rows}, {d}) x ({d}, {4 * d})"
             yield Case(group, framework, "machine.matmul", parameters, framework)
@@ -255,20 +260,26 @@ def matmul(options):
 def input_pipeline(options):
     """JPEGs decoded, cropped at random and resized: tf.data, and Pillow on one thread."""
     for reader in ("tf.data", "pillow"):
-        parameters = {
-            "reader": reader,
-            "image_size": options.image_size,
-            "batch": 32,
-            "count": 256,
-        }
+        parameters = {"reader": reader, "image_size": options.image_size}
         group = f"JPEG 500x375 to {options.image_size} px"
         yield Case(group, reader, "machine.input_pipeline", parameters, "tensorflow")
 
 
 def loading(options):
-    """Loading a checkpoint."""
+    """A model from a file: seconds, and the peak of memory beside the file's bytes."""
     for variant in options.variants:
-        yield from models(options, variant, "files.loading", options.sizes(variant))
+        for ending, libraries in LOADERS.items():
+            contestants = [c for c in options.of(*libraries) if not c.compiled]
+            yield from models(
+                options,
+                f"{variant}, {ending}",
+                "files.loading",
+                options.sizes(variant),
+                contestants,
+                fresh=True,
+                directory=str(options.scratch / variant),
+                ending=ending,
+            )
 
 
 def export(options):
@@ -276,10 +287,7 @@ def export(options):
     exporters = [c for c in options.of("keras_vit") if not c.compiled]
     for variant in options.variants:
         sizes, group = options.sizes(variant), f"{variant}, {options.image_size} px"
-        directories = [
-            str((options.out / "saved_models" / f"{variant}-{c.name}").resolve())
-            for c in exporters
-        ]
+        directories = [str(options.scratch / f"{variant}-{c.name}") for c in exporters]
         for contestant, directory in zip(exporters, directories, strict=True):
             yield from models(
                 options,

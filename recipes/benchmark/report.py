@@ -19,10 +19,15 @@ COLORS = {
 
 
 def comparisons(rows: list[Row]) -> list[list[Row]]:
-    """Rows of one group and one figure together, failed ones left out."""
-    measured = [row for row in rows if row.values]
-    keys = dict.fromkeys((row.group, row.figure) for row in measured)
-    return [[r for r in measured if (r.group, r.figure) == key] for key in keys]
+    """Rows of one group and one figure together, with who failed before any figure."""
+    keys = dict.fromkeys((row.group, row.figure) for row in rows)
+    # A group of which nothing was measured has no other figure than "".
+    groups = {group for group, figure in keys if figure}
+    return [
+        [r for r in rows if r.group == group and r.figure in (figure, "")]
+        for group, figure in keys
+        if figure or group not in groups
+    ]
 
 
 def references(contestant: str, reference: str | None) -> list[str]:
@@ -61,8 +66,9 @@ def table(title: str, rows: list[Row], rate: float | None, reference: str | None
         lines += ["", f"{members[0].group}: {members[0].figure}"]
         by_name = {row.contestant: row for row in members}
         for row in members:
-            line = f"  {row.contestant:24} {spread(row.values):34}"
-            if row.flops:
+            figures = spread(row.values) if row.values else ""
+            line = f"  {row.contestant:24} {figures + ' FAILED' * bool(row.error):34}"
+            if row.flops and row.values:
                 achieved = row.flops / statistics.median(row.values) / 1e9
                 line += f" {achieved:8.1f} GFLOP/s"
                 if rate:
@@ -74,10 +80,10 @@ def table(title: str, rows: list[Row], rate: float | None, reference: str | None
                 if values:
                     pair = f"{row.contestant} / {name}"
                     lines.append(f"  {pair:46} {spread(values, 3)}")
-    failures = [row for row in rows if row.error]
+    failures = {(row.group, row.contestant): row.error for row in rows if row.error}
     if failures:
         lines += ["", "Failed:"]
-    lines += [f"  {row.group}: {row.contestant}: {row.error}" for row in failures]
+    lines += [f"  {group}: {name}: {error}" for (group, name), error in failures.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -100,11 +106,12 @@ def chart(title: str, rows: list[Row], path) -> None:
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     for axis, members in zip(axes.flat, panels, strict=False):
-        medians = [statistics.median(row.values) for row in members]
-        below = [m - min(r.values) for m, r in zip(medians, members, strict=True)]
-        above = [max(r.values) - m for m, r in zip(medians, members, strict=True)]
-        names = [row.contestant for row in members]
-        colors = [COLORS.get(name.partition("-")[0], "C7") for name in names]
+        values = [row.values or [0.0] for row in members]
+        medians = [statistics.median(v) for v in values]
+        below = [m - min(v) for m, v in zip(medians, values, strict=True)]
+        above = [max(v) - m for m, v in zip(medians, values, strict=True)]
+        names = [row.contestant + " (failed)" * bool(row.error) for row in members]
+        colors = [COLORS.get(r.contestant.partition("-")[0], "C7") for r in members]
         axis.barh(names, medians, xerr=(below, above), color=colors, capsize=3)
         axis.invert_yaxis()
         axis.set_title(members[0].group, fontsize=10)

@@ -5,6 +5,7 @@ from importlib import import_module
 import numpy as np
 
 from recipes.benchmark import torchvision_stub
+from recipes.benchmark.contestants import torch_device
 from recipes.benchmark.timing import median_seconds
 
 
@@ -13,7 +14,7 @@ def attention(library, backend, dtype, batch, tokens, heads, head_dim, repetitio
     shape = (batch, tokens, heads * head_dim)
     values = np.random.default_rng(0).standard_normal(shape, dtype="float32")
     if library == "timm":
-        forward, backward = _torch(_timm_layer(shape[-1], heads, dtype), values, dtype)
+        forward, backward = _torch(_timm_layer(shape[-1], heads), values, dtype)
     else:
         layer = _keras_layer(library, heads, head_dim, dtype)
         layer(values[:1])
@@ -52,13 +53,12 @@ def _keras_layer(library, heads, head_dim, dtype):
     return MultiHead()
 
 
-def _timm_layer(width, heads, dtype):
+def _timm_layer(width, heads):
     torchvision_stub.install()
     timm = import_module("timm")
-    torch = import_module("torch")
 
     layer = timm.layers.Attention(width, heads, qkv_bias=True)
-    return layer.to("cuda" if torch.cuda.is_available() else "cpu")
+    return layer.to(torch_device())
 
 
 def _jax(layer, values, dtype):
@@ -108,7 +108,7 @@ def _tensorflow(layer, values, dtype):
 def _torch(layer, values, dtype):
     torch = import_module("torch")
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     tokens = torch.from_numpy(values).to(device).requires_grad_()
     enabled = dtype != "float32"
 
