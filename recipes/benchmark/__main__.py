@@ -43,33 +43,32 @@ NEED_RATE = ("inference", "training", "resolution", "depth", "width")
 
 def main():
     parser = argument_parser()
-    arguments = parser.parse_args()
-    options = chosen_options(parser, arguments)
-    names = arguments.what or list(MEASUREMENTS)
+    options = chosen_options(parser)
+    names = options.what or list(MEASUREMENTS)
     if set(names) & set(NEED_RATE):
         names = ["matmul", *names]
     cases = {name: list(MEASUREMENTS[name](options)) for name in dict.fromkeys(names)}
-    if arguments.reference:
+    if options.reference:
         taking_part = dict.fromkeys(c.contestant for cs in cases.values() for c in cs)
-        check_names(parser, "--reference", [arguments.reference], taking_part)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+        check_names(parser, "--reference", [options.reference], taking_part)
+    options.out.mkdir(parents=True, exist_ok=True)
     rate, measured = None, False
     try:
         for number, name in enumerate(cases):
             print(f"\n{name} ({number + 1} of {len(cases)})", flush=True)
-            rows = measure(name, cases[name], arguments, rate)
+            rows = measure(name, cases[name], options, rate)
             measured |= any(row.values for row in rows)
             if name == "matmul":
                 medians = [statistics.median(row.values) for row in rows if row.values]
                 rate = max(medians, default=None)
     except KeyboardInterrupt:
-        print(f"\nInterrupted; what was measured is in {arguments.out}/", file=sys.stderr)
+        print(f"\nInterrupted; what was measured is in {options.out}/", file=sys.stderr)
         sys.exit(130)
     finally:
         shutil.rmtree(options.scratch, ignore_errors=True)
     if not measured:
-        sys.exit(f"\nNothing could be measured; the reasons are in {arguments.out}/")
-    print(f"\nEverything is in {arguments.out}/")
+        sys.exit(f"\nNothing could be measured; the reasons are in {options.out}/")
+    print(f"\nEverything is in {options.out}/")
 
 
 def argument_parser():
@@ -85,6 +84,7 @@ def argument_parser():
     add("what", nargs="*", metavar="WHAT", help="default: all of them")
     add(
         "--variant",
+        dest="variants",
         action="append",
         choices=VARIANTS,
         help="a size, once or more often; the first is that of resolution, depth and "
@@ -153,49 +153,37 @@ def positive(text):
     return value
 
 
-def chosen_options(parser, arguments):
+def chosen_options(parser):
     """The options; ends the program where they cannot be."""
-    check_names(parser, "WHAT", arguments.what, MEASUREMENTS)
-    check_names(parser, "--contestants", arguments.contestants, CONTESTANTS)
-    variants = list(dict.fromkeys(arguments.variant or ["S16", "B16"]))
-    image_sizes = {"--image-size": [arguments.image_size]}
-    if not arguments.what or "resolution" in arguments.what:
-        image_sizes["--resolutions"] = arguments.resolutions
-    for option, values in image_sizes.items():
-        for variant in variants if option == "--image-size" else variants[:1]:
+    options = parser.parse_args(namespace=Options())
+    check_names(parser, "WHAT", options.what, MEASUREMENTS)
+    check_names(parser, "--contestants", options.contestants, CONTESTANTS)
+    options.variants = list(dict.fromkeys(options.variants or ["S16", "B16"]))
+    image_sizes = {"--image-size": ([options.image_size], options.variants)}
+    if not options.what or "resolution" in options.what:
+        image_sizes["--resolutions"] = options.resolutions, options.variants[:1]
+    for option, (values, variants) in image_sizes.items():
+        for variant in variants:
             patch = VIT_SIZES[f"ViT{variant}"][0]
             if any(value % patch for value in values):
                 parser.error(
                     f"{option}: the patch of {variant}, {patch}, must divide the image "
                     f"size; received {values}."
                 )
-    if any(d % HEAD_DIM for d in arguments.widths):
+    if any(d % HEAD_DIM for d in options.widths):
         parser.error(
             f"--widths must be multiples of {HEAD_DIM}, the width of a head; received "
-            f"{arguments.widths}."
+            f"{options.widths}."
         )
-    missing = left_out(arguments)
-    for name, packages in missing.items():
+    chosen = [CONTESTANTS[name] for name in dict.fromkeys(options.contestants)]
+    options.left_out = {c.name: c.missing for c in chosen if c.missing}
+    for name, packages in options.left_out.items():
         print(f"Left out: {name} ({', '.join(packages)} not installed)")
-    contestants = [
-        CONTESTANTS[name]
-        for name in dict.fromkeys(arguments.contestants)
-        if name not in missing
-    ]
-    if not contestants:
+    options.contestants = [c for c in chosen if c.name not in options.left_out]
+    if not options.contestants:
         parser.error("none of the contestants is installed.")
-    return Options(
-        variants,
-        contestants,
-        arguments.batch,
-        arguments.image_size,
-        arguments.dtype,
-        arguments.repetitions,
-        arguments.resolutions,
-        arguments.depths,
-        arguments.widths,
-        scratch=arguments.out.resolve() / "scratch",
-    )
+    options.scratch = options.out.resolve() / "scratch"
+    return options
 
 
 def check_names(parser, argument, names, known):
@@ -209,19 +197,13 @@ def check_names(parser, argument, names, known):
             )
 
 
-def left_out(arguments):
-    """Of the contestants that were asked for: which packages are not installed."""
-    missing = {name: CONTESTANTS[name].missing for name in arguments.contestants}
-    return {name: packages for name, packages in missing.items() if packages}
-
-
-def measure(name, cases, arguments, rate):
+def measure(name, cases, options, rate):
     """Runs one WHAT and writes its three files, also if it is interrupted.
 
     Args:
         name: of the WHAT.
         cases: what is measured.
-        arguments: of the command line.
+        options: of the command line.
         rate: GFLOP/s of the best matrix product, or None.
 
     Returns:
@@ -232,26 +214,26 @@ def measure(name, cases, arguments, rate):
     def progress(line):
         print(f"  [{time.monotonic() - start:5.0f} s] {line}", flush=True)
 
-    out = arguments.out
+    out = options.out
     rows: list[runner.Row] = []
     log = out / f"{name}.log"
     log.unlink(missing_ok=True)
-    record = {"what": name, "dtype": arguments.dtype, **machine.record()}
-    record |= {"left_out": left_out(arguments), "interrupted": True}
+    record = {"what": name, "dtype": options.dtype, **machine.record()}
+    record |= {"left_out": options.left_out, "interrupted": True}
     try:
-        runner.run(cases, arguments.alternations, arguments.timeout, log, rows, progress)
+        runner.run(cases, options.alternations, options.timeout, log, rows, progress)
         record["interrupted"] = False
     finally:
         record["seconds"] = round(time.monotonic() - start, 1)
         record["rows"] = [asdict(row) for row in rows]
         (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-        title = f"{name}, {arguments.dtype}" + ", interrupted" * record["interrupted"]
-        text = report.table(title, rows, rate, arguments.reference)
+        title = f"{name}, {options.dtype}" + ", interrupted" * record["interrupted"]
+        text = report.table(title, rows, rate, options.reference)
         for missing, packages in record["left_out"].items():
             text += f"\nLeft out: {missing} ({', '.join(packages)} not installed)\n"
         text += f"\n{record['cpu']}, {record['cores']} cores; {devices(rows)}; "
         text += f"{record['date']}; median (smallest to largest) of "
-        text += f"{arguments.alternations} alternations\n"
+        text += f"{options.alternations} alternations\n"
         (out / f"{name}.txt").write_text(text)
         report.chart(title, rows, out / f"{name}.png")
         print(f"\n{text}", flush=True)

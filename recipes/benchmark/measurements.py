@@ -3,13 +3,11 @@
 The names of the functions in `MEASUREMENTS` are what the command line takes.
 """
 
-import inspect
+import argparse
 import pathlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import keras_vit
 from keras_vit.models.variants import VIT_SIZES
 from recipes.benchmark import flops
 from recipes.benchmark.contestants import Contestant
@@ -26,20 +24,25 @@ LOADERS = {
 }
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(argparse.Namespace):
     """What the command line chose."""
 
+    what: list[str]
     variants: list[str]
     contestants: list[Contestant]
     batch: int
     image_size: int
     dtype: str
+    alternations: int
     repetitions: int
+    timeout: int
+    reference: str | None
     resolutions: list[int]
     depths: list[int]
     widths: list[int]
-    scratch: pathlib.Path  # Deleted in the end.
+    out: pathlib.Path
+    left_out: dict[str, list[str]]  # Contestants, and the packages that they lack.
+    scratch: pathlib.Path  # A directory that is deleted in the end.
 
     def sizes(self, variant: str, **changed: int) -> dict[str, int]:
         """The sizes of a variant, with some of them changed."""
@@ -126,7 +129,7 @@ def _inference(options, variant, sizes, batch):
     yield from models(
         options,
         f"{variant}, {sizes['image_size']} px, batch {batch}",
-        "models.inference",
+        ".models.inference",
         sizes,
         flops=batch * flops.forward(**sizes),
         batch=batch,
@@ -138,7 +141,7 @@ def _training(options, label, sizes):
     yield from models(
         options,
         f"{label}, {sizes['image_size']} px, batch {options.batch}",
-        "models.training",
+        ".models.training",
         sizes,
         flops=options.batch * flops.training(**sizes),
         batch=options.batch,
@@ -162,19 +165,17 @@ def attention(options):
                 "dtype": options.dtype,
                 "batch": options.batch,
                 "tokens": tokens,
-                "heads": 6,
-                "head_dim": HEAD_DIM,
                 "repetitions": options.repetitions,
             }
             group = f"attention, {tokens} tokens, batch {options.batch}"
-            yield Case(group, name, "attention.attention", parameters, backend)
+            yield Case(group, name, ".attention.attention", parameters, backend)
 
 
 def build(options):
     """Making a model, in a fresh process."""
     for variant in options.variants:
         sizes = options.sizes(variant)
-        yield from models(options, variant, "models.build", sizes, fresh=True)
+        yield from models(options, variant, ".models.build", sizes, fresh=True)
 
 
 def first_call(options):
@@ -184,7 +185,7 @@ def first_call(options):
             yield from models(
                 options,
                 f"{variant}, {task.replace('_', ' ')}",
-                f"models.{task}",
+                f".models.{task}",
                 options.sizes(variant),
                 fresh=True,
                 batch=options.batch,
@@ -196,7 +197,7 @@ def imports(options):
     for contestant in options.of("keras_vit", "keras_hub"):
         if not contestant.compiled:
             parameters = {"library": contestant.library}
-            task, backend = "imports.imports", contestant.backend
+            task, backend = ".imports.imports", contestant.backend
             yield Case("imports", contestant.name, task, parameters, backend, fresh=True)
 
 
@@ -204,18 +205,16 @@ def memory(options):
     """Memory above the model of two forward passes, or two training steps."""
     for variant in options.variants:
         sizes = options.sizes(variant)
-        kinds: list[tuple[str, dict, bool, Any]] = [
-            ("forward", sizes, False, None),
-            ("training", sizes, True, None),
-        ]
-        if "remat" in inspect.signature(keras_vit.ViT).parameters:
-            with_remat = {**sizes, "remat": True}
-            kinds.append(("training, remat", with_remat, True, options.of("keras_vit")))
-        for kind, kind_sizes, train, contestants in kinds:
+        with_remat = {**sizes, "remat": True}
+        for kind, kind_sizes, train, contestants in (
+            ("forward", sizes, False, options.contestants),
+            ("training", sizes, True, options.contestants),
+            ("training, remat", with_remat, True, options.of("keras_vit")),
+        ):
             yield from models(
                 options,
                 f"{variant}, {kind}, batch {options.batch}",
-                "models.memory",
+                ".models.memory",
                 kind_sizes,
                 contestants,
                 fresh=True,
@@ -231,7 +230,7 @@ def fit_overhead(options):
         yield from models(
             options,
             f"{variant}, batch {options.batch}",
-            "models.fit_overhead",
+            ".models.fit_overhead",
             options.sizes(variant),
             keras,
             batch=options.batch,
@@ -254,7 +253,7 @@ def matmul(options):
                 "width": d,
             }
             group = f"({rows}, {d}) x ({d}, {4 * d})"
-            yield Case(group, framework, "machine.matmul", parameters, framework)
+            yield Case(group, framework, ".machine.matmul", parameters, framework)
 
 
 def input_pipeline(options):
@@ -262,7 +261,7 @@ def input_pipeline(options):
     for reader in ("tf.data", "pillow"):
         parameters = {"reader": reader, "image_size": options.image_size}
         group = f"JPEG 500x375 to {options.image_size} px"
-        yield Case(group, reader, "machine.input_pipeline", parameters, "tensorflow")
+        yield Case(group, reader, ".machine.input_pipeline", parameters, "tensorflow")
 
 
 def loading(options):
@@ -273,7 +272,7 @@ def loading(options):
             yield from models(
                 options,
                 f"{variant}, {ending}",
-                "files.loading",
+                ".files.loading",
                 options.sizes(variant),
                 contestants,
                 fresh=True,
@@ -292,7 +291,7 @@ def export(options):
             yield from models(
                 options,
                 f"{group}, export",
-                "files.export",
+                ".files.export",
                 sizes,
                 [contestant],
                 directory=directory,
@@ -305,8 +304,8 @@ def export(options):
                 "image_size": sizes["image_size"],
                 **run,
             }
-            yield Case(serving, "SavedModel", "files.served", parameters, "tensorflow")
-        yield from models(options, serving, "models.inference", sizes, exporters, **run)
+            yield Case(serving, "SavedModel", ".files.served", parameters, "tensorflow")
+        yield from models(options, serving, ".models.inference", sizes, exporters, **run)
 
 
 MEASUREMENTS: dict[str, Callable[[Options], Iterator[Case]]] = {

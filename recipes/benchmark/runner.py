@@ -27,7 +27,7 @@ class Case:
     Attributes:
         group: what is compared; cases of one group alternate.
         contestant: whose figures these are.
-        task: `module.function` in `recipes.benchmark.tasks`.
+        task: `.module.function` in `recipes.benchmark.tasks`.
         parameters: of that function.
         backend: `KERAS_BACKEND` of its process.
         fresh: whether each alternation has a new process.
@@ -171,9 +171,7 @@ def run(
     rows: list[Row],
     progress: Callable[[str], None],
 ) -> None:
-    """Measures all cases.
-
-    A case that fails has its error in its rows and is left out from then on.
+    """Measures all cases; one that fails is left out from then on.
 
     Args:
         cases: what is measured.

@@ -2,7 +2,7 @@
 
 It reads requests and writes answers, one JSON object a line:
 
-    {"task": "models.training", "parameters": {...}}   ->  {}
+    {"task": ".models.training", "parameters": {...}}  ->  {}
     {}                                                 ->  one measurement, in:
         {"values": {"step (s)": 1.2}, "device": "cpu", "peak_resident_bytes": 123456}
 
@@ -31,8 +31,8 @@ def main():
         answer: dict[str, Any] = {}
         try:
             if request:
-                module, function = request["task"].split(".")
-                tasks = importlib.import_module(f"recipes.benchmark.tasks.{module}")
+                module, _, function = request["task"].rpartition(".")
+                tasks = importlib.import_module(module, "recipes.benchmark.tasks")
                 measure = getattr(tasks, function)(**request["parameters"])
             else:
                 answer["values"] = measure()

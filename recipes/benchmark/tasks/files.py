@@ -1,7 +1,7 @@
 """Checkpoints and SavedModels."""
 
+import math
 import multiprocessing
-import os
 import pathlib
 import shutil
 from importlib import import_module
@@ -68,40 +68,32 @@ def _loader(path, contestant, sizes, dtype):
 
 
 def _write(path, contestant, sizes, dtype):
-    """A checkpoint of random values; it appears whole or not at all."""
+    """A checkpoint; it appears whole or not at all."""
     model = CONTESTANTS[contestant].build(sizes, dtype).model
     partial = path.with_stem("partial")
     if path.suffix == ".keras":
         model.save(partial)
+    elif path.suffix == ".npz":
+        import_module("keras_vit.weights.google").save_npz(model, partial)
     elif CONTESTANTS[contestant].library == "keras_vit":
-        _write_published(model, partial)
+        _write_timm(model, partial)
     else:
-        safetensors = import_module("safetensors.torch")
-        safetensors.save_file(model.state_dict(), partial)
-    os.replace(partial, path)
+        import_module("safetensors.torch").save_file(model.state_dict(), partial)
+    partial.rename(path)
 
 
-def _write_published(model, path):
-    """Of the tensors that Google's files have, or timm's."""
-    from keras_vit.weights import google, timm
+def _write_timm(model, path):
+    from keras_vit.weights.timm import TimmSource
 
     config = model.resolved_config()
-    rows = model.num_prefix_tokens + int(np.prod(model.grid_shape))
-    config["position_rows"] = rows
-    if path.suffix == ".npz":
-        pieces = google.pieces(config, "published")
-    else:
-        pieces = timm.TimmSource.pieces(None, config)
+    config["position_rows"] = model.num_prefix_tokens + math.prod(model.grid_shape)
+    source = object.__new__(TimmSource)  # To list its tensors it needs no file.
     generator = np.random.default_rng(0)
     arrays = {
-        name: generator.standard_normal(piece.shape, dtype="float32")
-        for piece in pieces
-        for name in piece.names
+        piece.names[0]: generator.standard_normal(piece.shape, dtype="float32")
+        for piece in source.pieces(config)
     }
-    if path.suffix == ".npz":
-        np.savez(path, **arrays)
-    else:
-        import_module("safetensors.numpy").save_file(arrays, path)
+    import_module("safetensors.numpy").save_file(arrays, path)
 
 
 def export(contestant, sizes, dtype, directory):
