@@ -9,10 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vit.layers.initial_values import InitialValues
 from keras_vit.layers.resize import resize_axis, resize_positions
 
 
-class _PositionLayer(keras.layers.Layer):
+class _PositionLayer(InitialValues):
     """What the kinds share: the grid, and the tokens in front of it."""
 
     # What the width must be a multiple of.
