@@ -1,0 +1,269 @@
+"""What a training run is: plain typed data, checked and overridden by name.
+
+A config file in `recipes/configs` holds one `CONFIG`; `--set optimizer.epochs=30` changes
+one value of it.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib
+import json
+import pathlib
+import pkgutil
+import types
+import typing
+from typing import Any
+
+from keras_vit.training.augment import Augmentation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """The network.
+
+    Attributes:
+        architecture: name of a constructor of `keras_vit`: `ViTS16`, `T2TViT14`, `ViT`.
+        arguments: its arguments; `classes` and the preprocessor are the run's.
+        weights: None to start from random values, or what `keras_vit.load_checkpoint`
+            reads: the model is built from it, `arguments` overriding it.
+    """
+
+    architecture: str = "ViTS16"
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weights: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """The images.
+
+    Attributes:
+        train, validation: `digits`, `tfds:NAME[:SPLIT]` or `folder:PATH`; the validation
+            set tells which checkpoint is best.
+        test: evaluated once, at the end; None for none.
+        data_dir: where TFDS has its sets; None for its own default.
+        download: whether TFDS may download.
+        unreadable: `"error"`, or `"skip"` to leave unreadable images out and count them.
+        cache: whether the undecoded images are kept in memory.
+        shuffle_buffer: images that a shuffle sees at once; None for all.
+    """
+
+    train: str = "digits:train"
+    validation: str = "digits:validation"
+    test: str | None = None
+    data_dir: str | None = None
+    download: bool = False
+    unreadable: str = "error"
+    cache: bool = True
+    shuffle_buffer: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How weights change.
+
+    Attributes:
+        optimizer: `"adamw"`, `"adam"` or `"sgd"`.
+        learning_rate: the schedule's largest.
+        schedule: `"cosine"`, `"linear"`, `"rsqrt"` or `"constant"`.
+        warmup_steps: steps from `warmup_start` to the largest rate; a float below 1 is a
+            part of all steps.
+        final_learning_rate: the schedule's last.
+        cooldown_steps: steps at the end that go linearly to the final rate; likewise.
+        beta_1, beta_2, momentum: of the optimizer.
+        weight_decay: of kernels, in AdamW's sense: times the learning rate.
+        clip_norm: None, or the largest norm of the whole gradient.
+        layer_decay: factor by which each block learns slower than the one above it.
+        backbone_multiplier: factor of the rate of all that is not the head.
+        frozen: beginnings of paths of weights that do not train.
+        accumulation_steps: batches whose gradients make one step.
+        ema: None, or the momentum of the average of weights that is evaluated and saved.
+        loss: `"softmax"` or `"sigmoid"`.
+        label_smoothing: part of the label that is spread over all classes.
+    """
+
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int | float = 0.1
+    warmup_start: float = 0.0
+    final_learning_rate: float = 0.0
+    cooldown_steps: int | float = 0
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0
+    layer_decay: float = 1.0
+    backbone_multiplier: float = 1.0
+    frozen: tuple[str, ...] = ()
+    accumulation_steps: int = 1
+    ema: float | None = None
+    loss: str = "softmax"
+    label_smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A training run.
+
+    Attributes:
+        about: what it is, and of which paper.
+        command: that starts it.
+        hardware: that it is meant for.
+        expected: the metric that the paper or its authors' code reports.
+        measured: `measured on DATE: ...`, or `not measured here`.
+        objective: `"classification"`, `"masked_patch_prediction"` or `"mae"`.
+        epochs: passes over the training set.
+        batch_size: images a step (of each of the `accumulation_steps`).
+        seed: of everything that is drawn.
+        dtype: policy: `"float32"`, `"mixed_bfloat16"`.
+        steps_per_execution: steps that TensorFlow takes at once; None for the recipes'
+            default.
+        checkpoint_steps: steps between checkpoints; None for an epoch.
+    """
+
+    about: str
+    command: str
+    hardware: str
+    expected: str
+    measured: str = "not measured here"
+    objective: str = "classification"
+    model: Model = Model()
+    data: Data = Data()
+    augmentation: Augmentation = Augmentation()
+    optimization: Optimization = Optimization()
+    epochs: int = 10
+    batch_size: int = 128
+    seed: int = 0
+    dtype: str = "float32"
+    steps_per_execution: int | None = None
+    checkpoint_steps: int | None = None
+
+
+def names() -> list[str]:
+    """Names of the configs in `recipes/configs`."""
+    package = importlib.import_module("recipes.configs")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def load(name_or_path: str) -> Config:
+    """A config by the name of its file in `recipes/configs`, or from a run's JSON.
+
+    Raises:
+        ValueError: no such config; the nearest names are in the message.
+    """
+    if name_or_path.endswith(".json"):
+        return from_dict(json.loads(pathlib.Path(name_or_path).read_text()))
+    if name_or_path not in names():
+        near = difflib.get_close_matches(name_or_path, names(), n=3, cutoff=0.3)
+        raise ValueError(
+            f"No config is called {name_or_path!r}. Near: {', '.join(near) or 'none'}; "
+            f"all: {', '.join(names())}."
+        )
+    return importlib.import_module(f"recipes.configs.{name_or_path}").CONFIG
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain dicts, as JSON holds them."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict[str, Any], kind: type = Config) -> Any:
+    """The config that `to_dict` was given."""
+    hints = typing.get_type_hints(kind)
+    _check_keys(kind, values, "")
+    arguments = {}
+    for key, value in values.items():
+        if dataclasses.is_dataclass(hints[key]):
+            arguments[key] = from_dict(value, hints[key])
+        else:
+            arguments[key] = _checked(value, hints[key], key)
+    return kind(**arguments)
+
+
+def override(config: Any, settings: typing.Iterable[str]) -> Any:
+    """A config with some values changed.
+
+    Args:
+        config: a `Config`.
+        settings: texts `key=value`, such as `"optimization.learning_rate=3e-4"`,
+            `"model.arguments.dropout_rate=0.1"`, `"data.test=None"`.
+
+    Raises:
+        ValueError: an unknown key, with the nearest ones; a value of another type.
+    """
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes key=value; received {setting!r}.")
+        config = _replace(config, key.strip().split("."), text.strip(), key.strip())
+    return config
+
+
+def _replace(config, keys, text, whole):
+    first, *rest = keys
+    _check_keys(type(config), [first], whole)
+    hint, value = typing.get_type_hints(type(config))[first], getattr(config, first)
+    if rest and isinstance(value, dict):
+        new = {**value, ".".join(rest): _parse(text)}
+    elif rest:
+        if not dataclasses.is_dataclass(value):
+            raise ValueError(f"{whole}: {first} is one value and has no parts.")
+        new = _replace(value, rest, text, whole)
+    elif dataclasses.is_dataclass(value):
+        parts = ", ".join(field.name for field in dataclasses.fields(value))
+        raise ValueError(f"{whole} has parts; set one of them: {whole}.({parts}).")
+    else:
+        new = _checked(text if hint is str else _parse(text), hint, whole)
+    return dataclasses.replace(config, **{first: new})
+
+
+def _parse(text):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _check_keys(kind, keys, whole):
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in keys:
+        if key not in known:
+            everywhere = [*known, *_all_keys()]
+            near = difflib.get_close_matches(key, everywhere, n=3, cutoff=0.5)
+            raise ValueError(
+                f"Unknown key {whole or key!r}: {kind.__name__} has {', '.join(known)}."
+                + (f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else "")
+            )
+
+
+def _all_keys(kind=Config, prefix=""):
+    for name, hint in typing.get_type_hints(kind).items():
+        yield prefix + name
+        if dataclasses.is_dataclass(hint):
+            yield from _all_keys(hint, f"{prefix}{name}.")
+
+
+def _checked(value, hint, key):
+    """The value, as an exact type of the field, or an error."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        origin = typing.get_origin(option) or option
+        if origin is tuple and isinstance(value, list | tuple):
+            return tuple(value)
+        if option is float and type(value) is int:
+            return float(value)
+        if option is type(None) and value is None:
+            return None
+        if origin is not tuple and type(value) is origin:
+            return value
+    raise ValueError(
+        f"{key} must be {' or '.join(_name(option) for option in options)}; received "
+        f"{value!r}."
+    )
+
+
+def _name(option):
+    return "None" if option is type(None) else getattr(option, "__name__", str(option))
