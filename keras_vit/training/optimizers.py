@@ -53,9 +53,9 @@ class ParameterTable(tuple[ParameterRow, ...]):
 
     def __str__(self):
         cells = [("variable", "shape", "group", "rate", "weight decay")]
-        for path, shape, *rest, rate, decay in self:
+        for path, shape, group, rate, decay in self:
             sides = "x".join(map(str, shape))
-            cells.append((path, sides, *rest, f"{rate:.6g}", f"{decay:.6g}"))
+            cells.append((path, sides, group, f"{rate:.6g}", f"{decay:.6g}"))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         return "\n".join(
             "  ".join(map(str.ljust, line, widths)).rstrip() for line in cells
@@ -87,16 +87,16 @@ def parameter_table(
             of the layer above. Of `n` blocks, `block_i` has `layer_decay ** (n - i)`;
             what comes before the blocks (stem, patches, tokens, positions) has
             `layer_decay ** (n + 1)`; what comes after them (norm, pooling, head) has 1.
-        rates: None, or a dict from rule to a factor of the learning rate: `{"^classifier/":
-            10.0}` for a faster head. The first rule that finds a variable counts, times
-            `layer_decay`'s factor.
+        rates: None, or a dict from rule to a factor of the learning rate:
+            `{"^classifier/": 10.0}` for a faster head. The first rule that finds a
+            variable counts, times `layer_decay`'s factor.
         peak_learning_rate: None, or the peak of the schedule, for big_vision's decay: one
             that only the schedule's shape scales. At the peak, an update multiplies
             by `1 - weight_decay` then, whatever the learning rate and the
             variable's rate are. The table has the AdamW decay that does it.
 
     Returns:
-        A `ParameterTable`; `print` it. For `AdamW(parameters=...)`, `SGD(parameters=...)`.
+        A `ParameterTable` for the `parameters` of `AdamW` and `SGD`; `print` it.
 
     Raises:
         ValueError: a rule finds nothing, or nothing that a rule before it had not; a
@@ -197,7 +197,7 @@ def _layer_rates(paths, layer_decay):
     return {path: layer_decay ** (top - depth) for path, depth in depths.items()}
 
 
-class _ByVariable:
+class _ByVariable(keras.optimizers.Optimizer):
     """Mixin before a Keras optimizer: `parameters`, `ema_decay`, updates counted."""
 
     # Of Keras's optimizers (3.15), right as they are and used unchanged: accumulation,
@@ -222,10 +222,7 @@ class _ByVariable:
             )
         super().__init__(learning_rate, **kwargs)
         if parameters is not None:
-            # From a saved config they come as dicts.
-            rows = [r if isinstance(r, tuple) else ParameterRow(**r) for r in parameters]
-            rows = [row._replace(shape=tuple(row.shape)) for row in rows]
-            parameters = ParameterTable(rows)
+            parameters = ParameterTable(map(_row, parameters))
         self.parameters = parameters
         self.ema_decay = ema_decay
 
@@ -420,6 +417,13 @@ class SGD(_ByVariable, keras.optimizers.SGD):
         )
 
 
+def _row(row):
+    """A `ParameterRow`, also from what a saved config has in its place."""
+    if isinstance(row, ParameterRow):
+        return row
+    return ParameterRow(**{**row, "shape": tuple(row["shape"])})
+
+
 def _check_fits(parameters, variables):
     own = [(row.path, row.shape) for row in parameters]
     others = [(getattr(v, "path", None), tuple(v.shape)) for v in variables]
@@ -430,8 +434,9 @@ def _check_fits(parameters, variables):
             "parameter_table(model, ...)."
         )
     for (path, shape), (other, other_shape) in zip(own, others, strict=True):
-        # A model in a name scope has longer paths.
-        if shape != other_shape or not (other is None or other.endswith(path)):
+        # A model in a name scope has longer paths; a Sequential that is loaded, shorter.
+        same = other is None or other.endswith(path) or path.endswith(other)
+        if shape != other_shape or not same:
             raise ValueError(
                 f"The table of parameters has {path!r} {shape} where the model has "
                 f"{other!r} {other_shape}. Make the table for this model, by "

@@ -53,7 +53,7 @@ def test_cosine_is_that_of_keras():
     theirs = keras.optimizers.schedules.CosineDecay(
         0.02, decay_steps=50, alpha=0.2, warmup_target=0.3, warmup_steps=10
     )
-    steps = range(65)
+    steps = [0, 1, 9, 10, 11, 35, 59, 60, 64]
     np.testing.assert_allclose(values(mine, steps), values(theirs, steps), rtol=1e-5)
 
 
