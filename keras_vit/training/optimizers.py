@@ -65,7 +65,7 @@ class ParameterTable(tuple[ParameterRow, ...]):
 def parameter_table(
     model: keras.Model,
     weight_decay: float = 0.0,
-    decayed: Iterable[str] = ("kernel$",),
+    decayed: str | Iterable[str] = "kernel$",
     layer_decay: float | None = None,
     rates: Mapping[str, float] | None = None,
     peak_learning_rate: float | None = None,
@@ -81,8 +81,8 @@ def parameter_table(
         model: a built model.
         weight_decay: the decay of the variables that `decayed` finds: AdamW's, which
             the learning rate and the variable's own rate scale.
-        decayed: rules for the variables that decay. By default the kernels: not biases,
-            norms, tokens, positions or LayerScale.
+        decayed: rule, or several, for the variables that decay. By default the kernels:
+            not biases, norms, tokens, positions or LayerScale.
         layer_decay: None, or the factor by which each layer's rate is smaller than that
             of the layer above. Of `n` blocks, `block_i` has `layer_decay ** (n - i)`;
             what comes before the blocks (stem, patches, tokens, positions) has
@@ -148,7 +148,9 @@ def parameter_table(
             f"The model {model.name!r} has no trainable variables: it is not built, or "
             "frozen (trainable = False)."
         )
-    decay_rules = _first_rules(decayed, variables, "decayed")
+    decayed = [decayed] if isinstance(decayed, str) else decayed
+    # Without decay a model need not have what would decay: only its norms are trained.
+    decay_rules = _first_rules(decayed, variables, "decayed") if weight_decay else {}
     rate_rules = _first_rules(rates, variables, "rates")
     layer_rates = _layer_rates(list(paths.values()), layer_decay)
     rows = []
@@ -294,10 +296,9 @@ class _ByVariable(keras.optimizers.Optimizer):
         if not self.built or not int(self.iterations):
             yield model
             return
-        pairs = zip(self._trainable_variables, self._averages, strict=True)
-        pairs = [
-            (variable, average) for variable, average in pairs if average is not None
-        ]
+        both = zip(self._trainable_variables, self._averages, strict=True)
+        # Float8's scales are overwritten, not trained: they have no average.
+        pairs = [(variable, average) for variable, average in both if average is not None]
         # Copies: one buffer in two variables cannot be donated to JAX's steps, and
         # torch's assignments write into it.
         own = [ops.copy(variable) for variable, _ in pairs]

@@ -21,7 +21,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     - `"cosine"`: `final + (peak - final) * (1 + cos(pi * u / n)) / 2`;
     - `"linear"`: `final + (peak - final) * (1 - u / n)`;
-    - `"rsqrt"`: `peak / sqrt(1 + u / timescale)`, which no `steps` ends;
+    - `"rsqrt"`: `peak / sqrt(1 + u / timescale)`, whatever `steps` is;
     - `"constant"`: `peak`.
 
     In the last `cooldown_steps` updates the distance to `final` is multiplied by

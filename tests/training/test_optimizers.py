@@ -88,6 +88,15 @@ def test_the_first_rule_counts_and_multiplies_the_layers_rate():
     assert rates["block_0/mlp/expand/kernel"] == 0.25
 
 
+def test_norms_alone_are_trained_without_decay():
+    model = tiny_vit(num_layers=1)
+    for weight in model.weights:
+        weight.trainable = weight.path.endswith(("gamma", "beta"))
+    assert len(parameter_table(model)) == 6
+    with pytest.raises(ValueError, match="'kernel\\$' of decayed finds no trainable"):
+        parameter_table(model, weight_decay=0.1)
+
+
 def test_the_table_prints_every_row():
     table = parameter_table(tiny_vit(), weight_decay=0.05, layer_decay=0.75)
     title, *lines = str(table).splitlines()
@@ -109,7 +118,8 @@ def test_a_model_in_a_name_scope_has_the_same_table():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"decayed": ("kernel$", "kernal$")}, "'kernal\\$' of decayed finds no"),
+        ({"weight_decay": 1.0, "decayed": ("kernel$", "kernal")}, "'kernal' of decayed"),
+        ({"weight_decay": 1.0, "decayed": "kernal"}, "'kernal' of decayed finds no"),
         ({"rates": {"^head/": 10.0}}, "'\\^head/' of rates finds no trainable"),
         ({"rates": {"kernel": 2.0, "^classifier/kernel": 3.0}}, "no rule before it"),
         ({"rates": {"^norm/": 0.0}}, "above 0; received 0.0. To freeze"),
@@ -432,6 +442,7 @@ def test_the_averaged_weights_are_the_ones_saved(tmp_path):
         np.testing.assert_array_equal(saved, value)
 
 
+@pytest.mark.skipif(not XLA, reason="Keras has no steps_per_execution under torch")
 def test_steps_per_execution_changes_nothing():
     results = []
     for steps in (1, 4):
@@ -451,7 +462,7 @@ def test_mixed_bfloat16_trains_float32_weights():
     model, images, labels = vit(dtype="mixed_bfloat16")
     before = weights(model)
     optimizer = everything(model, accumulated=2)
-    model.compile(optimizer, LOSS, jit_compile=XLA)
+    model.compile(optimizer, LOSS)
     model.fit(images, labels, batch_size=64, verbose=0)
     with optimizer.averaged_weights(model):
         average = weights(model)
