@@ -1,0 +1,455 @@
+"""Optimizers whose learning rate and weight decay go by variable; averaged weights."""
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_vit.training.schedules import is_number
+
+_BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
+
+
+class ParameterRow(NamedTuple):
+    """How one variable is trained: a row of a `ParameterTable`.
+
+    Attributes:
+        path: of the variable within the model.
+        shape: of the variable.
+        group: the part of the model that it is in, the first name of its path.
+        rate: what the learning rate is multiplied by for it.
+        weight_decay: each update multiplies it by `1 - learning rate * rate *
+            weight_decay` first.
+
+    Example:
+
+    >>> from keras_vit.training import ParameterRow
+    >>> ParameterRow("norm/gamma", (16,), "norm", rate=1.0, weight_decay=0.0).group
+    'norm'
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    group: str
+    rate: float
+    weight_decay: float
+
+
+class ParameterTable(tuple[ParameterRow, ...]):
+    """A `ParameterRow` for each trainable variable, in their order; prints as a table.
+
+    `parameter_table` makes it by rules.
+
+    Example:
+
+    >>> from keras_vit.training import ParameterRow, ParameterTable
+    >>> print(ParameterTable([ParameterRow("norm/gamma", (16,), "norm", 1.0, 0.0)]))
+    variable    shape  group  rate  weight decay
+    norm/gamma  16     norm   1     0
+    """
+
+    def __str__(self):
+        cells = [("variable", "shape", "group", "rate", "weight decay")]
+        for path, shape, group, rate, decay in self:
+            sides = "x".join(map(str, shape))
+            cells.append((path, sides, group, f"{rate:.6g}", f"{decay:.6g}"))
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join(
+            "  ".join(map(str.ljust, line, widths)).rstrip() for line in cells
+        )
+
+
+def parameter_table(
+    model: keras.Model,
+    weight_decay: float = 0.0,
+    decayed: str | Iterable[str] = "kernel$",
+    layer_decay: float | None = None,
+    rates: Mapping[str, float] | None = None,
+    peak_learning_rate: float | None = None,
+) -> ParameterTable:
+    """Gives every trainable variable its learning rate and its weight decay, by rules.
+
+    Rules are regular expressions, searched for in the variable's path within the model
+    (`model.weights_by_path()`). Frozen variables have no row: freeze by `trainable =
+    False` before, which also saves their gradients and the optimizer's memory; there is
+    no rate 0.
+
+    Args:
+        model: a built model.
+        weight_decay: the decay of the variables that `decayed` finds: AdamW's, which
+            the learning rate and the variable's own rate scale.
+        decayed: rule, or several, for the variables that decay. By default the kernels:
+            not biases, norms, tokens, positions or LayerScale.
+        layer_decay: None, or the factor by which each layer's rate is smaller than that
+            of the layer above. Of `n` blocks, `block_i` has `layer_decay ** (n - i)`;
+            what comes before the blocks (stem, patches, tokens, positions) has
+            `layer_decay ** (n + 1)`; what comes after them (norm, pooling, head) has 1.
+        rates: None, or a dict from rule to a factor of the learning rate:
+            `{"^classifier/": 10.0}` for a faster head. The first rule that finds a
+            variable counts, times `layer_decay`'s factor.
+        peak_learning_rate: None, or the peak of the schedule, for big_vision's decay: one
+            that only the schedule's shape scales. At the peak, an update multiplies
+            by `1 - weight_decay` then, whatever the learning rate and the
+            variable's rate are. The table has the AdamW decay that does it.
+
+    Returns:
+        A `ParameterTable` for the `parameters` of `AdamW` and `SGD`; `print` it.
+
+    Raises:
+        ValueError: a rule finds nothing, or nothing that a rule before it had not; a
+            number is out of its range; `layer_decay` for a model without blocks; the
+            model is not built, or wholly frozen.
+
+    Example:
+
+    >>> import keras_vit
+    >>> from keras_vit.training import parameter_table
+    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+    >>> table = parameter_table(model, weight_decay=0.05, layer_decay=0.75)
+    >>> table[-3:]
+    (ParameterRow(path='norm/beta', shape=(192,), group='norm', rate=1.0,
+    weight_decay=0.0), ParameterRow(path='classifier/kernel', shape=(192, 10),
+    group='classifier', rate=1.0, weight_decay=0.05),
+    ParameterRow(path='classifier/bias', shape=(10,), group='classifier', rate=1.0,
+    weight_decay=0.0))
+
+    Source: layer-wise rates: BEiT (arXiv:2106.08254), MAE (arXiv:2111.06377), appendix
+    A; weight decay: arXiv:1711.05101; big_vision's `optim.py`.
+    """
+    if not is_number(weight_decay) or weight_decay < 0:
+        raise ValueError(
+            f"weight_decay must be a number, 0 or more; received {weight_decay!r}."
+        )
+    if layer_decay is not None and not (is_number(layer_decay) and 0 < layer_decay <= 1):
+        raise ValueError(
+            "layer_decay must be None or a number above 0 and at most 1; received "
+            f"{layer_decay!r}."
+        )
+    rates = {} if rates is None else rates
+    factors: dict[str, Any] = {f"rates[{rule!r}]": rate for rule, rate in rates.items()}
+    if peak_learning_rate is not None:
+        factors["peak_learning_rate"] = peak_learning_rate
+    for name, factor in factors.items():
+        if not is_number(factor) or factor <= 0:
+            raise ValueError(
+                f"{name} must be a number above 0; received {factor!r}. To freeze "
+                "variables, set trainable = False on their layers."
+            )
+    by_path = getattr(
+        model, "weights_by_path", lambda: {w.path: w for w in model.weights}
+    )
+    paths = {id(weight): path for path, weight in by_path().items()}
+    variables = {paths[id(v)]: v for v in model.trainable_variables}
+    if not variables:
+        raise ValueError(
+            f"The model {model.name!r} has no trainable variables: it is not built, or "
+            "frozen (trainable = False)."
+        )
+    decayed = [decayed] if isinstance(decayed, str) else decayed
+    # Without decay a model need not have what would decay: only its norms are trained.
+    decay_rules = _first_rules(decayed, variables, "decayed") if weight_decay else {}
+    rate_rules = _first_rules(rates, variables, "rates")
+    layer_rates = _layer_rates(list(paths.values()), layer_decay)
+    rows = []
+    for path, variable in variables.items():
+        rate = float(layer_rates[path] * rates.get(rate_rules.get(path), 1.0))
+        decay = float(weight_decay if path in decay_rules else 0.0)
+        if peak_learning_rate is not None:
+            decay /= peak_learning_rate * rate
+        group = path.split("/", 1)[0]
+        rows.append(ParameterRow(path, tuple(variable.shape), group, rate, decay))
+    return ParameterTable(rows)
+
+
+def _first_rules(rules, paths, argument):
+    """Dict from path to the first rule that finds it, where one does."""
+    found = {}
+    for rule in rules:
+        new = [path for path in paths if path not in found and re.search(rule, path)]
+        if not new:
+            raise ValueError(
+                f"The rule {rule!r} of {argument} finds no trainable variable that no "
+                f"rule before it found. There are {len(paths)}: {', '.join(paths)}."
+            )
+        found.update(dict.fromkeys(new, rule))
+    return found
+
+
+def _layer_rates(paths, layer_decay):
+    """Dict from path to factor; `paths` of all weights, in the order data flows."""
+    if layer_decay is None:
+        return dict.fromkeys(paths, 1.0)
+    blocks = [_BLOCK.search(path) for path in paths]
+    numbers = [int(block[1]) for block in blocks if block]
+    if not numbers:
+        raise ValueError(
+            "layer_decay needs a model of blocks, with weights whose paths begin with "
+            f"block_0, block_1 and so on; received one of {', '.join(paths)}."
+        )
+    top = max(numbers) + 2
+    depths, below = {}, 0
+    for path, block in zip(paths, blocks, strict=True):
+        # After the first block, what is in no block is above them all.
+        depth = int(block[1]) + 1 if block else below
+        below = top if block else below
+        depths[path] = depth
+    return {path: layer_decay ** (top - depth) for path, depth in depths.items()}
+
+
+class _ByVariable(keras.optimizers.Optimizer):
+    """Mixin before a Keras optimizer: `parameters`, `ema_decay`, updates counted."""
+
+    # Of Keras's optimizers (3.15), right as they are and used unchanged: accumulation,
+    # and clipping, which sees the accumulated gradient. Not right here: the schedule is
+    # asked with the number of batches, not of updates; the average moves at each batch,
+    # `fit` ends by writing it over the weights, and a second `fit` crashes under JAX;
+    # exclusions from weight decay are lost from the config.
+    def __init__(self, learning_rate, parameters, ema_decay, **kwargs):
+        for argument, remedy in {
+            "weight_decay": "parameters=parameter_table(model, weight_decay=...)",
+            "use_ema": "ema_decay",
+        }.items():
+            if kwargs.get(argument):
+                raise ValueError(
+                    f"Use {remedy} in place of {argument}; received "
+                    f"{argument}={kwargs[argument]!r}."
+                )
+        if ema_decay is not None and not (is_number(ema_decay) and 0 <= ema_decay < 1):
+            raise ValueError(
+                "ema_decay must be None or a number, at least 0 and below 1; received "
+                f"{ema_decay!r}."
+            )
+        super().__init__(learning_rate, **kwargs)
+        if parameters is not None:
+            parameters = ParameterTable(map(_row, parameters))
+        self.parameters = parameters
+        self.ema_decay = ema_decay
+
+    def build(self, variables):
+        if self.built:
+            return
+        if self.parameters is not None:
+            _check_fits(self.parameters, variables)
+        if self.ema_decay is not None:
+            _check_precision(variables)
+        super().build(variables)
+        if self.ema_decay is not None:
+            self._averages = self.add_optimizer_variables(variables, "average")
+
+    def update_step(self, gradient, variable, learning_rate):
+        # Under TensorFlow `variable` is a tf.Variable, which has no path.
+        index = self._get_variable_index(variable)
+        learning_rate = ops.cast(learning_rate, variable.dtype)
+        if self.parameters is not None:
+            row = self.parameters[index]
+            learning_rate = learning_rate * row.rate
+            if row.weight_decay:
+                decay = learning_rate * row.weight_decay
+                self.assign_sub(variable, ops.multiply(variable, decay))
+        super().update_step(gradient, variable, learning_rate)
+        if self.ema_decay is not None:
+            average = self._averages[index]
+            # The first update sets it: weights may have been loaded after `build`.
+            share = ops.where(ops.equal(self.iterations, 0), 1.0, 1.0 - self.ema_decay)
+            share = ops.cast(share, variable.dtype)
+            self.assign_add(average, ops.subtract(variable, average) * share)
+
+    def _get_current_learning_rate(self):
+        schedule = self._learning_rate
+        if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+            return schedule(self.iterations)
+        return super()._get_current_learning_rate()
+
+    @contextlib.contextmanager
+    def averaged_weights(self, model: keras.Model) -> Iterator[keras.Model]:
+        """Gives a model the averaged weights for a while, to evaluate and to save it.
+
+        For use after and within `fit` (in callbacks), under every backend. Afterwards
+        the model has its own weights again, bit for bit, also after an error. What is
+        not trained is left as it is. Before the first update the average is the
+        weights. Needs the memory of one more copy of the trained weights.
+
+        Args:
+            model: the model that this optimizer trains.
+
+        Yields:
+            The same model.
+
+        Raises:
+            ValueError: there is no `ema_decay`, or the model is another.
+        """
+        if self.ema_decay is None:
+            raise ValueError("There are no averaged weights: ema_decay is None.")
+        known = {id(weight) for weight in model.weights}
+        foreign = [v.path for v in self._trainable_variables if id(v) not in known]
+        if foreign:
+            raise ValueError(
+                f"The model {model.name!r} is not the one that this optimizer trains: "
+                f"it has no variable of the optimizer's {foreign[0]!r}. Pass the model "
+                "that was compiled with it."
+            )
+        # Within `fit`, Keras's JAX trainer has the newest values elsewhere.
+        getattr(model, "jax_state_sync", lambda: None)()
+        if not self.built or not int(self.iterations):
+            yield model
+            return
+        both = zip(self._trainable_variables, self._averages, strict=True)
+        # Float8's scales are overwritten, not trained: they have no average.
+        pairs = [(variable, average) for variable, average in both if average is not None]
+        # Copies: one buffer in two variables cannot be donated to JAX's steps, and
+        # torch's assignments write into it.
+        own = [ops.copy(variable) for variable, _ in pairs]
+        try:
+            for variable, average in pairs:
+                variable.assign(ops.copy(average))
+            yield model
+        finally:
+            for (variable, _), value in zip(pairs, own, strict=True):
+                variable.assign(value)
+
+    def get_config(self):
+        rows = self.parameters
+        return {
+            **super().get_config(),
+            "parameters": None if rows is None else [row._asdict() for row in rows],
+            "ema_decay": self.ema_decay,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class AdamW(_ByVariable, keras.optimizers.Adam):
+    """Keras's Adam, with rates and decoupled weight decay by variable, and an average.
+
+    With a table without decay it is Adam; with one, the paper's Adam too, whose decay
+    was decoupled in Google's code. Steps are updates: with
+    `gradient_accumulation_steps` the schedule, the decay, clipping and the average
+    count as many batches as one.
+
+    Args:
+        learning_rate: float or schedule, such as `WarmupSchedule`.
+        parameters: a `ParameterTable`, which `parameter_table` makes; None for rate 1
+            and no weight decay everywhere.
+        ema_decay: None, or the factor of the old value in the running average of the
+            weights, such as 0.9999; `averaged_weights` gives it to the model. The
+            average begins with the weights after the first update.
+        epsilon: float, which Keras adds to the root of the second moment before its bias
+            correction, PyTorch and Optax after: at step `t` their `epsilon` does what
+            `epsilon * sqrt(1 - beta_2 ** t)` does here.
+        **kwargs: as for `keras.optimizers.Adam`: `beta_1`, `beta_2`, `global_clipnorm`,
+            `gradient_accumulation_steps`, ...; not `weight_decay`, not `use_ema`.
+
+    Raises:
+        ValueError: an argument is out of its range; or, when built, the table is of
+            other variables, or there is an average of variables below float32.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_vit.training import AdamW, parameter_table
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> optimizer = AdamW(
+    ...     1e-3,
+    ...     parameters=parameter_table(model, weight_decay=0.05),
+    ...     ema_decay=0.999,
+    ...     global_clipnorm=1.0,
+    ...     gradient_accumulation_steps=2,
+    ... )
+    >>> model.compile(optimizer, "mse")
+    >>> x, y = keras.ops.ones((8, 4)), keras.ops.ones((8, 2))
+    >>> history = model.fit(x, y, batch_size=2, verbose=0)
+    >>> with optimizer.averaged_weights(model):
+    ...     loss = model.evaluate(x, y, verbose=0)
+
+    Source: Adam (arXiv:1412.6980), AdamW (arXiv:1711.05101).
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3,
+        parameters: Iterable[ParameterRow] | None = None,
+        ema_decay: float | None = None,
+        epsilon: float = 1e-8,
+        **kwargs,
+    ):
+        super().__init__(learning_rate, parameters, ema_decay, epsilon=epsilon, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class SGD(_ByVariable, keras.optimizers.SGD):
+    """Keras's SGD with momentum, with rates and weight decay by variable, and an average.
+
+    The weight decay is decoupled: it does not enter the momentum. Keras's momentum is of
+    `learning rate * gradient`, Optax's and PyTorch's of the gradient: they differ where
+    the rate changes.
+
+    Args:
+        learning_rate: as for `AdamW`.
+        parameters: as for `AdamW`.
+        ema_decay: as for `AdamW`.
+        momentum: float, the factor of the old momentum.
+        **kwargs: as for `keras.optimizers.SGD`: `nesterov`, `global_clipnorm`,
+            `gradient_accumulation_steps`, ...; not `weight_decay`, not `use_ema`.
+
+    Raises:
+        ValueError: as for `AdamW`.
+
+    Example:
+
+    >>> from keras_vit.training import SGD, WarmupSchedule
+    >>> schedule = WarmupSchedule(0.03, steps=10_000, warmup_steps=500)
+    >>> optimizer = SGD(schedule, global_clipnorm=1.0)
+
+    Source: the paper's fine-tuning, ViT (arXiv:2010.11929) appendix B.1.1.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.01,
+        parameters: Iterable[ParameterRow] | None = None,
+        ema_decay: float | None = None,
+        momentum: float = 0.9,
+        **kwargs,
+    ):
+        super().__init__(
+            learning_rate, parameters, ema_decay, momentum=momentum, **kwargs
+        )
+
+
+def _row(row):
+    """A `ParameterRow`, also from what a saved config has in its place."""
+    if isinstance(row, ParameterRow):
+        return row
+    return ParameterRow(**{**row, "shape": tuple(row["shape"])})
+
+
+def _check_fits(parameters, variables):
+    own = [(row.path, row.shape) for row in parameters]
+    others = [(getattr(v, "path", None), tuple(v.shape)) for v in variables]
+    if len(own) != len(others):
+        raise ValueError(
+            f"The table of parameters has {len(own)} rows, the model {len(others)} "
+            "trainable variables. Make the table after freezing, by "
+            "parameter_table(model, ...)."
+        )
+    for (path, shape), (other, other_shape) in zip(own, others, strict=True):
+        # A model in a name scope has longer paths; a Sequential that is loaded, shorter.
+        same = other is None or other.endswith(path) or path.endswith(other)
+        if shape != other_shape or not same:
+            raise ValueError(
+                f"The table of parameters has {path!r} {shape} where the model has "
+                f"{other!r} {other_shape}. Make the table for this model, by "
+                "parameter_table(model, ...)."
+            )
+
+
+def _check_precision(variables):
+    for variable in variables:
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        if dtype in ("float16", "bfloat16"):
+            raise ValueError(
+                f"An average of {dtype} variables would hardly move; ema_decay needs "
+                "float32 ones. Use the dtype policy 'mixed_bfloat16'."
+            )

@@ -1,0 +1,512 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_vit.layers import ResNetStem
+from keras_vit.training import SGD, AdamW, WarmupSchedule, parameter_table
+from tests.cases import array, perturb, random_array, tiny_vit
+
+XLA = keras.backend.backend() != "torch"
+LOSS = "sparse_categorical_crossentropy"
+
+MODELS = {
+    "token": {"representation_size": 12},
+    "gap": {"pooling": "gap", "positions": "learned_2d"},
+    "map": {"pooling": "map", "positions": "relative", "registers": 2},
+    "distilled": {"distillation_token": True, "layer_scale": 0.1, "qkv_bias": False},
+    "fixed": {"positions": "sincos_2d", "include_top": False},
+    "hybrid": {"stem": ResNetStem((1,), width=32), "patch_size": 2},
+}
+UNDECAYED = {
+    "bias",
+    "gamma",
+    "beta",
+    "class_token",
+    "distillation_token",
+    "registers",
+    "embedding",
+    "rows",
+    "columns",
+    "probe",
+}
+
+
+# The table.
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_variable_is_in_the_table(name):
+    model = tiny_vit(**MODELS[name])
+    table = parameter_table(model, weight_decay=0.05)
+    assert [row.path for row in table] == [v.path for v in model.trainable_variables]
+    assert [row.shape for row in table] == [v.shape for v in model.trainable_variables]
+    assert {row.rate for row in table} == {1.0}
+    decayed = {row.path.rsplit("/", 1)[1] for row in table if row.weight_decay == 0.05}
+    others = {row.path.rsplit("/", 1)[1] for row in table if row.weight_decay == 0.0}
+    assert decayed == {"kernel"}
+    assert others <= UNDECAYED
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layer_decay_goes_by_depth(name):
+    model = tiny_vit(**MODELS[name], num_layers=3)
+    rates = {}
+    for row in parameter_table(model, layer_decay=0.5):
+        rates.setdefault(row.group, set()).add(row.rate)
+    expected = {
+        "stem": 0.5**4,
+        "patch_encoder": 0.5**4,
+        "block_0": 0.5**3,
+        "block_1": 0.5**2,
+        "block_2": 0.5,
+    }
+    top = dict.fromkeys(
+        ("norm", "pooling", "pre_logits", "classifier", "distillation_classifier"), 1.0
+    )
+    assert rates == {group: {({**expected, **top})[group]} for group in rates}
+    assert {"patch_encoder", "block_0", "block_1", "block_2", "norm"} <= set(rates)
+
+
+def test_depths_are_those_of_the_whole_model_also_when_its_top_is_frozen():
+    model = tiny_vit()
+    whole = {row.path: row for row in parameter_table(model, layer_decay=0.5)}
+    model.get_layer("block_1").trainable = False
+    part = parameter_table(model, layer_decay=0.5)
+    assert part == tuple(r for r in whole.values() if r.group != "block_1")
+
+
+def test_the_first_rule_counts_and_multiplies_the_layers_rate():
+    table = parameter_table(
+        tiny_vit(),
+        layer_decay=0.5,
+        rates={"^block_1/.*kernel": 10, "^(block_1|classifier)/": 4},
+    )
+    rates = {row.path: row.rate for row in table}
+    assert rates["block_1/mlp/expand/kernel"] == 5.0
+    assert rates["block_1/mlp/expand/bias"] == 2.0
+    assert rates["classifier/bias"] == 4.0
+    assert rates["block_0/mlp/expand/kernel"] == 0.25
+
+
+def test_norms_alone_are_trained_without_decay():
+    model = tiny_vit(num_layers=1)
+    for weight in model.weights:
+        weight.trainable = weight.path.endswith(("gamma", "beta"))
+    assert len(parameter_table(model)) == 6
+    with pytest.raises(ValueError, match="'kernel\\$' of decayed finds no trainable"):
+        parameter_table(model, weight_decay=0.1)
+
+
+def test_the_table_prints_every_row():
+    table = parameter_table(tiny_vit(), weight_decay=0.05, layer_decay=0.75)
+    title, *lines = str(table).splitlines()
+    assert title.split() == ["variable", "shape", "group", "rate", "weight", "decay"]
+    assert [line.split()[0] for line in lines] == [row.path for row in table]
+    line = next(line for line in lines if line.startswith("block_0/mlp/expand/kernel"))
+    assert line.split()[1:] == ["16x24", "block_0", "0.5625", "0.05"]
+
+
+def test_a_model_in_a_name_scope_has_the_same_table():
+    with keras.name_scope("outer"):
+        inner = tiny_vit(num_layers=1)
+    table = parameter_table(inner, weight_decay=0.05, layer_decay=0.5)
+    plain = parameter_table(tiny_vit(num_layers=1), weight_decay=0.05, layer_decay=0.5)
+    assert table == plain
+    AdamW(parameters=table).build(inner.trainable_variables)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight_decay": 1.0, "decayed": ("kernel$", "kernal")}, "'kernal' of decayed"),
+        ({"weight_decay": 1.0, "decayed": "kernal"}, "'kernal' of decayed finds no"),
+        ({"rates": {"^head/": 10.0}}, "'\\^head/' of rates finds no trainable"),
+        ({"rates": {"kernel": 2.0, "^classifier/kernel": 3.0}}, "no rule before it"),
+        ({"rates": {"^norm/": 0.0}}, "above 0; received 0.0. To freeze"),
+        ({"peak_learning_rate": 0.0}, "peak_learning_rate must be a number above 0"),
+        ({"weight_decay": -1.0}, "weight_decay must be a number, 0 or more"),
+        ({"layer_decay": 1.5}, "above 0 and at most 1; received 1.5"),
+    ],
+)
+def test_bad_rules(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parameter_table(tiny_vit(num_layers=1), **arguments)
+
+
+def test_models_for_which_there_is_no_table():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="layer_decay needs a model of blocks"):
+        parameter_table(model, layer_decay=0.5)
+    model.trainable = False
+    with pytest.raises(ValueError, match="has no trainable variables"):
+        parameter_table(model)
+
+
+# Steps, against NumPy. Gradients are given, so that nothing else comes in.
+
+
+def adam_formula(weights, gradients, rates, decays, beta_1=0.8, beta_2=0.95, eps=1e-8):
+    m = v = 0.0
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        weights = weights * (1 - rate * decays)
+        m = beta_1 * m + (1 - beta_1) * gradient
+        v = beta_2 * v + (1 - beta_2) * gradient**2
+        correction = np.sqrt(1 - beta_2**t)
+        m_hat, v_hat = m / (1 - beta_1**t), v / correction**2
+        weights = weights - rate * m_hat / (np.sqrt(v_hat) + eps / correction)
+    return weights
+
+
+def sgd_formula(weights, gradients, rates, decays):
+    velocity = 0.0
+    for gradient, rate in zip(gradients, rates, strict=True):
+        weights = weights * (1 - rate * decays)
+        velocity = 0.9 * velocity - rate * gradient
+        weights = weights + velocity
+    return weights
+
+
+FORMULAS = {
+    "adam": (AdamW, {"beta_1": 0.8, "beta_2": 0.95}, adam_formula, 0.0),
+    "adamw": (AdamW, {"beta_1": 0.8, "beta_2": 0.95}, adam_formula, 0.3),
+    "sgd": (SGD, {}, sgd_formula, 0.3),
+}
+
+
+def apply(optimizer, model, gradients):
+    variables = model.trainable_variables
+    for step in gradients:
+        step = [keras.ops.convert_to_tensor(gradient) for gradient in step]
+        optimizer.apply(step, variables)
+    return [array(variable) for variable in variables]
+
+
+def random_gradients(model, steps):
+    return [
+        [
+            random_array(*v.shape, seed=1000 * step + i)
+            for i, v in enumerate(model.trainable_variables)
+        ]
+        for step in range(steps)
+    ]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_steps_equal_the_formula_for_every_variable(name):
+    cls, arguments, formula, weight_decay = FORMULAS[name]
+    model = perturb(tiny_vit())
+    table = parameter_table(
+        model, weight_decay, layer_decay=0.5, rates={"^classifier/": 10.0}
+    )
+    before = [array(v).astype("float64") for v in model.trainable_variables]
+    gradients = random_gradients(model, steps=2)
+    schedule = WarmupSchedule(0.1, 10, warmup_steps=2, start=0.02)  # 0.02, then 0.06.
+    after = apply(cls(schedule, table, **arguments), model, gradients)
+    blocks = {"patch_encoder": 0.125, "block_0": 0.25, "block_1": 0.5, "norm": 1.0}
+    for i, (path, new) in enumerate(zip(model.weights_by_path(), after, strict=True)):
+        rate = {**blocks, "classifier": 10.0}[path.split("/")[0]]
+        decay = weight_decay if path.endswith("kernel") else 0.0
+        rates = [0.02 * rate, 0.06 * rate]
+        expected = formula(before[i], [g[i] for g in gradients], rates, decay)
+        np.testing.assert_allclose(new, expected, rtol=1e-5, atol=2e-6, err_msg=path)
+
+
+def test_the_decay_of_big_vision_is_scaled_by_the_schedules_shape_only():
+    model = perturb(tiny_vit(num_layers=1))
+    table = parameter_table(
+        model, weight_decay=0.2, layer_decay=0.5, peak_learning_rate=0.04
+    )
+    before = [array(v).astype("float64") for v in model.trainable_variables]
+    zeros = [[np.zeros(v.shape, "float32") for v in model.trainable_variables]] * 2
+    # The schedule is at its peak, then at half of it.
+    schedule = WarmupSchedule(0.04, 2, "linear")
+    after = apply(AdamW(schedule, table), model, zeros)
+    for old, new, row in zip(before, after, table, strict=True):
+        factor = 0.8 * 0.9 if row.path.endswith("kernel") else 1.0
+        np.testing.assert_allclose(new, factor * old, rtol=1e-5, err_msg=row.path)
+
+
+# Runs, through `fit`.
+
+
+def vit(**arguments):
+    """A ViT with its data: 256 images."""
+    keras.utils.set_random_seed(0)
+    model = perturb(tiny_vit(num_layers=1, **arguments))
+    return model, random_array(256, 16, 24, 3, seed=1), np.arange(256) % 5
+
+
+def small_model(*between):
+    """Two dense layers, and what is given between them; with data."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(5, name="expand"),
+            *between,
+            keras.layers.Dense(3, activation="softmax", name="contract"),
+        ]
+    )
+    return perturb(model), random_array(256, 6, seed=2), np.arange(256) % 3
+
+
+def everything(model, cls=AdamW, accumulated=None, layer_decay=None, **arguments):
+    """An optimizer that does all that it can."""
+    table = parameter_table(model, 0.1, layer_decay=layer_decay, rates={"expand/": 2.0})
+    return cls(
+        WarmupSchedule(0.05, 8, "linear", warmup_steps=2, start=0.01),
+        table,
+        ema_decay=0.6,
+        global_clipnorm=0.5,
+        gradient_accumulation_steps=accumulated,
+        **arguments,
+    )
+
+
+def weights(model):
+    return [array(weight).copy() for weight in model.weights]
+
+
+def test_clipping_sees_the_norm_of_all_accumulated_gradients():
+    model, _, _ = small_model()
+    before = [array(v).astype("float64") for v in model.trainable_variables]
+    gradients = random_gradients(model, steps=2)
+    optimizer = SGD(0.5, momentum=0.0, global_clipnorm=2.0, gradient_accumulation_steps=2)
+    after = apply(optimizer, model, gradients)
+    mean = [(a + b) / 2 for a, b in zip(*gradients, strict=True)]
+    norm = np.sqrt(sum(np.sum(g.astype("float64") ** 2) for g in mean))
+    assert norm > 2
+    for old, new, gradient in zip(before, after, mean, strict=True):
+        np.testing.assert_allclose(new, old - 0.5 * 2 / norm * gradient, atol=2e-6)
+
+
+@pytest.mark.parametrize("cls", [SGD, AdamW])
+def test_accumulating_4_x_32_equals_128(cls):
+    results = []
+    for batch, accumulated in ((128, None), (32, 4)):
+        # Not the ViT for Adam: it would blow up gradients that are 0 but for rounding
+        # (that of the keys' bias).
+        if cls is SGD:
+            model, x, y = vit()
+            optimizer = everything(model, cls, accumulated, layer_decay=0.7)
+        else:
+            model, x, y = small_model()
+            optimizer = everything(model, cls, accumulated)
+        start = weights(model)
+        model.compile(optimizer, LOSS, jit_compile=XLA)
+        model.fit(x, y, batch_size=batch, epochs=2, shuffle=False, verbose=0)
+        assert int(optimizer.iterations) == 4
+        with optimizer.averaged_weights(model):
+            average = weights(model)
+        results.append((weights(model), average))
+    for large, small in zip(*results, strict=True):
+        for one, other in zip(large, small, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    moved = max(np.max(np.abs(a - b)) for a, b in zip(start, results[0][0], strict=True))
+    assert moved > 1e-2
+
+
+class Recorder(keras.callbacks.Callback):
+    """Weights after every update; evaluates with the averaged ones on the way."""
+
+    def __init__(self, every):
+        super().__init__()
+        self.every, self.weights, self.losses = every, [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) % self.every:
+            return
+        getattr(self.model, "jax_state_sync", lambda: None)()
+        before = weights(self.model)
+        trainable = [array(v).copy() for v in self.model.trainable_variables]
+        with self.model.optimizer.averaged_weights(self.model):
+            _, x, y = small_model()
+            self.losses.append(self.model.evaluate(x, y, verbose=0))
+        for old, new in zip(before, weights(self.model), strict=True):
+            np.testing.assert_array_equal(old, new)
+        self.weights.append(trainable)
+
+
+@pytest.mark.parametrize("accumulated", [None, 2])
+def test_the_average_runs_over_updates_also_through_a_second_fit(accumulated):
+    results = []
+    for recorder in (Recorder(accumulated or 1), None):
+        # With weights that are not trained, and a random state.
+        layers = keras.layers.BatchNormalization(), keras.layers.Dropout(0.2, seed=1)
+        model, x, y = small_model(*layers)
+        optimizer = AdamW(0.05, ema_decay=0.6, gradient_accumulation_steps=accumulated)
+        model.compile(optimizer, LOSS, jit_compile=XLA)
+        for _ in range(2):
+            callbacks = [recorder] if recorder else []
+            model.fit(x, y, batch_size=64, shuffle=False, verbose=0, callbacks=callbacks)
+        results.append((weights(model), model, optimizer, recorder))
+    (watched, model, optimizer, recorder), (plain, *_) = results
+    # Looking at the average on the way changes nothing.
+    for one, other in zip(watched, plain, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(recorder.weights) == 8 // (accumulated or 1)
+    expected = recorder.weights[0]
+    for trained in recorder.weights[1:]:
+        expected = [
+            0.6 * old + 0.4 * new for old, new in zip(expected, trained, strict=True)
+        ]
+    trained = {v.path for v in model.trainable_variables}
+    own = {w.path: array(w).copy() for w in model.weights if w.path not in trained}
+    with optimizer.averaged_weights(model) as averaged:
+        assert averaged is model
+        for variable, value in zip(model.trainable_variables, expected, strict=True):
+            np.testing.assert_allclose(array(variable), value, atol=1e-6)
+        for weight in model.weights:
+            if weight.path in own:
+                np.testing.assert_array_equal(array(weight), own[weight.path])
+    loss = recorder.losses[-1]
+    with optimizer.averaged_weights(model):
+        assert model.evaluate(x, y, verbose=0) == pytest.approx(loss, rel=1e-6)
+    assert model.evaluate(x, y, verbose=0) != pytest.approx(loss, rel=1e-6)
+
+
+def test_the_weights_come_back_after_an_error():
+    model, x, y = small_model()
+    optimizer = SGD(0.1, ema_decay=0.9)
+    model.compile(optimizer, LOSS)
+    model.fit(x, y, batch_size=64, verbose=0)
+    before = weights(model)
+    with pytest.raises(KeyError), optimizer.averaged_weights(model):
+        raise KeyError
+    for old, new in zip(before, weights(model), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_before_the_first_update_the_average_is_the_weights():
+    model, _, _ = small_model()
+    optimizer = SGD(0.1, ema_decay=0.9)
+    for _ in range(2):
+        before = weights(model)
+        with optimizer.averaged_weights(model):
+            for old, new in zip(before, weights(model), strict=True):
+                np.testing.assert_array_equal(old, new)
+        optimizer.build(model.trainable_variables)
+        perturb(model)  # As if weights were loaded after `build`.
+
+
+def test_averages_that_there_are_not():
+    model, _, _ = small_model()
+    with (
+        pytest.raises(ValueError, match="ema_decay is None"),
+        SGD(0.1).averaged_weights(model),
+    ):
+        pass
+    optimizer = SGD(0.1, ema_decay=0.9)
+    optimizer.build(model.trainable_variables)
+    with (
+        pytest.raises(ValueError, match="is not the one that this optimizer trains"),
+        optimizer.averaged_weights(small_model()[0]),
+    ):
+        pass
+    low = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, dtype="bfloat16")])
+    with pytest.raises(ValueError, match="average of bfloat16 variables"):
+        AdamW(ema_decay=0.9).build(low.trainable_variables)
+
+
+@pytest.mark.parametrize("cls", [AdamW, SGD])
+def test_a_saved_model_goes_on_with_the_same_optimizer(cls, tmp_path):
+    model, x, y = small_model()
+    other = {"nesterov": True} if cls is SGD else {"beta_2": 0.95}
+    optimizer = everything(model, cls, accumulated=2, **other)
+    model.compile(optimizer, LOSS)
+    model.fit(x[:96], y[:96], batch_size=32, shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(again.optimizer) is cls
+    assert again.optimizer.get_config() == optimizer.get_config()
+    assert again.optimizer.parameters == optimizer.parameters
+    for one in (model, again):
+        one.fit(x[96:], y[96:], batch_size=32, shuffle=False, verbose=0)
+    for one, other in zip(weights(model), weights(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with optimizer.averaged_weights(model), again.optimizer.averaged_weights(again):
+        for one, other in zip(weights(model), weights(again), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_the_averaged_weights_are_the_ones_saved(tmp_path):
+    model, x, y = small_model()
+    optimizer = AdamW(0.05, ema_decay=0.9)
+    model.compile(optimizer, LOSS)
+    model.fit(x, y, batch_size=64, verbose=0)
+    with optimizer.averaged_weights(model):
+        expected = weights(model)
+        model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    for saved, value in zip(weights(again), expected, strict=True):
+        np.testing.assert_array_equal(saved, value)
+
+
+@pytest.mark.skipif(not XLA, reason="Keras has no steps_per_execution under torch")
+def test_steps_per_execution_changes_nothing():
+    results = []
+    for steps in (1, 4):
+        model, x, y = small_model()
+        optimizer = everything(model, accumulated=2)
+        model.compile(optimizer, LOSS, jit_compile=XLA, steps_per_execution=steps)
+        model.fit(x, y, batch_size=32, shuffle=False, verbose=0)
+        assert int(optimizer.iterations) == 4
+        with optimizer.averaged_weights(model):
+            average = weights(model)
+        results.append([*weights(model), *average])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_mixed_bfloat16_trains_float32_weights():
+    model, images, labels = vit(dtype="mixed_bfloat16")
+    before = weights(model)
+    optimizer = everything(model, accumulated=2)
+    model.compile(optimizer, LOSS)
+    model.fit(images, labels, batch_size=64, verbose=0)
+    with optimizer.averaged_weights(model):
+        average = weights(model)
+    for row, old, new, mean in zip(
+        optimizer.parameters, before, weights(model), average, strict=True
+    ):
+        assert new.dtype == mean.dtype == "float32"
+        assert np.all(np.isfinite(new)), row.path
+        assert not np.array_equal(old, new), row.path
+        assert not np.array_equal(mean, new), row.path
+
+
+def test_frozen_parts_stay_and_have_no_row():
+    model, x, y = small_model()
+    model.get_layer("expand").trainable = False
+    table = parameter_table(model, weight_decay=0.1)
+    kernel, bias = model.get_layer("contract").weights
+    assert [row.path for row in table] == [kernel.path, bias.path]
+    before = weights(model)
+    model.compile(AdamW(0.1, table, ema_decay=0.9), LOSS, jit_compile=XLA)
+    model.fit(x, y, batch_size=128, verbose=0)
+    same = [np.array_equal(*pair) for pair in zip(before, weights(model), strict=True)]
+    assert same == [True, True, False, False]
+
+
+def test_a_table_of_other_variables():
+    model = tiny_vit(num_layers=1)
+    table = parameter_table(model)
+    model.get_layer("patch_encoder").trainable = False
+    with pytest.raises(ValueError, match="Make the table after freezing"):
+        AdamW(parameters=table).build(model.trainable_variables)
+    other = tiny_vit(num_layers=1, classes=4)
+    with pytest.raises(ValueError, match="the model has 'classifier/kernel' \\(16, 4\\)"):
+        AdamW(parameters=table).build(other.trainable_variables)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight_decay": 0.1}, "parameter_table\\(model, weight_decay=...\\)"),
+        ({"use_ema": True}, "Use ema_decay in place of use_ema"),
+        ({"ema_decay": 1.0}, "at least 0 and below 1; received 1.0"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AdamW(**arguments)
