@@ -1,0 +1,1 @@
+"""What training needs: data sources, augmentation, batches."""
