@@ -73,9 +73,7 @@ class Augmentation:
                 raise ValueError(f"{name} must be 0 to 1; is {getattr(self, name)!r}.")
         for name in ("mixup", "cutmix", "pad_and_crop"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be 0 or more; is {getattr(self, name)!r}."
-                )
+                raise ValueError(f"{name} must be 0 or more; is {getattr(self, name)!r}.")
         if self.randaugment is not None:
             rand_augment.RandAugment.parse(self.randaugment)
 
@@ -300,5 +298,5 @@ def _beta(alpha, seed):
     """A draw from Beta(alpha, alpha): float32, a scalar."""
     tf = tensorflow()
     # In float64 two draws do not vanish both, even for alpha = 0.1.
-    gammas = tf.random.stateless_gamma((2,), seed, tf.constant(alpha, "float64"))
+    gammas = tf.random.stateless_gamma((2,), seed, alpha, dtype=tf.float64)
     return tf.cast(gammas[0] / tf.reduce_sum(gammas), "float32")

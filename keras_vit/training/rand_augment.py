@@ -184,8 +184,7 @@ def equalize(image):
     )
     counts = tf.transpose(tf.reshape(counts, (channels, 256)))
     brightest = tf.cast(tf.reduce_max(image, (0, 1)), "int32")
-    last = tf.gather(counts, brightest, axis=0, batch_dims=0)
-    last = tf.linalg.diag_part(last)
+    last = tf.linalg.diag_part(tf.gather(counts, brightest))
     step = (tf.reduce_sum(counts, 0) - last) // 255
     safe = tf.maximum(step, 1)
     table = (tf.cumsum(counts, 0, exclusive=True) + safe // 2) // safe
@@ -208,7 +207,7 @@ def posterize(image, bits):
 
 
 def solarize(image, threshold):
-    """Values of `threshold` and above inverted; uint8 in and out, as in `PIL.ImageOps`."""
+    """Values from `threshold` on inverted; uint8 in and out, as in `PIL.ImageOps`."""
     tf = tensorflow()
     return tf.where(tf.cast(image, "int32") < threshold, image, 255 - image)
 
@@ -233,7 +232,7 @@ def contrast(image, factor, mean=None):
     tf = tensorflow()
     if mean is None:
         grey = tf.cast(_grey(image), "int64")
-        pixels = tf.size(grey, "int64")
+        pixels = tf.size(grey, tf.int64)
         mean = tf.cast((2 * tf.reduce_sum(grey) + pixels) // (2 * pixels), "float32")
     return _blend(mean, image, factor)
 
@@ -324,16 +323,14 @@ def _rotation(image, radians):
     width = tf.cast(tf.shape(image)[1], "float32")
     cos, sin = tf.cos(radians), tf.sin(radians)
     x, y = width / 2.0, height / 2.0
-    return (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)
+    return (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
 
 
 def _move(matrix):
     """An operation; `matrix` makes the map of the image and the signed level."""
 
     def operation(image, draw):
-        return affine(
-            image, matrix(image, draw.sign * draw.level), draw.fill, "BILINEAR"
-        )
+        return affine(image, matrix(image, draw.sign * draw.level), draw.fill, "BILINEAR")
 
     return operation
 

@@ -306,7 +306,9 @@ def _builder(tfds, name, dataset, data_dir, download):
     where = os.fspath(data_dir or tfds.core.constants.DATA_DIR)
     try:
         builder = tfds.builder(dataset, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, AssertionError) as error:
+    except AssertionError as error:  # As TFDS names a version that is not there.
+        raise FileNotFoundError(f"{name!r}: {error}") from error
+    except tfds.core.DatasetNotFoundError as error:
         root = pathlib.Path(where)
         prepared = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
         message = _unknown(
