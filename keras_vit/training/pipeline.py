@@ -117,7 +117,7 @@ def training_batches(
         labels = tf.one_hot(labels, classes)
         return augment.mixed(images, labels, augmentation, _fold(run_seed, _BATCH, step))
 
-    data = data.enumerate(first_step).map(batch, tf.data.AUTOTUNE, deterministic=True)
+    data = _map(data.enumerate(first_step), batch)
     return data.prefetch(tf.data.AUTOTUNE)
 
 
@@ -215,7 +215,7 @@ def evaluation_batches(
         weights = tf.ones_like(labels, "float32")
         return padded(examples["image"]), padded(labels), padded(weights)
 
-    data = data.batch(batch_size).map(pad, tf.data.AUTOTUNE, deterministic=True)
+    data = _map(data.batch(batch_size), pad)
     return data.prefetch(tf.data.AUTOTUNE)
 
 
@@ -241,6 +241,14 @@ def _image_shape(source, preprocessor):
             "image_size: use preprocessor.with_image_size((height, width))."
         )
     return source.image_shape
+
+
+def _map(dataset, function):
+    """In parallel, in order."""
+    tf = tensorflow()
+    # Nothing here needs AutoGraph, whose conversion takes seconds.
+    function = tf.autograph.experimental.do_not_convert(function)
+    return dataset.map(function, tf.data.AUTOTUNE, deterministic=True)
 
 
 def _fold(seed, *values):
@@ -331,8 +339,8 @@ class _Images:
             )
             return {**reference, "image": image}
 
-        data = self.stream(first).map(decode, tf.data.AUTOTUNE, deterministic=True)
-        data = data.ignore_errors().scan(tf.constant(first, "int64"), self._place)
+        data = _map(self.stream(first), decode).ignore_errors()
+        data = data.scan(tf.constant(first, "int64"), self._place)
         return data.flat_map(
             lambda times, example: tf.data.Dataset.from_tensors(example).repeat(times)
         )
