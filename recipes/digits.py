@@ -2,8 +2,9 @@
 
 import keras
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+
+from keras_vit.training import sources
+from keras_vit.training.host import tensorflow
 
 CLASSES = 10
 
@@ -18,20 +19,15 @@ def load(size: int, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         float32, and labels `(n,)`, int32. The split (1,257, 180, 360) is stratified, and
         for one seed the same at every size.
     """
-    digits = load_digits()
-    images = (digits.images * (255 / 16)).astype("float32")[..., None]
-    if size != 8:
-        images = keras.ops.image.resize(images, (size, size), interpolation="bilinear")
-        images = keras.ops.convert_to_numpy(images)
-    labels = digits.target.astype("int32")
-    rest, test = train_test_split(
-        np.arange(len(labels)), test_size=360, random_state=seed, stratify=labels
-    )
-    train, validation = train_test_split(
-        rest, test_size=180, random_state=seed, stratify=labels[rest]
-    )
-    split = {"train": train, "validation": validation, "test": test}
-    return {name: (images[index], labels[index]) for name, index in split.items()}
+    parts = {}
+    for part, (images, labels, _) in sources.digits(seed).items():
+        if size != 8:
+            images = keras.ops.image.resize(
+                images, (size, size), interpolation="bilinear"
+            )
+            images = keras.ops.convert_to_numpy(images)
+        parts[part] = images, labels
+    return parts
 
 
 def dataset(images, labels, preprocessor, batch_size, seed=None):
@@ -41,11 +37,7 @@ def dataset(images, labels, preprocessor, batch_size, seed=None):
     whole pixels (interpolation would blur 8x8 images beyond recognition), whole batches
     only.
     """
-    import tensorflow as tf
-
-    if keras.backend.backend() != "tensorflow":
-        # Another backend owns the accelerator.
-        tf.config.set_visible_devices([], "GPU")
+    tf = tensorflow()
     data = tf.data.Dataset.from_tensor_slices((images, labels))
     if seed is None:
         data = data.batch(batch_size)

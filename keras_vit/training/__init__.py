@@ -1,4 +1,4 @@
-"""What trains the models: learning rates, optimizers."""
+"""What trains the models: data, augmentation, learning rates, optimizers."""
 
 from keras_vit.training.optimizers import (
     SGD,

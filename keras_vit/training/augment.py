@@ -1,0 +1,302 @@
+"""Augmentation inside `tf.data`, without a state: a seed and an image give the result."""
+
+import dataclasses
+import math
+
+from keras_vit.training import rand_augment
+from keras_vit.training.host import tensorflow
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What happens to training images, in this order. By default nothing does.
+
+    Args:
+        crop_area: Inception's crop: the least and the greatest part of the image's area
+            that a crop has, `(0.05, 1.0)` in the paper, `(0.08, 1.0)` in torchvision;
+            it is resized to the model's size. None for what the preprocessor does.
+        crop_aspect: the least and the greatest width / height of the crop.
+        pad_and_crop: int: the resized image gets a border of as many black pixels, and a
+            crop of its size is cut out: 4 on CIFAR; on digits it shifts by whole pixels.
+        horizontal_flip: mirrors every second image.
+        randaugment: None, or as `RandAugment.parse` reads it: `"randaug(2,10)"`,
+            `"rand-m9-mstd0.5-inc1"`.
+        color_jitter: float, 0 to 1: brightness, contrast and saturation, in this order,
+            change by factors of `1 - color_jitter` to `1 + color_jitter`.
+        random_erasing: float, probability that a rectangle becomes noise.
+        mixup: float, alpha of the Beta distribution; 0 for none. 0.2 in big_vision.
+        cutmix: likewise; 1.0 in timm.
+        mix_probability: float: the part of the batches that are mixed.
+        switch_probability: float: with both, the part of the mixed batches that get
+            CutMix.
+
+    Raises:
+        ValueError: a value is out of its range.
+
+    Example:
+
+    >>> from keras_vit.training.augment import Augmentation
+    >>> small_16 = Augmentation(crop_area=(0.05, 1.0), horizontal_flip=True,
+    ...     randaugment="randaug(2,10)", mixup=0.2)
+    >>> small_16.mixes
+    True
+
+    Source: big_vision's `pp/ops_image.py` and `utils.get_mixup`; timm's
+    `RandomErasing` (mode "pixel") and `Mixup` (mode "batch"). Deviation: each image is
+    mixed with the one before it in the batch, as in big_vision, not with its mirror
+    position, as in timm; the jitter's order is fixed and it has no hue.
+    """
+
+    crop_area: tuple[float, float] | None = None
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    pad_and_crop: int = 0
+    horizontal_flip: bool = False
+    randaugment: str | None = None
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 1.0
+    switch_probability: float = 0.5
+
+    def __post_init__(self):
+        if self.crop_area is not None:
+            _check_range("crop_area", self.crop_area, 1.0)
+        _check_range("crop_aspect", self.crop_aspect, math.inf)
+        for name in (
+            "color_jitter",
+            "random_erasing",
+            "mix_probability",
+            "switch_probability",
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be 0 to 1; is {getattr(self, name)!r}.")
+        for name in ("mixup", "cutmix", "pad_and_crop"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more; is {getattr(self, name)!r}.")
+        if self.randaugment is not None:
+            rand_augment.RandAugment.parse(self.randaugment)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels become a mixture of two, `(b, num_classes)`."""
+        return bool((self.mixup or self.cutmix) and self.mix_probability)
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether anything works on pixel values 0 to 255 at the model's size."""
+        return bool(self.pad_and_crop or self.randaugment or self.color_jitter)
+
+
+def _check_range(name, values, limit):
+    if (
+        not isinstance(values, list | tuple)
+        or len(values) != 2
+        or not 0 < values[0] <= values[1] <= limit
+    ):
+        raise ValueError(
+            f"{name} must be two numbers, the least and the greatest, above 0 and at "
+            f"most {limit}; is {values!r}."
+        )
+
+
+def crop_window(shape, area, aspect, seed):
+    """A window for Inception's crop, anywhere in the image.
+
+    Args:
+        shape: int32, `(3,)`: height, width, channels.
+        area: two floats: the least and the greatest part of the image's area.
+        aspect: two floats: the least and the greatest width / height.
+        seed: int32 or int64, `(2,)`.
+
+    Returns:
+        int32, `(4,)`: row, column, height, width. The whole image if no window of that
+        area and aspect is found in 100 attempts.
+
+    Example:
+
+    >>> from keras_vit.training.augment import crop_window
+    >>> crop_window((10, 20, 3), (1.0, 1.0), (2.0, 2.0), (0, 0)).numpy().tolist()
+    [0, 0, 10, 20]
+
+    Source: big_vision's `inception_crop`, which calls the same TensorFlow operation.
+    """
+    tf = tensorflow()
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.zeros((1, 0, 4)),
+        seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=aspect,
+        area_range=area,
+        max_attempts=100,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], size[:2]], 0)
+
+
+def shifted(image, margin, seed):
+    """A crop of the image's size from the image with a black border.
+
+    Args:
+        image: `(h, w, c)`, any dtype.
+        margin: int: the width of the border, and the greatest shift.
+        seed: int32 or int64, `(2,)`.
+
+    Returns:
+        As `image`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vit.training.augment import shifted
+    >>> tuple(shifted(tf.zeros((8, 8, 1)), 1, (0, 0)).shape)
+    (8, 8, 1)
+    """
+    tf = tensorflow()
+    padded = tf.pad(image, [[margin, margin], [margin, margin], [0, 0]])
+    return tf.image.stateless_random_crop(padded, image.shape, seed)
+
+
+def jittered(image, strength, seed):
+    """Brightness, contrast and saturation by random factors.
+
+    Args:
+        image: uint8, `(h, w, 3)`.
+        strength: float; the factors are `1 - strength` to `1 + strength`.
+        seed: int32 or int64, `(2,)`.
+
+    Returns:
+        uint8, `(h, w, 3)`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vit.training.augment import jittered
+    >>> jittered(tf.zeros((2, 2, 3), "uint8"), 0.4, (0, 0)).numpy().max()
+    np.uint8(0)
+    """
+    tf = tensorflow()
+    factors = tf.random.stateless_uniform((3,), seed, 1 - strength, 1 + strength)
+    image = rand_augment.brightness(image, factors[0])
+    image = rand_augment.contrast(image, factors[1])
+    return rand_augment.color(image, factors[2])
+
+
+def erased(image, probability, seed):
+    """The image, or the image with a rectangle of standard normal noise.
+
+    Args:
+        image: float32, `(h, w, c)`, scaled by the preprocessor.
+        probability: float, of a rectangle. It has 2 % to 33 % of the area and a height /
+            width of 0.3 to 3.3.
+        seed: int32 or int64, `(2,)`.
+
+    Returns:
+        float32, `(h, w, c)`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vit.training.augment import erased
+    >>> bool(tf.reduce_any(erased(tf.ones((8, 8, 3)), 1.0, (0, 0)) != 1.0))
+    True
+
+    Source: timm's `RandomErasing`, mode "pixel", ten attempts to fit a rectangle.
+    """
+    tf = tensorflow()
+    height, width, _ = image.shape
+    attempts = tf.random.stateless_uniform((10, 4), tf.random.fold_in(seed, 1))
+    area = (0.02 + (1 / 3 - 0.02) * attempts[:, 0]) * (height * width)
+    aspect = tf.exp(math.log(0.3) * (1 - 2 * attempts[:, 1]))
+    heights = tf.round(tf.sqrt(area * aspect))
+    widths = tf.round(tf.sqrt(area / aspect))
+    fits = (heights < height) & (widths < width)
+    first = tf.argmax(fits)
+    h, w = heights[first], widths[first]
+    top = tf.floor(attempts[first, 2] * (height - h + 1))
+    left = tf.floor(attempts[first, 3] * (width - w + 1))
+    rows = tf.range(height, dtype="float32")[:, None, None]
+    columns = tf.range(width, dtype="float32")[None, :, None]
+    inside = (rows >= top) & (rows < top + h) & (columns >= left) & (columns < left + w)
+
+    def erase():
+        noise_seed = tf.random.fold_in(seed, 2)
+        noise = tf.random.stateless_normal(image.shape, noise_seed)
+        return tf.where(inside, noise, image)
+
+    drawn = tf.random.stateless_uniform((), seed) < probability
+    return tf.cond(drawn & fits[first], erase, lambda: tf.identity(image))
+
+
+def mixed(images, labels, augmentation: Augmentation, seed):
+    """Mixup or CutMix of each image with the one before it in the batch.
+
+    One draw holds for the whole batch.
+
+    Args:
+        images: float32, `(b, h, w, c)`.
+        labels: float32, `(b, num_classes)`, one-hot.
+        augmentation: an `Augmentation` that mixes.
+        seed: int32 or int64, `(2,)`.
+
+    Returns:
+        Images and labels as they came, mixed: with CutMix, labels by the area that is
+        left of each image.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vit.training.augment import Augmentation, mixed
+    >>> images, labels = tf.zeros((2, 8, 8, 3)), tf.eye(2)
+    >>> _, labels = mixed(images, labels, Augmentation(mixup=0.2), (0, 0))
+    >>> labels.numpy().sum(1).tolist()
+    [1.0, 1.0]
+
+    Source: https://arxiv.org/abs/1710.09412, https://arxiv.org/abs/1905.04899; timm's
+    `Mixup` for their combination.
+    """
+    tf = tensorflow()
+    height, width = images.shape[1:3]
+    drawn = tf.random.stateless_uniform((4,), tf.random.fold_in(seed, 0))
+
+    def mixup():
+        ratio = _beta(augmentation.mixup, tf.random.fold_in(seed, 1))
+        return tf.fill((height, width, 1), ratio), ratio
+
+    def cutmix():
+        ratio = _beta(augmentation.cutmix, tf.random.fold_in(seed, 2))
+
+        def outside(length, position):
+            cut = tf.cast(tf.sqrt(1.0 - ratio) * length, "int32")
+            start = tf.cast(position * length, "int32") - cut // 2
+            index = tf.range(length)
+            return (index < start) | (index >= start + cut)
+
+        own = outside(height, drawn[2])[:, None] | outside(width, drawn[3])[None, :]
+        own = tf.cast(own, "float32")[:, :, None]
+        return own, tf.reduce_sum(own) / (height * width)
+
+    if not augmentation.cutmix:
+        weights, ratio = mixup()
+    elif not augmentation.mixup:
+        weights, ratio = cutmix()
+    else:
+        switch = drawn[1] < augmentation.switch_probability
+        weights, ratio = tf.cond(switch, cutmix, mixup)
+
+    def mix():
+        def mixture(things, weight):
+            return weight * things + (1.0 - weight) * tf.roll(things, 1, 0)
+
+        return mixture(images, weights), mixture(labels, ratio)
+
+    return tf.cond(drawn[0] < augmentation.mix_probability, mix, lambda: (images, labels))
+
+
+def _beta(alpha, seed):
+    """A draw from Beta(alpha, alpha): float32, a scalar."""
+    tf = tensorflow()
+    # In float64 two draws do not vanish both, even for alpha = 0.1.
+    gammas = tf.random.stateless_gamma((2,), seed, alpha, dtype=tf.float64)
+    return tf.cast(gammas[0] / tf.reduce_sum(gammas), "float32")

@@ -1,0 +1,535 @@
+"""Batches of labelled images for training and evaluation, from a source."""
+
+import logging
+import os
+import re
+
+import numpy as np
+
+from keras_vit.layers import Preprocessor
+from keras_vit.training import augment
+from keras_vit.training.augment import Augmentation
+from keras_vit.training.host import tensorflow
+from keras_vit.training.rand_augment import RandAugment, rand_augment
+from keras_vit.training.sources import Source
+
+logger = logging.getLogger(__name__)
+
+# What a seed is folded with, so that no two draws share one.
+_SHUFFLE, _EXAMPLE, _BATCH = range(3)
+_CROP, _SHIFT, _FLIP, _RAND_AUGMENT, _JITTER, _ERASE = range(6)
+
+
+def training_batches(
+    source: Source,
+    preprocessor: Preprocessor,
+    augmentation: Augmentation,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    epochs: int | None = None,
+    num_classes: int | None = None,
+    shuffle_buffer: int = 1_000_000,
+    unreadable: str = "error",
+    cache: bool = False,
+):
+    """Endless batches of augmented images for training.
+
+    The stream is a function of the source, the augmentation, `batch_size`, `seed` and
+    `shuffle_buffer` alone: the same on any number of threads, and with `first_step=k`
+    exactly what it is from its step k on. Skipping reads no image of a folder; of a TFDS
+    set it reads the records of at most one epoch, without decoding them.
+
+    Every epoch is a new shuffle of all examples, where `shuffle_buffer` holds them;
+    otherwise each example is drawn from the next `shuffle_buffer` of the fixed order.
+    The buffer holds names of files, or the encoded images of a TFDS set. Batches go on
+    over the end of an epoch: none is partial, and no example is left out.
+
+    Args:
+        source: a `Source`.
+        preprocessor: the model's `Preprocessor`; its `image_size` or the source's
+            `image_shape` is the size of the images. Inception's crop replaces its
+            `crop_fraction`.
+        augmentation: an `Augmentation`.
+        batch_size: int.
+        seed: int, the run's.
+        first_step: int, the step that the first batch is for.
+        epochs: None for no end, or the number of epochs from step 0: the last whole
+            batch of `epochs * source.num_examples` examples ends the stream.
+        num_classes: int, the model's; the source's if None.
+        shuffle_buffer: int, examples.
+        unreadable: what an image that cannot be decoded does: `"error"` stops with its
+            `id` and what is wrong with it; `"skip"` logs that, and the next image in
+            the stream takes its place too. An epoch without any readable image is an
+            error.
+        cache: bool, keeps the encoded images in memory.
+
+    Returns:
+        A `tf.data.Dataset` of `(images, labels)`: float32 `(b, h, w, c)` as
+        `preprocessor` scales them, and int32 `(b,)`; with Mixup or CutMix
+        (`augmentation.mixes`) labels are float32 `(b, num_classes)`.
+
+    Raises:
+        ValueError: an argument is out of its range; images have no common size;
+            `num_classes` is smaller than the source's.
+
+    While it runs, TensorFlow raises `InvalidArgumentError` for an image that cannot be
+    read and for a label that is not below `num_classes`, naming them.
+
+    Example:
+
+    >>> import keras_vit
+    >>> from keras_vit.training.augment import Augmentation
+    >>> from keras_vit.training.pipeline import training_batches
+    >>> from keras_vit.training.sources import open_source
+    >>> batches = training_batches(open_source("digits"),
+    ...     keras_vit.layers.Preprocessor(), Augmentation(pad_and_crop=1), 32, seed=0)
+    >>> for images, labels in batches.take(1):
+    ...     print(images.shape, labels.shape)
+    (32, 8, 8, 1) (32,)
+    """
+    tf = tensorflow()
+    classes = _check(source, batch_size, num_classes, unreadable)
+    if first_step < 0 or shuffle_buffer < 1:
+        raise ValueError(
+            "first_step must be 0 or more and shuffle_buffer 1 or more; received "
+            f"{first_step} and {shuffle_buffer}."
+        )
+    shape = _image_shape(source, preprocessor)
+    prepare = _training_image(source, preprocessor, augmentation, shape)
+    run_seed = tf.constant((seed, 0), "int64")
+
+    def stream(first):
+        return _shuffled(source, seed, first, epochs, shuffle_buffer, cache)
+
+    def image(reference):
+        content = reference["image"] if cache else source.read(reference["image"])
+        return prepare(content, _fold(run_seed, _EXAMPLE, reference["position"]))
+
+    images = _Images(source, stream, image, shape, unreadable, fill=True)
+    data = images.dataset(first_step * batch_size)
+    data = data.batch(batch_size, drop_remainder=True)
+
+    def batch(step, examples):
+        images, labels = examples["image"], _checked_labels(examples, classes)
+        if not augmentation.mixes:
+            return images, labels
+        labels = tf.one_hot(labels, classes)
+        return augment.mixed(images, labels, augmentation, _fold(run_seed, _BATCH, step))
+
+    data = _map(data.enumerate(first_step), batch)
+    return data.prefetch(tf.data.AUTOTUNE)
+
+
+def batch_ids(
+    source: Source,
+    batch_size: int,
+    seed: int,
+    step: int,
+    shuffle_buffer: int = 1_000_000,
+) -> list[str]:
+    """The ids of the examples in one batch of `training_batches`; decodes nothing.
+
+    Args:
+        source: as for `training_batches`, and so are `batch_size`, `seed` and
+            `shuffle_buffer`.
+        batch_size: int.
+        seed: int.
+        step: int, which batch.
+        shuffle_buffer: int.
+
+    Returns:
+        List of `batch_size` ids. That of an image that was skipped is among them.
+
+    Example:
+
+    >>> from keras_vit.training.pipeline import batch_ids
+    >>> from keras_vit.training.sources import open_source
+    >>> len(batch_ids(open_source("digits"), batch_size=32, seed=0, step=100))
+    32
+    """
+    first = step * batch_size
+    references = _shuffled(source, seed, first, None, shuffle_buffer, cache=False)
+    references = references.filter(lambda reference: ~reference["end"])
+    return [_text(reference["id"]) for reference in references.take(batch_size)]
+
+
+def evaluation_batches(
+    source: Source,
+    preprocessor: Preprocessor,
+    batch_size: int,
+    num_classes: int | None = None,
+    unreadable: str = "error",
+):
+    """Batches that hold every image of a source exactly once, in its order.
+
+    All have `batch_size` images, so that nothing is compiled twice and devices share
+    them evenly: the last is filled up with black images of label 0 and weight 0.
+
+    Args:
+        source: a `Source`.
+        preprocessor: the model's `Preprocessor`.
+        batch_size: int.
+        num_classes: int, the model's; the source's if None.
+        unreadable: `"error"`, or `"skip"`: an image that cannot be decoded is logged
+            and left out.
+
+    Returns:
+        A `tf.data.Dataset` of `(images, labels, weights)`: float32 `(b, h, w, c)`, int32
+        `(b,)`, and float32 `(b,)` that is 1 for images and 0 for padding.
+
+    Raises:
+        ValueError: as for `training_batches`.
+
+    Example:
+
+    >>> import keras_vit
+    >>> from keras_vit.training.pipeline import evaluation_batches
+    >>> from keras_vit.training.sources import open_source
+    >>> batches = evaluation_batches(
+    ...     open_source("digits:test"), keras_vit.layers.Preprocessor(), 100)
+    >>> [int(weights.numpy().sum()) for _, _, weights in batches]
+    [100, 100, 100, 60]
+    """
+    tf = tensorflow()
+    classes = _check(source, batch_size, num_classes, unreadable)
+    shape = _image_shape(source, preprocessor)
+
+    def stream(first):
+        return _epoch(source.references(), source.num_examples, 0, first)
+
+    def image(reference):
+        pixels = _decode(source.read(reference["image"]), source.channels)
+        return tf.ensure_shape(preprocessor(pixels), shape)
+
+    data = _Images(source, stream, image, shape, unreadable, fill=False).dataset(0)
+
+    def pad(examples):
+        labels = _checked_labels(examples, classes)
+        missing = batch_size - tf.shape(labels)[0]
+
+        def padded(values):
+            width = [[0, missing]] + [[0, 0]] * (len(values.shape) - 1)
+            return tf.ensure_shape(tf.pad(values, width), (batch_size, *values.shape[1:]))
+
+        weights = tf.ones_like(labels, "float32")
+        return padded(examples["image"]), padded(labels), padded(weights)
+
+    data = _map(data.batch(batch_size), pad)
+    return data.prefetch(tf.data.AUTOTUNE)
+
+
+def _check(source, batch_size, num_classes, unreadable):
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive int; received {batch_size!r}.")
+    if unreadable not in ("error", "skip"):
+        raise ValueError(f"unreadable must be 'error' or 'skip'; is {unreadable!r}.")
+    if num_classes is not None and num_classes < source.num_classes:
+        raise ValueError(
+            f"{source.name!r} has {source.num_classes} classes, the model {num_classes}: "
+            "labels would be out of range."
+        )
+    return num_classes or source.num_classes
+
+
+def _image_shape(source, preprocessor):
+    if preprocessor.image_size is not None:
+        return (*preprocessor.image_size, source.channels)
+    if source.image_shape is None:
+        raise ValueError(
+            f"The images of {source.name!r} differ in size, and the preprocessor has no "
+            "image_size: use preprocessor.with_image_size((height, width))."
+        )
+    return source.image_shape
+
+
+def _map(dataset, function):
+    """In parallel, in order."""
+    tf = tensorflow()
+    # Nothing here needs AutoGraph, whose conversion takes seconds.
+    function = tf.autograph.experimental.do_not_convert(function)
+    return dataset.map(function, tf.data.AUTOTUNE, deterministic=True)
+
+
+def _fold(seed, *values):
+    tf = tensorflow()
+    for value in values:
+        seed = tf.random.fold_in(seed, value)
+    return seed
+
+
+def _shuffled(source, seed, first, epochs, shuffle_buffer, cache):
+    """The references of every epoch, shuffled, from position `first` on; see `_epoch`."""
+    tf = tensorflow()
+    count = source.num_examples
+    references = source.examples().cache() if cache else source.references()
+    shuffle_seed = _fold(tf.constant((seed, 0), "int64"), _SHUFFLE)
+
+    def epoch(number):
+        epoch_seed = _fold(shuffle_seed, number)
+        shuffled = _shuffle(references, min(shuffle_buffer, count), epoch_seed)
+        return _epoch(shuffled, count, number, tf.maximum(first - number * count, 0))
+
+    end = np.iinfo("int64").max // count if epochs is None else epochs
+    return tf.data.Dataset.range(first // count, end).flat_map(epoch)
+
+
+def _shuffle(dataset, buffer, seed):
+    tf = tensorflow()
+    # `Dataset.shuffle` mixes in TensorFlow's global seed, which Keras sets to the seed of
+    # the process.
+    specifications = tf.nest.flatten(dataset.element_spec)
+    shuffled = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=buffer,
+        seed=seed[0],
+        seed2=seed[1],
+        reshuffle_each_iteration=False,
+        output_types=[s.dtype for s in specifications],
+        output_shapes=[s.shape for s in specifications],
+    )
+    return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
+
+
+def _epoch(references, count, number, skipped):
+    """References with their `position` in the stream, and a mark of the `end`."""
+    tf = tensorflow()
+    first = number * count + skipped
+    positions = tf.data.Dataset.range(first, tf.int64.max)
+
+    def at(position, reference):
+        return {**reference, "position": position, "end": False}
+
+    data = tf.data.Dataset.zip(positions, references.skip(skipped)).map(at)
+    mark = {
+        name: tf.zeros(specification.shape, specification.dtype)
+        for name, specification in references.element_spec.items()
+    }
+    mark = {**mark, "position": (number + 1) * count, "end": True}
+    mark["position"] = tf.cast(mark["position"], "int64")
+    return data.concatenate(tf.data.Dataset.from_tensors(mark))
+
+
+class _Images:
+    """Decoded images; those that cannot be are named, and skipped or an error.
+
+    tf.data can drop an element that fails, and cannot say which. The positions tell:
+    after a gap, what is missing is read once more, to learn its id and what is wrong.
+    """
+
+    def __init__(self, source, stream, image, shape, unreadable, fill):
+        self.source = source
+        self.stream = stream  # References from a position on.
+        self.image = image
+        self.shape = shape
+        self.unreadable = unreadable
+        # Whether the next image takes the place of one that is skipped, so that positions
+        # stay what they are.
+        self.fill = fill
+        self.skipped: set[str] = set()
+
+    def dataset(self, first):
+        tf = tensorflow()
+
+        def decode(reference):
+            image = tf.cond(
+                reference["end"],
+                lambda: tf.zeros(self.shape),
+                lambda: self.image(reference),
+            )
+            return {**reference, "image": image}
+
+        data = _map(self.stream(first), decode).ignore_errors()
+        data = data.scan(tf.constant(first, "int64"), self._place)
+        return data.flat_map(
+            lambda times, example: tf.data.Dataset.from_tensors(example).repeat(times)
+        )
+
+    def _place(self, expected, example):
+        """How often an example comes: never (a mark), once, or in place of others too."""
+        tf = tensorflow()
+        position, end = example["position"], example["end"]
+        missing = position - expected
+        # What lacks before a mark is seen, and filled, again after it, if there is more.
+        everything = missing >= self.source.num_examples
+        again = self.fill and self.unreadable == "skip"
+        report = (missing > 0) & (~end | everything | (not again))
+        missing = tf.cond(
+            report,
+            lambda: tf.ensure_shape(
+                tf.numpy_function(self._report, (expected, missing), tf.int64), ()
+            ),
+            lambda: missing,
+        )
+        times = tf.where(end, tf.constant(0, "int64"), 1 + missing * int(self.fill))
+        return tf.where(end, expected, position + 1), (times, example)
+
+    def _report(self, first, missing):
+        problems = self._problems(first, missing)
+        if self.unreadable == "error" or missing >= self.source.num_examples:
+            name, reason = next(iter(problems.items()))
+            raise ValueError(
+                f"{self.source.name}: {name} cannot be read: {reason} Remove or replace "
+                "it, or skip such images (unreadable='skip')."
+            )
+        for name, reason in problems.items():
+            if name not in self.skipped:
+                self.skipped.add(name)
+                logger.warning(
+                    "%s: skipped %s, which cannot be read: %s (%d so far)",
+                    self.source.name,
+                    name,
+                    reason,
+                    len(self.skipped),
+                )
+        return missing
+
+    def _problems(self, first, missing):
+        tf = tensorflow()
+        problems, found = {}, 0
+        references = self.stream(int(first)).filter(lambda reference: ~reference["end"])
+        try:
+            for reference in references.take(missing):
+                if reference["position"] >= first + missing:
+                    break
+                found += 1
+                name = _text(reference["id"])
+                try:
+                    self.image(reference)
+                    problems[name] = "an error that did not come back."
+                except tf.errors.OpError as error:
+                    problems[name] = _reason(error)
+        except tf.errors.OpError as error:
+            problems[f"a file with {missing - found} examples"] = _reason(error)
+        else:
+            if found < missing:
+                problems[f"a file with {missing - found} examples"] = "they are missing."
+        return problems
+
+
+def _reason(error):
+    """What TensorFlow says, without where in its graph it says so."""
+    text = re.sub(r"^\{\{.*?\}\}\s*|\s*\[Op:.*$", "", error.message, flags=re.DOTALL)
+    return f"{text.splitlines()[0].rstrip('.')}."
+
+
+def _text(identifier):
+    return os.fsdecode(identifier.numpy())
+
+
+def _checked_labels(examples, classes):
+    tf = tensorflow()
+    labels = examples["label"]
+    good = (labels >= 0) & (labels < classes)
+    wrong = tf.boolean_mask(examples["id"], ~good)
+    tf.debugging.Assert(
+        tf.reduce_all(good),
+        [
+            f"Labels must be 0 to {classes - 1}. Received",
+            tf.boolean_mask(labels, ~good),
+            "for",
+            wrong,
+        ],
+    )
+    return tf.cast(labels, "int32")
+
+
+def _decode(content, channels, window=None):
+    """Pixels `(h, w, channels)`: all, or those in the window that a function gives."""
+    tf = tensorflow()
+
+    def cropped(pixels):
+        if window is None:
+            return pixels
+        row, column, height, width = tf.unstack(window(tf.shape(pixels)))
+        return pixels[row : row + height, column : column + width]
+
+    if content.dtype != tf.string:
+        return cropped(content)
+
+    def jpeg():
+        if window is None:
+            return tf.io.decode_jpeg(content, channels)
+        box = window(tf.io.extract_jpeg_shape(content))
+        return tf.image.decode_and_crop_jpeg(content, box, channels)
+
+    def other():
+        # TensorFlow gives the indices of a palette for its colours.
+        with tf.control_dependencies([_no_palette(content)]):
+            pixels = tf.io.decode_image(content, 3, expand_animations=False)
+        pixels.set_shape((None, None, 3))
+        if channels == 1:
+            pixels = tf.image.rgb_to_grayscale(pixels)
+        return cropped(pixels)
+
+    pixels = tf.cond(tf.io.is_jpeg(content), jpeg, other)
+    return tf.ensure_shape(pixels, (None, None, channels))
+
+
+def _no_palette(content):
+    tf = tensorflow()
+
+    def check():
+        bits = tf.io.decode_raw(tf.strings.substr(content, 28, 2), tf.uint16)[0]
+        message = "BMP with a palette; save it as PNG."
+        return tf.debugging.assert_greater_equal(
+            bits, tf.constant(24, tf.uint16), message
+        )
+
+    bmp = tf.strings.regex_full_match(tf.strings.substr(content + "  ", 0, 2), "BM")
+    return tf.cond(bmp, check, tf.no_op)
+
+
+def _training_image(source, preprocessor, augmentation, shape):
+    """A function of an encoded image and a seed that gives an augmented image."""
+    tf = tensorflow()
+    settings = augmentation.randaugment and RandAugment.parse(augmentation.randaugment)
+    if (settings or augmentation.color_jitter) and shape[-1] != 3:
+        raise ValueError(
+            f"RandAugment and color_jitter need images with 3 channels; {source.name!r} "
+            f"has {shape[-1]}."
+        )
+    config = preprocessor.get_config()
+    if augmentation.crop_area is not None:
+        config.update(image_size=shape[:2], crop_fraction=None)
+    if augmentation.changes_pixels:
+        config.update(mean=0.0, std=1.0)
+    resize = Preprocessor.from_config(config)
+    scale = preprocessor.with_image_size(None)
+    mean = np.broadcast_to(preprocessor.mean, shape[-1:])
+    fill = tuple(np.round(mean).tolist())
+
+    def prepare(content, seed):
+        def seed_of(draw):
+            return _fold(seed, draw)
+
+        window = None
+        if augmentation.crop_area is not None:
+
+            def window(size):
+                return augment.crop_window(
+                    size,
+                    augmentation.crop_area,
+                    augmentation.crop_aspect,
+                    seed_of(_CROP),
+                )
+
+        image = resize(_decode(content, source.channels, window))
+        image = tf.ensure_shape(image, shape)
+        if augmentation.pad_and_crop:
+            image = augment.shifted(image, augmentation.pad_and_crop, seed_of(_SHIFT))
+        if augmentation.horizontal_flip:
+            image = tf.image.stateless_random_flip_left_right(image, seed_of(_FLIP))
+        if settings or augmentation.color_jitter:
+            image = tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), "uint8")
+        if settings:
+            image = rand_augment(image, settings, seed_of(_RAND_AUGMENT), fill)
+        if augmentation.color_jitter:
+            image = augment.jittered(image, augmentation.color_jitter, seed_of(_JITTER))
+        if augmentation.changes_pixels:
+            image = scale(image)
+        if augmentation.random_erasing:
+            image = augment.erased(image, augmentation.random_erasing, seed_of(_ERASE))
+        return image
+
+    return prepare

@@ -1,0 +1,339 @@
+"""Where labelled images come from: digits, TensorFlow Datasets, folders."""
+
+import dataclasses
+import difflib
+import os
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from keras_vit.training.host import tensorflow
+
+# Those that `tf.io.decode_image` reads.
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Labelled images in a fixed order, not yet decoded. `open_source` makes one.
+
+    Args:
+        name: as it was opened.
+        num_examples: int, the number of images.
+        num_classes: int; labels are 0 to `num_classes - 1`.
+        class_names: the names of the classes in the order of the labels.
+        image_shape: `(height, width, channels)`, or None where images differ in size.
+        channels: int, 1 or 3: what images are decoded to.
+        references: function of no arguments that gives a `tf.data.Dataset` of all
+            examples, always in the same order, as small as they get: dicts with `id`,
+            a string that is unique, `label`, int64, and `image`, which `read` reads.
+        read: function, within `tf.data.Dataset.map`, of a reference's `image` to an
+            encoded image (a string tensor) or to pixels 0 to 255.
+
+    Example:
+
+    >>> from keras_vit.training.sources import open_source
+    >>> source = open_source("digits:test")
+    >>> source.num_examples, source.num_classes, source.image_shape
+    (360, 10, (8, 8, 1))
+    """
+
+    name: str
+    num_examples: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int] | None
+    channels: int
+    references: Callable[[], Any]
+    read: Callable[[Any], Any]
+
+    def examples(self):
+        """All examples once, in an order that never changes, not decoded.
+
+        Returns:
+            A finite `tf.data.Dataset` of dicts: `image`, the bytes of an image file
+            (a string) or an array `(h, w, c)` of pixel values 0 to 255; `label`, int64;
+            `id`, a string: a path below the folder, TFDS's `tfds_id`, or a number.
+
+        Example:
+
+        >>> from keras_vit.training.sources import open_source
+        >>> for example in open_source("digits:test").examples().take(1):
+        ...     print(example["id"].numpy(), example["image"].shape)
+        b'digits-1496' (8, 8, 1)
+        """
+        tf = tensorflow()
+
+        def read(reference):
+            return {**reference, "image": self.read(reference["image"])}
+
+        return self.references().map(read, tf.data.AUTOTUNE, deterministic=True)
+
+
+def open_source(
+    name: str, data_dir: str | os.PathLike | None = None, download: bool = False
+) -> Source:
+    """Opens a set of labelled images; no image is read yet.
+
+    Args:
+        name: one of
+
+            - `"digits[:SPLIT]"`: scikit-learn's handwritten digits, 8x8, grey; SPLIT is
+              `train` (1,257 images, the default), `validation` (180) or `test` (360).
+            - `"tfds:NAME[:SPLIT]"`: any image classification set of TensorFlow Datasets
+              with the features `image` and `label`. NAME may have a configuration and
+              a version (`NAME/CONFIG:1.0.0`), SPLIT may be a slice (`train[:90%]`);
+              the default is `train`.
+            - `"folder:PATH"`: a folder of folders, one a class; the labels follow their
+              names, sorted. Every file in them, at any depth, that ends in .jpg, .jpeg,
+              .png, .bmp, .gif or .webp is an image; links are followed, names that
+              start with a dot are left out.
+        data_dir: where TensorFlow Datasets has its sets; its own default if None.
+        download: whether to download and prepare a TFDS set that is not there.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        ValueError: no such kind of source or split; the set has no images with labels;
+            the folder has no classes, or a class has no images.
+        FileNotFoundError: no such folder; no such TFDS set, or it is not prepared.
+
+    Example:
+
+    >>> from keras_vit.training.sources import open_source
+    >>> open_source("digits:train").num_examples
+    1257
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "digits":
+        return _digits(name, rest or "train")
+    if kind == "tfds" and rest:
+        return _tfds(name, rest, data_dir, download)
+    if kind == "folder" and rest:
+        return _folder(name, pathlib.Path(rest).expanduser())
+    raise ValueError(
+        f"Unknown source {name!r}: use 'digits[:SPLIT]', 'tfds:NAME[:SPLIT]' or "
+        "'folder:PATH'."
+    )
+
+
+def digits(seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """UCI's handwritten digits, as they come with scikit-learn, in three parts.
+
+    Args:
+        seed: int, which split; the recipes use 0.
+
+    Returns:
+        Dict with `train`, `validation` and `test`: images `(n, 8, 8, 1)`, float32,
+        0 to 255; labels `(n,)`, int32; and their numbers in scikit-learn's order
+        `(n,)`. The split (1,257, 180, 360) is stratified.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+
+    Example:
+
+    >>> from keras_vit.training.sources import digits
+    >>> {part: len(labels) for part, (_, labels, _) in digits().items()}
+    {'train': 1257, 'validation': 180, 'test': 360}
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    data = load_digits()
+    images = (data.images * (255 / 16)).astype("float32")[..., None]
+    labels = data.target.astype("int32")
+    rest, test = train_test_split(
+        np.arange(len(labels)), test_size=360, random_state=seed, stratify=labels
+    )
+    train, validation = train_test_split(
+        rest, test_size=180, random_state=seed, stratify=labels[rest]
+    )
+    parts = {"train": train, "validation": validation, "test": test}
+    return {part: (images[index], labels[index], index) for part, index in parts.items()}
+
+
+def _digits(name, split):
+    parts = digits()
+    if split not in parts:
+        raise ValueError(_unknown("split of digits", split, parts))
+    images, labels, index = parts[split]
+    reference = {
+        "image": images,
+        "label": labels.astype("int64"),
+        "id": [f"digits-{i}" for i in index],
+    }
+    return Source(
+        name,
+        num_examples=len(labels),
+        num_classes=10,
+        class_names=tuple("0123456789"),
+        image_shape=images.shape[1:],
+        channels=1,
+        references=lambda: tensorflow().data.Dataset.from_tensor_slices(reference),
+        read=lambda image: image,
+    )
+
+
+def _folder(name, path):
+    if not path.is_dir():
+        raise FileNotFoundError(f"{name!r}: {path} is no folder.")
+    classes = sorted(
+        entry.name
+        for entry in path.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if not classes:
+        raise ValueError(
+            f"{name!r}: {path} has no folders; it needs one for each class, with its "
+            "images in it."
+        )
+    files, labels = [], []
+    for label, class_name in enumerate(classes):
+        found = sorted(_images_below(path / class_name))
+        if not found:
+            raise ValueError(
+                f"{name!r}: {path / class_name} has no images (files that end in "
+                f"{', '.join(IMAGE_SUFFIXES)}). Add some, or remove the folder."
+            )
+        files += found
+        labels += [label] * len(found)
+    identifiers = [os.fsencode(os.path.relpath(file, path)) for file in files]
+    reference = {
+        "image": np.array([os.fsencode(file) for file in files], object),
+        "label": np.array(labels, "int64"),
+        "id": np.array(identifiers, object),
+    }
+    return Source(
+        name,
+        num_examples=len(files),
+        num_classes=len(classes),
+        class_names=tuple(classes),
+        image_shape=None,
+        channels=3,
+        references=lambda: tensorflow().data.Dataset.from_tensor_slices(reference),
+        read=lambda file: tensorflow().io.read_file(file),
+    )
+
+
+def _images_below(folder):
+    # A link to a folder above would lead round in circles.
+    seen = set()
+    for directory, names, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in seen:
+            names.clear()
+            continue
+        seen.add(real)
+        names[:] = [name for name in names if not name.startswith(".")]
+        for file in files:
+            if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."):
+                yield os.path.join(directory, file)
+
+
+def _tfds(name, rest, data_dir, download):
+    tensorflow()  # Before TFDS can touch a GPU.
+    import tensorflow_datasets as tfds
+
+    # A version may follow the name, and a colon may be part of a slice.
+    match = re.fullmatch(r"([^:]+(?::[\d*]+\.[\d*]+\.[\d*]+)?)(?::(.+))?", rest)
+    if match is None:
+        raise ValueError(f"{name!r} is not of the form 'tfds:NAME[:SPLIT]'.")
+    dataset, split = match[1], match[2] or "train"
+    builder = _builder(tfds, name, dataset, data_dir, download)
+    info = builder.info
+    features = dict(info.features.items())
+    image, label = features.get("image"), features.get("label")
+    if not isinstance(image, tfds.features.Image) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise ValueError(
+            f"{name!r} is no set for image classification: it needs the features "
+            f"'image' (Image) and 'label' (ClassLabel); it has {info.features}."
+        )
+    try:
+        num_examples = info.splits[split].num_examples
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{_unknown(f'split of {dataset}', split, info.splits)} Or a slice of one, "
+            "such as 'train[:90%]'."
+        ) from error
+    if num_examples == 0:
+        raise ValueError(f"{name!r} has no examples.")
+    shape = image.shape
+
+    def references():
+        config = tfds.ReadConfig(
+            add_tfds_id=True,
+            try_autocache=False,
+            # A lost shard is noticed, and named, by what reads the batches.
+            assert_cardinality=False,
+        )
+        data = builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            decoders=tfds.decode.PartialDecoding(
+                {"image": True, "label": True},
+                decoders={"image": tfds.decode.SkipDecoding()},
+            ),
+            read_config=config,
+        )
+        return data.map(
+            lambda example: {
+                "image": example["image"],
+                "label": example["label"],
+                "id": example["tfds_id"],
+            }
+        )
+
+    return Source(
+        name,
+        num_examples=num_examples,
+        num_classes=label.num_classes,
+        class_names=tuple(label.names),
+        image_shape=None if None in shape else tuple(shape),
+        channels=1 if shape[-1] == 1 else 3,
+        references=references,
+        read=lambda image: image,
+    )
+
+
+def _builder(tfds, name, dataset, data_dir, download):
+    where = os.fspath(data_dir or tfds.core.constants.DATA_DIR)
+    try:
+        builder = tfds.builder(dataset, data_dir=data_dir)
+    except AssertionError as error:  # As TFDS names a version that is not there.
+        raise FileNotFoundError(f"{name!r}: {error}") from error
+    except tfds.core.DatasetNotFoundError as error:
+        root = pathlib.Path(where)
+        prepared = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
+        message = _unknown(
+            "TFDS set", dataset.partition(":")[0], {*prepared, *tfds.list_builders()}
+        )
+        raise FileNotFoundError(
+            f"{message} Prepared in {where}: {', '.join(prepared) or 'nothing'}. Check "
+            f"the name and --data-dir. (TFDS says: {str(error).splitlines()[0]})"
+        ) from error
+    if download:
+        builder.download_and_prepare()
+    if not builder.info.splits:
+        raise FileNotFoundError(
+            f"{name!r} is known to TFDS but not prepared in {where}. Check --data-dir; "
+            "or download it (download=True), or prepare it with `tfds build "
+            f"{dataset} --data_dir {where}`."
+        )
+    return builder
+
+
+def _unknown(what, name, names):
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    listed = near or (names if len(names) < 10 else [])
+    choices = f" Nearest: {', '.join(map(repr, listed))}." if near else ""
+    if not near and listed:
+        choices = f" There are {', '.join(map(repr, listed))}."
+    return f"No {what} is called {name!r}.{choices}"

@@ -1,0 +1,408 @@
+import io
+import logging
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from keras_vit.layers import Preprocessor
+from keras_vit.training.augment import Augmentation
+from keras_vit.training.pipeline import batch_ids, evaluation_batches, training_batches
+from keras_vit.training.sources import Source, open_source
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+EVERYTHING = Augmentation(
+    crop_area=(0.2, 1.0),
+    pad_and_crop=2,
+    horizontal_flip=True,
+    randaugment="rand-m9-mstd0.5-inc1",
+    color_jitter=0.2,
+    random_erasing=0.5,
+    mixup=0.4,
+    cutmix=1.0,
+)
+PIXELS = Preprocessor(0.0, 1.0)
+
+
+def arrays(images, labels=None, classes=None):
+    """A source of images in memory, the labels of which need not be right."""
+    import tensorflow as tf
+
+    labels = np.arange(len(images)) if labels is None else labels
+    reference = {
+        "image": images,
+        "label": np.asarray(labels, "int64"),
+        "id": [f"n{i}" for i in range(len(images))],
+    }
+    return Source(
+        "arrays",
+        num_examples=len(images),
+        num_classes=classes or len(images),
+        class_names=(),
+        image_shape=images.shape[1:],
+        channels=images.shape[-1],
+        references=lambda: tf.data.Dataset.from_tensor_slices(reference),
+        read=lambda image: image,
+    )
+
+
+def numbers(count):
+    """A source of one-pixel images, each the number that is its label."""
+    return arrays(np.arange(count, dtype="float32").reshape(count, 1, 1, 1))
+
+
+def collect(batches, steps=None):
+    if steps is not None:
+        batches = batches.take(steps)
+    return [tuple(np.asarray(part) for part in batch) for batch in batches]
+
+
+def on_threads(batches, threads):
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    return batches.with_options(options)
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_one_stream_on_any_number_of_threads_and_after_resume(folder):
+    import tensorflow as tf
+
+    def stream(**arguments):
+        # 18 images: batches of 5 go over the ends of epochs.
+        return training_batches(
+            open_source(f"folder:{folder}"),
+            Preprocessor(image_size=(10, 10)),
+            EVERYTHING,
+            5,
+            seed=3,
+            **arguments,
+        )
+
+    whole = collect(stream(), 12)
+    assert whole[0][0].shape == (5, 10, 10, 3)
+    assert whole[0][0].dtype == "float32"
+    assert whole[0][1].shape == (5, 3)
+    assert_same(collect(on_threads(stream(), 1), 12), whole)
+    # What other code does to TensorFlow's own generator does not matter.
+    tf.random.set_seed(5)
+    for step in (1, 4, 11):
+        batches = on_threads(stream(first_step=step, cache=step == 4), 5)
+        assert_same(collect(batches, 12 - step), whole[step:])
+
+
+def test_the_stream_of_tfds_resumes(tfds_dir):
+    def stream(first_step=0, seed=0):
+        source = open_source("tfds:tiny:train[:75%]", tfds_dir)
+        return training_batches(
+            source, PIXELS, Augmentation(), 4, seed, first_step, shuffle_buffer=6
+        )
+
+    whole = collect(stream(), 8)
+    assert_same(collect(stream(5), 3), whole[5:])
+    other = collect(stream(seed=1), 8)
+    assert not all(np.array_equal(a[0], b[0]) for a, b in zip(whole, other, strict=True))
+
+
+def test_every_epoch_is_a_new_shuffle_of_all_examples():
+    batches = training_batches(numbers(10), PIXELS, Augmentation(), 4, 0, epochs=4)
+    found = collect(batches)
+    labels = np.concatenate([y for _, y in found])
+    np.testing.assert_array_equal(np.concatenate([x.ravel() for x, _ in found]), labels)
+    assert labels.dtype == "int32"
+    epochs = labels.reshape(4, 10)
+    np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(10), (4, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_a_batch_may_be_larger_than_the_set():
+    batches = training_batches(numbers(3), PIXELS, Augmentation(), 8, seed=0)
+    for _, labels in collect(batches, 3):
+        assert np.bincount(labels).max() <= 4
+
+
+def test_ids_are_those_of_the_batches(folder):
+    source = open_source(f"folder:{folder}")
+    preprocessor = Preprocessor(image_size=(8, 8))
+    batches = collect(training_batches(source, preprocessor, Augmentation(), 7, 2), 6)
+    names = np.array(source.class_names)
+    for step, (_, labels) in enumerate(batches):
+        ids = batch_ids(source, 7, seed=2, step=step)
+        assert [identifier.split("/")[0] for identifier in ids] == list(names[labels])
+
+
+def test_augmented_images_are_seeded_by_position_not_by_image():
+    source = arrays(np.tile(np.arange(64.0).reshape(1, 8, 8, 1), (6, 1, 1, 1)))
+    batches = training_batches(source, PIXELS, Augmentation(pad_and_crop=3), 6, 0)
+    ((first, _), (second, _)) = collect(batches, 2)
+    assert len({image.tobytes() for image in (*first, *second)}) > 8
+
+
+def test_without_augmentation_training_sees_what_evaluation_sees(folder):
+    source = open_source(f"folder:{folder}")
+    preprocessor = Preprocessor.imagenet((8, 8), 0.9)
+    ((x, y),) = collect(
+        training_batches(source, preprocessor, Augmentation(), 18, seed=0, epochs=1)
+    )
+    ((images, labels, _),) = collect(evaluation_batches(source, preprocessor, 18))
+    seen = {(image.tobytes(), label) for image, label in zip(x, y, strict=True)}
+    expected = {(i.tobytes(), n) for i, n in zip(images, labels, strict=True)}
+    assert seen == expected
+    assert len(seen) == 18
+
+
+def test_pixels_of_one_augmentation_are_scaled_by_the_preprocessor():
+    images = np.arange(48, dtype="float32").reshape(1, 4, 4, 3)
+    preprocessor = Preprocessor([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+    augmentation = Augmentation(horizontal_flip=True)
+    batches = training_batches(arrays(images), preprocessor, augmentation, 1, 0)
+    expected = np.asarray((images[0] - [1, 2, 3]) / [4, 5, 6], "float32")
+    flips = 0
+    for image, _ in collect(batches, 20):
+        flipped = np.allclose(image[0], expected[:, ::-1], atol=1e-5)
+        assert flipped or np.allclose(image[0], expected, atol=1e-5)
+        flips += flipped
+    assert 3 < flips < 17
+    padded = Augmentation(pad_and_crop=4)
+    batches = training_batches(arrays(images), preprocessor, padded, 1, 0)
+    black = -np.array([1 / 4, 2 / 5, 3 / 6], "float32")
+    found = np.concatenate([image[0].reshape(-1, 3) for image, _ in collect(batches, 9)])
+    allowed = np.concatenate([expected.reshape(-1, 3), black[None]])
+    distance = np.abs(found[:, None] - allowed[None]).max(-1).min(1)
+    assert distance.max() < 1e-5
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 64])
+def test_evaluation_sees_every_image_once(batch_size):
+    batches = collect(evaluation_batches(numbers(7), PIXELS, batch_size))
+    assert {x.shape for x, _, _ in batches} == {(batch_size, 1, 1, 1)}
+    images, labels, weights = (np.concatenate(p) for p in zip(*batches, strict=True))
+    assert len(batches) == -(-7 // batch_size)
+    np.testing.assert_array_equal(weights[:7], 1)
+    np.testing.assert_array_equal(images.ravel()[:7], np.arange(7))
+    np.testing.assert_array_equal(labels[:7], np.arange(7))
+    for part in (images, labels, weights):
+        assert not part[7:].any()
+
+
+def test_formats(tmp_path, encoded):
+    image_module = pytest.importorskip("PIL.Image", reason="makes the pictures")
+    pictures = [
+        ("JPEG", "RGB", {}),
+        ("JPEG", "L", {}),
+        ("JPEG", "CMYK", {}),
+        ("PNG", "RGB", {}),
+        ("PNG", "L", {}),
+        ("PNG", "P", {}),
+        ("PNG", "RGBA", {}),
+        ("PNG", "LA", {}),
+        ("PNG", "1", {}),
+        ("BMP", "RGB", {}),
+        ("GIF", "P", {}),
+        ("WEBP", "RGB", {"lossless": True}),
+    ]
+    (tmp_path / "all").mkdir()
+    expected = []
+    for number, (file_format, mode, options) in enumerate(pictures):
+        content = encoded(number, mode, file_format, **options)
+        # Names do not tell the format.
+        (tmp_path / "all" / f"{number:02}.jpg").write_bytes(content)
+        expected.append(np.asarray(image_module.open(io.BytesIO(content)).convert("RGB")))
+    source = open_source(f"folder:{tmp_path}")
+    preprocessor = Preprocessor(0.0, 1.0, image_size=(12, 16))
+    ((images, _, _),) = collect(evaluation_batches(source, preprocessor, len(pictures)))
+    difference = np.abs(images - expected).mean((1, 2, 3))
+    # CMYK has no one way to RGB.
+    assert difference.max() < 1.5, dict(zip(pictures, difference, strict=True))
+    ((cropped, _),) = collect(
+        training_batches(
+            source, preprocessor, Augmentation(crop_area=(1.0, 1.0)), 12, 0, epochs=1
+        )
+    )
+    assert {i.tobytes() for i in cropped} == {i.tobytes() for i in images}
+
+
+def png_header(width, height):
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + header
+        + struct.pack(">I", zlib.crc32(header))
+    )
+
+
+BAD = {
+    "ant/truncated.jpg": "JPEG",
+    "ant/zero.png": "empty",
+    "bee/text ünï.jpg": "Unknown image file format",
+    "bee/huge.jpg": "JPEG",
+    "çat/huge.png": "PNG",
+    "çat/palette.bmp": "palette",
+    "çat/gone.jpg": "No such file",
+}
+
+
+@pytest.fixture
+def damaged(folder, encoded):
+    """A source of 18 images and those of `BAD`, which come in between."""
+    whole = encoded()
+    start = whole.find(b"\xff\xc0")
+    size = struct.pack(">HH", 65500, 65500)
+    contents = (
+        whole[: len(whole) // 2],
+        b"",
+        b"This is not an image.",
+        whole[: start + 5] + size + whole[start + 9 :],
+        png_header(100_000, 100_000),
+        encoded(mode="P", file_format="BMP"),
+        whole,
+    )
+    for name, content in zip(BAD, contents, strict=True):
+        (folder / name).write_bytes(content)
+    source = open_source(f"folder:{folder}")
+    (folder / "çat" / "gone.jpg").unlink()
+    return source
+
+
+def test_an_unreadable_image_is_an_error_that_names_it(damaged, folder):
+    import tensorflow as tf
+
+    preprocessor = Preprocessor(image_size=(8, 8))
+    for name, reason in BAD.items():
+        batches = evaluation_batches(damaged, preprocessor, 4)
+        with pytest.raises(tf.errors.InvalidArgumentError) as error:
+            collect(batches)
+        assert f"{name} cannot be read: " in str(error.value)
+        assert reason in str(error.value)
+        assert "unreadable='skip'" in str(error.value)
+        # On to the next.
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_bytes((folder / "ant" / "0.jpg").read_bytes())
+    collect(evaluation_batches(damaged, preprocessor, 4))
+
+
+def test_training_too_stops_at_an_unreadable_image(damaged):
+    import tensorflow as tf
+
+    preprocessor = Preprocessor(image_size=(8, 8))
+    batches = training_batches(damaged, preprocessor, EVERYTHING, 4, seed=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="cannot be read") as error:
+        collect(on_threads(batches, 1), 10)
+    assert any(name in str(error.value) for name in BAD)
+
+
+def test_evaluation_skips_unreadable_images(damaged, caplog):
+    preprocessor = Preprocessor(image_size=(8, 8))
+    with caplog.at_level(logging.WARNING):
+        batches = collect(evaluation_batches(damaged, preprocessor, 5, None, "skip"))
+    images, labels, weights = (np.concatenate(p) for p in zip(*batches, strict=True))
+    assert len(weights) == 20
+    assert weights.sum() == 18
+    np.testing.assert_array_equal(labels[:18], np.repeat([0, 1, 2], 6))
+    assert len({image.tobytes() for image in images[:18]}) == 18
+    messages = [record.getMessage() for record in caplog.records]
+    for name, reason in BAD.items():
+        (message,) = [m for m in messages if f"skipped {name}," in m]
+        assert reason in message
+    assert sum("(7 so far)" in message for message in messages) == 1
+
+
+def test_training_skips_unreadable_images_and_resumes_all_the_same(damaged, caplog):
+    def stream(first_step=0):
+        return training_batches(
+            damaged,
+            Preprocessor(image_size=(8, 8)),
+            Augmentation(horizontal_flip=True),
+            4,
+            seed=0,
+            first_step=first_step,
+            unreadable="skip",
+        )
+
+    with caplog.at_level(logging.WARNING):
+        whole = collect(stream(), 14)
+    assert len([r for r in caplog.records if "skipped" in r.getMessage()]) == len(BAD)
+    for step in range(1, 14, 3):
+        assert_same(collect(stream(step), 14 - step), whole[step:])
+    labels = damaged.references().as_numpy_iterator()
+    classes = {e["id"].decode(): e["label"] for e in labels}
+    for step, (_, found) in enumerate(whole):
+        for name, label in zip(batch_ids(damaged, 4, 0, step), found, strict=True):
+            assert name in BAD or classes[name] == label
+
+
+def test_a_set_without_a_readable_image_is_an_error(tmp_path):
+    import tensorflow as tf
+
+    (tmp_path / "ant").mkdir()
+    for number in range(3):
+        (tmp_path / "ant" / f"{number}.jpg").write_text("no image")
+    source = open_source(f"folder:{tmp_path}")
+    preprocessor = Preprocessor(image_size=(8, 8))
+    for batches in (
+        training_batches(source, preprocessor, EVERYTHING, 2, 0, unreadable="skip"),
+        evaluation_batches(source, preprocessor, 2, unreadable="skip"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="cannot be read"):
+            collect(batches, 1)
+
+
+def test_a_damaged_file_of_tfds_is_an_error(tfds_dir):
+    import tensorflow as tf
+
+    source = open_source("tfds:damaged", tfds_dir)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"damaged: .*examples"):
+        collect(evaluation_batches(source, PIXELS, 4))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"damaged: .*examples"):
+        collect(training_batches(source, PIXELS, Augmentation(), 4, 0), 20)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_out_of_range_is_an_error_that_names_the_example(label):
+    import tensorflow as tf
+
+    images = np.zeros((4, 2, 2, 1), "float32")
+    source = arrays(images, labels=[0, 1, label, 2], classes=3)
+    for batches in (
+        evaluation_batches(source, PIXELS, 2),
+        training_batches(source, PIXELS, Augmentation(mixup=0.2), 2, 0),
+    ):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=rf"0 to 2[^\n]*\[{label}\][^\n]*n2"
+        ):
+            collect(batches, 2)
+
+
+def test_labels_are_as_many_as_the_model_has():
+    mixing = Augmentation(mixup=0.2)
+    batches = training_batches(numbers(4), PIXELS, mixing, 4, 0, num_classes=7)
+    ((_, labels),) = collect(batches, 1)
+    assert labels.shape == (4, 7)
+    np.testing.assert_allclose(labels.sum(1), 1, rtol=1e-6)
+    assert not labels[:, 4:].any()
+
+
+def test_bad_arguments(folder):
+    source = numbers(4)
+    with pytest.raises(ValueError, match="4 classes, the model 3"):
+        training_batches(source, PIXELS, Augmentation(), 2, 0, num_classes=3)
+    with pytest.raises(ValueError, match="batch_size"):
+        evaluation_batches(source, PIXELS, 0)
+    with pytest.raises(ValueError, match="'error' or 'skip'"):
+        evaluation_batches(source, PIXELS, 1, unreadable="ignore")
+    with pytest.raises(ValueError, match="first_step"):
+        training_batches(source, PIXELS, Augmentation(), 2, 0, first_step=-1)
+    with pytest.raises(ValueError, match="3 channels"):
+        training_batches(source, PIXELS, EVERYTHING, 2, 0)
+    with pytest.raises(ValueError, match="differ in size"):
+        evaluation_batches(open_source(f"folder:{folder}"), PIXELS, 2)

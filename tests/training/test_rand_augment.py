@@ -1,0 +1,179 @@
+"""Pillow defines the operations."""
+
+import numpy as np
+import pytest
+
+from keras_vit.training import rand_augment as operations
+from keras_vit.training.rand_augment import RandAugment, rand_augment
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+FILL = (124, 116, 104)
+
+
+@pytest.fixture
+def image():
+    generator = np.random.default_rng(0)
+    pixels = generator.normal(100, 30, (37, 53, 3)) + np.arange(53)[None, :, None]
+    return pixels.clip(0, 255).astype("uint8")
+
+
+@pytest.fixture
+def pil():
+    return pytest.importorskip("PIL.Image", reason="Pillow defines the operations")
+
+
+def test_look_up_operations_are_pillows(image, pil):
+    from PIL import ImageOps
+
+    picture = pil.fromarray(image)
+    flat = np.full_like(image, 7)
+    flat[:, :, 1] = image[:, :, 1]
+    for ours, theirs in (
+        (operations.autocontrast, ImageOps.autocontrast),
+        (operations.equalize, ImageOps.equalize),
+    ):
+        np.testing.assert_array_equal(ours(image), theirs(picture))
+        np.testing.assert_array_equal(ours(flat), theirs(pil.fromarray(flat)))
+    for bits in (1, 4, 8):
+        expected = ImageOps.posterize(picture, bits)
+        np.testing.assert_array_equal(operations.posterize(image, bits), expected)
+    assert operations.posterize(image, 0).numpy().max() == 0
+    for threshold in (0, 77, 256):
+        expected = ImageOps.solarize(picture, threshold)
+        np.testing.assert_array_equal(operations.solarize(image, threshold), expected)
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.55, 1.0, 1.9])
+@pytest.mark.parametrize("name", ["Brightness", "Contrast", "Color", "Sharpness"])
+def test_blends_are_pillows(image, pil, name, factor):
+    from PIL import ImageEnhance
+
+    expected = getattr(ImageEnhance, name)(pil.fromarray(image)).enhance(factor)
+    ours = getattr(operations, name.lower())(image, factor)
+    np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize(
+    "matrix", [(1, 0.3, 0, 0, 1, 0), (1, 0, 0, -0.23, 1, 0), (1, 0, 7, 0, 1, -3)]
+)
+def test_affine_maps_are_pillows(image, pil, matrix):
+    picture = pil.fromarray(image)
+
+    def transformed(interpolation):
+        return picture.transform(
+            picture.size, pil.Transform.AFFINE, matrix, interpolation, fillcolor=FILL
+        )
+
+    expected = transformed(pil.Resampling.NEAREST)
+    np.testing.assert_array_equal(
+        operations.affine(image, matrix, FILL, "NEAREST"), expected
+    )
+    # Pillow cuts off what we round, and differs where the outside begins.
+    expected = np.asarray(transformed(pil.Resampling.BILINEAR), "int32")
+    actual = operations.affine(image, matrix, FILL, "BILINEAR").numpy()
+    difference = actual - expected
+    assert np.mean((difference == 0) | (difference == 1)) > 0.95
+
+
+def test_rotation_is_pillows(image, pil):
+    import tensorflow as tf
+
+    matrix = operations._rotate(image, tf.constant(0.7))
+    expected = pil.fromarray(image).rotate(21, fillcolor=FILL)
+    actual = operations.affine(image, matrix, FILL, "NEAREST").numpy()
+    assert np.mean(actual == np.asarray(expected)) > 0.999
+
+
+def test_solarize_add_and_cutout(image):
+    added = np.where(image < 128, np.minimum(image.astype(int) + 110, 255), image)
+    np.testing.assert_array_equal(operations.solarize_add(image, 110), added)
+    # The centre is at row 18 of 37 and column 52 of 53, less the last column.
+    cut = image.copy()
+    cut[14:22, 48:53] = 128
+    np.testing.assert_array_equal(operations.cutout(image, (0.5, 0.99), 4, 128), cut)
+
+
+@pytest.mark.parametrize("style", ["big_vision", "timm"])
+def test_every_operation_is_drawn_and_keeps_shape_and_type(image, style):
+    import tensorflow as tf
+
+    settings = RandAugment(style, layers=1, magnitude=9.0)
+
+    @tf.function(autograph=False)
+    def augmented(seed):
+        return rand_augment(tf.constant(image), settings, (0, seed), FILL)
+
+    results = [augmented(tf.constant(seed)).numpy() for seed in range(150)]
+    assert {(r.shape, r.dtype.name) for r in results} == {(image.shape, "uint8")}
+    distinct = {r.tobytes() for r in results}
+    # At a fixed magnitude, a sign and a place are all that is left to draw.
+    assert len(distinct) >= len(operations._OPERATIONS[style])
+    again = [augmented(tf.constant(seed)).numpy() for seed in range(5)]
+    np.testing.assert_array_equal(again, results[:5])
+
+
+def test_levels_of_both_styles(image):
+    import tensorflow as tf
+
+    def applied(style, name, level, sign=1.0):
+        draw = operations._Draw(
+            tf.constant(level), tf.constant(sign), tf.constant([0.5, 0.5]), FILL
+        )
+        return operations._OPERATIONS[style][name](tf.constant(image), draw).numpy()
+
+    def assert_equal(actual, expected):
+        np.testing.assert_array_equal(actual, expected)
+
+    assert_equal(applied("big_vision", "Solarize", 1.0), image)
+    assert_equal(applied("timm", "Solarize", 1.0), 255 - image)
+    assert_equal(applied("big_vision", "Posterize", 1.0), image // 16 * 16)
+    assert_equal(applied("timm", "Posterize", 0.75), image // 128 * 128)
+    for factor, arguments in ((1.9, (1.0, 1.0)), (0.1, (1.0, -1.0)), (1.45, (0.5, 1.0))):
+        expected = operations.color(image, factor)
+        assert_equal(applied("timm", "Color", *arguments), expected)
+    assert_equal(applied("big_vision", "Color", 0.5), operations.color(image, 1.0))
+    moved = applied("timm", "TranslateX", 1.0)
+    assert_equal(moved[:, -23:], np.broadcast_to(FILL, (37, 23, 3)))
+    # 37 * 53 pixels / 256 = 7, the mean that big_vision's Contrast has.
+    expected = operations.contrast(image, 1.9, 7.0)
+    assert_equal(applied("big_vision", "Contrast", 1.0), expected)
+
+
+def test_probability(image):
+    import tensorflow as tf
+
+    settings = RandAugment("big_vision", layers=1, probability=0.0)
+    for seed in range(5):
+        result = rand_augment(tf.constant(image), settings, (0, seed))
+        np.testing.assert_array_equal(result, image)
+
+
+def test_parse():
+    assert RandAugment.parse("randaug(2,10)") == RandAugment("big_vision", 2, 10.0)
+    assert RandAugment.parse("rand-m9-mstd0.5-inc1") == RandAugment(
+        "timm", 2, 9.0, 0.5, 0.5
+    )
+    assert RandAugment.parse("rand-n3-m7-p0.8-inc1") == RandAugment(
+        "timm", 3, 7.0, 0.0, 0.8
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "randaug",
+        "randaug(2,11)",
+        "randaug(0,5)",
+        "rand-m9-mstd0.5",
+        "rand-m9-inc0",
+        "rand-inc1",
+        "rand-m9-n1.5-inc1",
+        "rand-m9-x3-inc1",
+        "rand-m9-p2-inc1",
+        "augmix-m3",
+    ],
+)
+def test_unknown_settings(text):
+    with pytest.raises(ValueError, match="RandAugment"):
+        RandAugment.parse(text)

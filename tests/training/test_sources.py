@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from keras_vit.training.sources import digits, open_source
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+
+def examples(source):
+    return list(source.examples().as_numpy_iterator())
+
+
+def test_digits():
+    pytest.importorskip("sklearn", reason="has the digits")
+    source = open_source("digits:validation")
+    found = examples(source)
+    images, labels, index = digits()["validation"]
+    assert source.num_examples == len(found) == 180
+    assert source.num_classes == len(source.class_names) == 10
+    assert source.image_shape == (8, 8, 1)
+    np.testing.assert_array_equal([e["image"] for e in found], images)
+    np.testing.assert_array_equal([e["label"] for e in found], labels)
+    assert [e["id"].decode() for e in found] == [f"digits-{i}" for i in index]
+    assert open_source("digits").num_examples == open_source("digits:train").num_examples
+
+
+def test_digits_without_such_a_split():
+    pytest.importorskip("sklearn", reason="has the digits")
+    with pytest.raises(ValueError, match=r"digits is called 'tset'.*'test'"):
+        open_source("digits:tset")
+
+
+@pytest.mark.parametrize("name", ["imagenet", "tfds:", "folder:", "", "tdfs:cifar10"])
+def test_unknown_kinds(name):
+    with pytest.raises(ValueError, match="'folder:PATH'"):
+        open_source(name)
+
+
+def test_tfds(tfds_dir):
+    source = open_source("tfds:tiny:train[:90%]", tfds_dir)
+    found = examples(source)
+    assert source.num_examples == len(found) == 18
+    assert source.class_names == ("ant", "bee", "cat")
+    assert source.num_classes == source.channels == 3
+    assert source.image_shape == (8, 8, 3)
+    assert [e["label"] for e in found] == [n % 3 for n in range(18)]
+    assert len({e["id"] for e in found}) == 18
+    assert found[0]["image"].startswith(b"\x89PNG")
+    assert open_source("tfds:tiny", tfds_dir).num_examples == 20
+    assert open_source("tfds:tiny:1.0.0:test", tfds_dir).num_examples == 7
+    last = examples(open_source("tfds:tiny:train[18:]", tfds_dir))
+    everything = examples(open_source("tfds:tiny:1.0.0", tfds_dir))
+    assert [e["id"] for e in found + last] == [e["id"] for e in everything]
+
+
+def test_tfds_without_such_a_set_split_or_labels(tfds_dir):
+    with pytest.raises(FileNotFoundError, match=r"'tony'.*'tiny'.*Prepared in .*tiny"):
+        open_source("tfds:tony", tfds_dir)
+    with pytest.raises(FileNotFoundError, match=r"cifar10.*not prepared.*tfds build"):
+        open_source("tfds:cifar10", tfds_dir)
+    with pytest.raises(FileNotFoundError, match=r"9\.9\.9"):
+        open_source("tfds:tiny:9.9.9", tfds_dir)
+    with pytest.raises(ValueError, match=r"'tset'.*'test'"):
+        open_source("tfds:tiny:tset", tfds_dir)
+    with pytest.raises(ValueError, match="'label'"):
+        open_source("tfds:unlabelled", tfds_dir)
+    with pytest.raises(ValueError, match="no examples"):
+        open_source("tfds:tiny:train[20:]", tfds_dir)
+
+
+def test_folder(folder, tmp_path, encoded):
+    (folder / "ant" / "notes.txt").write_text("no image")
+    (folder / ".hidden").mkdir()
+    (folder / "bee" / "more").mkdir()
+    (folder / "bee" / "more" / "Ünï.JPEG").write_bytes(encoded())
+    elsewhere = tmp_path / "elsewhere.png"
+    elsewhere.write_bytes(encoded(file_format="PNG"))
+    (folder / "çat" / "link.png").symlink_to(elsewhere)
+    (folder / "çat" / "loop").symlink_to(folder / "çat")
+    source = open_source(f"folder:{folder}")
+    found = examples(source)
+    assert source.class_names == ("ant", "bee", "çat")
+    assert source.num_examples == len(found) == 20
+    assert source.image_shape is None
+    labels = {e["id"].decode(): e["label"] for e in found}
+    assert labels["bee/more/Ünï.JPEG"] == 1
+    assert labels["çat/link.png"] == 2
+    assert labels["ant/5.jpg"] == 0
+    assert found[0]["image"] == (folder / "ant" / "0.jpg").read_bytes()
+    assert [e["id"] for e in found] == [e["id"] for e in examples(source)]
+
+
+def test_bad_folders(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        open_source(f"folder:{tmp_path / 'nowhere'}")
+    with pytest.raises(ValueError, match="no folders"):
+        open_source(f"folder:{folder / 'ant'}")
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty has no images.*\.png"):
+        open_source(f"folder:{folder}")
