@@ -132,7 +132,7 @@ class Config:
     objective: str = "classification"
     model: Model = Model()
     data: Data = Data()
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     optimization: Optimization = Optimization()
     epochs: int = 10
     batch_size: int = 128

@@ -26,7 +26,7 @@ import numpy as np
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path):
-    """A path to write to, whose file takes `path`'s place when it is whole and on disk."""
+    """A path to write to; what is written takes `path`'s place when it is on disk."""
     temporary = path.with_name(f".partial-{path.name}")
     try:
         yield temporary
