@@ -15,8 +15,8 @@ FOLDED = {"timm_registers_positions": 2 * 32, "hf_deit": 32}
 
 
 def test_all_sources_are_here():
-    assert {name.partition("_")[0] for name in NAMES} == {"google", "hf", "timm"}
-    assert len(NAMES) == 18
+    assert {name.partition("_")[0] for name in NAMES} == {"google", "hf", "t2t", "timm"}
+    assert len(NAMES) == 23
 
 
 @pytest.mark.parametrize("name", WITH_HEAD)
@@ -33,7 +33,7 @@ def test_a_given_model_gets_the_same_weights(name):
     golden = Golden(name)
     loaded = golden.load()
     config = {**loaded.get_config(), "weights": golden.path}
-    given = keras_vit.ViT.from_config(config)
+    given = type(loaded).from_config(config)
     for (path, weight), other in zip(
         loaded.weights_by_path().items(), given.weights, strict=True
     ):
