@@ -115,20 +115,34 @@ class GhostSelfAttention(SelfAttention):
         )
 
 
+def ghost_copies(hidden_dim, mlp_dim):
+    """How many copies of what is computed are in the MLP's hidden layer.
+
+    Raises:
+        ValueError: `hidden_dim` is odd, or `mlp_dim` is no multiple of it.
+    """
+    if hidden_dim % 2:
+        raise ValueError(
+            "Ghost's q, k and v are half copies: hidden_dim must be even; received "
+            f"{hidden_dim}."
+        )
+    if mlp_dim % hidden_dim or mlp_dim == hidden_dim:
+        nearest = max(round(mlp_dim / hidden_dim), 2) * hidden_dim
+        raise ValueError(
+            f"Ghost's mlp_dim must be two or more times hidden_dim={hidden_dim}; "
+            f"received {mlp_dim}. The nearest: {nearest}."
+        )
+    return mlp_dim // hidden_dim - 1
+
+
 @keras.saving.register_keras_serializable(package="keras_vit")
 class GhostMLP(MLP):
     """An `MLP` whose hidden layer is computed as wide as the input, and else copied."""
 
     def _make_expand(self, width):
-        if self.hidden_dim % width or self.hidden_dim == width:
-            nearest = max(round(self.hidden_dim / width), 2) * width
-            raise ValueError(
-                f"Ghost's mlp_dim must be two or more times hidden_dim={width}; received "
-                f"{self.hidden_dim}. The nearest: {nearest}."
-            )
         return GhostDense(
             self.hidden_dim,
-            copies=self.hidden_dim // width - 1,
+            copies=ghost_copies(width, self.hidden_dim),
             activation=self.activation_name,
             dtype=self.dtype_policy,
             name="expand",

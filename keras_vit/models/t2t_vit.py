@@ -14,6 +14,7 @@ from keras_vit.layers import (
     TransformerBlock,
 )
 from keras_vit.layers.attention import head_dim
+from keras_vit.layers.ghost import ghost_copies
 from keras_vit.layers.mlp import get_activation
 from keras_vit.models.vit import ViT
 from keras_vit.weights.t2t import PREPROCESSING
@@ -118,11 +119,8 @@ class T2TViT(ViT):
                 f"{', '.join(map(repr, _BLOCKS))}."
             )
         stages = _stages(backbone, num_layers, growth_rate)
-        self._blocks = _block_sizes(stages, hidden_dim, mlp_dim, growth_rate or 0)
-        for width, _ in self._blocks:
-            head_dim(width, num_heads)
-        get_activation(activation)
-        self._added_config = {
+        self._stages = stages
+        self._own_config = {
             "num_layers": stages if backbone == "dense" else num_layers,
             "tokens": tokens,
             "token_dim": token_dim,
@@ -152,9 +150,17 @@ class T2TViT(ViT):
             **kwargs,
         )
 
+    def _complete(self, config):
+        config |= self._own_config
+        self._sizes = _block_sizes(self._stages, **config)
+        for width, mlp_dim in self._sizes:
+            head_dim(width, config["num_heads"])
+            if config["backbone"] == "ghost":
+                ghost_copies(width, mlp_dim)
+
     def _block(self, tokens, index, **arguments):
-        config = self._added_config
-        width, mlp_dim = self._blocks[index]
+        config = self._own_config
+        width, mlp_dim = self._sizes[index]
         if config["backbone"] == "dense":
             arguments["growth_rate"] = config["growth_rate"]
             if width < tokens.shape[-1]:
@@ -196,7 +202,7 @@ def _stages(backbone, num_layers, growth_rate):
     return stages
 
 
-def _block_sizes(stages, hidden_dim, mlp_dim, growth_rate):
+def _block_sizes(stages, hidden_dim, mlp_dim, growth_rate, **_):
     """Widths of each block and of its MLP."""
     sizes, width = [], hidden_dim
     for stage, depth in enumerate(stages):
@@ -204,5 +210,5 @@ def _block_sizes(stages, hidden_dim, mlp_dim, growth_rate):
             width //= 2  # The transition's.
         for _ in range(depth):
             sizes.append((width, width * mlp_dim // hidden_dim))
-            width += growth_rate
+            width += growth_rate or 0
     return sizes

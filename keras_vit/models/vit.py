@@ -139,9 +139,7 @@ class ViT(ImageModel):
     Source: ViT (arXiv:2010.11929).
     """
 
-    # What a subclass adds: to the configuration, and the arguments of `Preprocessor`
-    # where no checkpoint tells them.
-    _added_config: dict[str, Any] = {}  # noqa: RUF012
+    # Arguments of `Preprocessor` where no checkpoint tells them.
     _preprocessing: ClassVar[dict[str, Any]] = {}
 
     def __init__(
@@ -212,7 +210,7 @@ class ViT(ImageModel):
             "stem": stem,
         }
         grid = _check_config(config)
-        config |= self._added_config
+        self._complete(config)
         height, width, channels = input_shape
         config["input_shape"] = input_shape = (height, width, channels)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
@@ -373,6 +371,9 @@ class ViT(ImageModel):
             if head == "new":  # It keeps its fresh values.
                 own = {p: w for p, w in own.items() if not p.startswith(HEAD_PATHS)}
             assign(own, values)
+
+    def _complete(self, config):
+        """Where a subclass adds its arguments to those that have been checked."""
 
     def _block(self, tokens, index, **arguments):
         """Adds block number `index` to the graph."""
