@@ -22,6 +22,7 @@ from keras_vit.models.t2t_variants import (
 from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.variants import (
     ViTB8,
+    ViTB14,
     ViTB16,
     ViTB32,
     ViTG14,
@@ -36,6 +37,7 @@ from keras_vit.models.variants import (
     ViTR50L32,
     ViTRTi16,
     ViTS8,
+    ViTS14,
     ViTS16,
     ViTS32,
     ViTTi16,
@@ -63,6 +65,7 @@ __all__ = [
     "T2TViTt24",
     "ViT",
     "ViTB8",
+    "ViTB14",
     "ViTB16",
     "ViTB32",
     "ViTG14",
@@ -76,6 +79,7 @@ __all__ = [
     "ViTR50L32",
     "ViTRTi16",
     "ViTS8",
+    "ViTS14",
     "ViTS16",
     "ViTS32",
     "ViTTi16",

@@ -15,7 +15,7 @@ class Golden:
     """A checkpoint, what made it, and the outputs it must give."""
 
     def __init__(self, name):
-        (self.path,) = DIRECTORY.glob(f"{name}.checkpoint.*")
+        (self.path,) = DIRECTORY.glob(f"{name}.checkpoint*")
         description = json.loads((DIRECTORY / f"{name}.json").read_text())
         self.input_shape = tuple(description["input_shape"])
         self.config = description["config"]

@@ -9,7 +9,7 @@ import keras
 import pytest
 
 import keras_vit
-from keras_vit.models.variants import VIT_SIZES
+from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
 from tests.conftest import GOLDENS
 from tests.models.test_parameter_counts import TOKEN
 
@@ -76,5 +76,16 @@ def test_the_links_of_the_readme_lead_somewhere():
     assert [link for link in links if not (README.parent / link).exists()] == []
 
 
+def test_the_hybrids_in_the_readme():
+    numbers = re.findall(r"`(ViTR\w+)`\s+\(([\d,]+)", README.read_text())
+    counts = {name: int(count.replace(",", "")) for name, count in numbers}
+    assert counts == {name: TOKEN[name] for name in HYBRID_SIZES}
+
+
+def test_the_number_of_published_checkpoints_in_the_readme():
+    (number,) = re.findall(r"(\d+) published files", README.read_text())
+    assert int(number) == len(keras_vit.checkpoints())
+
+
 def test_the_readme_is_short():
-    assert len(README.read_text().splitlines()) < 150
+    assert len(README.read_text().splitlines()) < 200

@@ -1,6 +1,7 @@
 """A model from a checkpoint alone."""
 
 import os
+import zipfile
 from typing import Any
 
 import keras
@@ -40,7 +41,7 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             convention, or that of `resize`; other channels: see below), `patch_size`
             (FlexiViT's PI-resize), `num_heads` (where nothing tells it), `classes` with
             `head="new"` (the whole head is replaced, the tanh layer left out, as the
-            paper does for fine-tuning), `include_top=False`,
+            paper does for fine-tuning), `include_top=False` or `head="drop"`,
             `classifier_activation=None`, ...
 
     Returns:
@@ -74,6 +75,8 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             "and pass weights=path. A file made by model.save('name.keras') has both."
         )
     source = open_checkpoint(path)
+    if overrides.get("head") == "drop":
+        overrides = {**overrides, "include_top": False}
     config = source.infer_config(overrides)
     source.may_resize_patches = "patch_size" in overrides
     without_head = not overrides.get("include_top", config.get("include_top", True))
@@ -96,6 +99,11 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
 
 
 def _load_keras(path, overrides):
+    if not zipfile.is_zipfile(path):  # Keras would say that there is no such file.
+        raise ValueError(
+            f"{path} ({os.path.getsize(path)} bytes) is not a readable .keras file: "
+            "it is no whole zip archive. Save the model again, or use an older one."
+        )
     saved = keras.saving.load_model(path)
     if not isinstance(saved, ViT):
         raise ValueError(f"{path} holds a {type(saved).__name__}, no keras_vit.ViT.")
@@ -109,8 +117,11 @@ def _load_keras(path, overrides):
     preprocessor = preprocessor.with_image_size(image_size)
     if size[2] != old["input_shape"][2]:
         preprocessor = preprocessor.with_channels(size[2])
-    new_head = loading.get("head") == "new"
-    if new_head:
+    head = loading.get("head", "keep")
+    new_head = head == "new"
+    if head == "drop":
+        overrides = {**overrides, "include_top": False}
+    if new_head or not overrides.get("include_top", True):
         old["representation_size"] = None
     model = type(saved).from_config({**old, "preprocessor": preprocessor, **overrides})
     values = saved._values_for(model, loading.get("resize") or "google")

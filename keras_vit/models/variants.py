@@ -8,13 +8,16 @@ from keras_vit.models.vit import ViT
 
 # patch_size, hidden_dim, num_layers, num_heads, mlp_dim.
 # Ti, S: Touvron et al. (arXiv:2012.12877); B, L, H: ViT (arXiv:2010.11929) table 1;
-# g, G: Scaling Vision Transformers (arXiv:2106.04560) table 2.
+# g, G: Scaling Vision Transformers (arXiv:2106.04560) table 2. S and B with patches of
+# 14: DINOv2 (arXiv:2304.07193).
 VIT_SIZES = {
     "ViTTi16": (16, 192, 12, 3, 768),
     "ViTS8": (8, 384, 12, 6, 1536),
+    "ViTS14": (14, 384, 12, 6, 1536),
     "ViTS16": (16, 384, 12, 6, 1536),
     "ViTS32": (32, 384, 12, 6, 1536),
     "ViTB8": (8, 768, 12, 12, 3072),
+    "ViTB14": (14, 768, 12, 12, 3072),
     "ViTB16": (16, 768, 12, 12, 3072),
     "ViTB32": (32, 768, 12, 12, 3072),
     "ViTL14": (14, 1024, 24, 16, 4096),
@@ -80,9 +83,11 @@ def _variant(model_name: str) -> Callable[..., ViT]:
 
 ViTTi16 = _variant("ViTTi16")
 ViTS8 = _variant("ViTS8")
+ViTS14 = _variant("ViTS14")
 ViTS16 = _variant("ViTS16")
 ViTS32 = _variant("ViTS32")
 ViTB8 = _variant("ViTB8")
+ViTB14 = _variant("ViTB14")
 ViTB16 = _variant("ViTB16")
 ViTB32 = _variant("ViTB32")
 ViTL14 = _variant("ViTL14")

@@ -31,7 +31,7 @@ from keras_vit.weights.strict import assign
 
 _POOLINGS = ("token", "gap", "map", None)
 _FINAL_NORMS = ("before_pooling", "after_pooling")
-_HEADS = ("keep", "new")
+_HEADS = ("keep", "new", "drop")
 
 
 def _choice(argument, value, choices):
@@ -109,8 +109,8 @@ class ViT(ImageModel):
         weights: None (random), or a checkpoint: a name that `keras_vit.checkpoints()`
             lists, or a path; `keras_vit.load_checkpoint` says of what, and also builds
             the model that fits. Here `.weights.h5` of this same model goes too.
-        head: with `weights`: `"keep"`, or `"new"` to start from a fresh head although
-            the checkpoint has one (other classes).
+        head: with `weights`: `"keep"`; `"new"` to start from a fresh head although the
+            checkpoint has one (other classes); `"drop"`, which is `include_top=False`.
         resize: with `weights`: convention by which positions of another grid are
             resized, see `keras_vit.layers.resize_grid`; None for the source's own.
         source_grid_shape: with `weights`: `(gh, gw)` of the checkpoint's positions,
@@ -180,6 +180,9 @@ class ViT(ImageModel):
         name: str | None = None,
         dtype: str | keras.DTypePolicy | None = None,
     ):
+        _choice("head", head, _HEADS)
+        if head == "drop":
+            include_top, representation_size = False, None
         config: dict[str, Any] = {
             "input_shape": input_shape,
             "patch_size": patch_size,
@@ -223,7 +226,6 @@ class ViT(ImageModel):
             class_token = pooling == "token"
         num_prefix_tokens = int(class_token) + int(distillation_token) + registers
         relative_grid_shape = grid if positions == "relative" else None
-        _choice("head", head, _HEADS)
         if resize is not None:
             _choice("resize", resize, RESIZE_CONVENTIONS)
         if weights is None and (head != "keep" or resize or source_grid_shape):

@@ -1,6 +1,5 @@
 """KerasHub's ViT presets on disk: directories that `save_to_preset` writes."""
 
-import json
 import os
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from keras_vit.weights.h5 import H5File
 from keras_vit.weights.source import POSITIONS, PROJECTION, Piece, Source
+from keras_vit.weights.tensor_file import read_json
 
 _EMBEDDING = "layers/vi_t_patching_and_embedding"
 _ENCODER = "layers/vi_t_encoder"
@@ -33,8 +33,7 @@ def open_preset(directory: str, config: dict[str, Any]) -> "KerasHubSource":
     task: dict[str, Any] = {}
     if os.path.isfile(os.path.join(directory, "task.weights.h5")):
         paths[_HEAD] = os.path.join(directory, "task.weights.h5")
-        with open(os.path.join(directory, "task.json")) as file:
-            task = json.load(file)["config"]
+        task = read_json(directory, "task.json")["config"]
     return KerasHubSource(H5File(paths), config["config"], task)
 
 
@@ -134,20 +133,26 @@ class KerasHubSource(Source):
         p, c = config["patch_size"], config["input_shape"][-1]
         pieces: list[Piece] = []
 
-        def layer(names, path, leaves, shapes, stored_shapes=None):
+        def layer(names, path, leaves, shapes, stored_shapes=None, bias=True):
             names = (names,) if isinstance(names, str) else names
             stored_shapes = stored_shapes or shapes
             for k, leaf in enumerate(leaves):
                 sources = tuple(f"{name}/vars/{k}" for name in names)
+                if leaf == "bias" and not bias:
+                    sources = ()
                 pieces.append(
                     Piece(f"{path}/{leaf}", sources, shapes[k], stored_shapes[k])
                 )
+
+        def has_bias(part):
+            return self._backbone.get(f"use_{part}_bias", True)
 
         dense, norm = ("kernel", "bias"), ("gamma", "beta")
         name = f"{_EMBEDDING}/patch_embedding"
         shapes: tuple[tuple[int, ...], ...] = ((p, p, c, d), (d,))
         stored = ((p * p * c, d), (d,))
-        layer(name, PROJECTION.rpartition("/")[0], dense, shapes, stored)
+        path = PROJECTION.rpartition("/")[0]
+        layer(name, path, dense, shapes, stored, has_bias("patch"))
         if config["class_token"]:
             layer(_EMBEDDING, "patch_encoder", ("class_token",), ((1, 1, d),))
         rows = config["position_rows"]
@@ -161,14 +166,15 @@ class KerasHubSource(Source):
             leaves = dense if config["qkv_bias"] else dense[:1]
             shapes = ((d, heads, d // heads), (heads, d // heads))
             layer(qkv, f"{path}/attention/qkv", leaves, shapes, ((d, d), (d,)))
-            shapes = ((heads, d // heads, d), (d,))
-            target = f"{path}/attention/projection"
-            layer(f"{name}/mha/output_dense", target, dense, shapes, ((d, d), (d,)))
+            shapes, stored = ((heads, d // heads, d), (d,)), ((d, d), (d,))
+            target, bias = f"{path}/attention/projection", has_bias("mha")
+            layer(f"{name}/mha/output_dense", target, dense, shapes, stored, bias)
             layer(f"{name}/layer_norm_2", f"{path}/mlp_norm", norm, ((d,), (d,)))
-            expand = f"{path}/mlp/expand"
-            layer(f"{name}/mlp/dense_1", expand, dense, ((d, mlp_dim), (mlp_dim,)))
-            contract = f"{path}/mlp/contract"
-            layer(f"{name}/mlp/dense_2", contract, dense, ((mlp_dim, d), (d,)))
+            bias, shapes = has_bias("mlp"), ((d, mlp_dim), (mlp_dim,))
+            target = f"{path}/mlp/expand"
+            layer(f"{name}/mlp/dense_1", target, dense, shapes, bias=bias)
+            target, shapes = f"{path}/mlp/contract", ((mlp_dim, d), (d,))
+            layer(f"{name}/mlp/dense_2", target, dense, shapes, bias=bias)
         layer(f"{_ENCODER}/layer_norm", "norm", norm, ((d,), (d,)))
         if config["include_top"]:
             width, head = d, f"{_HEAD}layers/dense"

@@ -1,6 +1,5 @@
 """From a path to the source that understands it."""
 
-import json
 import os
 
 from keras_vit.weights.download import fetch_checkpoint
@@ -11,6 +10,7 @@ from keras_vit.weights.registry import checkpoints
 from keras_vit.weights.safetensors import SafetensorsFile
 from keras_vit.weights.source import Source
 from keras_vit.weights.t2t import T2TSource
+from keras_vit.weights.tensor_file import read_json
 from keras_vit.weights.timm import TimmSource
 from keras_vit.weights.torch_file import TorchFile
 from keras_vit.weights.transformers import TransformersSource
@@ -63,7 +63,7 @@ def open_checkpoint(name_or_path: str | os.PathLike) -> Source:
 
 def _open(path):
     if os.path.isdir(path):
-        config = _read_json(os.path.join(path, "config.json"))
+        config = read_json(path, "config.json")
         if str(config.get("registered_name", "")).startswith("keras_hub>"):
             return open_preset(path, config)
         for name in _IN_DIRECTORY:
@@ -94,14 +94,3 @@ def _open(path):
         f"called ...{', ...'.join(_SIGNS)}. It has {len(file.shapes)}: "
         f"{', '.join(sorted(file.shapes)[:5])}, ..."
     )
-
-
-def _read_json(path):
-    if not os.path.isfile(path):
-        return {}
-    with open(path) as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{path} is not readable JSON: {error}") from None
-    return content if isinstance(content, dict) else {}

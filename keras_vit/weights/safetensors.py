@@ -13,7 +13,6 @@ class SafetensorsFile(TensorFile):
     """A `.safetensors` file, or the index (`.safetensors.index.json`) of several.
 
     Raises:
-        ImportError: the package `safetensors` is not installed.
         ValueError: the file is damaged, or holds something other than floats.
     """
 
@@ -44,13 +43,8 @@ class SafetensorsFile(TensorFile):
 
     @contextlib.contextmanager
     def _open(self, path):
-        try:
-            from safetensors import SafetensorError, safe_open
-        except ImportError:
-            raise ImportError(
-                f"Reading {self.path} needs the package safetensors: "
-                "pip install safetensors"
-            ) from None
+        from safetensors import SafetensorError, safe_open
+
         try:
             with safe_open(path, "numpy") as tensors:
                 yield tensors

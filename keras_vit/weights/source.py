@@ -6,7 +6,6 @@ comparison of the two sides, heads, positions, patches and channels of another s
 """
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
@@ -30,7 +29,8 @@ class Piece(NamedTuple):
 
     Attributes:
         path: of the weight.
-        names: of the tensors; more than one are joined along the last axis.
+        names: of the tensors; more than one are joined along the last axis, and none
+            are zeros: a bias that the source's network does without.
         shape: of each tensor.
         stored_shape: of its part of the weight.
         axes: None, or the order in which the tensor's axes come in the weight.
@@ -44,6 +44,8 @@ class Piece(NamedTuple):
 
     def read(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
         """The weight."""
+        if not self.names:
+            return np.zeros(self.stored_shape, "float32")
         arrays = [read(name).reshape(self.shape) for name in self.names]
         if self.axes is not None:
             arrays = [array.transpose(self.axes) for array in arrays]
@@ -62,9 +64,9 @@ class Source:
         shapes: dict from name to shape, of the tensors that a model can use.
         activation, layer_norm_epsilon: what the network was trained with.
         num_heads: of the network, where the source tells; else None.
+        image_size: height and width that it was trained with, where the source tells.
         resize: the source's own convention for positions on another grid.
         preprocessing: arguments of `Preprocessor`.
-        labels: names of the classes, or None.
         stem_stride: pixels from one position of what is cut into patches to the next.
         may_resize_patches: whether a model may have patches of another size.
     """
@@ -78,8 +80,8 @@ class Source:
     activation = "gelu"
     layer_norm_epsilon = 1e-6
     num_heads: int | None = None
+    image_size: tuple[int, int] | None = None
     resize = "google"
-    labels: list[str] | None = None
     # Pixels from one position of the map that is cut into patches to the next.
     stem_stride = 1
     # Only where a caller has asked for another patch size than the file's.
@@ -177,16 +179,21 @@ class Source:
         rows = self.num_position_rows()
         if rows is None:
             return 0, None
-        prefixes = dict.fromkeys(p for p in self.position_prefixes() if p < rows)
+        prefixes = list(dict.fromkeys(p for p in self.position_prefixes() if p < rows))
         if not prefixes:
             raise ValueError(
                 f"The positions in {self.path} have {rows} rows: none is left for the "
                 "grid."
             )
         if class_token_position is not None and any(self.position_prefixes()):
-            wanted = [p for p in prefixes if (p > 0) == class_token_position]
-            prefixes = dict.fromkeys(wanted or prefixes)
-        first = next(iter(prefixes))
+            # What the caller says comes first, and the rest only where that cannot be.
+            prefixes.sort(key=lambda prefix: (prefix > 0) != class_token_position)
+        first = prefixes[0]
+        if source_grid_shape is None and self.image_size is not None:
+            patch, _ = self.patches()
+            gh, gw = (size // patch for size in self.image_size)
+            if gh * gw in [rows - prefix for prefix in prefixes]:
+                source_grid_shape = gh, gw
         if source_grid_shape is not None:
             gh, gw = source_grid_shape
             for prefix in prefixes:
@@ -209,6 +216,8 @@ class Source:
                 )
             if square or fits:
                 found.append((prefix, square or fits))
+                if class_token_position is not None:
+                    break
         if len(found) > 1:
             (prefix, grid), (other, other_grid), *_ = found
             warnings.warn(
@@ -348,6 +357,7 @@ class Source:
                     if (
                         piece.path == "patch_encoder/registers"
                         and register_positions is not None
+                        and register_positions.shape[1]
                     ):
                         # A free vector and its position are one free vector.
                         array = array + register_positions
@@ -398,9 +408,3 @@ class Source:
 
 def _num_token_positions(config):
     return int(config["class_token"]) + int(config["distillation_token"])
-
-
-def neighbour(path: str, name: str) -> str | None:
-    """The path of a file beside `path`, where there is one."""
-    candidate = os.path.join(os.path.dirname(path), name)
-    return candidate if os.path.isfile(candidate) else None

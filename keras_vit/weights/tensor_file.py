@@ -1,9 +1,10 @@
 """Files of named tensors: what the readers of all formats share."""
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -50,3 +51,22 @@ class TensorFile:
                 f"{name} in {self.path} holds {dtype}, not {', '.join(FLOATS)}: not a "
                 "checkpoint that this version reads."
             )
+
+
+def read_json(directory: str, name: str) -> dict[str, Any]:
+    """What lies beside a checkpoint; an empty dict where there is no such file.
+
+    Raises:
+        ValueError: the file is no object of JSON.
+    """
+    path = os.path.join(directory, name)
+    if not os.path.isfile(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        try:
+            content = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is not readable JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object, but {type(content).__name__}.")
+    return content

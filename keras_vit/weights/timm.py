@@ -1,10 +1,11 @@
 """timm's ViT and DeiT checkpoints, and DINOv2's, which have the same names."""
 
-import json
+import os
 import re
 from typing import Any
 
-from keras_vit.weights.source import POSITIONS, Piece, Source, neighbour
+from keras_vit.weights.source import POSITIONS, Piece, Source
+from keras_vit.weights.tensor_file import read_json
 from keras_vit.weights.torch_layout import TorchPieces
 
 # Heads by width, in all published sizes: nothing in the file tells them.
@@ -51,8 +52,10 @@ class TimmSource(Source):
         self._pooling = config.get("global_pool")
         arguments = config.get("model_args") or {}
         self.num_heads = arguments.get("num_heads")
-        self.labels = config.get("label_names")
         published = config.get("pretrained_cfg") or {}
+        if "input_size" in published:
+            _, height, width = published["input_size"]
+            self.image_size = (height, width)
         if "mean" in published:
             self.preprocessing = {
                 "mean": [255 * x for x in published["mean"]],
@@ -62,11 +65,7 @@ class TimmSource(Source):
             }
 
     def _config(self):
-        path = neighbour(self.path, "config.json")
-        if path is None:
-            return {}
-        with open(path) as file:
-            config = json.load(file)
+        config = read_json(os.path.dirname(self.path), "config.json")
         return config if "architecture" in config else {}
 
     def read(self, read, name):

@@ -1,9 +1,10 @@
 """transformers' ViT and DeiT: directories, or their `.safetensors` and `.bin` files."""
 
-import json
+import os
 from typing import Any
 
-from keras_vit.weights.source import POSITIONS, Piece, Source, neighbour
+from keras_vit.weights.source import POSITIONS, Piece, Source
+from keras_vit.weights.tensor_file import read_json
 from keras_vit.weights.timm import HEADS
 from keras_vit.weights.torch_layout import TorchPieces
 
@@ -72,7 +73,7 @@ class TransformersSource(Source):
         for prefix in ("vit.", "deit."):
             if any(name.startswith(prefix) for name in self.shapes):
                 self._prefix = prefix
-        new = f"{self._prefix}layers.0.attention.q_proj.weight" in self.shapes
+        new = any(name.startswith(f"{self._prefix}layers.") for name in self.shapes)
         self._names = _NEW if new else _OLD
         # The pooler is no part of the classifier, but a layer for other tasks.
         self.head_names = (*type(self).head_names, f"{self._prefix}pooler.")
@@ -81,23 +82,16 @@ class TransformersSource(Source):
             for name, shape in self.shapes.items()
             if not (name.startswith(f"{self._prefix}pooler.") and self._has_head())
         }
-        config = self._neighbour("config.json")
+        directory = os.path.dirname(self.path)
+        config = read_json(directory, "config.json")
         self.num_heads = config.get("num_attention_heads")
         self.layer_norm_epsilon = config.get("layer_norm_eps", self.layer_norm_epsilon)
         activation = config.get("hidden_act", "gelu")
         self.activation = _ACTIVATIONS.get(activation, activation)
-        names = config.get("id2label") or {}
-        labels = [names[key] for key in sorted(names, key=int)]
-        if labels and labels != [f"LABEL_{i}" for i in range(len(labels))]:
-            self.labels = labels
-        self._read_preprocessing(self._neighbour("preprocessor_config.json"))
-
-    def _neighbour(self, name):
-        path = neighbour(self.path, name)
-        if path is None:
-            return {}
-        with open(path) as file:
-            return json.load(file)
+        if (size := config.get("image_size")) is not None:
+            height, width = (size, size) if isinstance(size, int) else size
+            self.image_size = (height, width)
+        self._read_preprocessing(read_json(directory, "preprocessor_config.json"))
 
     def _read_preprocessing(self, config):
         if "image_mean" not in config:
@@ -109,10 +103,13 @@ class TransformersSource(Source):
         }
         crop = config.get("crop_size") if config.get("do_center_crop") else None
         if crop is not None:
-            sides = [
-                x["height"] if isinstance(x, dict) else x for x in (crop, config["size"])
-            ]
-            self.preprocessing["crop_fraction"] = sides[0] / sides[1]
+            # DeiT's processor makes images square before the crop; here, as in DeiT's own
+            # code, they keep their aspect ratio.
+            inner, outer = (
+                size if isinstance(size, int) else min(size.values())
+                for size in (crop, config["size"])
+            )
+            self.preprocessing["crop_fraction"] = inner / outer
 
     def _has_head(self):
         heads = ("classifier.bias", "cls_classifier.bias")

@@ -80,7 +80,7 @@ def serve(path, images, directory, batches=(1, 2, 7)):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {},
+        {"distillation_token": True},
         {
             "positions": "relative",
             "pooling": "map",
@@ -103,7 +103,7 @@ def serve(path, images, directory, batches=(1, 2, 7)):
             "dtype": "mixed_bfloat16",
         },
     ],
-    ids=["plain", "everything", "logits", "hybrid"],
+    ids=["distilled", "everything", "logits", "hybrid"],
 )
 def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys):
     model = perturb(tiny_vit(**arguments))

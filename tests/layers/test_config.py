@@ -49,7 +49,9 @@ CASES = {
             "grid_shape": (2, 3),
             "class_token": True,
             "registers": 2,
-            "positions": "learned_2d",
+            "positions": "learned",
+            "class_token_position": False,
+            "distillation_token": True,
         },
         (2, 6, 12),
     ),
@@ -91,7 +93,7 @@ CASES = {
     "TokenTransformer": (TOKENS, (2, 7, 8)),
     "TokenPerformer": ({**TOKENS, "num_features": 5}, (2, 7, 8)),
     "TokensToToken": ({**TOKENS, "tokens": "transformer"}, (2, 16, 32, 3)),
-    "TokenPooling": ({}, (2, 7, 8)),
+    "TokenPooling": ({"index": 1}, (2, 7, 8)),
     "GlobalAveragePooling": ({"num_prefix_tokens": 1}, (2, 7, 8)),
     "AttentionPooling": (
         {

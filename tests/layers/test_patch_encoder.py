@@ -8,21 +8,32 @@ from tests.formulas import dense
 
 @pytest.mark.parametrize("class_token", [False, True])
 @pytest.mark.parametrize("registers", [0, 3])
-@pytest.mark.parametrize("positions", ["learned", "none"])
-def test_formula(class_token, registers, positions):
+@pytest.mark.parametrize("positions", ["learned", "grid", "none"])
+@pytest.mark.parametrize("distillation_token", [False, True])
+def test_formula(class_token, registers, positions, distillation_token):
     patches = random_array(2, 6, 12)
-    encoder = PatchEncoder(8, (2, 3), class_token, registers, positions)
+    encoder = PatchEncoder(
+        8,
+        (2, 3),
+        class_token,
+        registers,
+        "none" if positions == "none" else "learned",
+        class_token_position=positions == "learned",
+        distillation_token=distillation_token,
+    )
     encoder.build(patches.shape)
     w = weights_of(perturb(encoder))
     tokens = dense(patches, w, "projection")
-    if class_token:
-        prefix = np.broadcast_to(w["class_token"], (2, 1, 8))
-        tokens = np.concatenate([prefix, tokens], axis=1)
+    if positions == "grid":
+        tokens = tokens + w["positions/embedding"]
+    names = ["class_token"] * class_token + ["distillation_token"] * distillation_token
+    rows = [np.broadcast_to(w[name], (2, 1, 8)) for name in names]
+    tokens = np.concatenate([*rows, tokens], axis=1)
     if positions == "learned":
         tokens = tokens + w["positions/embedding"]
     if registers:
         rows = np.broadcast_to(w["registers"], (2, registers, 8))
-        first = int(class_token)
+        first = len(names)
         tokens = np.concatenate([tokens[:, :first], rows, tokens[:, first:]], axis=1)
     np.testing.assert_allclose(array(encoder(patches)), tokens, atol=1e-5)
 

@@ -33,7 +33,9 @@ CASES = {
     "final_norm": {"final_norm": "after_pooling"},
     "representation_size": {"representation_size": 12},
     "positions": {"positions": "relative"},
+    "class_token_position": {"class_token_position": False},
     "registers": {"registers": 3},
+    "distillation_token": {"distillation_token": True},
     "layer_scale": {"layer_scale": 0.1},
     "qkv_bias": {"qkv_bias": False},
     "activation": {"activation": "gelu"},
@@ -50,7 +52,7 @@ CASES = {
     "dtype": {"dtype": "mixed_bfloat16"},
 }
 # What a model is loaded from is not part of what it is.
-LOADING = {"weights", "head", "resize", "source_grid_shape"}
+LOADING = {"weights", "head", "resize", "source_grid_shape", "check_finite"}
 
 
 def test_every_argument_has_a_case():

@@ -56,11 +56,14 @@ def test_a_short_demo_leaves_everything_it_names(tmp_path):
     assert float(difference) < 1e-5
 
     small = tmp_path / "small.npz"
-    np.savez(small, images=np.zeros((4, 8, 8, 1)))
+    np.savez(small, images=np.zeros((4, 8, 8, 3)))
     for arguments, message in [
         ([workdir, small], "no SavedModel at"),
         ([workdir / "served" / "1", workdir / "curves.png"], "is no .npz with images"),
-        ([workdir / "served" / "1", small], "takes images (None, 16, 16, 1); received"),
+        (
+            [workdir / "served" / "1", small],
+            "takes images (None, None, None, 1); received",
+        ),
     ]:
         process = recipe("classify", *arguments, tmp_path / "out.npz")
         assert process.returncode == 2

@@ -75,6 +75,21 @@ def test_the_pooling_that_timms_configuration_tells(tmp_path):
     assert model.get_config()["class_token"] is True
 
 
+def test_the_size_of_images_that_configurations_tell(tmp_path):
+    """Both have 4x6 patches, for which timm's rows could also be a grid of 5x5."""
+    golden = Golden("timm_token")
+    published = {**TIMM_CONFIG["pretrained_cfg"], "input_size": [3, 64, 96]}
+    config = {**TIMM_CONFIG, "pretrained_cfg": published}
+    model = keras_vit.load_checkpoint(repository(tmp_path, golden, config))
+    assert model.input_shape == (None, 64, 96, 3)
+    golden = Golden("hf_deit")
+    model = keras_vit.load_checkpoint(repository(tmp_path, golden, golden.config))
+    assert model.input_shape == (None, 32, 48, 3)
+    larger = {"input_shape": (48, 48, 3)}
+    model = keras_vit.load_checkpoint(tmp_path, **larger)
+    assert model.grid_shape == (6, 6)
+
+
 def test_heads_that_nothing_tells():
     golden = Golden("timm_map")
     with pytest.raises(ValueError, match=r"width 64: pass num_heads="):

@@ -1,0 +1,192 @@
+"""Models from checkpoints of this package, with and without changes; converted ones."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import keras_vit
+from keras_vit.convert import convert
+from keras_vit.layers import Preprocessor, resize_grid
+from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
+from tests.cases import array, perturb, random_images, tiny_vit
+from tests.golden import Golden
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model, and its two files."""
+    directory = tmp_path_factory.mktemp("saved")
+    preprocessor = Preprocessor.imagenet((16, 24))
+    model = perturb(tiny_vit(representation_size=12, preprocessor=preprocessor))
+    model.save(directory / "model.keras")
+    model.save_weights(directory / "model.weights.h5")
+    return model, directory
+
+
+def test_keras_file(saved):
+    model, directory = saved
+    loaded = keras_vit.load_checkpoint(directory / "model.keras")
+    assert loaded.get_config() == model.get_config()
+    images = random_images(model)
+    np.testing.assert_array_equal(array(loaded(images)), array(model(images)))
+
+
+def test_keras_file_for_another_size(saved):
+    model, directory = saved
+    loaded = keras_vit.load_checkpoint(
+        directory / "model.keras", input_shape=(32, 40, 3), resize="bicubic"
+    )
+    assert loaded.grid_shape == (4, 5)
+    assert loaded.preprocessor.image_size == (32, 40)
+    assert loaded.preprocessor.mean == model.preprocessor.mean
+    old, new = (
+        array(m.get_layer("patch_encoder").positions.embedding) for m in (model, loaded)
+    )
+    np.testing.assert_array_equal(new[:, :1], old[:, :1])
+    expected = resize_grid(old[0, 1:].reshape(2, 3, -1), (4, 5), "bicubic")
+    np.testing.assert_allclose(new[0, 1:].reshape(4, 5, -1), expected, atol=1e-6)
+
+
+def test_keras_file_with_another_head(saved):
+    model, directory = saved
+    path = directory / "model.keras"
+    new = keras_vit.load_checkpoint(path, head="new", classes=3)
+    assert new.output_shape == (None, 3)
+    assert not array(new.get_layer("classifier").kernel).any()
+    for headless in (
+        keras_vit.load_checkpoint(path, head="drop"),
+        keras_vit.load_checkpoint(path, include_top=False),
+    ):
+        images = random_images(model)
+        features = keras.Model(model.input, model.get_layer("pooling").output)
+        np.testing.assert_allclose(
+            array(headless(images)), array(features(images)), atol=1e-6
+        )
+
+
+def test_keras_file_for_other_channels_and_patches(saved):
+    model, directory = saved
+    path = directory / "model.keras"
+    kernel = array(model.weights_by_path()["patch_encoder/projection/kernel"])
+    kernel = kernel.reshape(8, 8, 3, 16)
+    grey = keras_vit.load_checkpoint(path, input_shape=(16, 24, 1))
+    assert np.size(grey.preprocessor.mean) == 1
+    small = keras_vit.load_checkpoint(path, patch_size=4, input_shape=(8, 12, 3))
+    for loaded, expected in (
+        (grey, adapt_channels(kernel, 1)),
+        (small, resize_patches(kernel, 4)),
+    ):
+        new = array(loaded.weights_by_path()["patch_encoder/projection/kernel"])
+        np.testing.assert_allclose(new, expected.reshape(new.shape), atol=1e-6)
+
+
+def test_keras_file_with_other_numbers(saved):
+    _, directory = saved
+    path = directory / "model.keras"
+    loaded = keras_vit.load_checkpoint(
+        path, classifier_activation=None, dropout_rate=0.1, dtype="mixed_bfloat16"
+    )
+    config = loaded.get_config()
+    assert config["dropout_rate"] == 0.1
+    assert config["dtype"] == "mixed_bfloat16"
+    with pytest.raises(ValueError, match="block_2"):
+        keras_vit.load_checkpoint(path, num_layers=3)
+
+
+def test_weights_file(saved):
+    model, directory = saved
+    path = directory / "model.weights.h5"
+    config = model.get_config()
+    loaded = keras_vit.ViT.from_config({**config, "weights": path})
+    images = random_images(model)
+    np.testing.assert_array_equal(array(loaded(images)), array(model(images)))
+    with pytest.raises(ValueError, match="holds weights and not the model"):
+        keras_vit.load_checkpoint(path)
+    with pytest.raises(ValueError, match=r"num_layers|block|objects|layers"):
+        keras_vit.ViT.from_config({**config, "num_layers": 3, "weights": path})
+
+
+def test_a_given_model_that_disagrees_about_gelu_or_epsilon_is_told():
+    """Goldens of transformers have the exact GELU and 1e-12."""
+    golden = Golden("hf_vit")
+    config = golden.load().get_config()
+    for argument, value in (("activation", "gelu_tanh"), ("layer_norm_epsilon", 1e-5)):
+        with pytest.warns(UserWarning, match=f"with {argument}=.*has {value!r}"):
+            keras_vit.ViT.from_config({**config, argument: value, "weights": golden.path})
+
+
+@pytest.mark.parametrize("ending", [".keras", ".weights.h5", ".npz"])
+@pytest.mark.parametrize("name", ["google_token_prelogits", "hf_vit"])
+def test_convert(tmp_path, name, ending):
+    golden = Golden(name)
+    arguments = {**golden.overrides, "classifier_activation": None}
+    if ending == ".npz":
+        # What Google's names do not tell has to be what Google's networks have.
+        arguments |= {"activation": "gelu_tanh", "layer_norm_epsilon": 1e-6}
+    target = tmp_path / "new" / f"model{ending}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # About the above.
+        assert convert(golden.path, target, **arguments) <= 1e-5
+        expected = keras_vit.load_checkpoint(golden.path, **arguments)
+    assert [file.name for file in target.parent.iterdir()] == [target.name]
+    if ending == ".weights.h5":
+        again = keras_vit.ViT.from_config({**expected.get_config(), "weights": target})
+    else:
+        again = keras_vit.load_checkpoint(target, **arguments)
+    outputs = [model.predict(golden.inputs, verbose=0) for model in (again, expected)]
+    np.testing.assert_allclose(*outputs, atol=1e-5)
+    with pytest.raises(FileExistsError, match="delete it or name another"):
+        convert(golden.path, target, **arguments)
+
+
+def test_convert_there_and_back_is_bit_identical(tmp_path):
+    golden = Golden("google_token_prelogits")
+    there, back = tmp_path / "model.keras", tmp_path / "back.npz"
+    convert(golden.path, there)
+    convert(there, back)
+    arrays = golden.arrays
+    with np.load(back) as converted:
+        assert set(converted) == set(arrays)
+        for name, array_ in arrays.items():
+            np.testing.assert_array_equal(converted[name], array_, err_msg=name)
+            assert converted[name].dtype == array_.dtype
+
+
+def test_convert_to_what_cannot_be_written(tmp_path):
+    golden = Golden("timm_registers_layerscale")
+    with pytest.raises(ValueError, match=r"must end in \.keras, \.weights\.h5, \.npz"):
+        convert(golden.path, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"layer_scale|registers"):
+        convert(golden.path, tmp_path / "model.npz", **golden.overrides)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command(tmp_path):
+    golden = Golden("timm_map")
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "keras_vit.convert", *map(str, arguments)]
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+
+    target = tmp_path / "model.keras"
+    process = run(golden.path, target, "--num-heads", 4)
+    assert process.returncode == 0, process.stderr
+    assert f"Wrote {target}" in process.stdout
+    logits = keras_vit.load_checkpoint(target, classifier_activation=None).predict(
+        golden.inputs, verbose=0
+    )
+    np.testing.assert_allclose(logits, golden.outputs, atol=1e-4)
+    process = run(golden.path, tmp_path / "other.keras")
+    assert process.returncode == 1
+    assert "pass num_heads=" in process.stderr
+    assert "Traceback" not in process.stderr
