@@ -230,6 +230,8 @@ class TokenPerformer(_TokenAttention):
             shape=(number, self.token_dim),
             initializer=keras.initializers.Orthogonal(gain=math.sqrt(number)),
             trainable=False,
+            # Half precision has no orthogonalisation, and the features need no less.
+            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
             autocast=False,
         )
         super().build(input_shape)

@@ -13,7 +13,7 @@ from keras_vit.weights.opening import open_checkpoint
 from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
 from keras_vit.weights.source import HEAD_PATHS, PROJECTION
 from keras_vit.weights.strict import assign
-from keras_vit.weights.t2t import T2TSource
+from keras_vit.weights.t2t import T2TSource, adapt_t2t_channels
 
 # What says how to load, and is no part of a model.
 _LOADING = ("head", "resize", "source_grid_shape", "check_finite")
@@ -47,6 +47,8 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     Returns:
         A `keras_vit.ViT`, or a `T2TViT`, which is one; its `preprocessor` is the
         checkpoint's, as far as the files tell.
+
+    T2T-ViT's positions are not resized but made anew, whatever `resize` says.
 
     For one input channel the first kernel is summed over its channels, so that a grey
     image gives what it gave as RGB; for others its channels are repeated in order and
@@ -135,6 +137,9 @@ def _load_keras(path, overrides):
         if target != patch:
             kernel = resize_patches(kernel, target)
         values[PROJECTION] = kernel.reshape(-1, kernel.shape[-1])
+    if size[2] != channels and isinstance(saved, T2TViT):
+        for path in values:
+            values[path] = adapt_t2t_channels(path, values[path], channels, size[2])
     own = model.weights_by_path()
     if new_head or not model.get_config()["include_top"]:
         values = {p: v for p, v in values.items() if not p.startswith(HEAD_PATHS)}

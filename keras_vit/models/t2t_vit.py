@@ -120,7 +120,7 @@ class T2TViT(ViT):
             )
         stages = _stages(backbone, num_layers, growth_rate)
         self._stages = stages
-        self._own_config = {
+        self._own_config: dict[str, Any] = {
             "num_layers": stages if backbone == "dense" else num_layers,
             "tokens": tokens,
             "token_dim": token_dim,
@@ -202,7 +202,7 @@ def _stages(backbone, num_layers, growth_rate):
     return stages
 
 
-def _block_sizes(stages, hidden_dim, mlp_dim, growth_rate, **_):
+def _block_sizes(stages, hidden_dim, mlp_dim, growth_rate, **others):
     """Widths of each block and of its MLP."""
     sizes, width = [], hidden_dim
     for stage, depth in enumerate(stages):

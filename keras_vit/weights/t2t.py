@@ -151,8 +151,8 @@ class T2TSource(Source):
         for path, array in values:
             if path == POSITIONS and array.shape[1] != rows:
                 array = sinusoids(rows, array.shape[2])
-            if old != new and path.startswith(f"stem/{config['tokens']}_0/"):
-                array = _adapt_channels(path, array, old, new)
+            if old != new:
+                array = adapt_t2t_channels(path, array, old, new)
             yield path, array
 
     def pieces(self, config):
@@ -241,17 +241,29 @@ def _block(pieces, name, path, width, config):
     pieces.linear(f"{name}.mlp.fc2", f"{path}/mlp/contract", mlp_dim, width)
 
 
-def _adapt_channels(path, array, old, new):
-    """What the first split feeds, for images with other channels.
+def adapt_t2t_channels(path: str, array: np.ndarray, old: int, new: int) -> np.ndarray:
+    """A weight, for images with other channels.
 
-    The kernel as everywhere: summed, or repeated and scaled. Norms take the mean of the
-    channels, or repeat them.
+    Of what the first split feeds the kernel is adapted as everywhere, and the norm's
+    vectors are averaged over the channels, or repeated. So a grey image gives nearly what
+    it gave as RGB, and exactly where the norm treats the channels alike.
+
+    Args:
+        path: of the weight.
+        array: its value.
+        old: int, number of channels that it is for.
+        new: int, wanted.
+
+    Returns:
+        Array; the same for all weights but three.
     """
-    if path.endswith("/qkv/kernel"):
-        kernel = array.reshape(7, 7, old, -1)
-        return adapt_channels(kernel, new).reshape(-1, array.shape[-1])
+    if not re.match(r"stem/(transformer|performer|convolution)_0/", path):
+        return array
     if "/attention_norm/" in path:
-        # A mean is a kernel's sum, divided by the channels that are summed.
+        # A mean is a kernel's sum, divided by the number of what is summed.
         vector = adapt_channels(array.reshape(7, 7, old, 1), new) * (new / old)
         return vector.reshape(-1)
+    if path.endswith(("/qkv/kernel", "convolution_0/kernel")):
+        kernel = adapt_channels(array.reshape(7, 7, old, -1), new)
+        return kernel.reshape(-1, array.shape[-1])
     return array
