@@ -89,6 +89,7 @@ class T2TSource(Source):
             "tokens": "performer" if performer else "transformer",
             "token_dim": shapes["tokens_to_token.project.weight"][1] // 9,
             "backbone": backbone,
+            "class_token": True,
             "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
         }
         if backbone == "dense":
@@ -265,5 +266,10 @@ def adapt_t2t_channels(path: str, array: np.ndarray, old: int, new: int) -> np.n
         return vector.reshape(-1)
     if path.endswith(("/qkv/kernel", "convolution_0/kernel")):
         kernel = adapt_channels(array.reshape(7, 7, old, -1), new)
-        return kernel.reshape(-1, array.shape[-1])
+        kernel = kernel.reshape(-1, array.shape[-1])
+        if path.startswith("stem/transformer_0/"):
+            # Its queries are scaled by the square root of the width of the input.
+            third = kernel.shape[1] // 3
+            kernel[:, :third] *= math.sqrt(new / old)
+        return kernel
     return array

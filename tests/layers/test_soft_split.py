@@ -4,6 +4,7 @@ import pytest
 
 from keras_vit.layers import SoftSplit
 from tests.cases import array, output_and_gradients, random_array
+from tests.formulas import unfold
 
 # Kernel, stride, padding, image: T2T-ViT's, and every odd relation between them.
 CASES = [
@@ -20,33 +21,23 @@ CASES = [
 ]
 
 
-def windows(kernel_size, stride, padding, shape):
-    """For each patch the slices of the padded image."""
-    height, width = (side + 2 * padding for side in shape[:2])
-    for y in range(0, height - kernel_size + 1, stride):
-        for x in range(0, width - kernel_size + 1, stride):
-            yield slice(y, y + kernel_size), slice(x, x + kernel_size)
-
-
 @pytest.mark.parametrize(("kernel_size", "stride", "padding", "shape"), CASES)
 def test_unfold_and_its_gradient_fold(kernel_size, stride, padding, shape):
-    layer = SoftSplit(kernel_size, stride, padding)
+    sizes = (kernel_size, stride, padding)
+    layer = SoftSplit(*sizes)
     images = random_array(2, *shape)
-    border = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
-    padded = np.pad(images, border)
-    cuts = list(windows(kernel_size, stride, padding, shape))
-    expected = np.stack([padded[:, y, x].reshape(2, -1) for y, x in cuts], axis=1)
+    expected = unfold(images, *sizes)
     upstream = random_array(*expected.shape, seed=1)
     patches, (gradient,) = output_and_gradients(layer, [images], upstream)
     np.testing.assert_array_equal(patches, expected)
     assert tuple(layer.compute_output_shape(images.shape)) == expected.shape
 
-    folded = np.zeros_like(padded)
-    for i, (y, x) in enumerate(cuts):
-        folded[:, y, x] += upstream[:, i].reshape(2, kernel_size, kernel_size, -1)
-    height, width, _ = shape
-    folded = folded[:, padding : padding + height, padding : padding + width]
-    np.testing.assert_allclose(gradient, folded, rtol=0, atol=1e-5)
+    # Each entry of the gradient is the sum of those that its pixel went to.
+    pixels = np.arange(1, images[:1].size + 1, dtype="float64").reshape(1, *shape)
+    places = unfold(pixels, *sizes)[0].astype(int)  # 0: padding.
+    for image in range(2):
+        sums = np.bincount(places.ravel(), upstream[image].ravel(), pixels.size + 1)
+        np.testing.assert_allclose(gradient[image].ravel(), sums[1:], rtol=0, atol=1e-5)
 
 
 def test_with_a_dense_layer_it_is_a_convolution():

@@ -6,7 +6,6 @@ import pytest
 
 from keras_vit.layers import (
     SinCosPositions1D,
-    SoftSplit,
     TokenPerformer,
     TokensToToken,
     TokenTransformer,
@@ -14,7 +13,7 @@ from keras_vit.layers import (
 from keras_vit.layers.dot_product_attention import BLOCKS_FROM
 from keras_vit.layers.tokens_to_token import performer_attention
 from tests.cases import array, output_and_gradients, perturb, random_array, weights_of
-from tests.formulas import below, dense, gelu_exact, layer_norm, mlp, softmax
+from tests.formulas import below, dense, gelu_exact, layer_norm, mlp, softmax, unfold
 
 
 def performer(x, w):
@@ -82,11 +81,13 @@ def test_three_steps(tokens):
     perturb(module)
     x = images.astype("float64")
     for i, (sizes, grid) in enumerate([((7, 4, 2), (8, 12)), ((3, 2, 1), (4, 6))]):
-        x = array(SoftSplit(*sizes, dtype="float64")(x))
+        x = unfold(x, *sizes)
         x = FORMULAS[tokens](x, below(weights_of(module), f"{tokens}_{i}/"))
         x = x.reshape(2, *grid, 6)
-    expected = array(SoftSplit(3, 2, 1, dtype="float64")(x)).reshape(2, 2, 3, 54)
-    np.testing.assert_allclose(array(module(images)), expected, rtol=0, atol=1e-4)
+    expected = unfold(x, 3, 2, 1).reshape(2, 2, 3, 54)
+    inputs = keras.Input(images.shape[1:])
+    outputs = keras.Model(inputs, module(inputs)).predict(images, verbose=0)
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-4)
 
 
 def test_features_are_orthogonal_and_frozen():
@@ -103,7 +104,7 @@ def test_more_features_come_nearer_to_softmax():
     query, key, value = (random_array(1, 12, 8, seed=i, scale=0.3) for i in range(3))
     exact = softmax(query @ key.transpose(0, 2, 1)) @ value
     errors = []
-    for number in (8, 64, 512, 4096):
+    for number in (8, 128, 2048):
         squares = []
         for seed in range(20):
             orthogonal = keras.initializers.Orthogonal(number**0.5, seed=seed)
@@ -112,10 +113,10 @@ def test_more_features_come_nearer_to_softmax():
             mixed = performer_attention(*tensors, features)
             squares.append(np.mean((array(mixed) - exact) ** 2))
         errors.append(np.mean(squares) ** 0.5)
-    # One over the square root of the number, nearly, which grows eightfold.
+    # One over the square root of the number, nearly, which grows sixteenfold.
     ratios = np.array(errors[1:]) / errors[:-1]
-    assert np.all(ratios < 0.6), errors
-    assert errors[-1] < 0.003, errors
+    assert np.all(ratios < 0.5), errors
+    assert errors[-1] < 0.005, errors
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
