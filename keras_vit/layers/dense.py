@@ -3,9 +3,11 @@
 import keras
 from keras import ops
 
+from keras_vit.layers.initial_values import InitialValues
+
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class Dense(keras.layers.Dense):
+class Dense(InitialValues, keras.layers.Dense):
     """`keras.layers.Dense`, computed over `(b * n, d)` in place of `(b, n, d)`.
 
     The same numbers, arguments and weights. A product of matrices keeps its gradients

@@ -6,6 +6,7 @@ from keras import ops
 from keras_vit.layers.attention import head_dim
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.dot_product_attention import dot_product_attention
+from keras_vit.layers.initial_values import InitialValues
 from keras_vit.layers.mlp import MLP
 from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.precision import wide
@@ -96,7 +97,7 @@ class GlobalAveragePooling(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class AttentionPooling(keras.layers.Layer):
+class AttentionPooling(InitialValues):
     """One learned probe attends to the grid tokens (MAP), then a residual MLP.
 
     `x = attention(probe, tokens)`, then `x + mlp(norm(x))`.

@@ -9,10 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vit.layers.initial_values import InitialValues
 from keras_vit.layers.resize import resize_axis, resize_positions
 
 
-class _PositionLayer(keras.layers.Layer):
+class _PositionLayer(InitialValues):
     """What the kinds share: the grid, and the tokens in front of it."""
 
     # What the width must be a multiple of.
@@ -247,9 +248,7 @@ class SinCosPositions1D(_PositionLayer):
         self.embedding = self.add_weight(
             name="embedding",
             shape=(1, *input_shape[1:]),
-            initializer=lambda shape, dtype: ops.convert_to_tensor(
-                sinusoids(*shape[1:]), dtype=dtype
-            ),
+            initializer=_Sinusoids(),
             trainable=False,
         )
         self.built = True
@@ -262,6 +261,11 @@ class SinCosPositions1D(_PositionLayer):
         if tables["embedding"].shape == shape:
             return tables
         return {"embedding": sinusoids(*shape[1:])}
+
+
+class _Sinusoids:  # A class: Keras has JAX compile its `__call__` to shard it.
+    def __call__(self, shape, dtype=None):
+        return ops.convert_to_tensor(sinusoids(*shape[1:]), dtype)
 
 
 def sinusoids(length: int, width: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from keras_vit.layers.initial_values import InitialValues
 from keras_vit.layers.precision import wide
 
 _GROUPS = 32
@@ -40,7 +41,7 @@ def standardize(kernel):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class StandardizedConv2D(keras.layers.Layer):
+class StandardizedConv2D(InitialValues):
     """Convolution whose filters have mean 0 and variance 1 whatever is learned.
 
     Without a bias, with SAME padding: TensorFlow's and Flax's, which with a stride puts

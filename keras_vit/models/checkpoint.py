@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_vit.layers.initial_values import checkpoint_follows
 from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import ViT
 from keras_vit.weights.download import fetch_checkpoint
@@ -106,7 +107,8 @@ def _load_keras(path, overrides):
             f"{path} ({os.path.getsize(path)} bytes) is not a readable .keras file: "
             "it is no whole zip archive. Save the model again, or use an older one."
         )
-    saved = keras.saving.load_model(path)
+    with checkpoint_follows():
+        saved = keras.saving.load_model(path)
     if not isinstance(saved, ViT):
         raise ValueError(f"{path} holds a {type(saved).__name__}, no keras_vit.ViT.")
     if not overrides:
@@ -125,7 +127,9 @@ def _load_keras(path, overrides):
         overrides = {**overrides, "include_top": False}
     if new_head or not overrides.get("include_top", True):
         old["representation_size"] = None
-    model = type(saved).from_config({**old, "preprocessor": preprocessor, **overrides})
+    with checkpoint_follows():
+        config = {**old, "preprocessor": preprocessor, **overrides}
+        model = type(saved).from_config(config)
     values = saved._values_for(model, loading.get("resize") or "google")
     channels = old["input_shape"][2]
     if saved.resolved_config()["stem"] is None and PROJECTION in values:

@@ -19,6 +19,7 @@ from keras_vit.layers import (
     TransformerBlock,
 )
 from keras_vit.layers.attention import head_dim
+from keras_vit.layers.initial_values import checkpoint_follows
 from keras_vit.layers.mlp import get_activation
 from keras_vit.layers.patches import grid_shape
 from keras_vit.layers.positions import check_positions
@@ -277,87 +278,92 @@ class ViT(ImageModel):
                 tokens
             )
 
-        inputs = x = keras.Input(input_shape, name="images")
-        if stem is not None:
-            x = stem(x)
-        x = Patches(patch_size, dtype=policy, name="patches")(x)
-        x = PatchEncoder(
-            hidden_dim,
-            grid,
-            class_token=class_token,
-            distillation_token=distillation_token,
-            registers=registers,
-            class_token_position=class_token_position,
-            positions=positions,
-            dtype=policy,
-            name="patch_encoder",
-        )(x)
-        x = keras.layers.Dropout(dropout_rate, dtype=policy, name="dropout")(x)
-        for i in range(num_layers):
-            x = self._block(
-                x,
-                i,
-                num_heads=num_heads,
-                mlp_dim=mlp_dim,
-                activation=activation,
-                layer_norm_epsilon=layer_norm_epsilon,
-                qkv_bias=qkv_bias,
-                layer_scale=layer_scale,
-                dropout_rate=dropout_rate,
-                attention_dropout_rate=attention_dropout_rate,
-                stochastic_depth_rate=stochastic_depth_rate * i / max(num_layers - 1, 1),
-                relative_grid_shape=relative_grid_shape,
-                remat=remat,
+        with checkpoint_follows(weights is not None):
+            inputs = x = keras.Input(input_shape, name="images")
+            if stem is not None:
+                x = stem(x)
+            x = Patches(patch_size, dtype=policy, name="patches")(x)
+            x = PatchEncoder(
+                hidden_dim,
+                grid,
+                class_token=class_token,
+                distillation_token=distillation_token,
+                registers=registers,
+                class_token_position=class_token_position,
+                positions=positions,
                 dtype=policy,
-                name=f"block_{i}",
-            )
-        if final_norm == "before_pooling":
-            x = norm(x)
-        distilled = None
-        if distillation_token:
-            distilled = TokenPooling(1, dtype=policy, name="distillation_pooling")(x)
-        if pooling == "token":
-            x = TokenPooling(dtype=policy, name="pooling")(x)
-        elif pooling == "gap":
-            x = GlobalAveragePooling(num_prefix_tokens, dtype=policy, name="pooling")(x)
-        elif pooling == "map":
-            x = AttentionPooling(
-                num_heads,
-                mlp_dim,
-                num_prefix_tokens,
-                activation=activation,
-                layer_norm_epsilon=layer_norm_epsilon,
-                dtype=policy,
-                name="pooling",
+                name="patch_encoder",
             )(x)
-        if final_norm == "after_pooling":
-            x = norm(x)
-        head_dtype = keras.backend.result_type(policy.compute_dtype, "float32")
+            x = keras.layers.Dropout(dropout_rate, dtype=policy, name="dropout")(x)
+            for i in range(num_layers):
+                x = self._block(
+                    x,
+                    i,
+                    num_heads=num_heads,
+                    mlp_dim=mlp_dim,
+                    activation=activation,
+                    layer_norm_epsilon=layer_norm_epsilon,
+                    qkv_bias=qkv_bias,
+                    layer_scale=layer_scale,
+                    dropout_rate=dropout_rate,
+                    attention_dropout_rate=attention_dropout_rate,
+                    stochastic_depth_rate=stochastic_depth_rate
+                    * i
+                    / max(num_layers - 1, 1),
+                    relative_grid_shape=relative_grid_shape,
+                    remat=remat,
+                    dtype=policy,
+                    name=f"block_{i}",
+                )
+            if final_norm == "before_pooling":
+                x = norm(x)
+            distilled = None
+            if distillation_token:
+                distilled = TokenPooling(1, dtype=policy, name="distillation_pooling")(x)
+            if pooling == "token":
+                x = TokenPooling(dtype=policy, name="pooling")(x)
+            elif pooling == "gap":
+                x = GlobalAveragePooling(num_prefix_tokens, dtype=policy, name="pooling")(
+                    x
+                )
+            elif pooling == "map":
+                x = AttentionPooling(
+                    num_heads,
+                    mlp_dim,
+                    num_prefix_tokens,
+                    activation=activation,
+                    layer_norm_epsilon=layer_norm_epsilon,
+                    dtype=policy,
+                    name="pooling",
+                )(x)
+            if final_norm == "after_pooling":
+                x = norm(x)
+            head_dtype = keras.backend.result_type(policy.compute_dtype, "float32")
 
-        def classifier(layer_name, activation):
-            return Classifier(
-                classes,
-                activation=activation,
-                bias_initializer=keras.initializers.Constant(classifier_bias),
-                dtype=head_dtype,
-                name=layer_name,
-            )
+            def classifier(layer_name, activation):
+                return Classifier(
+                    classes,
+                    activation=activation,
+                    bias_initializer=keras.initializers.Constant(classifier_bias),
+                    dtype=head_dtype,
+                    name=layer_name,
+                )
 
-        if include_top and distilled is not None:
-            logits = [
-                classifier("classifier", None)(x),
-                classifier("distillation_classifier", None)(distilled),
-            ]
-            x = keras.layers.Average(dtype=head_dtype, name="logits")(logits)
-            x = keras.layers.Activation(
-                classifier_activation, dtype=head_dtype, name="predictions"
-            )(x)
-        elif include_top:
-            if representation_size is not None:
-                x = PreLogits(representation_size, dtype=policy, name="pre_logits")(x)
-            x = classifier("classifier", classifier_activation)(x)
-        elif distilled is not None and pooling == "token":
-            x = keras.layers.Average(dtype=policy, name="features")([x, distilled])
+            if include_top and distilled is not None:
+                logits = [
+                    classifier("classifier", None)(x),
+                    classifier("distillation_classifier", None)(distilled),
+                ]
+                x = keras.layers.Average(dtype=head_dtype, name="logits")(logits)
+                x = keras.layers.Activation(
+                    classifier_activation, dtype=head_dtype, name="predictions"
+                )(x)
+            elif include_top:
+                if representation_size is not None:
+                    x = PreLogits(representation_size, dtype=policy, name="pre_logits")(x)
+                x = classifier("classifier", classifier_activation)(x)
+            elif distilled is not None and pooling == "token":
+                x = keras.layers.Average(dtype=policy, name="features")([x, distilled])
         super().__init__(inputs=inputs, outputs=x, name=name)
         self.dtype_policy = policy  # A functional model takes no dtype.
         self._constructor_config = config
@@ -422,7 +428,8 @@ class ViT(ImageModel):
         image_size = (height, width) if self.preprocessor.image_size else None
         config["input_shape"] = (height, width, channels)
         config["preprocessor"] = self.preprocessor.with_image_size(image_size)
-        model = type(self).from_config(config)
+        with checkpoint_follows():
+            model = type(self).from_config(config)
         assign(model.weights_by_path(), self._values_for(model, resize).items())
         return model
 

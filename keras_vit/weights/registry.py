@@ -56,7 +56,15 @@ class CheckpointTable(dict[str, Checkpoint]):
     def __repr__(self):
         if not self:
             return "no checkpoints"
-        titles = ("name", "architecture", "trained on", "px", "top-1", "preprocessing")
+        titles = (
+            "name",
+            "architecture",
+            "trained on",
+            "px",
+            "published top-1",
+            "preprocessing",
+            "licence",
+        )
         cells = [titles]
         for row in self.values():
             top1 = "-" if row.imagenet_top1 is None else f"{row.imagenet_top1:.2f}"
@@ -69,6 +77,7 @@ class CheckpointTable(dict[str, Checkpoint]):
                     str(row.resolution),
                     top1,
                     f"{row.normalization}, {row.resize}{crop}",
+                    row.license,
                 )
             )
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -529,9 +538,8 @@ def checkpoints(pattern: str | None = None) -> CheckpointTable:
     >>> table = keras_vit.checkpoints("b16*384")
     >>> table["vit_b16.augreg_in21k_ft_in1k_384"].imagenet_top1
     85.49
-    >>> keras_vit.checkpoints("h14.orig")
-    name                    architecture  trained on    px   top-1  preprocessing
-    vit_h14.orig_in21k_224  ViTH14        ImageNet-21k  224  -      inception, bilinear
+    >>> list(keras_vit.checkpoints("h14.orig"))
+    ['vit_h14.orig_in21k_224']
 
     Source: google-research/vision_transformer, timm 1.0.31 and yitu-opensource/T2T-ViT.
     """

@@ -53,15 +53,10 @@ class SafetensorsFile(TensorFile):
 
     @contextlib.contextmanager
     def reader(self):
-        with contextlib.ExitStack() as stack:
-            opened = {
-                path: stack.enter_context(self._open(path))
-                for path in sorted(set(self._file_of.values()))
-            }
-            yield (
-                lambda name: (
-                    opened[self._file_of[name]]
-                    .get_tensor(name)
-                    .astype("float32", copy=False)
-                )
-            )
+        def read(name):
+            # Opened for each tensor: as long as a file is open, what was read of it
+            # stays in memory.
+            with self._open(self._file_of[name]) as tensors:
+                return tensors.get_tensor(name).astype("float32", copy=False)
+
+        yield read

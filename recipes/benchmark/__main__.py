@@ -7,6 +7,10 @@ the same minutes; what is told is the median over the alternations, the smallest
 largest, and ratios of values of the same alternation. For each WHAT there will be a table
 (.txt), a picture (.png) and all values with machine, versions and settings (.json).
 
+A contestant that fails, hangs (--timeout) or runs out of memory is told as failed, and
+the others go on. The exit status is 1 only if nothing could be measured. Ctrl-C writes
+what was measured until then, and exits with 130.
+
 Examples:
   python -m recipes.benchmark inference training
   python -m recipes.benchmark training --variant S16 --batch 32 --dtype mixed_bfloat16
@@ -17,11 +21,14 @@ WHAT is one or more of:
 """
 
 import argparse
+import difflib
 import json
 import pathlib
+import shutil
 import statistics
 import sys
 import time
+from dataclasses import asdict
 
 from keras_vit.models.variants import VIT_SIZES
 from recipes.benchmark import machine, report, runner
@@ -36,20 +43,31 @@ NEED_RATE = ("inference", "training", "resolution", "depth", "width")
 
 def main():
     parser = argument_parser()
-    arguments = parser.parse_args()
-    options = chosen_options(parser, arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    names = arguments.what or list(MEASUREMENTS)
+    options = chosen_options(parser)
+    names = options.what or list(MEASUREMENTS)
     if set(names) & set(NEED_RATE):
         names = ["matmul", *names]
-    names = list(dict.fromkeys(names))
-    for number, name in enumerate(names):
-        print(f"\n{name} ({number + 1} of {len(names)})", flush=True)
-        try:
-            measure(name, options, arguments)
-        except KeyboardInterrupt:
-            done = ", ".join(names[:number]) or "nothing"
-            sys.exit(f"\nInterrupted in {name}; {options.out}/ has: {done}.")
+    cases = {name: list(MEASUREMENTS[name](options)) for name in dict.fromkeys(names)}
+    if options.reference:
+        taking_part = dict.fromkeys(c.contestant for cs in cases.values() for c in cs)
+        check_names(parser, "--reference", [options.reference], taking_part)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rate, measured = None, False
+    try:
+        for number, name in enumerate(cases):
+            print(f"\n{name} ({number + 1} of {len(cases)})", flush=True)
+            rows = measure(name, cases[name], options, rate)
+            measured |= any(row.values for row in rows)
+            if name == "matmul":
+                medians = [statistics.median(row.values) for row in rows if row.values]
+                rate = max(medians, default=None)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; what was measured is in {options.out}/", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        shutil.rmtree(options.scratch, ignore_errors=True)
+    if not measured:
+        sys.exit(f"\nNothing could be measured; the reasons are in {options.out}/")
     print(f"\nEverything is in {options.out}/")
 
 
@@ -66,6 +84,7 @@ def argument_parser():
     add("what", nargs="*", metavar="WHAT", help="default: all of them")
     add(
         "--variant",
+        dest="variants",
         action="append",
         choices=VARIANTS,
         help="a size, once or more often; the first is that of resolution, depth and "
@@ -81,9 +100,16 @@ def argument_parser():
         "(default: %(default)s)",
     )
     add(
+        "--timeout",
+        type=positive,
+        default=900,
+        metavar="SECONDS",
+        help="that a contestant has to prepare, and for each alternation; then it is "
+        "killed, and told as failed (default: %(default)s)",
+    )
+    add(
         "--contestants",
         nargs="+",
-        choices=CONTESTANTS,
         default=DEFAULT_CONTESTANTS,
         metavar="NAME",
         help=f"of {', '.join(CONTESTANTS)} (default: {', '.join(DEFAULT_CONTESTANTS)})",
@@ -91,8 +117,8 @@ def argument_parser():
     add(
         "--reference",
         metavar="NAME",
-        help="contestant that all are compared with (default: keras_vit is compared with "
-        "keras_hub and keras on the same backend, and with timm)",
+        help="whom all are compared with, wherever it takes part (default: keras_vit is "
+        "compared with keras_hub and keras on the same backend, and with timm)",
     )
     add("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
     add("--image-size", type=positive, default=224, help="default: %(default)s")
@@ -127,103 +153,95 @@ def positive(text):
     return value
 
 
-def chosen_options(parser, arguments):
+def chosen_options(parser):
     """The options; ends the program where they cannot be."""
-    unknown = [name for name in arguments.what if name not in MEASUREMENTS]
-    if unknown:
-        parser.error(
-            f"unknown WHAT: {', '.join(unknown)}; choose from {', '.join(MEASUREMENTS)}."
-        )
-    variants = list(dict.fromkeys(arguments.variant or ["S16", "B16"]))
-    image_sizes = {"--image-size": [arguments.image_size]}
-    if not arguments.what or "resolution" in arguments.what:
-        image_sizes["--resolutions"] = arguments.resolutions
-    for option, values in image_sizes.items():
-        for variant in variants if option == "--image-size" else variants[:1]:
+    options = parser.parse_args(namespace=Options())
+    check_names(parser, "WHAT", options.what, MEASUREMENTS)
+    check_names(parser, "--contestants", options.contestants, CONTESTANTS)
+    options.variants = list(dict.fromkeys(options.variants or ["S16", "B16"]))
+    image_sizes = {"--image-size": ([options.image_size], options.variants)}
+    if not options.what or "resolution" in options.what:
+        image_sizes["--resolutions"] = options.resolutions, options.variants[:1]
+    for option, (values, variants) in image_sizes.items():
+        for variant in variants:
             patch = VIT_SIZES[f"ViT{variant}"][0]
             if any(value % patch for value in values):
                 parser.error(
                     f"{option}: the patch of {variant}, {patch}, must divide the image "
                     f"size; received {values}."
                 )
-    if any(d % HEAD_DIM for d in arguments.widths):
+    if any(d % HEAD_DIM for d in options.widths):
         parser.error(
             f"--widths must be multiples of {HEAD_DIM}, the width of a head; received "
-            f"{arguments.widths}."
+            f"{options.widths}."
         )
-    contestants = []
-    for name in dict.fromkeys(arguments.contestants):
-        if missing := CONTESTANTS[name].missing:
-            print(f"Left out: {name} ({', '.join(missing)} not installed)")
-        else:
-            contestants.append(CONTESTANTS[name])
-    if not contestants:
+    chosen = [CONTESTANTS[name] for name in dict.fromkeys(options.contestants)]
+    options.left_out = {c.name: c.missing for c in chosen if c.missing}
+    for name, packages in options.left_out.items():
+        print(f"Left out: {name} ({', '.join(packages)} not installed)")
+    options.contestants = [c for c in chosen if c.name not in options.left_out]
+    if not options.contestants:
         parser.error("none of the contestants is installed.")
-    if arguments.reference and arguments.reference not in {c.name for c in contestants}:
-        parser.error(
-            f"--reference {arguments.reference} is not among the contestants: "
-            f"{', '.join(c.name for c in contestants)}."
-        )
-    return Options(
-        variants,
-        contestants,
-        arguments.batch,
-        arguments.image_size,
-        arguments.dtype,
-        arguments.repetitions,
-        arguments.resolutions,
-        arguments.depths,
-        arguments.widths,
-        arguments.out,
-    )
+    options.scratch = options.out.resolve() / "scratch"
+    return options
 
 
-def measure(name, options, arguments):
-    """Runs one WHAT, and writes its three files."""
+def check_names(parser, argument, names, known):
+    """Ends the program where a name is not known, with the nearest one that is."""
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            meant = f" (did you mean {nearest[0]}?)" if nearest else ""
+            parser.error(
+                f"unknown {argument}: {name}{meant}; choose from {', '.join(known)}."
+            )
+
+
+def measure(name, cases, options, rate):
+    """Runs one WHAT and writes its three files, also if it is interrupted.
+
+    Args:
+        name: of the WHAT.
+        cases: what is measured.
+        options: of the command line.
+        rate: GFLOP/s of the best matrix product, or None.
+
+    Returns:
+        Its rows.
+    """
     start = time.monotonic()
 
     def progress(line):
         print(f"  [{time.monotonic() - start:5.0f} s] {line}", flush=True)
 
-    cases = list(MEASUREMENTS[name](options))
-    log = options.out / f"{name}.log"
+    out = options.out
+    rows: list[runner.Row] = []
+    log = out / f"{name}.log"
     log.unlink(missing_ok=True)
     record = {"what": name, "dtype": options.dtype, **machine.record()}
-    rows = runner.run(cases, arguments.alternations, log, progress)
-    record |= {
-        "left_out": {
-            n: CONTESTANTS[n].missing
-            for n in arguments.contestants
-            if CONTESTANTS[n].missing
-        },
-        "seconds": round(time.monotonic() - start, 1),
-        "rows": [row.record() for row in rows],
-    }
-    (options.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    rate = machine_rate(options.out / "matmul.json")
-    title = f"{name}, {options.dtype}"
-    text = report.table(title, rows, rate, arguments.reference)
-    for missing, packages in record["left_out"].items():
-        text += f"\nLeft out: {missing} ({', '.join(packages)} not installed)\n"
-    text += f"\n{record['cpu']}, {record['cores']} cores; {devices(rows)}; "
-    text += f"{record['date']}; median (smallest to largest) of "
-    text += f"{arguments.alternations} alternations\n"
-    (options.out / f"{name}.txt").write_text(text)
-    report.chart(title, rows, options.out / f"{name}.png")
-    print(f"\n{text}", flush=True)
+    record |= {"left_out": options.left_out, "interrupted": True}
+    try:
+        runner.run(cases, options.alternations, options.timeout, log, rows, progress)
+        record["interrupted"] = False
+    finally:
+        record["seconds"] = round(time.monotonic() - start, 1)
+        record["rows"] = [asdict(row) for row in rows]
+        (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        title = f"{name}, {options.dtype}" + ", interrupted" * record["interrupted"]
+        text = report.table(title, rows, rate, options.reference)
+        for missing, packages in record["left_out"].items():
+            text += f"\nLeft out: {missing} ({', '.join(packages)} not installed)\n"
+        text += f"\n{record['cpu']}, {record['cores']} cores; {devices(rows)}; "
+        text += f"{record['date']}; median (smallest to largest) of "
+        text += f"{options.alternations} alternations\n"
+        (out / f"{name}.txt").write_text(text)
+        report.chart(title, rows, out / f"{name}.png")
+        print(f"\n{text}", flush=True)
+    return rows
 
 
 def devices(rows):
     return "computed on " + ", ".join(sorted({r.device for r in rows if r.device}))
-
-
-def machine_rate(path):
-    """GFLOP/s of the best framework's matrix product, or None."""
-    if not path.exists():
-        return None
-    rows = json.loads(path.read_text())["rows"]
-    rates = [statistics.median(row["values"]) for row in rows if row["values"]]
-    return max(rates, default=None)
 
 
 if __name__ == "__main__":

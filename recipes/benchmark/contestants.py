@@ -80,6 +80,15 @@ def random_batch(batch: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
     return images, generator.integers(0, CLASSES, batch, dtype="int32")
 
 
+def torch_device() -> str:
+    """Where torch computes; on GPUs with TF32, as JAX and TensorFlow do by default."""
+    torch = import_module("torch")
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
+    return device
+
+
 class KerasModel:
     """A compiled Keras model; a subclass says which."""
 
@@ -169,9 +178,7 @@ class TorchModel:
         torch = import_module("torch")
 
         self.image_size = sizes["image_size"]
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        # TF32 on GPUs, as JAX and TensorFlow use it by default.
-        torch.set_float32_matmul_precision("high" if self.device == "cuda" else "highest")
+        self.device = torch_device()
         self.dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self.precision = (
             torch.autocast(self.device, torch.bfloat16)

@@ -11,19 +11,8 @@ import subprocess
 import sys
 from typing import Any
 
-PACKAGES = (
-    "keras_vit",
-    "keras",
-    "keras_hub",
-    "tensorflow",
-    "jax",
-    "jaxlib",
-    "torch",
-    "timm",
-    "transformers",
-    "numpy",
-    "pillow",
-)
+PACKAGES = """keras_vit keras keras_hub tensorflow jax jaxlib torch timm transformers
+numpy pillow"""
 SETTINGS = re.compile(
     "XLA_FLAGS|TF_(XLA_FLAGS|ENABLE_.*|NUM_.*)|JAX_(ENABLE|DEFAULT)_.*|OMP_NUM_THREADS"
     "|CUDA_VISIBLE_DEVICES|GLIBC_TUNABLES|MALLOC_.*"
@@ -48,7 +37,7 @@ def record() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     found = {}
-    for package in PACKAGES:
+    for package in PACKAGES.split():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found

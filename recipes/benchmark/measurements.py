@@ -3,13 +3,11 @@
 The names of the functions in `MEASUREMENTS` are what the command line takes.
 """
 
-import inspect
+import argparse
 import pathlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import keras_vit
 from keras_vit.models.variants import VIT_SIZES
 from recipes.benchmark import flops
 from recipes.benchmark.contestants import Contestant
@@ -18,22 +16,33 @@ from recipes.benchmark.runner import Case
 SIZE_NAMES = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
 BACKENDS = ("jax", "tensorflow", "torch")
 HEAD_DIM = 64
+# Formats of checkpoints, and who reads them.
+LOADERS = {
+    ".npz": ("keras_vit",),
+    ".safetensors": ("keras_vit", "timm", "transformers"),
+    ".keras": ("keras_vit", "keras_hub"),
+}
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(argparse.Namespace):
     """What the command line chose."""
 
+    what: list[str]
     variants: list[str]
     contestants: list[Contestant]
     batch: int
     image_size: int
     dtype: str
+    alternations: int
     repetitions: int
+    timeout: int
+    reference: str | None
     resolutions: list[int]
     depths: list[int]
     widths: list[int]
     out: pathlib.Path
+    left_out: dict[str, list[str]]  # Contestants, and the packages that they lack.
+    scratch: pathlib.Path  # A directory that is deleted in the end.
 
     def sizes(self, variant: str, **changed: int) -> dict[str, int]:
         """The sizes of a variant, with some of them changed."""
@@ -120,7 +129,7 @@ def _inference(options, variant, sizes, batch):
     yield from models(
         options,
         f"{variant}, {sizes['image_size']} px, batch {batch}",
-        "models.inference",
+        ".models.inference",
         sizes,
         flops=batch * flops.forward(**sizes),
         batch=batch,
@@ -132,7 +141,7 @@ def _training(options, label, sizes):
     yield from models(
         options,
         f"{label}, {sizes['image_size']} px, batch {options.batch}",
-        "models.training",
+        ".models.training",
         sizes,
         flops=options.batch * flops.training(**sizes),
         batch=options.batch,
@@ -156,19 +165,17 @@ def attention(options):
                 "dtype": options.dtype,
                 "batch": options.batch,
                 "tokens": tokens,
-                "heads": 6,
-                "head_dim": HEAD_DIM,
                 "repetitions": options.repetitions,
             }
             group = f"attention, {tokens} tokens, batch {options.batch}"
-            yield Case(group, name, "attention.attention", parameters, backend)
+            yield Case(group, name, ".attention.attention", parameters, backend)
 
 
 def build(options):
     """Making a model, in a fresh process."""
     for variant in options.variants:
         sizes = options.sizes(variant)
-        yield from models(options, variant, "models.build", sizes, fresh=True)
+        yield from models(options, variant, ".models.build", sizes, fresh=True)
 
 
 def first_call(options):
@@ -178,7 +185,7 @@ def first_call(options):
             yield from models(
                 options,
                 f"{variant}, {task.replace('_', ' ')}",
-                f"models.{task}",
+                f".models.{task}",
                 options.sizes(variant),
                 fresh=True,
                 batch=options.batch,
@@ -190,7 +197,7 @@ def imports(options):
     for contestant in options.of("keras_vit", "keras_hub"):
         if not contestant.compiled:
             parameters = {"library": contestant.library}
-            task, backend = "imports.imports", contestant.backend
+            task, backend = ".imports.imports", contestant.backend
             yield Case("imports", contestant.name, task, parameters, backend, fresh=True)
 
 
@@ -198,18 +205,16 @@ def memory(options):
     """Memory above the model of two forward passes, or two training steps."""
     for variant in options.variants:
         sizes = options.sizes(variant)
-        kinds: list[tuple[str, dict, bool, Any]] = [
-            ("forward", sizes, False, None),
-            ("training", sizes, True, None),
-        ]
-        if "remat" in inspect.signature(keras_vit.ViT).parameters:
-            with_remat = {**sizes, "remat": True}
-            kinds.append(("training, remat", with_remat, True, options.of("keras_vit")))
-        for kind, kind_sizes, train, contestants in kinds:
+        with_remat = {**sizes, "remat": True}
+        for kind, kind_sizes, train, contestants in (
+            ("forward", sizes, False, options.contestants),
+            ("training", sizes, True, options.contestants),
+            ("training, remat", with_remat, True, options.of("keras_vit")),
+        ):
             yield from models(
                 options,
                 f"{variant}, {kind}, batch {options.batch}",
-                "models.memory",
+                ".models.memory",
                 kind_sizes,
                 contestants,
                 fresh=True,
@@ -225,7 +230,7 @@ def fit_overhead(options):
         yield from models(
             options,
             f"{variant}, batch {options.batch}",
-            "models.fit_overhead",
+            ".models.fit_overhead",
             options.sizes(variant),
             keras,
             batch=options.batch,
@@ -246,29 +251,34 @@ def matmul(options):
                 "dtype": options.dtype,
                 "rows": rows,
                 "width": d,
-                "repetitions": 20,
             }
             group = f"({rows}, {d}) x ({d}, {4 * d})"
-            yield Case(group, framework, "machine.matmul", parameters, framework)
+            yield Case(group, framework, ".machine.matmul", parameters, framework)
 
 
 def input_pipeline(options):
     """JPEGs decoded, cropped at random and resized: tf.data, and Pillow on one thread."""
     for reader in ("tf.data", "pillow"):
-        parameters = {
-            "reader": reader,
-            "image_size": options.image_size,
-            "batch": 32,
-            "count": 256,
-        }
+        parameters = {"reader": reader, "image_size": options.image_size}
         group = f"JPEG 500x375 to {options.image_size} px"
-        yield Case(group, reader, "machine.input_pipeline", parameters, "tensorflow")
+        yield Case(group, reader, ".machine.input_pipeline", parameters, "tensorflow")
 
 
 def loading(options):
-    """Loading a checkpoint."""
+    """A model from a file: seconds, and the peak of memory beside the file's bytes."""
     for variant in options.variants:
-        yield from models(options, variant, "files.loading", options.sizes(variant))
+        for ending, libraries in LOADERS.items():
+            contestants = [c for c in options.of(*libraries) if not c.compiled]
+            yield from models(
+                options,
+                f"{variant}, {ending}",
+                ".files.loading",
+                options.sizes(variant),
+                contestants,
+                fresh=True,
+                directory=str(options.scratch / variant),
+                ending=ending,
+            )
 
 
 def export(options):
@@ -276,15 +286,12 @@ def export(options):
     exporters = [c for c in options.of("keras_vit") if not c.compiled]
     for variant in options.variants:
         sizes, group = options.sizes(variant), f"{variant}, {options.image_size} px"
-        directories = [
-            str((options.out / "saved_models" / f"{variant}-{c.name}").resolve())
-            for c in exporters
-        ]
+        directories = [str(options.scratch / f"{variant}-{c.name}") for c in exporters]
         for contestant, directory in zip(exporters, directories, strict=True):
             yield from models(
                 options,
                 f"{group}, export",
-                "files.export",
+                ".files.export",
                 sizes,
                 [contestant],
                 directory=directory,
@@ -297,8 +304,8 @@ def export(options):
                 "image_size": sizes["image_size"],
                 **run,
             }
-            yield Case(serving, "SavedModel", "files.served", parameters, "tensorflow")
-        yield from models(options, serving, "models.inference", sizes, exporters, **run)
+            yield Case(serving, "SavedModel", ".files.served", parameters, "tensorflow")
+        yield from models(options, serving, ".models.inference", sizes, exporters, **run)
 
 
 MEASUREMENTS: dict[str, Callable[[Options], Iterator[Case]]] = {

@@ -18,11 +18,18 @@ COLORS = {
 }
 
 
-def comparisons(rows: list[Row]) -> list[list[Row]]:
-    """Rows of one group and one figure together, failed ones left out."""
-    measured = [row for row in rows if row.values]
-    keys = dict.fromkeys((row.group, row.figure) for row in measured)
-    return [[r for r in measured if (r.group, r.figure) == key] for key in keys]
+def comparisons(rows: list[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Rows by group and figure, each with those who failed before any figure."""
+    keys = dict.fromkeys((row.group, row.figure) for row in rows)
+    # A group of which nothing was measured has no other figure than "".
+    groups = {group for group, figure in keys if figure}
+    return {
+        (group, figure): [
+            r for r in rows if r.group == group and r.figure in (figure, "")
+        ]
+        for group, figure in keys
+        if figure or group not in groups
+    }
 
 
 def references(contestant: str, reference: str | None) -> list[str]:
@@ -57,12 +64,15 @@ def table(title: str, rows: list[Row], rate: float | None, reference: str | None
         reference: whom all are compared with; None for the defaults.
     """
     lines = [title, "=" * len(title)]
-    for members in comparisons(rows):
-        lines += ["", f"{members[0].group}: {members[0].figure}"]
+    for (group, figure), members in comparisons(rows).items():
+        lines += ["", f"{group}: {figure or 'nothing measured'}"]
         by_name = {row.contestant: row for row in members}
         for row in members:
-            line = f"  {row.contestant:24} {spread(row.values):34}"
-            if row.flops:
+            outcome = spread(row.values) if row.values else ""
+            if row.error:
+                outcome = f"{outcome} FAILED".lstrip()
+            line = f"  {row.contestant:24} {outcome:34}"
+            if row.flops and row.values:
                 achieved = row.flops / statistics.median(row.values) / 1e9
                 line += f" {achieved:8.1f} GFLOP/s"
                 if rate:
@@ -74,21 +84,21 @@ def table(title: str, rows: list[Row], rate: float | None, reference: str | None
                 if values:
                     pair = f"{row.contestant} / {name}"
                     lines.append(f"  {pair:46} {spread(values, 3)}")
-    failures = [row for row in rows if row.error]
+    failures = {(row.group, row.contestant): row.error for row in rows if row.error}
     if failures:
         lines += ["", "Failed:"]
-    lines += [f"  {row.group}: {row.contestant}: {row.error}" for row in failures]
+    lines += [f"  {group}: {name}: {error}" for (group, name), error in failures.items()]
     return "\n".join(lines) + "\n"
 
 
 def chart(title: str, rows: list[Row], path) -> None:
     """A PNG: for each group and figure, a bar a contestant, whiskers for the spread."""
-    panels = comparisons(rows)
+    panels = list(comparisons(rows).items())
     if not panels:
         return
     columns = min(2, len(panels))
     lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-    heights = [0.8 + 0.3 * max(map(len, line)) for line in lines]
+    heights = [0.8 + 0.3 * max(len(members) for _, members in line) for line in lines]
     figure, axes = plt.subplots(
         len(lines),
         columns,
@@ -99,16 +109,17 @@ def chart(title: str, rows: list[Row], path) -> None:
     )
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
-    for axis, members in zip(axes.flat, panels, strict=False):
-        medians = [statistics.median(row.values) for row in members]
-        below = [m - min(r.values) for m, r in zip(medians, members, strict=True)]
-        above = [max(r.values) - m for m, r in zip(medians, members, strict=True)]
-        names = [row.contestant for row in members]
-        colors = [COLORS.get(name.partition("-")[0], "C7") for name in names]
+    for axis, ((group, unit), members) in zip(axes.flat, panels, strict=False):
+        values = [row.values or [0.0] for row in members]
+        medians = [statistics.median(v) for v in values]
+        below = [m - min(v) for m, v in zip(medians, values, strict=True)]
+        above = [max(v) - m for m, v in zip(medians, values, strict=True)]
+        names = [row.contestant + " (failed)" * bool(row.error) for row in members]
+        colors = [COLORS.get(r.contestant.partition("-")[0], "C7") for r in members]
         axis.barh(names, medians, xerr=(below, above), color=colors, capsize=3)
         axis.invert_yaxis()
-        axis.set_title(members[0].group, fontsize=10)
-        axis.set_xlabel(members[0].figure)
+        axis.set_title(group, fontsize=10)
+        axis.set_xlabel(unit)
         axis.grid(axis="x", alpha=0.3)
     figure.suptitle(title)
     figure.savefig(path, dpi=110)

@@ -5,11 +5,13 @@ import itertools
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -25,7 +27,7 @@ class Case:
     Attributes:
         group: what is compared; cases of one group alternate.
         contestant: whose figures these are.
-        task: `module.function` in `recipes.benchmark.tasks`.
+        task: `.module.function` in `recipes.benchmark.tasks`.
         parameters: of that function.
         backend: `KERAS_BACKEND` of its process.
         fresh: whether each alternation has a new process.
@@ -43,7 +45,11 @@ class Case:
 
 @dataclass
 class Row:
-    """What was measured of one figure: a value an alternation."""
+    """What was measured of one figure: a value an alternation.
+
+    A contestant that failed has its error in all of its rows of the group, or in one row
+    without a figure where nothing was measured before.
+    """
 
     group: str
     contestant: str
@@ -54,18 +60,24 @@ class Row:
     values: list[float] = field(default_factory=list)
     error: str | None = None
 
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 class WorkerError(Exception):
     """What went wrong in a worker."""
 
 
 class Worker:
-    """A process that measures one case."""
+    """A process that measures one case.
 
-    def __init__(self, case: Case, log: pathlib.Path):
+    Args:
+        case: what it measures.
+        log: file to which its messages are added.
+        timeout: seconds that it has for each answer.
+
+    Raises:
+        WorkerError: it cannot prepare what it shall measure.
+    """
+
+    def __init__(self, case: Case, log: pathlib.Path, timeout: float):
         environment = {
             # Several processes share an accelerator.
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -74,7 +86,7 @@ class Worker:
             **os.environ,
             "KERAS_BACKEND": case.backend,
         }
-        self.log = log
+        self.contestant, self.log, self.timeout = case.contestant, log, timeout
         with log.open("a") as errors:
             print(f"== {case.group}: {case.contestant}", file=errors, flush=True)
             self.process = subprocess.Popen(
@@ -88,93 +100,137 @@ class Worker:
                 start_new_session=True,  # Ctrl-C is for the program that runs it.
             )
         try:
-            answer = self.ask({"build": case.task, "parameters": case.parameters})
+            self._ask({"task": case.task, "parameters": case.parameters})
         except BaseException:
             self.close()
             raise
-        self.device = answer["device"]
 
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request.
+    def measure(self) -> dict[str, Any]:
+        """One measurement: `values`, `device`, `peak_resident_bytes`.
 
         Raises:
-            WorkerError: the worker answers with an error, or no more.
+            WorkerError: it fails, is too slow, or has ended.
         """
+        return self._ask({})
+
+    def _ask(self, request):
+        expired = threading.Event()
+
+        def expire():
+            expired.set()
+            self._kill()
+
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        timer = threading.Timer(self.timeout, expire)
+        timer.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.write(json.dumps(request) + "\n")
+                self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        finally:
+            timer.cancel()
+        if expired.is_set():
+            raise WorkerError(
+                f"{self.contestant} gave no answer within {self.timeout:g} s, and was "
+                "killed: use a larger --timeout if it is only slow, or leave it out with "
+                "--contestants."
+            )
         if not line:
-            status = self.process.wait()
-            raise WorkerError(f"The process ended with status {status}; see {self.log}.")
+            raise WorkerError(self._how_it_ended())
         answer = json.loads(line)
         if "error" in answer:
             raise WorkerError(answer["error"])
         return answer
 
+    def _how_it_ended(self):
+        status = self.process.wait()
+        if status == -signal.SIGKILL:
+            return (
+                f"{self.contestant} was killed by SIGKILL, which the system does where "
+                "memory runs out: use a smaller --batch or --variant."
+            )
+        return f"{self.contestant} ended with status {status}; see {self.log}."
+
+    def _kill(self):
+        """With the processes that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
     def close(self) -> None:
-        self.process.kill()  # It holds nothing that wants saving.
+        self._kill()  # It holds nothing that wants saving.
         self.process.communicate()
 
 
 def run(
     cases: list[Case],
     alternations: int,
+    timeout: float,
     log: pathlib.Path,
+    rows: list[Row],
     progress: Callable[[str], None],
-) -> list[Row]:
-    """All figures of all cases.
+) -> None:
+    """Measures all cases; one that fails is left out from then on.
 
-    A case that fails has its error in a row and is left out from then on.
+    Args:
+        cases: what is measured.
+        alternations: how often.
+        timeout: seconds that a worker has for each answer.
+        log: file for what workers print.
+        rows: to which the figures are added as they come, so that they are there
+            whatever ends this function.
+        progress: takes a line for each measurement.
     """
-    rows: list[Row] = []
-    for group, members in itertools.groupby(cases, key=lambda case: case.group):
-        rows += _run_group(group, list(members), alternations, log, progress)
-    return rows
+    for _, members in itertools.groupby(cases, key=lambda case: case.group):
+        _run_group(list(members), alternations, timeout, log, rows, progress)
 
 
-def _run_group(group, cases, alternations, log, progress):
-    rows: dict[tuple, Row] = {}
+def _run_group(cases, alternations, timeout, log, rows, progress):
+    found: dict[tuple[str, str], Row] = {}
     workers: dict[str, Worker] = {}
-    failed: list[str] = []
+    failed: set[str] = set()
 
-    def row(case, figure, flops=None):
-        new = Row(group, case.contestant, figure, flops)
-        return rows.setdefault((case.contestant, figure), new)
+    def row(case, figure):
+        key = case.contestant, figure
+        if key not in found:
+            flops = case.flops if figure.endswith("(s)") else None
+            found[key] = Row(case.group, case.contestant, figure, flops)
+            rows.append(found[key])
+        return found[key]
+
+    def measure(case):
+        name = case.contestant
+        if name not in workers:
+            workers[name] = Worker(case, log, timeout)
+        time.sleep(PAUSE_SECONDS)
+        answer = workers[name].measure()
+        for figure, value in answer["values"].items():
+            measured = row(case, figure)
+            measured.values.append(value)
+            measured.device = answer["device"]
+            measured.peak_resident_bytes = max(
+                answer["peak_resident_bytes"], measured.peak_resident_bytes
+            )
+        return ", ".join(f"{name} {v:.4g}" for name, v in answer["values"].items())
 
     try:
         for k in range(alternations):
             for case in cases:
-                if case.contestant in failed:
+                name = case.contestant
+                if name in failed:
                     continue
-                label = f"{group}: {case.contestant}, {k + 1} of {alternations}"
                 try:
-                    if case.contestant not in workers:
-                        workers[case.contestant] = Worker(case, log)
-                    worker = workers[case.contestant]
-                    time.sleep(PAUSE_SECONDS)
-                    values = worker.ask({"measure": True})["values"]
-                    peak = worker.ask({"peak_memory": True})["bytes"]
+                    outcome = measure(case)
                 except WorkerError as error:
-                    failed.append(case.contestant)
-                    row(case, "error").error = str(error)
-                    progress(f"{label}: FAILED: {error}")
-                    if case.contestant in workers:
-                        workers.pop(case.contestant).close()
-                    continue
-                for figure, value in values.items():
-                    flops = case.flops if figure.endswith("(s)") else None
-                    measured = row(case, figure, flops)
-                    measured.values.append(value)
-                    measured.device = worker.device
-                    measured.peak_resident_bytes = max(peak, measured.peak_resident_bytes)
-                figures = ", ".join(f"{name} {v:.4g}" for name, v in values.items())
-                progress(f"{label}: {figures}")
-                if case.fresh:
-                    workers.pop(case.contestant).close()
+                    failed.add(name)
+                    outcome = f"FAILED: {error}"
+                    own = [r for r in found.values() if r.contestant == name]
+                    for failing in own or [row(case, "")]:
+                        failing.error = str(error)
+                progress(f"{case.group}: {name}, {k + 1} of {alternations}: {outcome}")
+                if name in workers and (case.fresh or name in failed):
+                    workers.pop(name).close()
     finally:
         for worker in workers.values():
             worker.close()
-    return list(rows.values())

@@ -12,20 +12,19 @@ import sys
 import types
 
 
+def _empty_class(_, name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return _Names(name, (), {})
+
+
 class _Names(type):
-    def __getattr__(cls, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Names(name, (), {})
+    __getattr__ = _empty_class
 
 
 class _Module(types.ModuleType):
     __version__ = "0.0.0"
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Names(name, (), {})
+    __getattr__ = _empty_class
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

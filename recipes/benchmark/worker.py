@@ -2,9 +2,9 @@
 
 It reads requests and writes answers, one JSON object a line:
 
-    {"build": "models.training", "parameters": {...}}  ->  {"device": "cpu"}
-    {"measure": true}                                  ->  {"values": {"step (s)": 1.2}}
-    {"peak_memory": true}                              ->  {"bytes": 123456}
+    {"task": ".models.training", "parameters": {...}}  ->  {}
+    {}                                                 ->  one measurement, in:
+        {"values": {"step (s)": 1.2}, "device": "cpu", "peak_resident_bytes": 123456}
 
 An error is answered as {"error": "..."}. The end of the requests ends the process.
 """
@@ -28,16 +28,16 @@ def main():
     measure: Any = None
     for line in sys.stdin:
         request = json.loads(line)
+        answer: dict[str, Any] = {}
         try:
-            if "build" in request:
-                module, function = request["build"].split(".")
-                tasks = importlib.import_module(f"recipes.benchmark.tasks.{module}")
+            if request:
+                module, _, function = request["task"].rpartition(".")
+                tasks = importlib.import_module(module, "recipes.benchmark.tasks")
                 measure = getattr(tasks, function)(**request["parameters"])
-                answer = {"device": device()}
-            elif "measure" in request:
-                answer = {"values": measure()}
             else:
-                answer = {"bytes": resident.peak_bytes()}
+                answer["values"] = measure()
+                answer["device"] = device()
+                answer["peak_resident_bytes"] = resident.peak_bytes()
         except Exception as error:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}

@@ -132,6 +132,9 @@ def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys
             served = outputs[f"{name}_{batch}"]
             np.testing.assert_allclose(served, values[:batch], rtol=0, atol=1e-5)
 
+    stored = sum(file.stat().st_size for file in (path / "variables").iterdir())
+    assert stored < 4 * exact.count_params() + 200 * len(exact.weights)
+
     assert facts["keras"] == []
     refused = BAD_SHAPES if resizes else BAD_SHAPES + BAD_SIZES
     assert facts["refused"] == [list(shape) for shape in refused]

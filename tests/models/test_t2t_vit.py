@@ -21,8 +21,8 @@ XLA = keras.backend.backend() != "torch"
     ("arguments", "dtype", "jit_compile"),
     [
         ({}, "float32", XLA),
-        ({}, "mixed_bfloat16", XLA),
-        ({"tokens": "transformer", "remat": True}, "float32", False),
+        ({"remat": True}, "mixed_bfloat16", XLA),
+        ({"tokens": "transformer"}, "float32", False),
         ({"tokens": "convolution", "pooling": "gap"}, "float32", False),
         # Wider, or the two units of its narrow layer may be 0.
         ({"backbone": "se", "hidden_dim": 64}, "mixed_bfloat16", False),

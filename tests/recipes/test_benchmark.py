@@ -2,13 +2,16 @@
 
 import json
 import os
+import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import keras
 import pytest
 
-from recipes.benchmark import flops
+from recipes.benchmark import flops, report, runner
 from recipes.benchmark.torchvision_stub import install
 
 BACKEND = keras.backend.backend()
@@ -47,6 +50,14 @@ def test_inference_and_training(tmp_path):
         (["speed"], "unknown WHAT: speed; choose from matmul, inference"),
         (["inference", "--image-size", "30"], "the patch of S16, 16, must divide"),
         (["width", "--widths", "100"], "multiples of 64"),
+        (
+            ["build", "--contestants", "keras_vit-jx"],
+            "unknown --contestants: keras_vit-jx (did you mean keras_vit-jax?); choose",
+        ),
+        (
+            ["build", "--contestants", f"keras_vit-{BACKEND}", "--reference", "tim"],
+            f"unknown --reference: tim; choose from keras_vit-{BACKEND}.",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(
@@ -56,6 +67,105 @@ def test_bad_arguments_are_refused_before_anything_is_written(
     assert result.returncode == 2
     assert message in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def run_tasks(tmp_path, *tasks, timeout=30):
+    cases = [
+        runner.Case("group", name, f"tests.recipes.unreliable_tasks.{name}", {}, BACKEND)
+        for name in tasks
+    ]
+    rows, lines = [], []
+    runner.run(cases, 3, timeout, tmp_path / "log", rows, lines.append)
+    return rows, lines
+
+
+def test_who_fails_is_told_and_the_others_go_on(tmp_path):
+    killed = "runs_out_of_memory_in_its_second_measurement"
+    rows, lines = run_tasks(tmp_path, "missing", "ends", killed, "sound")
+    found = {(row.contestant, row.figure): row for row in rows}
+    for figure, value in (("length (m)", 2.0), ("step (s)", 0.5)):
+        row = found.pop(("sound", figure))
+        assert row.values == [value] * 3
+        assert row.error is None
+    assert found["missing", ""].error.startswith("ModuleNotFoundError: No module named")
+    assert found["ends", ""].error == f"ends ended with status 3; see {tmp_path / 'log'}."
+    assert found[killed, "step (s)"].values == [1.5]
+    assert f"{killed} was killed by SIGKILL" in found[killed, "step (s)"].error
+    assert len(found) == 3
+    assert sum("FAILED" in line for line in lines) == 3
+
+    table = report.table("title", rows, None, "sound")
+    (steps,) = [b for b in table.split("\n\n") if b.startswith("group: step (s)")]
+    for name in ("missing", "ends"):
+        (line,) = [line for line in steps.splitlines() if line.startswith(f"  {name} ")]
+        assert line.split() == [name, "FAILED"]
+    assert "1.5 (1.5 to 1.5) FAILED" in steps
+    assert f"{killed} / sound" in steps
+    assert "use a smaller --batch" in table
+    report.chart("title", rows, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 1000
+
+
+def test_who_hangs_is_killed_at_the_time_limit(tmp_path):
+    start = time.monotonic()
+    rows, _ = run_tasks(tmp_path, "hangs", "sound", timeout=3)
+    assert time.monotonic() - start < 60
+    assert rows[0].error == (
+        "hangs gave no answer within 3 s, and was killed: use a larger --timeout if it "
+        "is only slow, or leave it out with --contestants."
+    )
+    assert rows[-1].values == [0.5] * 3
+
+
+def test_nothing_measured_is_an_error(tmp_path):
+    result = run(
+        *("build", "--variant", "B16", "--timeout", "1", "--out", str(tmp_path)),
+        *("--contestants", f"keras_vit-{BACKEND}"),
+    )
+    assert result.returncode == 1
+    assert f"Nothing could be measured; the reasons are in {tmp_path}" in result.stderr
+    (row,) = json.loads((tmp_path / "build.json").read_text())["rows"]
+    assert "no answer within 1 s" in row["error"]
+    assert row["values"] == []
+    assert "FAILED" in (tmp_path / "build.txt").read_text()
+    assert (tmp_path / "build.png").stat().st_size > 1000
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path):
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "recipes.benchmark", "matmul", *TINY),
+            *("--contestants", f"keras_vit-{BACKEND}", "--out", str(tmp_path)),
+            *("--alternations", "1000"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if "numpy, 2 of 1000" in line:
+            break
+    workers = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"Interrupted; what was measured is in {tmp_path}" in errors
+    record = json.loads((tmp_path / "matmul.json").read_text())
+    assert record["interrupted"] is True
+    assert {row["contestant"] for row in record["rows"]} == {BACKEND, "numpy"}
+    assert all(len(row["values"]) >= 2 for row in record["rows"])
+    assert "matmul, float32, interrupted" in (tmp_path / "matmul.txt").read_text()
+    assert len(workers) == 2
+    assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def children(parent):
+    found = []
+    for status in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        pid, _, rest = status.read_text().partition(" (")
+        if int(rest.rpartition(") ")[2].split()[1]) == parent:
+            found.append(int(pid))
+    return found
 
 
 def test_flops_are_twice_the_multiply_adds_that_timm_tells():

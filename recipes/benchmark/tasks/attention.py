@@ -5,17 +5,20 @@ from importlib import import_module
 import numpy as np
 
 from recipes.benchmark import torchvision_stub
+from recipes.benchmark.contestants import torch_device
 from recipes.benchmark.timing import median_seconds
 
+HEADS, HEAD_DIM = 6, 64
 
-def attention(library, backend, dtype, batch, tokens, heads, head_dim, repetitions):
+
+def attention(library, backend, dtype, batch, tokens, repetitions):
     """Seconds of the layer's forward pass, and of forward and backward together."""
-    shape = (batch, tokens, heads * head_dim)
+    shape = (batch, tokens, HEADS * HEAD_DIM)
     values = np.random.default_rng(0).standard_normal(shape, dtype="float32")
     if library == "timm":
-        forward, backward = _torch(_timm_layer(shape[-1], heads, dtype), values, dtype)
+        forward, backward = _torch(_timm_layer(), values, dtype)
     else:
-        layer = _keras_layer(library, heads, head_dim, dtype)
+        layer = _keras_layer(library, tokens, dtype)
         layer(values[:1])
         run = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}[backend]
         forward, backward = run(layer, values, dtype)
@@ -28,37 +31,24 @@ def attention(library, backend, dtype, batch, tokens, heads, head_dim, repetitio
     }
 
 
-def _keras_layer(library, heads, head_dim, dtype):
+def _keras_layer(library, tokens, dtype):
     import keras
 
     if library == "keras_vit":
         import keras_vit
 
-        return keras_vit.layers.SelfAttention(heads, dtype=dtype)
-
-    class MultiHead(keras.layers.Layer):
-        """`keras.layers.MultiHeadAttention` of the tokens with themselves."""
-
-        def __init__(self):
-            super().__init__(dtype=dtype)
-            self.attention = keras.layers.MultiHeadAttention(heads, head_dim, dtype=dtype)
-
-        def build(self, input_shape):
-            self.attention.build(input_shape, input_shape)
-
-        def call(self, tokens):
-            return self.attention(tokens, tokens)
-
-    return MultiHead()
+        return keras_vit.layers.SelfAttention(HEADS, dtype=dtype)
+    inputs = keras.Input((tokens, HEADS * HEAD_DIM), dtype=dtype.removeprefix("mixed_"))
+    attention = keras.layers.MultiHeadAttention(HEADS, HEAD_DIM, dtype=dtype)
+    return keras.Model(inputs, attention(inputs, inputs))
 
 
-def _timm_layer(width, heads, dtype):
+def _timm_layer():
     torchvision_stub.install()
     timm = import_module("timm")
-    torch = import_module("torch")
 
-    layer = timm.layers.Attention(width, heads, qkv_bias=True)
-    return layer.to("cuda" if torch.cuda.is_available() else "cpu")
+    layer = timm.layers.Attention(HEADS * HEAD_DIM, HEADS, qkv_bias=True)
+    return layer.to(torch_device())
 
 
 def _jax(layer, values, dtype):
@@ -108,7 +98,7 @@ def _tensorflow(layer, values, dtype):
 def _torch(layer, values, dtype):
     torch = import_module("torch")
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     tokens = torch.from_numpy(values).to(device).requires_grad_()
     enabled = dtype != "float32"
 

@@ -5,10 +5,11 @@ from importlib import import_module
 
 import numpy as np
 
+from recipes.benchmark.contestants import torch_device
 from recipes.benchmark.timing import median_seconds, seconds
 
 
-def matmul(framework, dtype, rows, width, repetitions):
+def matmul(framework, dtype, rows, width, repetitions=20):
     """GFLOP/s of the product `(rows, width) x (width, 4 width)`, compiled if possible."""
     generator = np.random.default_rng(0)
     a = generator.standard_normal((rows, width), dtype="float32")
@@ -47,13 +48,12 @@ def _tensorflow(a, b, dtype):
 def _torch(a, b, dtype):
     torch = import_module("torch")
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
+    device = torch_device()
     a, b = (torch.from_numpy(array).to(device, getattr(torch, dtype)) for array in (a, b))
     return lambda: (a @ b)[0, 0].item()
 
 
-def input_pipeline(reader, image_size, batch, count):
+def input_pipeline(reader, image_size, batch=32, count=256):
     """Images/s: JPEGs of 500x375 decoded, cropped at random, resized, in batches."""
     jpegs = _jpegs(count)
     read = {"tf.data": _tf_data, "pillow": _pillow}[reader](jpegs, image_size, batch)

@@ -4,7 +4,7 @@ import statistics
 from importlib import import_module
 
 from recipes.benchmark import resident
-from recipes.benchmark.contestants import CONTESTANTS
+from recipes.benchmark.contestants import CONTESTANTS, torch_device
 from recipes.benchmark.timing import median_seconds, seconds
 
 
@@ -85,35 +85,27 @@ def memory(contestant, sizes, dtype, batch, train):
 
 def _memory(backend):
     """Functions that give the peak and the present use in bytes, and what they count."""
+    on_device = "peak device memory"
     if backend == "jax":
-        import jax
-
-        device = jax.devices()[0]
-        if device.memory_stats():
+        stats = import_module("jax").devices()[0].memory_stats
+        if stats():
             return (
-                lambda: device.memory_stats()["peak_bytes_in_use"],
-                lambda: device.memory_stats()["bytes_in_use"],
-                "peak device memory",
+                lambda: stats()["peak_bytes_in_use"],
+                lambda: stats()["bytes_in_use"],
+                on_device,
             )
     if backend == "tensorflow":
-        import tensorflow as tf
-
-        if tf.config.list_physical_devices("GPU"):
-            info = tf.config.experimental.get_memory_info
+        config = import_module("tensorflow").config
+        if config.list_physical_devices("GPU"):
+            info = config.experimental.get_memory_info
             return (
                 lambda: info("GPU:0")["peak"],
                 lambda: info("GPU:0")["current"],
-                "peak device memory",
+                on_device,
             )
-    if backend == "torch":
-        torch = import_module("torch")
-
-        if torch.cuda.is_available():
-            return (
-                torch.cuda.max_memory_allocated,
-                torch.cuda.memory_allocated,
-                "peak device memory",
-            )
+    if backend == "torch" and torch_device() == "cuda":
+        cuda = import_module("torch").cuda
+        return cuda.max_memory_allocated, cuda.memory_allocated, on_device
     return resident.peak_bytes, resident.present_bytes, "peak resident set"
 
 
