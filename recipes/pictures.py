@@ -67,3 +67,46 @@ def predictions(images, labels, probabilities, path, count=60):
     )
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def feature_maps(image, columns, path):
+    """Sheets of channels: a column a model, a row a block, the photograph on top.
+
+    Args:
+        image: `(h, w, c)`, pixel values 0 to 255.
+        columns: dict from a model's name to a dict from a block's name to `(gh, gw,
+            channels)`, 0 to 1.
+        path: PNG to write.
+    """
+    rows = 1 + max(len(maps) for maps in columns.values())
+    size = (5 * len(columns), 4 + 5 * (rows - 1))
+    figure, axes = plt.subplots(
+        rows,
+        len(columns),
+        figsize=size,
+        layout="constrained",
+        squeeze=False,
+        height_ratios=[0.7, *[1] * (rows - 1)],
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for column, (model, maps) in enumerate(columns.items()):
+        axes[0, column].imshow(image.squeeze(), cmap="gray")
+        axes[0, column].set_title(model)
+        for axis, (block, channels) in zip(axes[1:, column], maps.items(), strict=False):
+            axis.imshow(_sheet(channels), cmap="viridis", vmin=0, vmax=1)
+            axis.set_title(block)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _sheet(channels):
+    """Channels side by side in a square of squares, with a line between them."""
+    gh, gw, count = channels.shape
+    across = int(np.ceil(np.sqrt(count)))
+    down = int(np.ceil(count / across))
+    sheet = np.full((down * (gh + 1) - 1, across * (gw + 1) - 1), np.nan)
+    for i in range(count):
+        top, left = i // across * (gh + 1), i % across * (gw + 1)
+        sheet[top : top + gh, left : left + gw] = channels[..., i]
+    return sheet

@@ -41,9 +41,10 @@ DTYPES = ("float32", "bfloat16", "mixed_bfloat16")
 NEED_RATE = ("inference", "training", "resolution", "depth", "width")
 
 
-def main():
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
     parser = argument_parser()
-    options = chosen_options(parser)
+    options = chosen_options(parser, arguments)
     names = options.what or list(MEASUREMENTS)
     if set(names) & set(NEED_RATE):
         names = ["matmul", *names]
@@ -153,9 +154,9 @@ def positive(text):
     return value
 
 
-def chosen_options(parser):
+def chosen_options(parser, arguments):
     """The options; ends the program where they cannot be."""
-    options = parser.parse_args(namespace=Options())
+    options = parser.parse_args(arguments, namespace=Options())
     check_names(parser, "WHAT", options.what, MEASUREMENTS)
     check_names(parser, "--contestants", options.contestants, CONTESTANTS)
     options.variants = list(dict.fromkeys(options.variants or ["S16", "B16"]))

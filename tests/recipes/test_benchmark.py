@@ -12,6 +12,7 @@ import keras
 import pytest
 
 from recipes.benchmark import flops, report, runner
+from recipes.benchmark.__main__ import main
 from recipes.benchmark.torchvision_stub import install
 
 BACKEND = keras.backend.backend()
@@ -61,11 +62,11 @@ def test_inference_and_training(tmp_path):
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(
-    arguments, message, tmp_path
+    arguments, message, tmp_path, capsys
 ):
-    result = run(*arguments, "--out", str(tmp_path / "out"))
-    assert result.returncode == 2
-    assert message in result.stderr
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--out", str(tmp_path / "out")])
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,111 @@
+"""What early, middle and late blocks make of one photograph, models side by side.
+
+python -m recipes.feature_maps MODEL [MODEL ...] [--image PHOTO] [--output PNG]
+
+MODEL is what `keras_vit.load_checkpoint` reads, or the name of a constructor of keras_vit
+(`ViTS16`: random weights). Without --image, scikit-learn's photograph of a flower.
+
+Source: T2T-ViT (arXiv:2101.11986) figure 2.
+"""
+
+import argparse
+import pathlib
+import sys
+
+import keras
+import numpy as np
+
+import keras_vit
+from recipes import pictures
+
+
+def main():
+    arguments = parse_arguments()
+    image = photograph(arguments.image)
+    columns = {}
+    for name in arguments.models:
+        print(f"{name}: loading ...", flush=True)
+        model = open_model(name)
+        maps = feature_maps(model, image, arguments.channels)
+        for layer, values in maps.items():
+            rows, channels = values.shape[0], values.shape[-1]
+            print(
+                f"  {layer}: {rows}x{values.shape[1]} tokens, {channels} channels shown"
+            )
+        columns[name] = maps
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    pictures.feature_maps(image, columns, arguments.output)
+    print(f"picture: {arguments.output}")
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("--image", type=pathlib.Path, help="JPEG, PNG, BMP or GIF")
+    parser.add_argument("--channels", type=int, default=16, help="default: %(default)s")
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=pathlib.Path("runs", "feature_maps.png")
+    )
+    arguments = parser.parse_args()
+    if arguments.channels < 1:
+        parser.error(f"--channels must be 1 or more; received {arguments.channels}.")
+    if arguments.image is not None and not arguments.image.is_file():
+        parser.error(f"no image at {arguments.image}")
+    return arguments
+
+
+def photograph(path):
+    """Pixels `(h, w, 3)`, uint8."""
+    if path is None:
+        from sklearn.datasets import load_sample_image
+
+        return load_sample_image("flower.jpg")
+    return keras.utils.img_to_array(keras.utils.load_img(path)).astype("uint8")
+
+
+def open_model(name):
+    if hasattr(keras_vit, name):
+        keras.utils.set_random_seed(0)
+        return getattr(keras_vit, name)()
+    try:
+        return keras_vit.load_checkpoint(name)
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"{name}: {error}")
+
+
+def feature_maps(
+    model: keras.Model, image: np.ndarray, channels: int
+) -> dict[str, np.ndarray]:
+    """The channels that vary most over the image, after three blocks.
+
+    Args:
+        model: a `keras_vit` model.
+        image: `(h, w, 3)`, pixel values 0 to 255.
+        channels: int, how many; all where a block has fewer.
+
+    Returns:
+        Dict from the name of the first, the middle and the last block to `(gh, gw,
+        channels)`, each channel scaled to 0 to 1.
+    """
+    blocks = [layer.name for layer in model.layers if layer.name.startswith("block_")]
+    chosen = dict.fromkeys([blocks[0], blocks[len(blocks) // 2], blocks[-1]])
+    outputs = {name: model.get_layer(name).output for name in chosen}
+    pixels = image if model.input_shape[-1] == 3 else image.mean(-1, keepdims=True)
+    inputs = model.preprocessor(pixels[None].astype("float32"))
+    tokens = keras.Model(model.input, outputs).predict(
+        keras.ops.convert_to_numpy(inputs), verbose=0
+    )
+    maps = {}
+    for name in chosen:
+        grid = tokens[name][0, model.num_prefix_tokens :].astype("float32")
+        order = np.argsort(-grid.var(axis=0), kind="stable")[:channels]
+        low, high = grid.min(axis=0), grid.max(axis=0)
+        scaled = (grid - low) / np.maximum(high - low, 1e-12)
+        maps[name] = scaled[:, order].reshape(*model.grid_shape, -1)
+    return maps
+
+
+if __name__ == "__main__":
+    main()
