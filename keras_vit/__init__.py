@@ -3,6 +3,23 @@
 from keras_vit import export, layers
 from keras_vit.labels import decode_predictions
 from keras_vit.models.checkpoint import load_checkpoint
+from keras_vit.models.t2t_variants import (
+    T2TViT7,
+    T2TViT10,
+    T2TViT12,
+    T2TViT14,
+    T2TViT14ResNeXt,
+    T2TViT14SE,
+    T2TViT14Wide,
+    T2TViT16Ghost,
+    T2TViT19,
+    T2TViT24,
+    T2TViTDense,
+    T2TViTt14,
+    T2TViTt19,
+    T2TViTt24,
+)
+from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.variants import (
     ViTB8,
     ViTB14,
@@ -31,6 +48,21 @@ from keras_vit.weights.registry import checkpoints
 __version__ = "0.1.0"
 
 __all__ = [
+    "T2TViT",
+    "T2TViT7",
+    "T2TViT10",
+    "T2TViT12",
+    "T2TViT14",
+    "T2TViT14ResNeXt",
+    "T2TViT14SE",
+    "T2TViT14Wide",
+    "T2TViT16Ghost",
+    "T2TViT19",
+    "T2TViT24",
+    "T2TViTDense",
+    "T2TViTt14",
+    "T2TViTt19",
+    "T2TViTt24",
     "ViT",
     "ViTB8",
     "ViTB14",

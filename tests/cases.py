@@ -21,6 +21,23 @@ def tiny_vit(**overrides):
     return keras_vit.ViT(**{**TINY, **overrides})
 
 
+# 2x3 tokens after the splits, which see 8x12 and 4x6.
+TINY_T2T = {
+    "input_shape": (32, 48, 3),
+    "hidden_dim": 16,
+    "num_layers": 2,
+    "num_heads": 2,
+    "mlp_dim": 32,
+    "token_dim": 6,
+    "classes": 5,
+}
+DENSE = {"backbone": "dense", "num_layers": (2, 1), "growth_rate": 8}
+
+
+def tiny_t2t(**overrides):
+    return keras_vit.T2TViT(**{**TINY_T2T, **overrides})
+
+
 def random_array(*shape, seed=0, scale=1.0):
     return (scale * np.random.default_rng(seed).normal(size=shape)).astype("float32")
 

@@ -50,6 +50,18 @@ def mlp(x, w, activation=gelu_tanh):
     return dense(activation(dense(x, w, "expand")), w, "contract")
 
 
+def unfold(images, kernel_size, stride, padding):
+    """One patch after the other; its entries in the order row, column, channel."""
+    border = (padding, padding)
+    x = np.pad(images, [(0, 0), border, border, (0, 0)])
+    patches = [
+        x[:, top : top + kernel_size, left : left + kernel_size].reshape(len(x), -1)
+        for top in range(0, x.shape[1] - kernel_size + 1, stride)
+        for left in range(0, x.shape[2] - kernel_size + 1, stride)
+    ]
+    return np.stack(patches, axis=1)
+
+
 def below(w, prefix):
     return {k.removeprefix(prefix): v for k, v in w.items() if k.startswith(prefix)}
 

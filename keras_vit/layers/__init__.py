@@ -3,6 +3,8 @@
 from keras_vit.layers.attention import SelfAttention
 from keras_vit.layers.block import TransformerBlock
 from keras_vit.layers.dense import Dense
+from keras_vit.layers.dense_block import DenseBlock
+from keras_vit.layers.ghost import GhostBlock, GhostDense
 from keras_vit.layers.heads import (
     AttentionPooling,
     Classifier,
@@ -18,6 +20,7 @@ from keras_vit.layers.positions import (
     LearnedPositions,
     LearnedPositions2D,
     RelativePositions,
+    SinCosPositions1D,
     SinCosPositions2D,
 )
 from keras_vit.layers.preprocessor import Preprocessor
@@ -29,6 +32,16 @@ from keras_vit.layers.resnet import (
     ResNetStem,
     StandardizedConv2D,
 )
+from keras_vit.layers.soft_split import SoftSplit
+from keras_vit.layers.squeeze_excitation import (
+    SqueezeExcitation,
+    SqueezeExcitationBlock,
+)
+from keras_vit.layers.tokens_to_token import (
+    TokenPerformer,
+    TokensToToken,
+    TokenTransformer,
+)
 
 __all__ = [
     "MLP",
@@ -37,6 +50,9 @@ __all__ = [
     "BottleneckUnit",
     "Classifier",
     "Dense",
+    "DenseBlock",
+    "GhostBlock",
+    "GhostDense",
     "GlobalAveragePooling",
     "GroupNorm",
     "LayerNorm",
@@ -51,10 +67,17 @@ __all__ = [
     "RelativePositions",
     "ResNetStem",
     "SelfAttention",
+    "SinCosPositions1D",
     "SinCosPositions2D",
+    "SoftSplit",
+    "SqueezeExcitation",
+    "SqueezeExcitationBlock",
     "StandardizedConv2D",
     "StochasticDepth",
+    "TokenPerformer",
     "TokenPooling",
+    "TokenTransformer",
+    "TokensToToken",
     "TransformerBlock",
     "resize_grid",
 ]

@@ -80,17 +80,7 @@ class SelfAttention(keras.layers.Layer):
     def build(self, input_shape):
         width = input_shape[-1]
         self.scale = head_dim(width, self.num_heads) ** -0.5
-        self.qkv = Dense(
-            3 * width,
-            use_bias=self.use_qkv_bias,
-            # Glorot uniform of each of q, k and v alone: fan_avg of the fused
-            # kernel is twice that of one of the three.
-            kernel_initializer=keras.initializers.VarianceScaling(
-                scale=2.0, mode="fan_avg", distribution="uniform"
-            ),
-            dtype=self.dtype_policy,
-            name="qkv",
-        )
+        self.qkv = self._make_qkv(width)
         self.qkv.build(input_shape)
         self.projection = Dense(width, dtype=self.dtype_policy, name="projection")
         self.projection.build(input_shape)
@@ -112,6 +102,19 @@ class SelfAttention(keras.layers.Layer):
                 (None, self.num_heads, input_shape[1], width // self.num_heads)
             )
         self.built = True
+
+    def _make_qkv(self, width):
+        return Dense(
+            3 * width,
+            use_bias=self.use_qkv_bias,
+            # Glorot uniform of each of q, k and v alone: fan_avg of the fused
+            # kernel is twice that of one of the three.
+            kernel_initializer=keras.initializers.VarianceScaling(
+                scale=2.0, mode="fan_avg", distribution="uniform"
+            ),
+            dtype=self.dtype_policy,
+            name="qkv",
+        )
 
     def call(self, tokens, training=None):
         qkv = self.qkv(tokens)

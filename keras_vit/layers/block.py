@@ -46,6 +46,10 @@ class TransformerBlock(keras.layers.Layer):
     Source: ViT (arXiv:2010.11929) equations 2 and 3.
     """
 
+    # What a subclass may have of its own.
+    attention_class = SelfAttention
+    mlp_class = MLP
+
     def __init__(
         self,
         num_heads: int,
@@ -87,7 +91,7 @@ class TransformerBlock(keras.layers.Layer):
             return LayerScale(layer_scale, dtype=dtype, name=name)
 
         self.attention_norm = norm("attention_norm")
-        self.attention = SelfAttention(
+        self.attention = self.attention_class(
             num_heads,
             use_qkv_bias=qkv_bias,
             dropout_rate=attention_dropout_rate,
@@ -100,7 +104,9 @@ class TransformerBlock(keras.layers.Layer):
         )
         self.attention_scale = scale("attention_scale")
         self.mlp_norm = norm("mlp_norm")
-        self.mlp = MLP(mlp_dim, activation, dropout_rate, dtype=dtype, name="mlp")
+        self.mlp = self.mlp_class(
+            mlp_dim, activation, dropout_rate, dtype=dtype, name="mlp"
+        )
         self.mlp_scale = scale("mlp_scale")
         self.stochastic_depth = StochasticDepth(
             stochastic_depth_rate, dtype=dtype, name="stochastic_depth"

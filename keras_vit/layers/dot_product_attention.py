@@ -87,7 +87,7 @@ def has_fused_kernel(dtype):
 
 
 @functools.cache
-def self_attention(num_heads):
+def self_attention(num_heads, scale=None):
     """Multi-head attention over fused q, k and v, as a function.
 
     The same numbers as `dot_product_attention`, but for the order of sums. A backend's
@@ -97,6 +97,7 @@ def self_attention(num_heads):
 
     Args:
         num_heads: int, number of heads `k`.
+        scale: float, of the queries; None for `head_dim ** -0.5`.
 
     Returns:
         A function of `qkv (b, n, 3 * d)` that gives `(b, n, d)`.
@@ -108,17 +109,17 @@ def self_attention(num_heads):
     def fused(qkv):
         shape = (-1, ops.shape(qkv)[1], num_heads, qkv.shape[-1] // (3 * num_heads))
         query, key, value = (ops.reshape(x, shape) for x in ops.split(qkv, 3, axis=-1))
-        mixed = ops.dot_product_attention(query, key, value)
+        mixed = ops.dot_product_attention(query, key, value, scale=scale)
         return ops.reshape(mixed, (-1, shape[1], num_heads * shape[3]))
 
     @hand_written_gradient(fused)
     def attend(qkv):
         query, key, value = split_heads(qkv, 3, num_heads)
-        scale = query.shape[-1] ** -0.5
+        factor = query.shape[-1] ** -0.5 if scale is None else scale
         forward = _forward
         if query.shape[2] is not None and query.shape[2] >= BLOCKS_FROM:
             forward = _forward_by_blocks
-        mixed, backward = forward(query * scale, key, value)
+        mixed, backward = forward(query * factor, key, value)
         mixed = merge_heads(mixed)
 
         def gradient(upstream):
@@ -128,7 +129,7 @@ def self_attention(num_heads):
                 row = ops.sum(row, axis=-1, keepdims=True)
             (upstream,) = split_heads(upstream, 1, num_heads)
             d_query, d_key, d_value = backward(upstream, row)
-            d_qkv = [merge_heads(x) for x in (d_query * scale, d_key, d_value)]
+            d_qkv = [merge_heads(x) for x in (d_query * factor, d_key, d_value)]
             return (ops.concatenate(d_qkv, axis=-1),)
 
         return mixed, gradient

@@ -136,8 +136,11 @@ class MLP(keras.layers.Layer):
             name=name,
         )
 
+    def _make_expand(self, width):
+        return self._dense(self.hidden_dim, "expand")
+
     def build(self, input_shape):
-        self.expand = self._dense(self.hidden_dim, "expand")
+        self.expand = self._make_expand(input_shape[-1])
         self.expand.build(input_shape)
         self.contract = self._dense(input_shape[-1], "contract")
         self.contract.build((*input_shape[:-1], self.hidden_dim))

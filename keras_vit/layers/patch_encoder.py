@@ -25,7 +25,8 @@ class PatchEncoder(InitialValues):
         grid_shape: `(gh, gw)`, rows and columns of patches.
         class_token: bool, whether a learned class token is prepended.
         registers: int, number of learned register tokens.
-        positions: `"learned"` (1-D), `"learned_2d"`, `"sincos_2d"` or `"none"`.
+        positions: `"learned"` (1-D), `"learned_2d"`, `"sincos_2d"`, `"sincos_1d"` or
+            `"none"`.
             `"relative"` positions belong to attention: nothing is added here.
         class_token_position: bool, whether learned positions have rows for the tokens
             before the registers.

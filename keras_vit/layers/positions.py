@@ -216,6 +216,75 @@ class SinCosPositions2D(_PositionLayer):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
+class SinCosPositions1D(_PositionLayer):
+    """Adds a fixed vector of sines and cosines of the token's place in the sequence.
+
+    Entries `2 i` and `2 i + 1` are the sine and the cosine of
+    `place / 10000 ** (2 i / d)`. The table is a weight that is not trained, as in
+    T2T-ViT's checkpoints; for another number of tokens it is made anew.
+
+    Input and output: `(b, num_prefix_tokens + gh * gw, d)`.
+
+    Args:
+        grid_shape: `(gh, gw)`, rows and columns of patches.
+        num_prefix_tokens: how many tokens stand before the grid and have a place too.
+
+    Raises:
+        ValueError: another number of tokens comes in.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> layer = keras_vit.layers.SinCosPositions1D((1, 2))
+    >>> keras.ops.convert_to_numpy(layer(keras.ops.zeros((1, 2, 2)))).round(1).tolist()
+    [[[0.0, 1.0], [0.800000011920929, 0.5]]]
+
+    Source: Attention Is All You Need (arXiv:1706.03762) section 3.5; T2T-ViT
+    (arXiv:2101.11986).
+    """
+
+    def build(self, input_shape):
+        self._check_length(input_shape[1])
+        self.embedding = self.add_weight(
+            name="embedding",
+            shape=(1, *input_shape[1:]),
+            initializer=_Sinusoids(),
+            trainable=False,
+        )
+        self.built = True
+
+    def call(self, tokens):
+        return tokens + self.embedding
+
+    def resized_tables(self, tables, source_grid_shape, resize):
+        shape = tuple(self.embedding.shape)
+        if tables["embedding"].shape == shape:
+            return tables
+        return {"embedding": sinusoids(*shape[1:])}
+
+
+class _Sinusoids:  # A class: Keras has JAX compile its `__call__` to shard it.
+    def __call__(self, shape, dtype=None):
+        return ops.convert_to_tensor(sinusoids(*shape[1:]), dtype)
+
+
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """The table of `SinCosPositions1D`.
+
+    Args:
+        length: int, number of tokens.
+        width: int, of a token.
+
+    Returns:
+        Array `(1, length, width)`, float32.
+    """
+    entry = np.arange(width)
+    angle = np.arange(length)[:, None] / 10000 ** (entry // 2 * 2 / width)
+    table = np.where(entry % 2, np.cos(angle), np.sin(angle))
+    return table[None].astype("float32")
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
 class RelativePositions(_PositionLayer):
     """Attention logits from the offset between two patches.
 
@@ -287,6 +356,7 @@ ADDED_POSITIONS = {
     "learned": LearnedPositions,
     "learned_2d": LearnedPositions2D,
     "sincos_2d": SinCosPositions2D,
+    "sincos_1d": SinCosPositions1D,
 }
 POSITION_KINDS = (*ADDED_POSITIONS, "relative", "none")
 

@@ -7,12 +7,14 @@ from typing import Any
 import keras
 
 from keras_vit.layers.initial_values import checkpoint_follows
+from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import ViT
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.opening import open_checkpoint
 from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
 from keras_vit.weights.source import HEAD_PATHS, PROJECTION
 from keras_vit.weights.strict import assign
+from keras_vit.weights.t2t import T2TSource, adapt_t2t_channels
 
 # What says how to load, and is no part of a model.
 _LOADING = ("head", "resize", "source_grid_shape", "check_finite")
@@ -32,8 +34,10 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             Google's `.npz` (original, AugReg, SAM, hybrids, big_vision);
             timm's, DeiT's and transformers' `.safetensors`, `.pth`, `.bin`, alone or in
             the directory of a Hugging Face repository, whose `config.json` is used;
+            T2T-ViT's `.pth.tar`;
             a KerasHub preset's directory; a `keras_vit` model saved as `.keras`.
-        **overrides: any argument of `keras_vit.ViT`, instead of what the file implies:
+        **overrides: any argument of `keras_vit.ViT` (or `T2TViT`), instead of what the
+            file implies:
             `input_shape` (positions are resized to the new grid by the source's own
             convention, or that of `resize`; other channels: see below), `patch_size`
             (FlexiViT's PI-resize), `num_heads` (where nothing tells it), `classes` with
@@ -42,8 +46,10 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             `classifier_activation=None`, ...
 
     Returns:
-        A `keras_vit.ViT`; its `preprocessor` is the checkpoint's, as far as the files
-        tell.
+        A `keras_vit.ViT`, or a `T2TViT`, which is one; its `preprocessor` is the
+        checkpoint's, as far as the files tell.
+
+    T2T-ViT's positions are not resized but made anew, whatever `resize` says.
 
     For one input channel the first kernel is summed over its channels, so that a grey
     image gives what it gave as RGB; for others its channels are repeated in order and
@@ -91,7 +97,8 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             f"{path} does not tell the size of its images (its positions do not form a "
             "square grid, or there are none): pass input_shape=(height, width, channels)."
         )
-    return ViT(weights=source, **merged)
+    model = T2TViT if isinstance(source, T2TSource) else ViT
+    return model(weights=source, **merged)
 
 
 def _load_keras(path, overrides):
@@ -121,11 +128,12 @@ def _load_keras(path, overrides):
     if new_head or not overrides.get("include_top", True):
         old["representation_size"] = None
     with checkpoint_follows():
-        model = ViT.from_config({**old, "preprocessor": preprocessor, **overrides})
+        config = {**old, "preprocessor": preprocessor, **overrides}
+        model = type(saved).from_config(config)
     values = saved._values_for(model, loading.get("resize") or "google")
     channels = old["input_shape"][2]
-    patch = old["patch_size"]
     if saved.resolved_config()["stem"] is None and PROJECTION in values:
+        patch = old["patch_size"]
         kernel = values[PROJECTION].reshape(patch, patch, channels, -1)
         if size[2] != channels:
             kernel = adapt_channels(kernel, size[2])
@@ -133,6 +141,9 @@ def _load_keras(path, overrides):
         if target != patch:
             kernel = resize_patches(kernel, target)
         values[PROJECTION] = kernel.reshape(-1, kernel.shape[-1])
+    if size[2] != channels and isinstance(saved, T2TViT):
+        for path in values:
+            values[path] = adapt_t2t_channels(path, values[path], channels, size[2])
     own = model.weights_by_path()
     if new_head or not model.get_config()["include_top"]:
         values = {p: v for p, v in values.items() if not p.startswith(HEAD_PATHS)}

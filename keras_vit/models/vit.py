@@ -2,7 +2,7 @@
 
 import math
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -82,7 +82,7 @@ class ViT(ImageModel):
         representation_size: None, or the width of the tanh layer before the
             classifier (pretraining).
         positions: `"learned"` (1-D, the paper's), `"learned_2d"`, `"relative"`,
-            `"sincos_2d"` or `"none"`.
+            `"sincos_2d"`, `"sincos_1d"` or `"none"`.
         registers: int, number of register tokens.
         layer_scale: None, or the initial value of LayerScale.
         qkv_bias: bool, whether q, k and v have biases.
@@ -139,6 +139,9 @@ class ViT(ImageModel):
 
     Source: ViT (arXiv:2010.11929).
     """
+
+    # Arguments of `Preprocessor` where no checkpoint tells them.
+    _preprocessing: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,
@@ -211,6 +214,7 @@ class ViT(ImageModel):
             "stem": stem,
         }
         grid = _check_config(config)
+        self._complete(config)
         height, width, channels = input_shape
         config["input_shape"] = input_shape = (height, width, channels)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
@@ -235,7 +239,7 @@ class ViT(ImageModel):
         if isinstance(weights, str | os.PathLike):
             self_made = os.fspath(weights).endswith(".weights.h5")
             weights = fetch_checkpoint(weights) if self_made else weights
-        values, preprocessing = None, {}
+        values, preprocessing = None, self._preprocessing
         if weights is not None and not self_made:
             source = weights if isinstance(weights, Source) else open_checkpoint(weights)
             preprocessing = source.preprocessing
@@ -292,9 +296,11 @@ class ViT(ImageModel):
             )(x)
             x = keras.layers.Dropout(dropout_rate, dtype=policy, name="dropout")(x)
             for i in range(num_layers):
-                x = TransformerBlock(
-                    num_heads,
-                    mlp_dim,
+                x = self._block(
+                    x,
+                    i,
+                    num_heads=num_heads,
+                    mlp_dim=mlp_dim,
                     activation=activation,
                     layer_norm_epsilon=layer_norm_epsilon,
                     qkv_bias=qkv_bias,
@@ -308,7 +314,7 @@ class ViT(ImageModel):
                     remat=remat,
                     dtype=policy,
                     name=f"block_{i}",
-                )(x)
+                )
             if final_norm == "before_pooling":
                 x = norm(x)
             distilled = None
@@ -361,6 +367,8 @@ class ViT(ImageModel):
         super().__init__(inputs=inputs, outputs=x, name=name)
         self.dtype_policy = policy  # A functional model takes no dtype.
         self._constructor_config = config
+        self._num_layers = num_layers
+        self._fixed = {p for p, w in self.weights_by_path().items() if not w.trainable}
         self.grid_shape = grid
         self.num_prefix_tokens = num_prefix_tokens
         self.preprocessor = preprocessor
@@ -371,6 +379,13 @@ class ViT(ImageModel):
             if head == "new":  # It keeps its fresh values.
                 own = {p: w for p, w in own.items() if not p.startswith(HEAD_PATHS)}
             assign(own, values)
+
+    def _complete(self, config):
+        """Where a subclass adds its arguments to those that have been checked."""
+
+    def _block(self, tokens, index, **arguments):
+        """Adds block number `index` to the graph."""
+        return TransformerBlock(**arguments)(tokens)
 
     def resized(self, input_shape: tuple[int, int, int], resize: str = "google") -> "ViT":
         """The same network for images of another size.
@@ -444,7 +459,7 @@ class ViT(ImageModel):
 
     def _position_layers(self):
         layers = {"patch_encoder/positions": self.get_layer("patch_encoder").positions}
-        for i in range(self._constructor_config["num_layers"]):
+        for i in range(self._num_layers):
             attention = self.get_layer(f"block_{i}").attention
             path = f"block_{i}/attention/relative_positions"
             layers[path] = attention.relative_positions
@@ -483,7 +498,8 @@ class ViT(ImageModel):
             "name": self.name,
             "dtype": policy.name if plain else keras.dtype_policies.serialize(policy),
         }
-        frozen = [p for p, w in self.weights_by_path().items() if not w.trainable]
+        weights = self.weights_by_path().items()
+        frozen = [p for p, w in weights if not w.trainable and p not in self._fixed]
         if frozen:
             config["frozen"] = frozen
         return config

@@ -36,8 +36,9 @@ def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
     one downloads.
 
     `$KERAS_VIT_MIRROR`, the address (`https://...` or `file://...`) of a mirror, takes
-    the place of `https://storage.googleapis.com` and `https://huggingface.co`; the rest
-    of the path stays. For Hugging Face's files alone, `$HF_ENDPOINT` does.
+    the place of `https://storage.googleapis.com`, `https://huggingface.co` and
+    `https://github.com`; the rest of the path stays. For Hugging Face's files alone,
+    `$HF_ENDPOINT` does.
 
     Args:
         name_or_path: a path that exists, which is returned as it is; or a name that
@@ -76,7 +77,10 @@ def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
     checkpoint = find_checkpoint(name)
     home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
     directory = os.path.join(os.path.expanduser(home), "keras_vit")
-    path = os.path.join(directory, name + os.path.splitext(checkpoint.url)[1])
+    extension = os.path.splitext(checkpoint.url.removesuffix(".tar"))[1]
+    if checkpoint.url.endswith(".tar"):
+        extension += ".tar"
+    path = os.path.join(directory, name + extension)
     if not os.path.exists(path):
         _Download(checkpoint, path).run()
     return path

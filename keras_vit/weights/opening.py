@@ -9,6 +9,7 @@ from keras_vit.weights.npz import NpzFile
 from keras_vit.weights.registry import checkpoints
 from keras_vit.weights.safetensors import SafetensorsFile
 from keras_vit.weights.source import Source
+from keras_vit.weights.t2t import T2TSource
 from keras_vit.weights.tensor_file import read_json
 from keras_vit.weights.timm import TimmSource
 from keras_vit.weights.torch_file import TorchFile
@@ -27,6 +28,7 @@ _FILES = {
 _SIGNS = {
     "embedding/kernel": GoogleSource,
     "patch_embed.proj.weight": TimmSource,
+    "tokens_to_token.project.weight": T2TSource,
     "patch_embeddings.projection.weight": TransformersSource,
 }
 # What a directory of transformers or timm has, best first.

@@ -1,8 +1,9 @@
 """Published checkpoints: what they are, and where.
 
 One row a file, in the order of the sources: google-research/vision_transformer (its
-README, and the listing of its bucket and of the best AugReg files in its notebooks) and
-timm 1.0.31 (`default_cfgs` of its models, `results/results-imagenet.csv`). A SHA-256 is
+README, and the listing of its bucket and of the best AugReg files in its notebooks),
+timm 1.0.31 (`default_cfgs` of its models, `results/results-imagenet.csv`) and
+yitu-opensource/T2T-ViT (README, `default_cfgs`, LICENSE). A SHA-256 is
 given where a public test or catalogue of such files gives one.
 """
 
@@ -15,6 +16,7 @@ from keras_vit.layers.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 
 _GOOGLE = "https://storage.googleapis.com/vit_models"
 _HUGGING_FACE = "https://huggingface.co/timm"
+_T2T = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +208,26 @@ def _dinov2(architecture, size, registers):
 def _dino(architecture, size, patch_size):
     return _timm(
         architecture, "dino", "in1k", 224, f"vit_{size}_patch{patch_size}_224.dino", None
+    )
+
+
+def _t2t(size, top1, resolution=224):
+    # Files are called T2T_ViT_14 and T2T_ViTt_14.
+    number = size.removeprefix("t")
+    file = f"{top1}_T2T_ViT{'t' if size != number else ''}_{number}.pth.tar"
+    return Checkpoint(
+        name=f"t2t_vit_{size}.orig_in1k_{resolution}",
+        architecture=f"T2TViT{size}",
+        additions=(),
+        training_data=_DATA["in1k"],
+        resolution=resolution,
+        imagenet_top1=top1,
+        top1_source="T2T-ViT",
+        normalization="imagenet",
+        resize="bicubic_antialias",
+        crop_fraction=0.9,
+        license="BSD-3-Clause-Clear",
+        url=f"{_T2T}/{file}",
     )
 
 
@@ -467,6 +489,17 @@ _ROWS = [
     _dinov2("ViTS14", "small", registers=True),
     _dinov2("ViTB14", "base", registers=True),
     _dinov2("ViTL14", "large", registers=True),
+    # T2T-ViT (arXiv:2101.11986), as its README has them since March 2021.
+    _t2t("7", 71.7),
+    _t2t("10", 75.2),
+    _t2t("12", 76.5),
+    _t2t("14", 81.5),
+    _t2t("14", 83.3, 384),
+    _t2t("19", 81.9),
+    _t2t("24", 82.3),
+    _t2t("t14", 81.7),
+    _t2t("t19", 82.4),
+    _t2t("t24", 82.6),
 ]
 
 CHECKPOINTS = CheckpointTable({row.name: row for row in _ROWS})
@@ -491,9 +524,9 @@ def checkpoints(pattern: str | None = None) -> CheckpointTable:
           `additions` (what the variant lacks, as `"distillation token"`),
           `training_data` (in order), `resolution` (pixels).
         - `imagenet_top1`: percent, as published; not measured here; None where none
-          was found. `top1_source`: `"Google"`, with the row's preprocessing, or
-          `"timm"`, which resizes bicubically and takes the centre crop, of 0.9 at 224
-          pixels and 1.0 at 384.
+          was found. `top1_source`: `"Google"` or `"T2T-ViT"`, with the row's
+          preprocessing, or `"timm"`, which resizes bicubically and takes the centre
+          crop, of 0.9 at 224 pixels and 1.0 at 384.
         - `normalization`: `"inception"` is (x - 127.5) / 127.5, `"imagenet"` ImageNet's
           mean and standard deviation. `resize`, `crop_fraction`: as in
           `keras_vit.layers.Preprocessor`.
@@ -508,7 +541,7 @@ def checkpoints(pattern: str | None = None) -> CheckpointTable:
     >>> list(keras_vit.checkpoints("h14.orig"))
     ['vit_h14.orig_in21k_224']
 
-    Source: google-research/vision_transformer and timm 1.0.31.
+    Source: google-research/vision_transformer, timm 1.0.31 and yitu-opensource/T2T-ViT.
     """
     if pattern is None:
         return CheckpointTable(CHECKPOINTS)

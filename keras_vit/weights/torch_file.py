@@ -1,5 +1,6 @@
 """PyTorch's `.pth`, `.pt`, `.pth.tar` and `.bin` files."""
 
+import argparse
 import contextlib
 
 from keras_vit.weights.tensor_file import TensorFile
@@ -30,8 +31,10 @@ class TorchFile(TensorFile):
                 "where torch is."
             ) from None
         try:
-            # weights_only: tensors and plain values, and no code.
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            # weights_only: tensors and plain values, and no code. Training scripts keep
+            # their arguments beside the weights.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
             # torch raises whatever its pickle meets.
             first_line = str(error).strip().split("\n")[0]

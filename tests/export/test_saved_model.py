@@ -8,10 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-import keras_vit
 from keras_vit.export import saved_model
 from keras_vit.layers import Preprocessor, ResNetStem
-from tests.cases import array, perturb, tiny_vit
+from tests.cases import DENSE, array, perturb, tiny_t2t, tiny_vit
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -102,11 +101,14 @@ def serve(path, images, directory, batches=(1, 2, 7)):
             "patch_size": 2,
             "dtype": "mixed_bfloat16",
         },
+        {"tokens": "performer", "backbone": "ghost"},
+        {"tokens": "transformer", "dtype": "mixed_bfloat16", **DENSE},
     ],
-    ids=["distilled", "everything", "logits", "hybrid"],
+    ids=["distilled", "everything", "logits", "hybrid", "t2t_ghost", "t2t_dense"],
 )
 def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys):
-    model = perturb(tiny_vit(**arguments))
+    tiny = tiny_t2t if "tokens" in arguments else tiny_vit
+    model = perturb(tiny(**arguments))
     path = saved_model(model, tmp_path / "served")
     assert path == tmp_path / "served" / "1"
     assert str(path) in capsys.readouterr().out
@@ -116,7 +118,7 @@ def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys
         images = np.concatenate([images, images[:, :11]], axis=1)
     outputs, facts = serve(path, images, tmp_path)
 
-    exact = keras_vit.ViT.from_config(
+    exact = type(model).from_config(
         {**model.get_config(), "dtype": "float32", "classifier_activation": None}
     )
     exact.set_weights(model.get_weights())

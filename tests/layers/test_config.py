@@ -9,6 +9,26 @@ import pytest
 from keras_vit import layers
 from tests.cases import array, perturb, random_array
 
+BLOCK = {
+    "num_heads": 2,
+    "mlp_dim": 12,
+    "activation": "gelu",
+    "layer_norm_epsilon": 1e-3,
+    "qkv_bias": False,
+    "layer_scale": 0.3,
+    "dropout_rate": 0.1,
+    "attention_dropout_rate": 0.2,
+    "stochastic_depth_rate": 0.3,
+    "relative_grid_shape": (2, 3),
+    "remat": True,
+}
+TOKENS = {
+    "token_dim": 4,
+    "activation": "relu",
+    "layer_norm_epsilon": 1e-3,
+    "dropout_rate": 0.3,
+    "remat": True,
+}
 # Layer: arguments that are not the defaults, and the shape of an input.
 CASES = {
     "StandardizedConv2D": (
@@ -38,6 +58,7 @@ CASES = {
     "LearnedPositions": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 7, 8)),
     "LearnedPositions2D": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 7, 8)),
     "SinCosPositions2D": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 7, 8)),
+    "SinCosPositions1D": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 7, 8)),
     "RelativePositions": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 4, 7, 8)),
     "Dense": ({"units": 4}, (2, 7, 8)),
     "LayerNorm": ({"epsilon": 1e-3}, (2, 7, 8)),
@@ -53,22 +74,25 @@ CASES = {
     "MLP": ({"hidden_dim": 12, "activation": "gelu", "dropout_rate": 0.1}, (2, 7, 8)),
     "LayerScale": ({"initial_value": 0.3}, (2, 7, 8)),
     "StochasticDepth": ({"rate": 0.3}, (2, 7, 8)),
-    "TransformerBlock": (
+    "TransformerBlock": (BLOCK, (2, 7, 8)),
+    "SqueezeExcitation": ({"reduction": 4}, (2, 7, 8)),
+    "SqueezeExcitationBlock": (BLOCK, (2, 7, 16)),
+    "GhostDense": (
         {
-            "num_heads": 2,
-            "mlp_dim": 12,
+            "units": 12,
+            "copies": 2,
+            "groups": 2,
             "activation": "gelu",
-            "layer_norm_epsilon": 1e-3,
-            "qkv_bias": False,
-            "layer_scale": 0.3,
-            "dropout_rate": 0.1,
-            "attention_dropout_rate": 0.2,
-            "stochastic_depth_rate": 0.3,
-            "relative_grid_shape": (2, 3),
-            "remat": True,
+            "use_bias": False,
         },
         (2, 7, 8),
     ),
+    "GhostBlock": ({**BLOCK, "mlp_dim": 24}, (2, 7, 8)),
+    "DenseBlock": ({"growth_rate": 4, **BLOCK}, (2, 7, 8)),
+    "SoftSplit": ({"kernel_size": 3, "stride": 2, "padding": 1}, (2, 7, 10, 3)),
+    "TokenTransformer": (TOKENS, (2, 7, 8)),
+    "TokenPerformer": ({**TOKENS, "num_features": 5}, (2, 7, 8)),
+    "TokensToToken": ({**TOKENS, "tokens": "transformer"}, (2, 16, 32, 3)),
     "TokenPooling": ({"index": 1}, (2, 7, 8)),
     "GlobalAveragePooling": ({"num_prefix_tokens": 1}, (2, 7, 8)),
     "AttentionPooling": (
@@ -140,4 +164,7 @@ def test_every_argument_is_in_the_config(name):
         assert not arguments
     elif not issubclass(layer, keras.layers.Dense):  # Those have Keras's own config.
         parameters = inspect.signature(layer.__init__).parameters
+        if layer is layers.DenseBlock:
+            inherited = inspect.signature(layers.TransformerBlock.__init__).parameters
+            parameters = {**inherited, **parameters}
         assert set(parameters) - {"self", "kwargs", "dtype"} == set(arguments)

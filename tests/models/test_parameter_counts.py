@@ -1,11 +1,13 @@
 """Exact counts of the published tables, by shapes only: nothing is allocated."""
 
+import math
 import re
 
 import keras
 import pytest
 
 import keras_vit
+from keras_vit.models.t2t_variants import T2T_VIT_ARGUMENTS
 from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
 
 # width, depth, mlp, heads: counts do not depend on the heads.
@@ -68,11 +70,39 @@ AUGREG_21K = {
 AT_384 = {"ViTB16": 86_859_496, "ViTL16": 304_715_752}
 
 
+# T2T-ViT: trained weights, and with the fixed positions and random features.
+T2T = {
+    "T2TViT7": (4_255_694, 4_310_222),
+    "T2TViT10": (5_834_702, 5_889_230),
+    "T2TViT12": (6_887_374, 6_941_902),
+    "T2TViT14": (21_465_806, 21_545_550),
+    "T2TViT19": (39_085_070, 39_177_422),
+    "T2TViT24": (64_000_974, 64_105_934),
+    "T2TViTt14": (21_465_422, 21_541_070),
+    "T2TViTt19": (39_084_686, 39_172_942),
+    "T2TViTt24": (64_000_590, 64_101_454),
+    "T2TViT14ResNeXt": (21_465_806, 21_545_550),
+    "T2TViT14Wide": (25_000_910, 25_156_302),
+    "T2TViT14SE": (21_723_854, 21_803_598),
+    "T2TViT16Ghost": (16_173_518, 16_253_262),
+    "T2TViTDense": (23_617_750, 23_647_062),
+}
+
+
 def count(name, **overrides):
     """Parameters of a variant whose weights are never made."""
+    return sum(count_both(name, **overrides))
+
+
+def count_both(name, **overrides):
+    """Trained parameters, and those that are not."""
     try:
         with keras.StatelessScope(initialize_variables=False):
-            return getattr(keras_vit, name)(**overrides).count_params()
+            model = getattr(keras_vit, name)(**overrides)
+            return tuple(
+                sum(math.prod(weight.shape) for weight in weights)
+                for weights in (model.trainable_weights, model.non_trainable_weights)
+            )
     finally:
         # Forgets the weights that are still waiting for a value.
         keras.utils.clear_session()
@@ -113,6 +143,17 @@ def test_hybrid_sizes(name):
 @pytest.mark.parametrize("name", TOKEN)
 def test_class_token(name):
     assert count(name) == TOKEN[name]
+
+
+def test_every_t2t_vit_has_a_row():
+    public = {name for name in keras_vit.__all__ if name.startswith("T2TViT")}
+    assert set(T2T) == set(T2T_VIT_ARGUMENTS) == public - {"T2TViT"}
+
+
+@pytest.mark.parametrize("name", T2T)
+def test_t2t_vit(name):
+    trained, fixed = count_both(name)
+    assert (trained, trained + fixed) == T2T[name]
 
 
 @pytest.mark.parametrize("name", GAP)

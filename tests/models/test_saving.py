@@ -15,7 +15,16 @@ import pytest
 
 import keras_vit
 from keras_vit.layers import Preprocessor, ResNetStem
-from tests.cases import TINY, array, perturb, random_images, tiny_vit
+from tests.cases import (
+    DENSE,
+    TINY,
+    TINY_T2T,
+    array,
+    perturb,
+    random_images,
+    tiny_t2t,
+    tiny_vit,
+)
 
 # Each constructor argument: a value that is not the default nor TINY's, and what else
 # it needs.
@@ -51,6 +60,20 @@ CASES = {
     "name": {"name": "given"},
     "dtype": {"dtype": "mixed_bfloat16"},
 }
+# Those that T2TViT has, or has with other defaults.
+T2T_CASES = {
+    "num_layers": {**DENSE, "num_layers": (1, 2)},
+    "tokens": {"tokens": "transformer"},
+    "token_dim": {"token_dim": 8},
+    "token_dropout_rate": {"token_dropout_rate": 0.3},
+    "backbone": {"backbone": "ghost"},
+    "growth_rate": {**DENSE, "growth_rate": 4},
+    "positions": {"positions": "learned"},
+    "qkv_bias": {"backbone": "se", "qkv_bias": True},
+    "activation": {"activation": "relu"},
+    "layer_norm_epsilon": {"layer_norm_epsilon": 1e-2},
+}
+FILES = [*CASES, *(f"t2t_{name}" for name in T2T_CASES)]
 # What a model is loaded from is not part of what it is.
 LOADING = {"weights", "head", "resize", "source_grid_shape", "check_finite"}
 
@@ -64,8 +87,10 @@ def test_every_argument_has_a_case():
 def saved(tmp_path_factory):
     """For every case its files, its input and its output."""
     directory = tmp_path_factory.mktemp("saved")
-    for name, arguments in CASES.items():
-        model = perturb(tiny_vit(**arguments))
+    for name in FILES:
+        own = name.removeprefix("t2t_")
+        arguments = CASES[name] if name in CASES else T2T_CASES[own]
+        model = perturb((tiny_vit if name in CASES else tiny_t2t)(**arguments))
         model.save(directory / f"{name}.keras")
         model.save_weights(directory / f"{name}.weights.h5")
         (directory / f"{name}.json").write_text(json.dumps(model.get_config()))
@@ -106,7 +131,28 @@ def test_config(name):
     assert json.dumps(revived.get_config()) == json.dumps(config)
 
 
-@pytest.mark.parametrize("name", CASES)
+def test_every_argument_of_t2t_vit_has_a_case():
+    arguments = set(inspect.signature(keras_vit.T2TViT.__init__).parameters)
+    assert set(T2T_CASES) == arguments - {"self", "kwargs", *TINY} | {"num_layers"}
+
+
+@pytest.mark.parametrize("name", T2T_CASES)
+def test_config_of_t2t_vit(name):
+    arguments = {**TINY_T2T, **T2T_CASES[name]}
+    config = tiny_t2t(**arguments, classifier_bias=-2.0).get_config()
+    own = inspect.signature(keras_vit.T2TViT.__init__).parameters
+    inherited = inspect.signature(keras_vit.ViT.__init__).parameters
+    settled = {"self", "kwargs", "patch_size", "stem"}
+    assert set(config) == {*own, *inherited} - settled - LOADING
+    defaults = {key: value.default for key, value in {**inherited, **own}.items()}
+    given = {**defaults, **arguments, "classifier_bias": -2.0}
+    for key in set(config) - {"preprocessor", "name", "dtype"}:
+        assert config[key] == given[key], key
+    revived = keras_vit.T2TViT.from_config(json.loads(json.dumps(config)))
+    assert json.dumps(revived.get_config()) == json.dumps(config)
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_files_on_this_backend(saved, name):
     check_files(saved, name, atol=0)
 
@@ -116,7 +162,7 @@ def check_files(directory, name, atol):
     config = json.loads((directory / f"{name}.json").read_text())
     model = keras.models.load_model(directory / f"{name}.keras")
     assert json.dumps(model.get_config()) == json.dumps(config)
-    rebuilt = keras_vit.ViT.from_config(config)
+    rebuilt = type(model).from_config(config)
     rebuilt.load_weights(directory / f"{name}.weights.h5")
     with np.load(directory / f"{name}.npz") as data:
         for each in (model, rebuilt):
@@ -145,7 +191,7 @@ def test_files_on_another_backend(saved, backend):
         text=True,
     )
     assert process.returncode == 0, process.stderr
-    assert process.stdout.splitlines()[-1] == f"{len(CASES)} cases on {backend}"
+    assert process.stdout.splitlines()[-1] == f"{len(FILES)} cases on {backend}"
 
 
 def test_frozen_weights_stay_frozen(tmp_path):
@@ -176,7 +222,7 @@ def test_a_model_made_from_weights_saves_without_them(goldens, tmp_path):
 
 
 if __name__ == "__main__":  # The other backend of test_files_on_another_backend.
-    for case in CASES:
+    for case in FILES:
         # bfloat16 products are rounded at other places.
         check_files(pathlib.Path(sys.argv[1]), case, 1e-2 if case == "dtype" else 1e-5)
-    print(f"{len(CASES)} cases on {keras.backend.backend()}")
+    print(f"{len(FILES)} cases on {keras.backend.backend()}")

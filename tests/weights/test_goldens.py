@@ -26,9 +26,10 @@ def test_all_sources_are_here():
         "google",
         "hf",
         "keras",
+        "t2t",
         "timm",
     }
-    assert len(NAMES) == 21
+    assert len(NAMES) == 26
 
 
 @pytest.mark.parametrize("name", WITH_HEAD)
@@ -45,7 +46,7 @@ def test_a_given_model_gets_the_same_weights(name):
     golden = Golden(name)
     loaded = golden.load()
     config = {**loaded.get_config(), "weights": golden.path}
-    given = keras_vit.ViT.from_config(config)
+    given = type(loaded).from_config(config)
     for (path, weight), other in zip(
         loaded.weights_by_path().items(), given.weights, strict=True
     ):

@@ -34,6 +34,7 @@ def publish(mirror, name, golden, monkeypatch):
         ("vit_b16.augreg_in21k_ft_in1k_384", "google_token"),
         ("vit_s16.deit3_in1k_224", "timm_deit3"),
         ("vit_b16.deit_distilled_in1k_384", "timm_deit_distilled"),
+        ("t2t_vit_14.orig_in1k_224", "t2t_performer"),
     ],
 )
 def test_a_name_brings_its_preprocessing(mirror, monkeypatch, name, golden_name):
@@ -53,7 +54,7 @@ def test_a_name_brings_its_preprocessing(mirror, monkeypatch, name, golden_name)
         np.testing.assert_allclose(preprocessor.mean, [123.675, 116.28, 103.53])
     else:
         assert preprocessor.mean == preprocessor.std == 127.5
-    given = keras_vit.ViT.from_config(
+    given = type(model).from_config(
         {**model.get_config(), "preprocessor": None, "weights": name}
     )
     assert given.preprocessor.get_config() == preprocessor.get_config()

@@ -13,15 +13,19 @@ ROWS = keras_vit.checkpoints()
 def test_rows(name):
     row = ROWS[name]
     architecture, rest = name.split(".")
-    assert architecture == row.architecture.replace("ViT", "vit_").lower()
+    family = {"T2TViT": "t2t_vit_", "ViT": "vit_"}
+    prefix = re.match("(T2T)?ViT", row.architecture)[0]
+    assert architecture == row.architecture.replace(prefix, family[prefix]).lower()
     assert rest.endswith(f"_{row.resolution}")
     assert hasattr(keras_vit, row.architecture)
     patch_size = int(re.search(r"\d+$", row.architecture)[0])
+    if prefix == "T2TViT":  # Its layers are what the name tells.
+        patch_size = 16
     assert row.resolution % patch_size == 0
     assert ("_ft_in1k" in name) == (len(row.training_data) == 2)
     assert (row.imagenet_top1 is None) == (row.top1_source is None)
     assert row.imagenet_top1 is None or 70 < row.imagenet_top1 < 90
-    assert row.top1_source in ("Google", "timm", None)
+    assert row.top1_source in ("Google", "timm", "T2T-ViT", None)
     assert row.imagenet_top1 is None or row.training_data[-1] == "ImageNet-1k"
     assert row.normalization in ("inception", "imagenet")
     assert row.resize in ("bilinear", "bicubic_antialias")
@@ -29,7 +33,8 @@ def test_rows(name):
     assert row.sha256 is None or re.fullmatch("[0-9a-f]{64}", row.sha256)
     assert re.fullmatch(
         r"https://storage\.googleapis\.com/vit_models/[\w./+-]+\.npz"
-        r"|https://huggingface\.co/timm/[\w.]+/resolve/main/model\.safetensors",
+        r"|https://huggingface\.co/timm/[\w.]+/resolve/main/model\.safetensors"
+        r"|https://github\.com/yitu-opensource/T2T-ViT/releases/download/main/[\w.]+",
         row.url,
     )
     assert find_checkpoint(name) is row
@@ -75,6 +80,17 @@ def test_file_names_as_google_published_them(name, path):
 )
 def test_repositories_as_timm_published_them(name, repository):
     assert ROWS[name].url.split("/")[4] == repository
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("t2t_vit_14.orig_in1k_384", "83.3_T2T_ViT_14.pth.tar"),
+        ("t2t_vit_t24.orig_in1k_224", "82.6_T2T_ViTt_24.pth.tar"),
+    ],
+)
+def test_files_as_the_authors_of_t2t_vit_published_them(name, file):
+    assert ROWS[name].url.rsplit("/", 1)[1] == file
 
 
 def test_patterns():

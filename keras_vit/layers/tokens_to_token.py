@@ -1,0 +1,393 @@
+"""Images to few tokens: soft splits with attention between them."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_vit.layers.dense import Dense
+from keras_vit.layers.dot_product_attention import self_attention
+from keras_vit.layers.mlp import MLP
+from keras_vit.layers.norm import LayerNorm
+from keras_vit.layers.precision import wide
+from keras_vit.layers.recompute import recompute
+from keras_vit.layers.soft_split import SoftSplit
+
+
+def positive_features(x, features):
+    """`exp(w . x - |x|^2 / 2) / sqrt(m)` for each row `w` of `features`, in float32.
+
+    Args:
+        x: `(b, n, d)`, any float dtype.
+        features: `(m, d)`.
+
+    Returns:
+        `(b, n, m)`. The exponent is at most `|w|^2 / 2`, so that nothing overflows
+        however large `x` is; squared in half precision, it would.
+
+    Source: Performer (arXiv:2009.14794) lemma 1.
+    """
+    x, features = wide(x), wide(features)
+    exponent = ops.matmul(x, ops.transpose(features))
+    exponent = exponent - ops.sum(ops.square(x), axis=-1, keepdims=True) / 2
+    return ops.exp(exponent) / math.sqrt(features.shape[0])
+
+
+def performer_attention(query, key, value, features):
+    """softmax(query @ key^T) @ value, approximately, in time linear in the tokens.
+
+    Args:
+        query: `(b, n, d)`; is not scaled.
+        key: `(b, n, d)`.
+        value: `(b, n, e)`.
+        features: `(m, d)`, random directions: the more, the better.
+
+    Returns:
+        `(b, n, e)` in the dtype of `value`; computed in float32.
+
+    Source: Performer (arXiv:2009.14794) equation 4; 1e-8 in the denominator: T2T-ViT.
+    Where no query is near to a key it is more than the rest, and the result goes to 0:
+    trained weights count on it, so the exponents are not shifted.
+    """
+    query = positive_features(query, features)
+    key = positive_features(key, features)
+    mixed = ops.matmul(ops.transpose(key, (0, 2, 1)), wide(value))
+    row_sum = ops.matmul(query, ops.sum(key, axis=1)[:, :, None])
+    return ops.cast(ops.matmul(query, mixed) / (row_sum + 1e-8), value.dtype)
+
+
+class _TokenAttention(keras.layers.Layer):
+    """`x = value + projection(attention)`, then `x + mlp(norm(x))`.
+
+    The residual starts from the values, as input and output differ in width.
+    """
+
+    use_qkv_bias: bool
+
+    def __init__(
+        self, token_dim, activation, layer_norm_epsilon, dropout_rate, remat, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.token_dim = token_dim
+        self.activation = activation
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.dropout_rate = dropout_rate
+        self.remat = remat
+        dtype = self.dtype_policy
+        self.attention_norm = LayerNorm(
+            epsilon=layer_norm_epsilon, dtype=dtype, name="attention_norm"
+        )
+        self.qkv = Dense(
+            3 * token_dim, use_bias=self.use_qkv_bias, dtype=dtype, name="qkv"
+        )
+        self.projection = Dense(token_dim, dtype=dtype, name="projection")
+        self.mlp_norm = LayerNorm(
+            epsilon=layer_norm_epsilon, dtype=dtype, name="mlp_norm"
+        )
+        self.mlp = MLP(token_dim, activation, dtype=dtype, name="mlp")
+        self.dropout = keras.layers.Dropout(dropout_rate, dtype=dtype, name="dropout")
+
+    def build(self, input_shape):
+        self.attention_norm.build(input_shape)
+        self.qkv.build(input_shape)
+        shape = (*input_shape[:-1], self.token_dim)
+        for layer in (self.projection, self.mlp_norm, self.mlp):
+            layer.build(shape)
+        self.built = True
+
+    def _attend(self, qkv):
+        raise NotImplementedError
+
+    def call(self, x, training=None):
+        if self.remat and training:
+            return recompute(self, lambda x: self._transform(x, training), x)
+        return self._transform(x, training)
+
+    def _transform(self, x, training):
+        qkv = self.qkv(self.attention_norm(x))
+        value = qkv[:, :, 2 * self.token_dim :]
+        mixed = self.projection(self._attend(qkv))
+        x = value + self.dropout(mixed, training=training)
+        branch = self.mlp(self.mlp_norm(x), training=training)
+        return x + self.dropout(branch, training=training)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.token_dim)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "token_dim": self.token_dim,
+            "activation": self.activation,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "dropout_rate": self.dropout_rate,
+            "remat": self.remat,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class TokenTransformer(_TokenAttention):
+    """Attention from wide tokens to narrow ones, and an MLP.
+
+    One head, without biases of q, k and v. The queries are scaled by the square root of
+    the *input's* width, and the residual starts from the values.
+
+    Input: `(b, n, d)`, any float dtype; softmax and norms in float32.
+    Output: `(b, n, token_dim)`.
+
+    Args:
+        token_dim: int, width of the output.
+        activation: of the MLP, which is `token_dim` wide; see `MLP`.
+        layer_norm_epsilon: float, added to the variance.
+        dropout_rate: dropout on both branches.
+        remat: bool, whether training computes the layer a second time in the backward
+            pass, in place of keeping what is between input and output.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> layer = keras_vit.layers.TokenTransformer(8)
+    >>> tuple(layer(keras.random.uniform((2, 5, 27))).shape)
+    (2, 5, 8)
+
+    Source: T2T-ViT (arXiv:2101.11986) section 3.1, "Re-structurization".
+    """
+
+    use_qkv_bias = False
+
+    def __init__(
+        self,
+        token_dim: int = 64,
+        activation: str = "gelu",
+        layer_norm_epsilon: float = 1e-5,
+        dropout_rate: float = 0.0,
+        remat: bool = False,
+        **kwargs,
+    ):
+        super().__init__(
+            token_dim, activation, layer_norm_epsilon, dropout_rate, remat, **kwargs
+        )
+
+    def build(self, input_shape):
+        self.scale = input_shape[-1] ** -0.5
+        super().build(input_shape)
+
+    def _attend(self, qkv):
+        return self_attention(num_heads=1, scale=self.scale)(qkv)
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class TokenPerformer(_TokenAttention):
+    """As `TokenTransformer`, in time and memory that grow with `n` and not its square.
+
+    Softmax is replaced by positive random features: frozen weights, orthogonal, saved
+    with the others. They are computed in float32 under every policy: their squares and
+    exponentials leave the range of half precision.
+
+    Input: `(b, n, d)`, any float dtype. Output: `(b, n, token_dim)`.
+
+    The columns of the projection are ordered k, q, v. Queries are not scaled.
+
+    Args:
+        token_dim: int, width of the output.
+        num_features: int, number of random features; None for `token_dim // 2`.
+        activation: of the MLP, which is `token_dim` wide; see `MLP`.
+        layer_norm_epsilon: float, added to the variance.
+        dropout_rate: dropout on both branches; the original's default.
+        remat: as for `TokenTransformer`.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> layer = keras_vit.layers.TokenPerformer(8)
+    >>> tuple(layer(keras.random.uniform((2, 5, 27))).shape)
+    (2, 5, 8)
+
+    Source: T2T-ViT (arXiv:2101.11986) section 3.1; Performer (arXiv:2009.14794).
+    """
+
+    use_qkv_bias = True
+
+    def __init__(
+        self,
+        token_dim: int = 64,
+        num_features: int | None = None,
+        activation: str = "gelu",
+        layer_norm_epsilon: float = 1e-5,
+        dropout_rate: float = 0.1,
+        remat: bool = False,
+        **kwargs,
+    ):
+        super().__init__(
+            token_dim, activation, layer_norm_epsilon, dropout_rate, remat, **kwargs
+        )
+        self.num_features = num_features
+
+    def build(self, input_shape):
+        number = self.num_features or self.token_dim // 2
+        self.features = self.add_weight(
+            name="features",
+            shape=(number, self.token_dim),
+            initializer=keras.initializers.Orthogonal(gain=math.sqrt(number)),
+            trainable=False,
+            # Half precision has no orthogonalisation, and the features need no less.
+            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+            autocast=False,
+        )
+        super().build(input_shape)
+
+    def _attend(self, qkv):
+        key, query, value = ops.split(qkv, 3, axis=-1)
+        return performer_attention(query, key, value, self.features)
+
+    def get_config(self):
+        return {**super().get_config(), "num_features": self.num_features}
+
+
+_TOKENS = {
+    "performer": TokenPerformer,
+    "transformer": TokenTransformer,
+    # A convolution is a soft split and a product.
+    "convolution": Dense,
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class TokensToToken(keras.layers.Layer):
+    """Soft split, attention, soft split, attention, soft split: images to token map.
+
+    Splits of 7x7 pixels with stride 4, then twice of 3x3 tokens with stride 2: each
+    token of the output is nine neighbours of the step before, side by side. A `ViT`
+    with this layer as its stem projects them to its width.
+
+    Input: images `(b, h, w, c)`, sides multiples of 16; may be rectangular.
+    Output: `(b, h / 16, w / 16, 9 * token_dim)`.
+
+    Args:
+        tokens: what is between the splits: `"performer"`, `"transformer"`, or
+            `"convolution"`, a linear layer: split and layer are a convolution then, as
+            the paper has it for comparison.
+        token_dim: int, width of the tokens between.
+        activation: of the token layers' MLPs, see `MLP`.
+        layer_norm_epsilon: float, added to the variance in the token layers.
+        dropout_rate: dropout in the token layers; None for the original's: 0.1 in
+            Performers, else none.
+        remat: bool, whether training computes the token layers a second time in the
+            backward pass, in place of keeping what is between input and output.
+
+    Raises:
+        ValueError: an argument is out of its range; or the three strides do not divide
+            the image: the message has the nearest size that they do.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> layer = keras_vit.layers.TokensToToken(token_dim=8)
+    >>> tuple(layer(keras.random.uniform((2, 32, 48, 3))).shape)
+    (2, 2, 3, 72)
+
+    Source: T2T-ViT (arXiv:2101.11986) section 3.1, figure 4.
+    """
+
+    # Pixels from one token of the output to the next.
+    stride = 16
+
+    def __init__(
+        self,
+        tokens: str = "performer",
+        token_dim: int = 64,
+        activation: str = "gelu",
+        layer_norm_epsilon: float = 1e-5,
+        dropout_rate: float | None = None,
+        remat: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if tokens not in _TOKENS:
+            raise ValueError(
+                f"Unknown tokens {tokens!r}; choose one of "
+                f"{', '.join(map(repr, _TOKENS))}."
+            )
+        if not isinstance(token_dim, int) or token_dim < 2:
+            raise ValueError(
+                f"token_dim must be an int, 2 or more; received {token_dim!r}."
+            )
+        self._config = {
+            "tokens": tokens,
+            "token_dim": token_dim,
+            "activation": activation,
+            "layer_norm_epsilon": layer_norm_epsilon,
+            "dropout_rate": dropout_rate,
+            "remat": remat,
+        }
+        self.tokens = tokens
+        self.token_dim = token_dim
+        arguments = {}
+        if tokens != "convolution":
+            arguments = {
+                "activation": activation,
+                "layer_norm_epsilon": layer_norm_epsilon,
+                "remat": remat,
+            }
+            if dropout_rate is not None:
+                arguments["dropout_rate"] = dropout_rate
+        self.token_layers = [
+            _TOKENS[tokens](
+                token_dim, dtype=self.dtype_policy, name=f"{tokens}_{i}", **arguments
+            )
+            for i in range(2)
+        ]
+        self.splits = [
+            SoftSplit(*sizes, dtype=self.dtype_policy, name=f"split_{i}")
+            for i, sizes in enumerate([(7, 4, 2), (3, 2, 1), (3, 2, 1)])
+        ]
+
+    def _check_shape(self, input_shape):
+        if len(input_shape) != 4 or None in input_shape[1:]:
+            raise ValueError(
+                "TokensToToken needs images of shape (batch, height, width, channels), "
+                f"all but the batch known; received {tuple(input_shape)}."
+            )
+        _, height, width, channels = input_shape
+        if height % self.stride or width % self.stride:
+            nearest = tuple(
+                max(round(side / self.stride), 1) * self.stride
+                for side in (height, width)
+            )
+            raise ValueError(
+                f"An image of {height}x{width} pixels does not fit three soft splits "
+                "with strides of 4, 2 and 2: both sides must be multiples of "
+                f"{self.stride}. Resize to {nearest[0]}x{nearest[1]}, "
+                f"input_shape={(*nearest, channels)}."
+            )
+
+    def build(self, input_shape):
+        self._check_shape(input_shape)
+        shape = input_shape
+        for split, layer in zip(self.splits, self.token_layers, strict=False):
+            rows, columns = split.grid_shape(shape)
+            split.build(shape)
+            layer.build(split.compute_output_shape(shape))
+            shape = (shape[0], rows, columns, self.token_dim)
+        self.splits[-1].build(shape)
+        self.built = True
+
+    def call(self, images, training=None):
+        x = images
+        for split, layer in zip(self.splits, self.token_layers, strict=False):
+            rows, columns = split.grid_shape(x.shape)
+            x = split(x)
+            x = layer(x, training=training)
+            x = ops.reshape(x, (-1, rows, columns, self.token_dim))
+        rows, columns = self.splits[-1].grid_shape(x.shape)
+        x = self.splits[-1](x)
+        return ops.reshape(x, (-1, rows, columns, x.shape[-1]))
+
+    def compute_output_shape(self, input_shape):
+        self._check_shape(input_shape)
+        batch, height, width, _ = input_shape
+        grid = (height // self.stride, width // self.stride)
+        return (batch, *grid, 9 * self.token_dim)
+
+    def get_config(self):
+        return {**super().get_config(), **self._config}

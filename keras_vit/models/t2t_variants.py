@@ -1,0 +1,80 @@
+"""The named sizes of T2T-ViT: thin rows of one table."""
+
+from collections.abc import Callable
+from typing import Any
+
+from keras_vit.models.t2t_vit import T2TViT
+
+
+def _sizes(hidden_dim, num_layers, num_heads, mlp_ratio, **arguments):
+    return {
+        "hidden_dim": hidden_dim,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "mlp_dim": mlp_ratio * hidden_dim,
+        **arguments,
+    }
+
+
+# T2T-ViT (arXiv:2101.11986): 7 to 24 and t-14 to t-24, table 1; the others, which have
+# one idea of convolutional networks each, tables 2 and 6.
+T2T_VIT_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "T2TViT7": _sizes(256, 7, 4, 2),
+    "T2TViT10": _sizes(256, 10, 4, 2),
+    "T2TViT12": _sizes(256, 12, 4, 2),
+    "T2TViT14": _sizes(384, 14, 6, 3),
+    "T2TViT19": _sizes(448, 19, 7, 3),
+    "T2TViT24": _sizes(512, 24, 8, 3),
+    "T2TViTt14": _sizes(384, 14, 6, 3, tokens="transformer"),
+    "T2TViTt19": _sizes(448, 19, 7, 3, tokens="transformer"),
+    "T2TViTt24": _sizes(512, 24, 8, 3, tokens="transformer"),
+    "T2TViT14Wide": _sizes(768, 4, 12, 3),
+    "T2TViT14ResNeXt": _sizes(384, 14, 32, 3),
+    "T2TViT14SE": _sizes(384, 14, 6, 3, backbone="se"),
+    "T2TViT16Ghost": _sizes(384, 16, 6, 3, backbone="ghost"),
+    "T2TViTDense": _sizes(128, (3, 6, 6, 4), 8, 2, backbone="dense", growth_rate=64),
+}
+
+
+def _variant(model_name: str) -> Callable[..., T2TViT]:
+    sizes = T2T_VIT_ARGUMENTS[model_name]
+
+    def variant(**overrides: Any) -> T2TViT:
+        return T2TViT(**{**sizes, **overrides})
+
+    listing = ",\n    ".join(f"{key}={value!r}" for key, value in sizes.items())
+    variant.__name__ = variant.__qualname__ = model_name
+    variant.__doc__ = f"""{model_name}: a `T2TViT` with its sizes filled in.
+
+    `{listing}`.
+    Inputs, outputs, errors: see `T2TViT`.
+
+    Args:
+        **overrides: any argument of `T2TViT`; a size that is given replaces the named
+            one.
+
+    Returns:
+        A `keras_vit.T2TViT`.
+
+    Example:
+
+    >>> import keras_vit
+    >>> model = keras_vit.{model_name}(classes=10)  # doctest: +SKIP
+    """
+    return variant
+
+
+T2TViT7 = _variant("T2TViT7")
+T2TViT10 = _variant("T2TViT10")
+T2TViT12 = _variant("T2TViT12")
+T2TViT14 = _variant("T2TViT14")
+T2TViT19 = _variant("T2TViT19")
+T2TViT24 = _variant("T2TViT24")
+T2TViTt14 = _variant("T2TViTt14")
+T2TViTt19 = _variant("T2TViTt19")
+T2TViTt24 = _variant("T2TViTt24")
+T2TViT14Wide = _variant("T2TViT14Wide")
+T2TViT14ResNeXt = _variant("T2TViT14ResNeXt")
+T2TViT14SE = _variant("T2TViT14SE")
+T2TViT16Ghost = _variant("T2TViT16Ghost")
+T2TViTDense = _variant("T2TViTDense")
