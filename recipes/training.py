@@ -138,8 +138,8 @@ def compile(model: keras.Model, config: configs.Config, updates: int) -> None:
     if settings.optimizer == "sgd":
         optimizer = SGD(schedule, momentum=settings.momentum, **common)
     elif settings.optimizer in ("adam", "adamw"):
-        betas = {"beta_1": settings.beta_1, "beta_2": settings.beta_2}
-        optimizer = AdamW(schedule, **betas, **common)
+        common |= {"beta_1": settings.beta_1, "beta_2": settings.beta_2}
+        optimizer = AdamW(schedule, **common)
     else:
         raise ValueError(
             "optimization.optimizer must be 'adamw', 'adam' or 'sgd'; received "
