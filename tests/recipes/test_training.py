@@ -1,0 +1,210 @@
+"""A run that is interrupted ends as one that was not."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import keras_vit
+from recipes import config as configs
+from recipes import training
+from recipes.pretrain import main
+from tests.cases import array
+
+# Dropout and stochastic depth draw, the average and the optimizer remember.
+SETTINGS = [
+    "epochs=3",
+    "checkpoint_steps=13",
+    "batch_size=96",
+    "optimization.ema=0.9",
+    "model.arguments.input_shape=(16, 16, 1)",
+    "model.arguments.patch_size=4",
+    "model.arguments.hidden_dim=32",
+    "model.arguments.mlp_dim=48",
+    "model.arguments.num_layers=2",
+    "model.arguments.dropout_rate=0.1",
+    "model.arguments.stochastic_depth_rate=0.1",
+    "augmentation.pad_and_crop=2",
+    "augmentation.mixup=0.2",
+]
+
+
+@pytest.fixture(scope="module")
+def config():
+    return configs.override(configs.load("digits_vit"), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """A run without interruption."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    training.train(config, directory)
+    return directory
+
+
+def state(directory):
+    with np.load(directory / "state.npz") as arrays:
+        return {name: arrays[name] for name in arrays if name != "progress"}
+
+
+def assert_same_state(directory, other):
+    ours, theirs = state(directory), state(other)
+    assert set(ours) == set(theirs)
+    for name, values in ours.items():
+        np.testing.assert_array_equal(values, theirs[name], err_msg=name)
+
+
+def test_what_a_run_leaves(whole, config):
+    names = {path.name for path in whole.iterdir()}
+    assert names == {
+        "best.keras",
+        "config.json",
+        "curves.png",
+        "environment.json",
+        "last.keras",
+        "log.csv",
+        "results.json",
+        "state.npz",
+    }
+    again = configs.load(str(whole / "config.json"))
+    assert configs.to_dict(again) == configs.to_dict(config)
+    rows = (whole / "log.csv").read_text().splitlines()
+    assert rows[0].startswith("step,accuracy,loss,learning_rate,seconds")
+    assert [row.split(",")[0] for row in rows[1:]] == ["13", "26", "39"]
+    results = json.loads((whole / "results.json").read_text())
+    assert 0 <= results["test_accuracy"] <= 1
+
+
+def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
+    model = keras_vit.load_checkpoint(whole / "last.keras")
+    todo = training.plan(config)
+    training.compile(model, config, todo.updates)
+    data = training.evaluation_data(config, todo.sources["test"], model)
+    tested = model.evaluate(data, verbose=0, return_dict=True)
+    results = json.loads((whole / "results.json").read_text())
+    assert tested["accuracy"] == pytest.approx(results["test_accuracy"])
+    kernel = array(model.weights_by_path()["block_0/mlp/expand/kernel"])
+    # In the state: its own value, Adam's two moments, its average.
+    values = [x for x in state(whole).values() if x.shape == kernel.shape]
+    same = [np.array_equal(kernel, x) for x in values if x.any()]
+    assert sum(same) == 1
+    assert not same[0]
+
+
+def test_a_killed_run_ends_as_one_that_was_not(whole, config, tmp_path):
+    directory = tmp_path / "killed"
+    command = [sys.executable, "-m", "recipes.pretrain", "digits_vit"]
+    for setting in SETTINGS:
+        command += ["--set", setting]
+    command += ["--workdir", str(directory)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not (directory / "state.npz").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (directory / "results.json").exists()
+    training.train(config, directory, resume=True)
+    assert_same_state(directory, whole)
+    assert not list(directory.glob(".partial*"))
+
+
+def test_a_finished_run_is_left_as_it_is(whole, config):
+    before = state(whole)
+    training.train(config, whole)
+    after = state(whole)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_directories_of_something_else(whole, config, tmp_path):
+    other = configs.override(config, ["seed=1", "optimization.ema=0.5"])
+    with pytest.raises(FileExistsError, match=r"optimization\.ema: 0\.9 there, 0\.5"):
+        training.train(other, whole)
+    with pytest.raises(FileExistsError, match="leave --no-resume out"):
+        training.train(config, whole, resume=False)
+    with pytest.raises(FileNotFoundError, match="no run in"):
+        training.train(config, tmp_path / "none", resume=True)
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="is not empty and holds no run"):
+        training.train(config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_damaged_write_leaves_the_last_state(whole, config, tmp_path, monkeypatch):
+    def full(*arguments, **values):
+        raise OSError(28, "No space left on device")
+
+    directory = tmp_path / "run"
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        training.train(config, directory)
+    monkeypatch.undo()
+    assert not (directory / "state.npz").exists()
+    assert not list(directory.glob(".partial*"))
+    training.train(config, directory)
+    assert_same_state(directory, whole)
+
+
+def test_an_exploding_loss_stops_the_run_and_names_its_batch(config, tmp_path):
+    wild = configs.override(
+        config,
+        [
+            "optimization.optimizer=sgd",
+            "optimization.learning_rate=1e6",
+            "optimization.clip_norm=None",
+            "optimization.warmup_steps=0",
+            "optimization.ema=None",
+        ],
+    )
+    with pytest.raises(SystemExit, match=r"(?s)loss is .* at step .*digits-\d+") as error:
+        training.train(wild, tmp_path / "run")
+    assert "Last good checkpoint: none" in str(error.value)
+
+
+def test_the_sigmoid_loss():
+    logits = np.array([[1.0, -2.0, 0.5]], "float32")
+    labels = np.array([[0.0, 1.0, 0.0]], "float32")
+    smooth = labels * 0.9 + 0.05
+    p = 1 / (1 + np.exp(-logits.astype("float64")))
+    expected = -np.sum(smooth * np.log(p) + (1 - smooth) * np.log(1 - p))
+    loss = training.SigmoidLoss(label_smoothing=0.1)
+    assert float(loss(labels, logits)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_rates_and_frozen_parts(config):
+    changed = configs.override(
+        config,
+        [
+            "optimization.layer_decay=0.5",
+            "optimization.backbone_multiplier=0.1",
+            "optimization.frozen=['patch_encoder']",
+            "optimization.weight_decay=0.1",
+        ],
+    )
+    model = training.build(changed, 10)
+    training.compile(model, changed, 10)
+    rows = {row.path: row for row in model.optimizer.parameters}
+    assert not any(path.startswith("patch_encoder") for path in rows)
+    assert rows["classifier/kernel"].rate == 1.0
+    assert rows["classifier/kernel"].weight_decay == 0.1
+    assert rows["block_1/mlp/expand/kernel"].rate == pytest.approx(0.05)
+    assert rows["block_0/mlp/expand/bias"].rate == pytest.approx(0.025)
+    assert rows["block_0/mlp/expand/bias"].weight_decay == 0.0
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="Unknown key 'epoch'"):
+        main(["digits_vit", "--set", "epoch=1", "--workdir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match="No config is called 'nothing'"):
+        main(["nothing", "--workdir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match="batch_size=2000 is more than the 1257 images"):
+        main(
+            ["digits_vit", "--set", "batch_size=2000", "--workdir", str(tmp_path / "run")]
+        )
+    assert not (tmp_path / "run").exists()
