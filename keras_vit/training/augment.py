@@ -257,6 +257,7 @@ def mixed(images, labels, augmentation: Augmentation, seed):
     `Mixup` for their combination.
     """
     tf = tensorflow()
+    images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
     height, width = images.shape[1:3]
     drawn = tf.random.stateless_uniform((4,), tf.random.fold_in(seed, 0))
 
