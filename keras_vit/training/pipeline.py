@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from keras_vit.layers import Preprocessor
+from keras_vit.layers.preprocessor import RESIZES
 from keras_vit.training import augment
 from keras_vit.training.augment import Augmentation
 from keras_vit.training.host import tensorflow
@@ -489,12 +490,14 @@ def _training_image(source, preprocessor, augmentation, shape):
             f"RandAugment and color_jitter need images with 3 channels; {source.name!r} "
             f"has {shape[-1]}."
         )
-    config = preprocessor.get_config()
-    if augmentation.crop_area is not None:
-        config.update(image_size=shape[:2], crop_fraction=None)
-    if augmentation.changes_pixels:
-        config.update(mean=0.0, std=1.0)
-    resize = Preprocessor.from_config(config)
+    # A crop takes the place of the preprocessor's own; it has its way of resizing.
+    crops = augmentation.crop_area is not None
+    method, antialias = RESIZES[preprocessor.resize]
+    pixels_only = crops or augmentation.changes_pixels
+    fit = preprocessor
+    if pixels_only:
+        config = {**preprocessor.get_config(), "mean": 0.0, "std": 1.0}
+        fit = Preprocessor.from_config(config)
     scale = preprocessor.with_image_size(None)
     mean = np.broadcast_to(preprocessor.mean, shape[-1:])
     fill = tuple(np.round(mean).tolist())
@@ -503,18 +506,19 @@ def _training_image(source, preprocessor, augmentation, shape):
         def seed_of(draw):
             return _fold(seed, draw)
 
-        window = None
-        if augmentation.crop_area is not None:
+        def window(size):
+            return augment.crop_window(
+                size, augmentation.crop_area, augmentation.crop_aspect, seed_of(_CROP)
+            )
 
-            def window(size):
-                return augment.crop_window(
-                    size,
-                    augmentation.crop_area,
-                    augmentation.crop_aspect,
-                    seed_of(_CROP),
-                )
-
-        image = resize(_decode(content, source.channels, window))
+        if crops:
+            image = _decode(content, source.channels, window)
+            # The preprocessor's pixels, without its copy of the large image in float32.
+            image = tf.image.resize(image, shape[:2], method, antialias=antialias)
+            if method == "bicubic":
+                image = tf.clip_by_value(image, 0.0, 255.0)
+        else:
+            image = fit(_decode(content, source.channels))
         image = tf.ensure_shape(image, shape)
         if augmentation.pad_and_crop:
             image = augment.shifted(image, augmentation.pad_and_crop, seed_of(_SHIFT))
@@ -526,7 +530,7 @@ def _training_image(source, preprocessor, augmentation, shape):
             image = rand_augment(image, settings, seed_of(_RAND_AUGMENT), fill)
         if augmentation.color_jitter:
             image = augment.jittered(image, augmentation.color_jitter, seed_of(_JITTER))
-        if augmentation.changes_pixels:
+        if pixels_only:
             image = scale(image)
         if augmentation.random_erasing:
             image = augment.erased(image, augmentation.random_erasing, seed_of(_ERASE))
