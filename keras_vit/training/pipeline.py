@@ -109,11 +109,11 @@ def training_batches(
         content = reference["image"] if cache else source.read(reference["image"])
         return prepare(content, tf.stack([example_seed, position]))
 
-    images = _Images(source, stream, image, shape, unreadable, fill=True)
-    data = images.dataset(first_step * batch_size)
-    data = data.batch(batch_size, drop_remainder=True)
+    reader = _Images(source, stream, image, shape, unreadable, fill=True)
+    data = reader.batches(first_step * batch_size, batch_size)
 
     def batch(step, examples):
+        examples = reader.checked(examples)
         images, labels = examples["image"], _checked_labels(examples, classes)
         if not augmentation.mixes:
             return images, labels
@@ -205,9 +205,10 @@ def evaluation_batches(
         pixels = _decode(source.read(reference["image"]), source.channels)
         return tf.ensure_shape(preprocessor(pixels), shape)
 
-    data = _Images(source, stream, image, shape, unreadable, fill=False).dataset(0)
+    reader = _Images(source, stream, image, shape, unreadable, fill=False)
 
     def pad(examples):
+        examples = reader.checked(examples)
         labels = _checked_labels(examples, classes)
         missing = batch_size - tf.shape(labels)[0]
 
@@ -215,10 +216,10 @@ def evaluation_batches(
             width = [[0, missing]] + [[0, 0]] * (len(values.shape) - 1)
             return tf.ensure_shape(tf.pad(values, width), (batch_size, *values.shape[1:]))
 
-        weights = tf.ones_like(labels, "float32")
+        weights = tf.cast(~examples["end"], "float32")
         return padded(examples["image"]), padded(labels), padded(weights)
 
-    data = _map(data.batch(batch_size), pad)
+    data = _map(reader.batches(0, batch_size), pad)
     return data.prefetch(tf.data.AUTOTUNE)
 
 
@@ -321,13 +322,14 @@ class _Images:
         self.stream = stream  # References from a position on.
         self.image = image
         self.shape = shape
-        self.unreadable = unreadable
+        self.skip = unreadable == "skip"
         # Whether the next image takes the place of one that is skipped, so that positions
         # stay what they are.
         self.fill = fill
         self.skipped: set[str] = set()
 
-    def dataset(self, first):
+    def batches(self, first, batch_size):
+        """Dicts with `image`, `label`, `id`, and `end` where an image is only a mark."""
         tf = tensorflow()
 
         def decode(position, end, reference):
@@ -336,34 +338,52 @@ class _Images:
             )
             return {**reference, "image": image, "position": position, "end": end}
 
+        def place(expected, example):
+            position, end = example["position"], example["end"]
+            missing = position - expected
+            fatal = missing >= (self.source.num_examples if self.skip else 1)
+            # A mark comes where it has to tell something; what lacks before it in
+            # training shows, and is filled, after it. A whole batch ends the wait.
+            mark = tf.cast((missing > 0) & (not self.fill), "int64")
+            times = tf.where(end, mark, 1 + missing * int(self.fill))
+            times = tf.where(fatal, tf.constant(batch_size, "int64"), times)
+            expected = tf.where(end, expected, position + 1)
+            return expected, (times, {**example, "missing": missing})
+
         data = _map(self.stream(first), decode).ignore_errors()
-        data = data.scan(tf.constant(first, "int64"), self._place)
-        return data.flat_map(
+        data = data.scan(tf.constant(first, "int64"), place)
+        data = data.flat_map(
             lambda times, example: tf.data.Dataset.from_tensors(example).repeat(times)
         )
+        return data.batch(batch_size, drop_remainder=self.fill)
 
-    def _place(self, expected, example):
-        """How often an example comes: never (a mark), once, or in place of others too."""
+    def checked(self, examples):
+        """The batch, once what is missing before its images is reported."""
         tf = tensorflow()
-        position, end = example["position"], example["end"]
-        missing = position - expected
-        # What lacks before a mark is seen, and filled, again after it, if there is more.
-        everything = missing >= self.source.num_examples
-        again = self.fill and self.unreadable == "skip"
-        report = (missing > 0) & (~end | everything | (not again))
-        missing = tf.cond(
-            report,
-            lambda: tf.ensure_shape(
-                tf.numpy_function(self._report, (expected, missing), tf.int64), ()
-            ),
-            lambda: missing,
-        )
-        times = tf.where(end, tf.constant(0, "int64"), 1 + missing * int(self.fill))
-        return tf.where(end, expected, position + 1), (times, example)
+        missing = examples["missing"]
 
-    def _report(self, first, missing):
+        def report():
+            function = tf.numpy_function(
+                self._report, (examples["position"], missing), tf.bool
+            )
+            return tf.ensure_shape(function, ())
+
+        none_missing = tf.reduce_all(missing == 0)
+        with tf.control_dependencies(
+            [tf.cond(none_missing, lambda: tf.constant(True), report)]
+        ):
+            return {name: tf.identity(values) for name, values in examples.items()}
+
+    def _report(self, positions, missing):
+        # An image that takes the place of others comes more than once.
+        for position, gap in dict(zip(positions, missing, strict=True)).items():
+            if gap:
+                self._report_gap(position - gap, gap)
+        return np.True_
+
+    def _report_gap(self, first, missing):
         problems = self._problems(first, missing)
-        if self.unreadable == "error" or missing >= self.source.num_examples:
+        if not self.skip or missing >= self.source.num_examples:
             name, reason = next(iter(problems.items()))
             raise ValueError(
                 f"{self.source.name}: {name} cannot be read: {reason} Remove or replace "
@@ -379,7 +399,6 @@ class _Images:
                     reason,
                     len(self.skipped),
                 )
-        return missing
 
     def _problems(self, first, missing):
         tf = tensorflow()
