@@ -11,7 +11,7 @@ IMAGENET_MEAN = [123.675, 116.28, 103.53]
 IMAGENET_STD = [58.395, 57.12, 57.375]
 
 # Those that every backend computes alike. (Interpolation, antialias) of Keras's resize.
-_RESIZES = {
+RESIZES = {
     "bilinear": ("bilinear", False),
     "bilinear_antialias": ("bilinear", True),
     "bicubic_antialias": ("bicubic", True),
@@ -254,7 +254,7 @@ class Preprocessor(keras.layers.Rescaling):
         if self.crop_fraction is not None:
             covered = [math.floor(side / self.crop_fraction) for side in image_size]
             size = self._covering_size(height, width, covered)
-        interpolation, antialias = _RESIZES[self.resize]
+        interpolation, antialias = RESIZES[self.resize]
         images = self.backend.image.resize(
             images,
             size,
@@ -315,10 +315,10 @@ def _rounded_quotient(dividend, divisor):
 
 
 def _check_geometry(image_size, resize, crop_fraction):
-    if resize not in _RESIZES:
+    if resize not in RESIZES:
         raise ValueError(
             f"Unknown resize {resize!r} of images; choose one of "
-            f"{', '.join(map(repr, _RESIZES))}."
+            f"{', '.join(map(repr, RESIZES))}."
         )
     if image_size is None:
         if resize != "bilinear" or crop_fraction is not None:

@@ -257,39 +257,38 @@ def mixed(images, labels, augmentation: Augmentation, seed):
     `Mixup` for their combination.
     """
     tf = tensorflow()
-    height, width = images.shape[1:3]
+    images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
+    height, width, channels = images.shape[1:]
     drawn = tf.random.stateless_uniform((4,), tf.random.fold_in(seed, 0))
+
+    def mixture(things, ratio):
+        return ratio * things + (1.0 - ratio) * tf.roll(things, 1, 0)
 
     def mixup():
         ratio = _beta(augmentation.mixup, tf.random.fold_in(seed, 1))
-        return tf.fill((height, width, 1), ratio), ratio
+        return mixture(images, ratio), mixture(labels, ratio)
 
     def cutmix():
         ratio = _beta(augmentation.cutmix, tf.random.fold_in(seed, 2))
 
-        def outside(length, position):
+        def inside(length, position):
             cut = tf.cast(tf.sqrt(1.0 - ratio) * length, "int32")
             start = tf.cast(position * length, "int32") - cut // 2
             index = tf.range(length)
-            return (index < start) | (index >= start + cut)
+            return (index >= start) & (index < start + cut)
 
-        own = outside(height, drawn[2])[:, None] | outside(width, drawn[3])[None, :]
-        own = tf.cast(own, "float32")[:, :, None]
-        return own, tf.reduce_sum(own) / (height * width)
-
-    if not augmentation.cutmix:
-        weights, ratio = mixup()
-    elif not augmentation.mixup:
-        weights, ratio = cutmix()
-    else:
-        switch = drawn[1] < augmentation.switch_probability
-        weights, ratio = tf.cond(switch, cutmix, mixup)
+        box = inside(height, drawn[2])[:, None] & inside(width, drawn[3])[None, :]
+        area = tf.reduce_sum(tf.cast(box, "float32")) / (height * width)
+        # All channels, because broadcasting the last axis is slow.
+        box = tf.broadcast_to(box[:, :, None], (height, width, channels))
+        return tf.where(box, tf.roll(images, 1, 0), images), mixture(labels, 1.0 - area)
 
     def mix():
-        def mixture(things, weight):
-            return weight * things + (1.0 - weight) * tf.roll(things, 1, 0)
-
-        return mixture(images, weights), mixture(labels, ratio)
+        if not augmentation.cutmix:
+            return mixup()
+        if not augmentation.mixup:
+            return cutmix()
+        return tf.cond(drawn[1] < augmentation.switch_probability, cutmix, mixup)
 
     return tf.cond(drawn[0] < augmentation.mix_probability, mix, lambda: (images, labels))
 

@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from keras_vit.layers import Preprocessor
+from keras_vit.layers.preprocessor import RESIZES
 from keras_vit.training import augment
 from keras_vit.training.augment import Augmentation
 from keras_vit.training.host import tensorflow
@@ -17,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 # What a seed is folded with, so that no two draws share one.
 _SHUFFLE, _EXAMPLE, _BATCH = range(3)
-_CROP, _SHIFT, _FLIP, _RAND_AUGMENT, _JITTER, _ERASE = range(6)
+_DRAWS = 6
+_CROP, _SHIFT, _FLIP, _RAND_AUGMENT, _JITTER, _ERASE = range(_DRAWS)
 
 
 def training_batches(
@@ -98,19 +100,20 @@ def training_batches(
     shape = _image_shape(source, preprocessor)
     prepare = _training_image(source, preprocessor, augmentation, shape)
     run_seed = tf.constant((seed, 0), "int64")
+    example_seed = _fold(run_seed, _EXAMPLE)[0]
 
     def stream(first):
         return _shuffled(source, seed, first, epochs, shuffle_buffer, cache)
 
-    def image(reference):
+    def image(position, reference):
         content = reference["image"] if cache else source.read(reference["image"])
-        return prepare(content, _fold(run_seed, _EXAMPLE, reference["position"]))
+        return prepare(content, tf.stack([example_seed, position]))
 
-    images = _Images(source, stream, image, shape, unreadable, fill=True)
-    data = images.dataset(first_step * batch_size)
-    data = data.batch(batch_size, drop_remainder=True)
+    reader = _Images(source, stream, image, shape, unreadable, fill=True)
+    data = reader.batches(first_step * batch_size, batch_size)
 
     def batch(step, examples):
+        examples = reader.checked(examples)
         images, labels = examples["image"], _checked_labels(examples, classes)
         if not augmentation.mixes:
             return images, labels
@@ -150,8 +153,8 @@ def batch_ids(
     """
     first = step * batch_size
     references = _shuffled(source, seed, first, None, shuffle_buffer, cache=False)
-    references = references.filter(lambda reference: ~reference["end"])
-    return [_text(reference["id"]) for reference in references.take(batch_size)]
+    references = references.filter(lambda position, end, reference: ~end)
+    return [_text(reference["id"]) for *_, reference in references.take(batch_size)]
 
 
 def evaluation_batches(
@@ -198,13 +201,14 @@ def evaluation_batches(
     def stream(first):
         return _epoch(source.references(), source.num_examples, 0, first)
 
-    def image(reference):
+    def image(position, reference):
         pixels = _decode(source.read(reference["image"]), source.channels)
         return tf.ensure_shape(preprocessor(pixels), shape)
 
-    data = _Images(source, stream, image, shape, unreadable, fill=False).dataset(0)
+    reader = _Images(source, stream, image, shape, unreadable, fill=False)
 
     def pad(examples):
+        examples = reader.checked(examples)
         labels = _checked_labels(examples, classes)
         missing = batch_size - tf.shape(labels)[0]
 
@@ -212,10 +216,10 @@ def evaluation_batches(
             width = [[0, missing]] + [[0, 0]] * (len(values.shape) - 1)
             return tf.ensure_shape(tf.pad(values, width), (batch_size, *values.shape[1:]))
 
-        weights = tf.ones_like(labels, "float32")
+        weights = tf.cast(~examples["end"], "float32")
         return padded(examples["image"]), padded(labels), padded(weights)
 
-    data = _map(data.batch(batch_size), pad)
+    data = _map(reader.batches(0, batch_size), pad)
     return data.prefetch(tf.data.AUTOTUNE)
 
 
@@ -254,7 +258,7 @@ def _map(dataset, function):
 def _fold(seed, *values):
     tf = tensorflow()
     for value in values:
-        seed = tf.random.fold_in(seed, value)
+        seed = tf.random.fold_in(seed, tf.cast(value, "int64"))
     return seed
 
 
@@ -292,22 +296,18 @@ def _shuffle(dataset, buffer, seed):
 
 
 def _epoch(references, count, number, skipped):
-    """References with their `position` in the stream, and a mark of the `end`."""
+    """`(position in the stream, False, reference)`, and at the end a mark with True."""
     tf = tensorflow()
     first = number * count + skipped
     positions = tf.data.Dataset.range(first, tf.int64.max)
-
-    def at(position, reference):
-        return {**reference, "position": position, "end": False}
-
-    data = tf.data.Dataset.zip(positions, references.skip(skipped)).map(at)
-    mark = {
-        name: tf.zeros(specification.shape, specification.dtype)
-        for name, specification in references.element_spec.items()
-    }
-    mark = {**mark, "position": (number + 1) * count, "end": True}
-    mark["position"] = tf.cast(mark["position"], "int64")
-    return data.concatenate(tf.data.Dataset.from_tensors(mark))
+    no_end = tf.data.Dataset.from_tensors(False).repeat()
+    end = (
+        tf.cast((number + 1) * count, "int64"),
+        True,
+        {n: tf.zeros(s.shape, s.dtype) for n, s in references.element_spec.items()},
+    )
+    data = tf.data.Dataset.zip(positions, no_end, references.skip(skipped))
+    return data.concatenate(tf.data.Dataset.from_tensors(end))
 
 
 class _Images:
@@ -322,51 +322,68 @@ class _Images:
         self.stream = stream  # References from a position on.
         self.image = image
         self.shape = shape
-        self.unreadable = unreadable
+        self.skip = unreadable == "skip"
         # Whether the next image takes the place of one that is skipped, so that positions
         # stay what they are.
         self.fill = fill
         self.skipped: set[str] = set()
 
-    def dataset(self, first):
+    def batches(self, first, batch_size):
+        """Dicts with `image`, `label`, `id`, and `end` where an image is only a mark."""
         tf = tensorflow()
 
-        def decode(reference):
+        def decode(position, end, reference):
             image = tf.cond(
-                reference["end"],
-                lambda: tf.zeros(self.shape),
-                lambda: self.image(reference),
+                end, lambda: tf.zeros(self.shape), lambda: self.image(position, reference)
             )
-            return {**reference, "image": image}
+            return {**reference, "image": image, "position": position, "end": end}
+
+        def place(expected, example):
+            position, end = example["position"], example["end"]
+            missing = position - expected
+            fatal = missing >= (self.source.num_examples if self.skip else 1)
+            # A mark comes where it has to tell something; what lacks before it in
+            # training shows, and is filled, after it. A whole batch ends the wait.
+            mark = tf.cast((missing > 0) & (not self.fill), "int64")
+            times = tf.where(end, mark, 1 + missing * int(self.fill))
+            times = tf.where(fatal, tf.constant(batch_size, "int64"), times)
+            expected = tf.where(end, expected, position + 1)
+            return expected, (times, {**example, "missing": missing})
 
         data = _map(self.stream(first), decode).ignore_errors()
-        data = data.scan(tf.constant(first, "int64"), self._place)
-        return data.flat_map(
+        data = data.scan(tf.constant(first, "int64"), place)
+        data = data.flat_map(
             lambda times, example: tf.data.Dataset.from_tensors(example).repeat(times)
         )
+        return data.batch(batch_size, drop_remainder=self.fill)
 
-    def _place(self, expected, example):
-        """How often an example comes: never (a mark), once, or in place of others too."""
+    def checked(self, examples):
+        """The batch, once what is missing before its images is reported."""
         tf = tensorflow()
-        position, end = example["position"], example["end"]
-        missing = position - expected
-        # What lacks before a mark is seen, and filled, again after it, if there is more.
-        everything = missing >= self.source.num_examples
-        again = self.fill and self.unreadable == "skip"
-        report = (missing > 0) & (~end | everything | (not again))
-        missing = tf.cond(
-            report,
-            lambda: tf.ensure_shape(
-                tf.numpy_function(self._report, (expected, missing), tf.int64), ()
-            ),
-            lambda: missing,
-        )
-        times = tf.where(end, tf.constant(0, "int64"), 1 + missing * int(self.fill))
-        return tf.where(end, expected, position + 1), (times, example)
+        missing = examples["missing"]
 
-    def _report(self, first, missing):
+        def report():
+            function = tf.numpy_function(
+                self._report, (examples["position"], missing), tf.bool
+            )
+            return tf.ensure_shape(function, ())
+
+        none_missing = tf.reduce_all(missing == 0)
+        with tf.control_dependencies(
+            [tf.cond(none_missing, lambda: tf.constant(True), report)]
+        ):
+            return {name: tf.identity(values) for name, values in examples.items()}
+
+    def _report(self, positions, missing):
+        # An image that takes the place of others comes more than once.
+        for position, gap in dict(zip(positions, missing, strict=True)).items():
+            if gap:
+                self._report_gap(position - gap, gap)
+        return np.True_
+
+    def _report_gap(self, first, missing):
         problems = self._problems(first, missing)
-        if self.unreadable == "error" or missing >= self.source.num_examples:
+        if not self.skip or missing >= self.source.num_examples:
             name, reason = next(iter(problems.items()))
             raise ValueError(
                 f"{self.source.name}: {name} cannot be read: {reason} Remove or replace "
@@ -382,20 +399,19 @@ class _Images:
                     reason,
                     len(self.skipped),
                 )
-        return missing
 
     def _problems(self, first, missing):
         tf = tensorflow()
         problems, found = {}, 0
-        references = self.stream(int(first)).filter(lambda reference: ~reference["end"])
+        references = self.stream(int(first)).filter(lambda _, end, reference: ~end)
         try:
-            for reference in references.take(missing):
-                if reference["position"] >= first + missing:
+            for position, _, reference in references.take(missing):
+                if position >= first + missing:
                     break
                 found += 1
                 name = _text(reference["id"])
                 try:
-                    self.image(reference)
+                    self.image(position, reference)
                     problems[name] = "an error that did not come back."
                 except tf.errors.OpError as error:
                     problems[name] = _reason(error)
@@ -489,47 +505,50 @@ def _training_image(source, preprocessor, augmentation, shape):
             f"RandAugment and color_jitter need images with 3 channels; {source.name!r} "
             f"has {shape[-1]}."
         )
-    config = preprocessor.get_config()
-    if augmentation.crop_area is not None:
-        config.update(image_size=shape[:2], crop_fraction=None)
-    if augmentation.changes_pixels:
-        config.update(mean=0.0, std=1.0)
-    resize = Preprocessor.from_config(config)
+    # A crop takes the place of the preprocessor's own; it has its way of resizing.
+    crops = augmentation.crop_area is not None
+    method, antialias = RESIZES[preprocessor.resize]
+    pixels_only = crops or augmentation.changes_pixels
+    fit = preprocessor
+    if pixels_only:
+        config = {**preprocessor.get_config(), "mean": 0.0, "std": 1.0}
+        fit = Preprocessor.from_config(config)
     scale = preprocessor.with_image_size(None)
     mean = np.broadcast_to(preprocessor.mean, shape[-1:])
     fill = tuple(np.round(mean).tolist())
 
     def prepare(content, seed):
-        def seed_of(draw):
-            return _fold(seed, draw)
+        # All of a kind in one operation, which is quicker than `fold_in` for each.
+        seeds = tf.random.stateless_uniform((_DRAWS, 2), seed, None, None, tf.int64)
 
-        window = None
-        if augmentation.crop_area is not None:
+        def window(size):
+            return augment.crop_window(
+                size, augmentation.crop_area, augmentation.crop_aspect, seeds[_CROP]
+            )
 
-            def window(size):
-                return augment.crop_window(
-                    size,
-                    augmentation.crop_area,
-                    augmentation.crop_aspect,
-                    seed_of(_CROP),
-                )
-
-        image = resize(_decode(content, source.channels, window))
+        if crops:
+            image = _decode(content, source.channels, window)
+            # The preprocessor's pixels, without its copy of the large image in float32.
+            image = tf.image.resize(image, shape[:2], method, antialias=antialias)
+            if method == "bicubic":
+                image = tf.clip_by_value(image, 0.0, 255.0)
+        else:
+            image = fit(_decode(content, source.channels))
         image = tf.ensure_shape(image, shape)
         if augmentation.pad_and_crop:
-            image = augment.shifted(image, augmentation.pad_and_crop, seed_of(_SHIFT))
+            image = augment.shifted(image, augmentation.pad_and_crop, seeds[_SHIFT])
         if augmentation.horizontal_flip:
-            image = tf.image.stateless_random_flip_left_right(image, seed_of(_FLIP))
+            image = tf.image.stateless_random_flip_left_right(image, seeds[_FLIP])
         if settings or augmentation.color_jitter:
             image = tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), "uint8")
         if settings:
-            image = rand_augment(image, settings, seed_of(_RAND_AUGMENT), fill)
+            image = rand_augment(image, settings, seeds[_RAND_AUGMENT], fill)
         if augmentation.color_jitter:
-            image = augment.jittered(image, augmentation.color_jitter, seed_of(_JITTER))
-        if augmentation.changes_pixels:
+            image = augment.jittered(image, augmentation.color_jitter, seeds[_JITTER])
+        if pixels_only:
             image = scale(image)
         if augmentation.random_erasing:
-            image = augment.erased(image, augmentation.random_erasing, seed_of(_ERASE))
+            image = augment.erased(image, augmentation.random_erasing, seeds[_ERASE])
         return image
 
     return prepare

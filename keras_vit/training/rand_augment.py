@@ -144,7 +144,7 @@ def rand_augment(image, settings: RandAugment, seed, fill=(128.0, 128.0, 128.0))
         branches = [functools.partial(o, image, draw) for o in operations.values()]
         index = tf.cast(drawn[0] * len(branches), "int32")
         if settings.probability < 1:
-            branches.append(lambda image=image: tf.identity(image))
+            branches.append(functools.partial(tf.identity, image))
             apply = drawn[4] < settings.probability
             index = tf.where(apply, index, len(operations))
         image = tf.ensure_shape(tf.switch_case(index, branches), shape)

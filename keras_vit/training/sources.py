@@ -309,14 +309,18 @@ def _builder(tfds, name, dataset, data_dir, download):
     except AssertionError as error:  # As TFDS names a version that is not there.
         raise FileNotFoundError(f"{name!r}: {error}") from error
     except tfds.core.DatasetNotFoundError as error:
+        base = re.split("[/:]", dataset)[0]
         root = pathlib.Path(where)
-        prepared = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
-        message = _unknown(
-            "TFDS set", dataset.partition(":")[0], {*prepared, *tfds.list_builders()}
-        )
+        found = {p.parent.relative_to(root) for p in root.glob("*/*/dataset_info.json")}
+        found |= {
+            p.parent.relative_to(root) for p in root.glob("*/*/*/dataset_info.json")
+        }
+        prepared = sorted(map(str, found))
+        names = {p.parts[0] for p in found} | set(tfds.list_builders())
+        message = _unknown("TFDS set", base, names - {base})
         raise FileNotFoundError(
-            f"{message} Prepared in {where}: {', '.join(prepared) or 'nothing'}. Check "
-            f"the name and --data-dir. (TFDS says: {str(error).splitlines()[0]})"
+            f"{name!r}: {message} Prepared in {where}: "
+            f"{', '.join(prepared) or 'nothing'}. Check the name and --data-dir."
         ) from error
     if download:
         builder.download_and_prepare()

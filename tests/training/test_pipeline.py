@@ -16,7 +16,7 @@ EVERYTHING = Augmentation(
     crop_area=(0.2, 1.0),
     pad_and_crop=2,
     horizontal_flip=True,
-    randaugment="rand-m9-mstd0.5-inc1",
+    randaugment="rand-m9-n1-mstd0.5-inc1",
     color_jitter=0.2,
     random_erasing=0.5,
     mixup=0.4,
@@ -95,8 +95,8 @@ def test_one_stream_on_any_number_of_threads_and_after_resume(folder):
     assert_same(collect(on_threads(stream(), 1), 12), whole)
     # What other code does to TensorFlow's own generator does not matter.
     tf.random.set_seed(5)
-    for step in (1, 4, 11):
-        batches = on_threads(stream(first_step=step, cache=step == 4), 5)
+    for step in (1, 11):
+        batches = on_threads(stream(first_step=step, cache=step == 11), 5)
         assert_same(collect(batches, 12 - step), whole[step:])
 
 
@@ -244,11 +244,11 @@ def png_header(width, height):
 BAD = {
     "ant/truncated.jpg": "JPEG",
     "ant/zero.png": "empty",
-    "bee/text ünï.jpg": "Unknown image file format",
     "bee/huge.jpg": "JPEG",
+    "bee/text ünï.jpg": "Unknown image file format",
+    "çat/gone.jpg": "No such file",
     "çat/huge.png": "PNG",
     "çat/palette.bmp": "palette",
-    "çat/gone.jpg": "No such file",
 }
 
 
@@ -261,11 +261,11 @@ def damaged(folder, encoded):
     contents = (
         whole[: len(whole) // 2],
         b"",
-        b"This is not an image.",
         whole[: start + 5] + size + whole[start + 9 :],
+        b"This is not an image.",
+        whole,
         png_header(100_000, 100_000),
         encoded(mode="P", file_format="BMP"),
-        whole,
     )
     for name, content in zip(BAD, contents, strict=True):
         (folder / name).write_bytes(content)
@@ -295,7 +295,8 @@ def test_training_too_stops_at_an_unreadable_image(damaged):
     import tensorflow as tf
 
     preprocessor = Preprocessor(image_size=(8, 8))
-    batches = training_batches(damaged, preprocessor, EVERYTHING, 4, seed=0)
+    cropped = Augmentation(crop_area=(0.99, 1.0))
+    batches = training_batches(damaged, preprocessor, cropped, 4, seed=0)
     with pytest.raises(tf.errors.InvalidArgumentError, match="cannot be read") as error:
         collect(on_threads(batches, 1), 10)
     assert any(name in str(error.value) for name in BAD)
@@ -330,10 +331,10 @@ def test_training_skips_unreadable_images_and_resumes_all_the_same(damaged, capl
         )
 
     with caplog.at_level(logging.WARNING):
-        whole = collect(stream(), 14)
+        whole = collect(stream(), 8)
     assert len([r for r in caplog.records if "skipped" in r.getMessage()]) == len(BAD)
-    for step in range(1, 14, 3):
-        assert_same(collect(stream(step), 14 - step), whole[step:])
+    for step in (1, 5):
+        assert_same(collect(stream(step), 8 - step), whole[step:])
     labels = damaged.references().as_numpy_iterator()
     classes = {e["id"].decode(): e["label"] for e in labels}
     for step, (_, found) in enumerate(whole):
@@ -350,7 +351,7 @@ def test_a_set_without_a_readable_image_is_an_error(tmp_path):
     source = open_source(f"folder:{tmp_path}")
     preprocessor = Preprocessor(image_size=(8, 8))
     for batches in (
-        training_batches(source, preprocessor, EVERYTHING, 2, 0, unreadable="skip"),
+        training_batches(source, preprocessor, Augmentation(), 2, 0, unreadable="skip"),
         evaluation_batches(source, preprocessor, 2, unreadable="skip"),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match="cannot be read"):

@@ -54,11 +54,11 @@ def test_tfds(tfds_dir):
 
 
 def test_tfds_without_such_a_set_split_or_labels(tfds_dir):
-    with pytest.raises(FileNotFoundError, match=r"'tony'.*'tiny'.*Prepared in .*tiny"):
+    with pytest.raises(FileNotFoundError, match=r"'tony'.*'tiny'.*Prepared in .*tiny/1"):
         open_source("tfds:tony", tfds_dir)
     with pytest.raises(FileNotFoundError, match=r"cifar10.*not prepared.*tfds build"):
         open_source("tfds:cifar10", tfds_dir)
-    with pytest.raises(FileNotFoundError, match=r"9\.9\.9"):
+    with pytest.raises(FileNotFoundError, match=r"9\.9\.9.*tiny/1\.0\.0"):
         open_source("tfds:tiny:9.9.9", tfds_dir)
     with pytest.raises(ValueError, match=r"'tset'.*'test'"):
         open_source("tfds:tiny:tset", tfds_dir)
