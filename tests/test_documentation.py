@@ -11,7 +11,7 @@ import pytest
 import keras_vit
 from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
 from tests.conftest import GOLDENS
-from tests.models.test_parameter_counts import TOKEN
+from tests.models.test_parameter_counts import T2T, TOKEN
 
 MODULES = (keras_vit, keras_vit.layers, keras_vit.export)
 PUBLIC = {
@@ -80,6 +80,13 @@ def test_the_hybrids_in_the_readme():
     numbers = re.findall(r"`(ViTR\w+)`\s+\(([\d,]+)", README.read_text())
     counts = {name: int(count.replace(",", "")) for name, count in numbers}
     assert counts == {name: TOKEN[name] for name in HYBRID_SIZES}
+
+
+def test_the_table_of_t2t_vits_in_the_readme():
+    (table,) = re.findall(r"keras_vit.T2TViT(.*?)\n\n", README.read_text(), re.DOTALL)
+    numbers = re.findall(r"`(\w+)` ([\d,]+)", table)
+    counts = {f"T2TViT{name}": int(count.replace(",", "")) for name, count in numbers}
+    assert counts == {name: trained for name, (trained, _) in T2T.items()}
 
 
 def test_the_number_of_published_checkpoints_in_the_readme():
