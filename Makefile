@@ -22,16 +22,19 @@ demo: $(ENV)/.installed  ## pretrain, fine-tune, export and serve a ViT on handw
 	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m recipes.demo
 
 test: $(ENV)/.installed lint  ## lint, then the tests on every backend installed (tensorflow, jax, torch)
-	@$(call on_every_backend,-m "not slow")
+	@$(call on_every_backend,not slow)
 
 test-slow: $(ENV)/.installed  ## the tests that take minutes, on every backend installed
-	@$(call on_every_backend,-m slow)
+	@$(call on_every_backend,slow)
 
+# What no backend has a part in runs under the first only.
 define on_every_backend
+others=; \
 for backend in tensorflow jax torch; do \
 	if $(RUN) -c "import importlib.util, sys; sys.exit(not importlib.util.find_spec('$$backend'))"; then \
 		echo "== Backend: $$backend"; \
-		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m pytest -n 2 $(1) || exit 1; \
+		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m pytest -n 2 -m "$(1)$$others" || exit 1; \
+		others=" and not any_backend"; \
 	else \
 		echo "== Backend: $$backend is not installed, NOT TESTED (make torch installs torch)"; \
 	fi; \

@@ -1,4 +1,4 @@
-"""T2T-ViT-14, trained on ImageNet-1k, to CIFAR-10 at 224 px, with the paper's settings."""
+"""T2T-ViT-14, trained on ImageNet-1k, to CIFAR-10, with the paper's settings."""
 
 from keras_vit.training.augment import Augmentation
 from recipes.config import Config, Data, Model, Optimization

@@ -15,6 +15,8 @@ from recipes.benchmark import flops, report, runner
 from recipes.benchmark.__main__ import main
 from recipes.benchmark.torchvision_stub import install
 
+pytestmark = pytest.mark.any_backend
+
 BACKEND = keras.backend.backend()
 TINY = ["--variant", "Ti16", "--batch", "1", "--repetitions", "1", "--image-size", "32"]
 

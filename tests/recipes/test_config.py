@@ -8,6 +8,8 @@ import keras_vit
 from recipes import config as configs
 from recipes import training
 
+pytestmark = pytest.mark.any_backend
+
 NAMES = configs.names()
 
 

@@ -10,7 +10,7 @@ from keras_vit.training.augment import (
     shifted,
 )
 
-pytestmark = pytest.mark.usefixtures("tensorflow")
+pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
 
 def test_crop_windows_have_the_area_and_aspect():

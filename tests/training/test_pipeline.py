@@ -11,7 +11,7 @@ from keras_vit.training.augment import Augmentation
 from keras_vit.training.pipeline import batch_ids, evaluation_batches, training_batches
 from keras_vit.training.sources import Source, open_source
 
-pytestmark = pytest.mark.usefixtures("tensorflow")
+pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 EVERYTHING = Augmentation(
     crop_area=(0.2, 1.0),
     pad_and_crop=2,

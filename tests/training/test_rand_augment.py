@@ -6,7 +6,7 @@ import pytest
 from keras_vit.training import rand_augment as operations
 from keras_vit.training.rand_augment import RandAugment, rand_augment
 
-pytestmark = pytest.mark.usefixtures("tensorflow")
+pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 FILL = (124, 116, 104)
 
 

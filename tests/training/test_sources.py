@@ -3,7 +3,7 @@ import pytest
 
 from keras_vit.training.sources import digits, open_source
 
-pytestmark = pytest.mark.usefixtures("tensorflow")
+pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
 
 def examples(source):

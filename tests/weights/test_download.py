@@ -210,6 +210,8 @@ import os, sys
 import keras
 from keras_vit.weights.download import fetch_checkpoint
 
+pytestmark = pytest.mark.any_backend
+
 class Killed(keras.utils.Progbar):
     def update(self, current, *arguments, **keywords):
         if current >= 2**21:

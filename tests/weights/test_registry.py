@@ -6,6 +6,8 @@ import pytest
 import keras_vit
 from keras_vit.weights.registry import find_checkpoint
 
+pytestmark = pytest.mark.any_backend
+
 ROWS = keras_vit.checkpoints()
 
 
