@@ -219,8 +219,7 @@ def evaluation_batches(
         weights = tf.cast(~examples["end"], "float32")
         return padded(examples["image"]), padded(labels), padded(weights)
 
-    data = _map(reader.batches(0, batch_size), pad)
-    return data.prefetch(tf.data.AUTOTUNE)
+    return reader.batches(0, batch_size).map(pad).prefetch(tf.data.AUTOTUNE)
 
 
 def _check(source, batch_size, num_classes, unreadable):
@@ -338,41 +337,60 @@ class _Images:
             )
             return {**reference, "image": image, "position": position, "end": end}
 
-        def place(expected, example):
-            position, end = example["position"], example["end"]
+        def note(expected, example):
+            position = example["position"]
             missing = position - expected
-            fatal = missing >= (self.source.num_examples if self.skip else 1)
-            # A mark comes where it has to tell something; what lacks before it in
-            # training shows, and is filled, after it. A whole batch ends the wait.
-            mark = tf.cast((missing > 0) & (not self.fill), "int64")
-            times = tf.where(end, mark, 1 + missing * int(self.fill))
-            times = tf.where(fatal, tf.constant(batch_size, "int64"), times)
-            expected = tf.where(end, expected, position + 1)
-            return expected, (times, {**example, "missing": missing})
+            expected = tf.where(example["end"], expected, position + 1)
+            return expected, {**example, "missing": missing}
 
         data = _map(self.stream(first), decode).ignore_errors()
-        data = data.scan(tf.constant(first, "int64"), place)
-        data = data.flat_map(
-            lambda times, example: tf.data.Dataset.from_tensors(example).repeat(times)
-        )
+        data = data.scan(tf.constant(first, "int64"), note)
+        if self.skip:
+            data = data.flat_map(lambda example: self._in_place(example, batch_size))
+        else:
+            data = data.filter(self._nothing_missing)
         return data.batch(batch_size, drop_remainder=self.fill)
 
-    def checked(self, examples):
-        """The batch, once what is missing before its images is reported."""
+    def _nothing_missing(self, example):
+        """False for a mark; an error after a gap."""
         tf = tensorflow()
-        missing = examples["missing"]
+        return tf.cond(
+            example["missing"] > 0,
+            lambda: self._reported(example),
+            lambda: ~example["end"],
+        )
 
-        def report():
-            function = tf.numpy_function(
-                self._report, (examples["position"], missing), tf.bool
-            )
-            return tf.ensure_shape(function, ())
+    def _in_place(self, example, batch_size):
+        """An example as often as it comes: never (a mark), once, or for others too."""
+        tf = tensorflow()
+        missing, end = example["missing"], example["end"]
+        # A mark comes where it has to tell something; what lacks before it in training
+        # shows, and is filled, after it.
+        mark = tf.cast((missing > 0) & (not self.fill), "int64")
+        times = tf.where(end, mark, 1 + missing * int(self.fill))
+        # A whole batch ends the wait for one that will not come.
+        hopeless = missing >= self.source.num_examples
+        times = tf.where(hopeless, tf.constant(batch_size, "int64"), times)
+        return tf.data.Dataset.from_tensors(example).repeat(times)
 
-        none_missing = tf.reduce_all(missing == 0)
-        with tf.control_dependencies(
-            [tf.cond(none_missing, lambda: tf.constant(True), report)]
-        ):
+    def checked(self, examples):
+        """The batch, once what was skipped before its images is reported."""
+        tf = tensorflow()
+        if not self.skip:
+            return examples
+        none_missing = tf.reduce_all(examples["missing"] == 0)
+        reported = tf.cond(
+            none_missing, lambda: tf.constant(True), lambda: self._reported(examples)
+        )
+        with tf.control_dependencies([reported]):
             return {name: tf.identity(values) for name, values in examples.items()}
+
+    def _reported(self, examples):
+        tf = tensorflow()
+        arguments = [
+            tf.reshape(examples[name], (-1,)) for name in ("position", "missing")
+        ]
+        return tf.ensure_shape(tf.numpy_function(self._report, arguments, tf.bool), ())
 
     def _report(self, positions, missing):
         # An image that takes the place of others comes more than once.
