@@ -16,6 +16,8 @@ from keras_vit.training.sources import Source
 
 logger = logging.getLogger(__name__)
 
+_BUFFER_BYTES = 2**32
+
 # What a seed is folded with, so that no two draws share one.
 _SHUFFLE, _EXAMPLE, _BATCH = range(3)
 _DRAWS = 6
@@ -31,7 +33,7 @@ def training_batches(
     first_step: int = 0,
     epochs: int | None = None,
     num_classes: int | None = None,
-    shuffle_buffer: int = 1_000_000,
+    shuffle_buffer: int | None = None,
     unreadable: str = "error",
     cache: bool = False,
 ):
@@ -44,8 +46,7 @@ def training_batches(
 
     Every epoch is a new shuffle of all examples, where `shuffle_buffer` holds them;
     otherwise each example is drawn from the next `shuffle_buffer` of the fixed order.
-    The buffer holds names of files, or the encoded images of a TFDS set. Batches go on
-    over the end of an epoch: none is partial, and no example is left out.
+    Batches go on over the end of an epoch: none is partial, and no example is left out.
 
     Args:
         source: a `Source`.
@@ -59,10 +60,13 @@ def training_batches(
         epochs: None for no end, or the number of epochs from step 0: the last whole
             batch of `epochs * source.num_examples` examples ends the stream.
         num_classes: int, the model's; the source's if None.
-        shuffle_buffer: int, examples.
+        shuffle_buffer: int, examples. If None, as many as fit 4 GiB: of a folder, where
+            it holds names of files, all; of a TFDS set, where it holds encoded images,
+            about 37,000 of ImageNet's, whose records TFDS has in random order already.
         unreadable: what an image that cannot be decoded does: `"error"` stops with its
             `id` and what is wrong with it; `"skip"` logs that, and the next image in
-            the stream takes its place too. An epoch without any readable image is an
+            the stream takes its place too; to find out its name takes a second or so
+            for each million of examples. An epoch without any readable image is an
             error.
         cache: bool, keeps the encoded images in memory.
 
@@ -92,10 +96,15 @@ def training_batches(
     """
     tf = tensorflow()
     classes = _check(source, batch_size, num_classes, unreadable)
-    if first_step < 0 or shuffle_buffer < 1:
+    if first_step < 0 or (shuffle_buffer is not None and shuffle_buffer < 1):
         raise ValueError(
             "first_step must be 0 or more and shuffle_buffer 1 or more; received "
             f"{first_step} and {shuffle_buffer}."
+        )
+    if epochs is not None and first_step * batch_size > epochs * source.num_examples:
+        raise ValueError(
+            f"Step {first_step} is after the last of {epochs} epochs of "
+            f"{source.num_examples} examples in batches of {batch_size}."
         )
     shape = _image_shape(source, preprocessor)
     prepare = _training_image(source, preprocessor, augmentation, shape)
@@ -129,7 +138,7 @@ def batch_ids(
     batch_size: int,
     seed: int,
     step: int,
-    shuffle_buffer: int = 1_000_000,
+    shuffle_buffer: int | None = None,
 ) -> list[str]:
     """The ids of the examples in one batch of `training_batches`; decodes nothing.
 
@@ -139,7 +148,7 @@ def batch_ids(
         batch_size: int.
         seed: int.
         step: int, which batch.
-        shuffle_buffer: int.
+        shuffle_buffer: int or None.
 
     Returns:
         List of `batch_size` ids. That of an image that was skipped is among them.
@@ -266,11 +275,12 @@ def _shuffled(source, seed, first, epochs, shuffle_buffer, cache):
     tf = tensorflow()
     count = source.num_examples
     references = source.examples().cache() if cache else source.references()
+    buffer = shuffle_buffer or max(1, _BUFFER_BYTES // source.reference_bytes)
     shuffle_seed = _fold(tf.constant((seed, 0), "int64"), _SHUFFLE)
 
     def epoch(number):
         epoch_seed = _fold(shuffle_seed, number)
-        shuffled = _shuffle(references, min(shuffle_buffer, count), epoch_seed)
+        shuffled = _shuffle(references, min(buffer, count), epoch_seed)
         return _epoch(shuffled, count, number, tf.maximum(first - number * count, 0))
 
     end = np.iinfo("int64").max // count if epochs is None else epochs
