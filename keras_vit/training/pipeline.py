@@ -16,6 +16,8 @@ from keras_vit.training.sources import Source
 
 logger = logging.getLogger(__name__)
 
+_BUFFER_BYTES = 2**32
+
 # What a seed is folded with, so that no two draws share one.
 _SHUFFLE, _EXAMPLE, _BATCH = range(3)
 _DRAWS = 6
@@ -31,7 +33,7 @@ def training_batches(
     first_step: int = 0,
     epochs: int | None = None,
     num_classes: int | None = None,
-    shuffle_buffer: int = 1_000_000,
+    shuffle_buffer: int | None = None,
     unreadable: str = "error",
     cache: bool = False,
 ):
@@ -44,8 +46,7 @@ def training_batches(
 
     Every epoch is a new shuffle of all examples, where `shuffle_buffer` holds them;
     otherwise each example is drawn from the next `shuffle_buffer` of the fixed order.
-    The buffer holds names of files, or the encoded images of a TFDS set. Batches go on
-    over the end of an epoch: none is partial, and no example is left out.
+    Batches go on over the end of an epoch: none is partial, and no example is left out.
 
     Args:
         source: a `Source`.
@@ -59,10 +60,13 @@ def training_batches(
         epochs: None for no end, or the number of epochs from step 0: the last whole
             batch of `epochs * source.num_examples` examples ends the stream.
         num_classes: int, the model's; the source's if None.
-        shuffle_buffer: int, examples.
+        shuffle_buffer: int, examples. If None, as many as fit 4 GiB: of a folder, where
+            it holds names of files, all; of a TFDS set, where it holds encoded images,
+            about 37,000 of ImageNet's, whose records TFDS has in random order already.
         unreadable: what an image that cannot be decoded does: `"error"` stops with its
             `id` and what is wrong with it; `"skip"` logs that, and the next image in
-            the stream takes its place too. An epoch without any readable image is an
+            the stream takes its place too; to find out its name takes a second or so
+            for each million of examples. An epoch without any readable image is an
             error.
         cache: bool, keeps the encoded images in memory.
 
@@ -92,10 +96,15 @@ def training_batches(
     """
     tf = tensorflow()
     classes = _check(source, batch_size, num_classes, unreadable)
-    if first_step < 0 or shuffle_buffer < 1:
+    if first_step < 0 or (shuffle_buffer is not None and shuffle_buffer < 1):
         raise ValueError(
             "first_step must be 0 or more and shuffle_buffer 1 or more; received "
             f"{first_step} and {shuffle_buffer}."
+        )
+    if epochs is not None and first_step * batch_size > epochs * source.num_examples:
+        raise ValueError(
+            f"Step {first_step} is after the last of {epochs} epochs of "
+            f"{source.num_examples} examples in batches of {batch_size}."
         )
     shape = _image_shape(source, preprocessor)
     prepare = _training_image(source, preprocessor, augmentation, shape)
@@ -129,7 +138,7 @@ def batch_ids(
     batch_size: int,
     seed: int,
     step: int,
-    shuffle_buffer: int = 1_000_000,
+    shuffle_buffer: int | None = None,
 ) -> list[str]:
     """The ids of the examples in one batch of `training_batches`; decodes nothing.
 
@@ -139,7 +148,7 @@ def batch_ids(
         batch_size: int.
         seed: int.
         step: int, which batch.
-        shuffle_buffer: int.
+        shuffle_buffer: int or None.
 
     Returns:
         List of `batch_size` ids. That of an image that was skipped is among them.
@@ -219,8 +228,7 @@ def evaluation_batches(
         weights = tf.cast(~examples["end"], "float32")
         return padded(examples["image"]), padded(labels), padded(weights)
 
-    data = _map(reader.batches(0, batch_size), pad)
-    return data.prefetch(tf.data.AUTOTUNE)
+    return reader.batches(0, batch_size).map(pad).prefetch(tf.data.AUTOTUNE)
 
 
 def _check(source, batch_size, num_classes, unreadable):
@@ -267,11 +275,12 @@ def _shuffled(source, seed, first, epochs, shuffle_buffer, cache):
     tf = tensorflow()
     count = source.num_examples
     references = source.examples().cache() if cache else source.references()
+    buffer = shuffle_buffer or max(1, _BUFFER_BYTES // source.reference_bytes)
     shuffle_seed = _fold(tf.constant((seed, 0), "int64"), _SHUFFLE)
 
     def epoch(number):
         epoch_seed = _fold(shuffle_seed, number)
-        shuffled = _shuffle(references, min(shuffle_buffer, count), epoch_seed)
+        shuffled = _shuffle(references, min(buffer, count), epoch_seed)
         return _epoch(shuffled, count, number, tf.maximum(first - number * count, 0))
 
     end = np.iinfo("int64").max // count if epochs is None else epochs
@@ -338,41 +347,60 @@ class _Images:
             )
             return {**reference, "image": image, "position": position, "end": end}
 
-        def place(expected, example):
-            position, end = example["position"], example["end"]
+        def note(expected, example):
+            position = example["position"]
             missing = position - expected
-            fatal = missing >= (self.source.num_examples if self.skip else 1)
-            # A mark comes where it has to tell something; what lacks before it in
-            # training shows, and is filled, after it. A whole batch ends the wait.
-            mark = tf.cast((missing > 0) & (not self.fill), "int64")
-            times = tf.where(end, mark, 1 + missing * int(self.fill))
-            times = tf.where(fatal, tf.constant(batch_size, "int64"), times)
-            expected = tf.where(end, expected, position + 1)
-            return expected, (times, {**example, "missing": missing})
+            expected = tf.where(example["end"], expected, position + 1)
+            return expected, {**example, "missing": missing}
 
         data = _map(self.stream(first), decode).ignore_errors()
-        data = data.scan(tf.constant(first, "int64"), place)
-        data = data.flat_map(
-            lambda times, example: tf.data.Dataset.from_tensors(example).repeat(times)
-        )
+        data = data.scan(tf.constant(first, "int64"), note)
+        if self.skip:
+            data = data.flat_map(lambda example: self._in_place(example, batch_size))
+        else:
+            data = data.filter(self._nothing_missing)
         return data.batch(batch_size, drop_remainder=self.fill)
 
-    def checked(self, examples):
-        """The batch, once what is missing before its images is reported."""
+    def _nothing_missing(self, example):
+        """False for a mark; an error after a gap."""
         tf = tensorflow()
-        missing = examples["missing"]
+        return tf.cond(
+            example["missing"] > 0,
+            lambda: self._reported(example),
+            lambda: ~example["end"],
+        )
 
-        def report():
-            function = tf.numpy_function(
-                self._report, (examples["position"], missing), tf.bool
-            )
-            return tf.ensure_shape(function, ())
+    def _in_place(self, example, batch_size):
+        """An example as often as it comes: never (a mark), once, or for others too."""
+        tf = tensorflow()
+        missing, end = example["missing"], example["end"]
+        # A mark comes where it has to tell something; what lacks before it in training
+        # shows, and is filled, after it.
+        mark = tf.cast((missing > 0) & (not self.fill), "int64")
+        times = tf.where(end, mark, 1 + missing * int(self.fill))
+        # A whole batch ends the wait for one that will not come.
+        hopeless = missing >= self.source.num_examples
+        times = tf.where(hopeless, tf.constant(batch_size, "int64"), times)
+        return tf.data.Dataset.from_tensors(example).repeat(times)
 
-        none_missing = tf.reduce_all(missing == 0)
-        with tf.control_dependencies(
-            [tf.cond(none_missing, lambda: tf.constant(True), report)]
-        ):
+    def checked(self, examples):
+        """The batch, once what was skipped before its images is reported."""
+        tf = tensorflow()
+        if not self.skip:
+            return examples
+        none_missing = tf.reduce_all(examples["missing"] == 0)
+        reported = tf.cond(
+            none_missing, lambda: tf.constant(True), lambda: self._reported(examples)
+        )
+        with tf.control_dependencies([reported]):
             return {name: tf.identity(values) for name, values in examples.items()}
+
+    def _reported(self, examples):
+        tf = tensorflow()
+        arguments = [
+            tf.reshape(examples[name], (-1,)) for name in ("position", "missing")
+        ]
+        return tf.ensure_shape(tf.numpy_function(self._report, arguments, tf.bool), ())
 
     def _report(self, positions, missing):
         # An image that takes the place of others comes more than once.

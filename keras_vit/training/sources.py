@@ -30,6 +30,7 @@ class Source:
         references: function of no arguments that gives a `tf.data.Dataset` of all
             examples, always in the same order, as small as they get: dicts with `id`,
             a string that is unique, `label`, int64, and `image`, which `read` reads.
+        reference_bytes: int, about the memory that a reference takes.
         read: function, within `tf.data.Dataset.map`, of a reference's `image` to an
             encoded image (a string tensor) or to pixels 0 to 255.
 
@@ -48,6 +49,7 @@ class Source:
     image_shape: tuple[int, int, int] | None
     channels: int
     references: Callable[[], Any]
+    reference_bytes: int
     read: Callable[[Any], Any]
 
     def examples(self):
@@ -175,6 +177,7 @@ def _digits(name, split):
         image_shape=images.shape[1:],
         channels=1,
         references=lambda: tensorflow().data.Dataset.from_tensor_slices(reference),
+        reference_bytes=images[0].nbytes,
         read=lambda image: image,
     )
 
@@ -216,6 +219,7 @@ def _folder(name, path):
         image_shape=None,
         channels=3,
         references=lambda: tensorflow().data.Dataset.from_tensor_slices(reference),
+        reference_bytes=500,
         read=lambda file: tensorflow().io.read_file(file),
     )
 
@@ -298,6 +302,7 @@ def _tfds(name, rest, data_dir, download):
         image_shape=None if None in shape else tuple(shape),
         channels=1 if shape[-1] == 1 else 3,
         references=references,
+        reference_bytes=max(1, info.dataset_size // info.splits.total_num_examples),
         read=lambda image: image,
     )
 

@@ -43,6 +43,7 @@ def arrays(images, labels=None, classes=None):
         image_shape=images.shape[1:],
         channels=images.shape[-1],
         references=lambda: tf.data.Dataset.from_tensor_slices(reference),
+        reference_bytes=images[0].nbytes,
         read=lambda image: image,
     )
 
@@ -158,6 +159,17 @@ def test_without_augmentation_training_sees_what_evaluation_sees(folder):
     expected = {(i.tobytes(), n) for i, n in zip(images, labels, strict=True)}
     assert seen == expected
     assert len(seen) == 18
+
+
+def test_a_crop_is_resized_as_the_preprocessor_does(folder):
+    source = open_source(f"folder:{folder}")
+    preprocessor = Preprocessor.imagenet((20, 9), None)
+    whole = Augmentation(crop_area=(1.0, 1.0))
+    ((x, y),) = collect(training_batches(source, preprocessor, whole, 18, 0, epochs=1))
+    ((images, labels, _),) = collect(evaluation_batches(source, preprocessor, 18))
+    for image, label in zip(x, y, strict=True):
+        distance = np.abs(images[labels == label] - image).max((1, 2, 3))
+        assert distance.min() < 1e-5
 
 
 def test_pixels_of_one_augmentation_are_scaled_by_the_preprocessor():
@@ -403,6 +415,8 @@ def test_bad_arguments(folder):
         evaluation_batches(source, PIXELS, 1, unreadable="ignore")
     with pytest.raises(ValueError, match="first_step"):
         training_batches(source, PIXELS, Augmentation(), 2, 0, first_step=-1)
+    with pytest.raises(ValueError, match="Step 3 is after the last of 1 epochs of 4"):
+        training_batches(source, PIXELS, Augmentation(), 2, 0, first_step=3, epochs=1)
     with pytest.raises(ValueError, match="3 channels"):
         training_batches(source, PIXELS, EVERYTHING, 2, 0)
     with pytest.raises(ValueError, match="differ in size"):

@@ -1,0 +1,110 @@
+"""How much the input pipeline costs beyond decoding, cropping and resizing JPEGs.
+
+python -m recipes.input_rate [--images 640] [--rounds 9]
+
+Writes JPEGs of 500x375 to a temporary folder and reads them, in turns in one process,
+with a bare loop (decode and crop, resize, batch) and with `training_batches`. Prints
+images/s and the part of the bare loop's rate; and the same for a second of processor
+time, which other programs on the machine disturb less.
+"""
+
+import argparse
+import itertools
+import pathlib
+import statistics
+import tempfile
+import time
+
+from keras_vit.layers import Preprocessor
+from keras_vit.training.augment import Augmentation
+from keras_vit.training.host import tensorflow
+from keras_vit.training.pipeline import training_batches
+from keras_vit.training.sources import open_source
+from recipes.benchmark.tasks.machine import _jpegs
+
+BATCH_SIZE, SIZE = 64, (224, 224)
+AREA = (0.08, 1.0)
+AUGMENTATIONS = {
+    "crop": Augmentation(crop_area=AREA),
+    "crop, flip": Augmentation(crop_area=AREA, horizontal_flip=True),
+    "crop, flip, mixup": Augmentation(crop_area=AREA, horizontal_flip=True, mixup=0.2),
+    "crop, flip, randaug(2,10)": Augmentation(
+        crop_area=AREA, horizontal_flip=True, randaugment="randaug(2,10)"
+    ),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=640, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=9, help="default: %(default)s")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report(measure(folder, arguments.images, arguments.rounds))
+
+
+def measure(folder, images, rounds):
+    """Pairs of images/s and images/s of processor time, by pipeline, a pair a round."""
+    directory = pathlib.Path(folder, "photographs")
+    directory.mkdir()
+    for number, jpeg in enumerate(_jpegs(images)):
+        (directory / f"{number}.jpg").write_bytes(jpeg)
+    source, preprocessor = open_source(f"folder:{folder}"), Preprocessor(image_size=SIZE)
+    pipelines = {"bare loop": bare_loop(source)}
+    for name, augmentation in AUGMENTATIONS.items():
+        pipelines[name] = training_batches(
+            source, preprocessor, augmentation, BATCH_SIZE, seed=0
+        )
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in pipelines}
+    steps = max(1, images // BATCH_SIZE)
+    for _ in range(rounds):
+        for name, pipeline in pipelines.items():
+            # A new iterator each time: one that waits fills its buffers meanwhile.
+            iterator = iter(pipeline.take(steps + 2))
+            for _ in itertools.islice(iterator, 2):
+                pass
+            wall, processor = time.perf_counter(), time.process_time()
+            for _ in iterator:
+                pass
+            wall = time.perf_counter() - wall
+            processor = time.process_time() - processor
+            count = steps * BATCH_SIZE
+            rates[name].append((count / wall, count / processor))
+    return rates
+
+
+def bare_loop(source):
+    tf = tensorflow()
+
+    def crop_and_resize(example):
+        jpeg = tf.io.read_file(example["image"])
+        begin, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.io.extract_jpeg_shape(jpeg),
+            tf.zeros((1, 0, 4)),
+            area_range=AREA,
+            use_image_if_no_bounding_boxes=True,
+        )
+        window = tf.concat([begin[:2], size[:2]], 0)
+        image = tf.image.decode_and_crop_jpeg(jpeg, window, channels=3)
+        return tf.image.resize(image, SIZE), example["label"]
+
+    data = source.references().repeat().map(crop_and_resize, tf.data.AUTOTUNE)
+    return data.batch(BATCH_SIZE, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def report(rates):
+    medians = {
+        name: [statistics.median(column) for column in zip(*pairs, strict=True)]
+        for name, pairs in rates.items()
+    }
+    bare = medians["bare loop"]
+    print(f"{'':26}{'images/s':>16}{'images/s of processor':>28}")
+    for name, values in medians.items():
+        cells = [f"{v:8.0f} {v / b:6.1%}" for v, b in zip(values, bare, strict=True)]
+        print(f"{name:26}{cells[0]:>16}{cells[1]:>28}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+import keras
+import pytest
+
+from keras_vit.training.host import tensorflow as host_tensorflow
+from tests.test_import import loaded_by
+
+
+def test_import_loads_no_framework_that_keras_does_not():
+    # The pipeline imports all the rest.
+    assert loaded_by("keras_vit.training.pipeline") == loaded_by("keras")
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="TensorFlow may have the GPU"
+)
+@pytest.mark.usefixtures("tensorflow")
+def test_another_backend_keeps_the_accelerator():
+    tf = host_tensorflow()
+    assert tf.config.get_visible_devices("GPU") == []
+    assert len(tf.config.get_visible_devices("CPU")) == 1
