@@ -101,7 +101,7 @@ def training_batches(
             "first_step must be 0 or more and shuffle_buffer 1 or more; received "
             f"{first_step} and {shuffle_buffer}."
         )
-    if epochs is not None and first_step * batch_size > epochs * source.num_examples:
+    if epochs is not None and first_step > epochs * source.num_examples // batch_size:
         raise ValueError(
             f"Step {first_step} is after the last of {epochs} epochs of "
             f"{source.num_examples} examples in batches of {batch_size}."
@@ -130,7 +130,10 @@ def training_batches(
         return augment.mixed(images, labels, augmentation, _fold(run_seed, _BATCH, step))
 
     data = _map(data.enumerate(first_step), batch)
-    return data.prefetch(tf.data.AUTOTUNE)
+    steps = tf.data.INFINITE_CARDINALITY
+    if epochs is not None:
+        steps = epochs * source.num_examples // batch_size - first_step
+    return _of_length(data, steps, unreadable)
 
 
 def batch_ids(
@@ -228,7 +231,8 @@ def evaluation_batches(
         weights = tf.cast(~examples["end"], "float32")
         return padded(examples["image"]), padded(labels), padded(weights)
 
-    return reader.batches(0, batch_size).map(pad).prefetch(tf.data.AUTOTUNE)
+    data = reader.batches(0, batch_size).map(pad)
+    return _of_length(data, -(-source.num_examples // batch_size), unreadable)
 
 
 def _check(source, batch_size, num_classes, unreadable):
@@ -261,6 +265,14 @@ def _map(dataset, function):
     # Nothing here needs AutoGraph, whose conversion takes seconds.
     function = tf.autograph.experimental.do_not_convert(function)
     return dataset.map(function, tf.data.AUTOTUNE, deterministic=True)
+
+
+def _of_length(data, steps, unreadable):
+    tf = tensorflow()
+    # Keras shows progress, and does not warn at the end. What is skipped is not known.
+    if unreadable == "error" or steps == tf.data.INFINITE_CARDINALITY:
+        data = data.apply(tf.data.experimental.assert_cardinality(steps))
+    return data.prefetch(tf.data.AUTOTUNE)
 
 
 def _fold(seed, *values):

@@ -117,6 +117,7 @@ def test_the_stream_of_tfds_resumes(tfds_dir):
 def test_every_epoch_is_a_new_shuffle_of_all_examples():
     batches = training_batches(numbers(10), PIXELS, Augmentation(), 4, 0, epochs=4)
     found = collect(batches)
+    assert batches.cardinality() == len(found) == 10
     labels = np.concatenate([y for _, y in found])
     np.testing.assert_array_equal(np.concatenate([x.ravel() for x, _ in found]), labels)
     assert labels.dtype == "int32"
@@ -195,7 +196,9 @@ def test_pixels_of_one_augmentation_are_scaled_by_the_preprocessor():
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 64])
 def test_evaluation_sees_every_image_once(batch_size):
-    batches = collect(evaluation_batches(numbers(7), PIXELS, batch_size))
+    dataset = evaluation_batches(numbers(7), PIXELS, batch_size)
+    batches = collect(dataset)
+    assert dataset.cardinality() == len(batches)
     assert {x.shape for x, _, _ in batches} == {(batch_size, 1, 1, 1)}
     images, labels, weights = (np.concatenate(p) for p in zip(*batches, strict=True))
     assert len(batches) == -(-7 // batch_size)
