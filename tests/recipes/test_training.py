@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ from tests.cases import array
 # Dropout and stochastic depth draw, the average and the optimizer remember.
 SETTINGS = [
     "epochs=3",
-    "checkpoint_steps=13",
+    "checkpoint_steps=12",
     "batch_size=96",
     "optimization.ema=0.9",
     "model.arguments.input_shape=(16, 16, 1)",
@@ -74,7 +75,7 @@ def test_what_a_run_leaves(whole, config):
     assert configs.to_dict(again) == configs.to_dict(config)
     rows = (whole / "log.csv").read_text().splitlines()
     assert rows[0].startswith("step,accuracy,loss,learning_rate,seconds")
-    assert [row.split(",")[0] for row in rows[1:]] == ["13", "26", "39"]
+    assert [row.split(",")[0] for row in rows[1:]] == ["12", "24", "36"]
     results = json.loads((whole / "results.json").read_text())
     assert 0 <= results["test_accuracy"] <= 1
 
@@ -82,7 +83,7 @@ def test_what_a_run_leaves(whole, config):
 def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
     model = keras_vit.load_checkpoint(whole / "last.keras")
     todo = training.plan(config)
-    training.compile(model, config, todo.updates)
+    training.compile(model, config, todo)
     data = training.evaluation_data(config, todo.sources["test"], model)
     tested = model.evaluate(data, verbose=0, return_dict=True)
     results = json.loads((whole / "results.json").read_text())
@@ -177,6 +178,15 @@ def test_the_sigmoid_loss():
     assert float(loss(labels, logits)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_steps_at_once_divide_an_interval(config):
+    expected = 6 if keras.backend.backend() == "tensorflow" else 1
+    assert training.plan(config).steps_per_execution == expected
+    prime = configs.override(config, ["checkpoint_steps=13"])
+    assert training.plan(prime).steps_per_execution == 1
+    with pytest.raises(ValueError, match="steps_per_execution=5 must divide the 12"):
+        training.plan(configs.override(config, ["steps_per_execution=5"]))
+
+
 def test_rates_and_frozen_parts(config):
     changed = configs.override(
         config,
@@ -188,7 +198,7 @@ def test_rates_and_frozen_parts(config):
         ],
     )
     model = training.build(changed, 10)
-    training.compile(model, changed, 10)
+    training.compile(model, changed, training.plan(changed))
     rows = {row.path: row for row in model.optimizer.parameters}
     assert not any(path.startswith("patch_encoder") for path in rows)
     assert rows["classifier/kernel"].rate == 1.0

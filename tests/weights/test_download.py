@@ -23,6 +23,8 @@ import pytest
 from keras_vit.weights import registry
 from keras_vit.weights.download import fetch_checkpoint
 
+pytestmark = pytest.mark.any_backend
+
 NAME = "vit_h14.orig_in21k_224"
 PATH = "/vit_models/imagenet21k/ViT-H_14.npz"
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: several reads.
@@ -209,8 +211,6 @@ KILLED = """
 import os, sys
 import keras
 from keras_vit.weights.download import fetch_checkpoint
-
-pytestmark = pytest.mark.any_backend
 
 class Killed(keras.utils.Progbar):
     def update(self, current, *arguments, **keywords):
