@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from keras_vit.models.checkpoint import load_checkpoint
-from keras_vit.models.vit import ViT
 from keras_vit.weights.google import GoogleSource, save_npz
 from keras_vit.weights.opening import open_checkpoint
 
@@ -54,11 +53,13 @@ def convert(
         images = images.astype("float32")
         outputs = [_outputs(m, images) for m in (model, again)]
         difference = float(np.max(np.abs(outputs[0] - outputs[1])))
-        largest = float(np.max(np.abs(outputs[0])))
-        if not difference <= 1e-5 * max(1.0, largest):
+        # Outputs alone would not tell: behind a head of zeros all are alike.
+        changed = _changed(model, again)
+        if changed or not difference <= 1e-5 * max(1.0, float(np.max(np.abs(outputs)))):
             raise RuntimeError(
-                f"{target} was not written: its outputs differ from those of {source} by "
-                f"{difference:.3g}. Please report it."
+                f"{target} was not written: read back, its outputs differ from those of "
+                f"{source} by {difference:.3g}, and these weights: "
+                f"{', '.join(changed) or 'none'}. Please report it."
             )
         os.rename(written, target)
     return difference
@@ -79,11 +80,28 @@ def _write(model, path, names):
         return keras.saving.load_model(path)
     if path.name.endswith(".weights.h5"):
         model.save_weights(path)
-        again = ViT.from_config(config)
+        again = type(model).from_config(config)
         again.load_weights(path)
         return again
     save_npz(model, path, names)
-    return ViT.from_config({**config, "weights": path})
+    return type(model).from_config({**config, "weights": path})
+
+
+def _changed(model, again):
+    """Paths of the weights that are not the same to the bit."""
+    others = again.weights_by_path()
+    weights = model.weights_by_path()
+    return [
+        path
+        for path in {**weights, **others}
+        if path not in weights
+        or path not in others
+        or not np.array_equal(
+            keras.ops.convert_to_numpy(weights[path]),
+            keras.ops.convert_to_numpy(others[path]),
+            equal_nan=True,
+        )
+    ]
 
 
 def _outputs(model, images):

@@ -8,12 +8,17 @@ import keras
 
 from keras_vit.layers.initial_values import checkpoint_follows
 from keras_vit.models.t2t_vit import T2TViT
-from keras_vit.models.vit import ViT
+from keras_vit.models.vit import HEADS, ViT, check_choice
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.opening import open_checkpoint
 from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
-from keras_vit.weights.source import HEAD_PATHS, PROJECTION
-from keras_vit.weights.strict import assign
+from keras_vit.weights.source import HEAD_PATHS, PROJECTION, STEM_ROOT
+from keras_vit.weights.strict import (
+    announce_zeros,
+    assign,
+    check_tensors,
+    check_values,
+)
 from keras_vit.weights.t2t import T2TSource, adapt_t2t_channels
 
 # What says how to load, and is no part of a model.
@@ -111,9 +116,19 @@ def _load_keras(path, overrides):
         saved = keras.saving.load_model(path)
     if not isinstance(saved, ViT):
         raise ValueError(f"{path} holds a {type(saved).__name__}, no keras_vit.ViT.")
-    if not overrides:
-        return saved
     loading = {name: overrides.pop(name) for name in _LOADING if name in overrides}
+    head = loading.get("head", "keep")
+    check_choice("head", head, HEADS)
+    if loading.get("source_grid_shape") is not None:
+        raise ValueError(f"{path} tells its grid: leave source_grid_shape out.")
+    for name, weight in saved.weights_by_path().items():
+        array = keras.ops.convert_to_numpy(weight)
+        if loading.get("check_finite", True):
+            check_values(path, name, array)
+        if name == "classifier/kernel" and head == "keep":
+            announce_zeros(path, array)
+    if not overrides and head == "keep":
+        return saved
     old = saved.get_config()
     preprocessor = saved.preprocessor
     size = tuple(overrides.get("input_shape", old["input_shape"]))
@@ -121,7 +136,6 @@ def _load_keras(path, overrides):
     preprocessor = preprocessor.with_image_size(image_size)
     if size[2] != old["input_shape"][2]:
         preprocessor = preprocessor.with_channels(size[2])
-    head = loading.get("head", "keep")
     new_head = head == "new"
     if head == "drop":
         overrides = {**overrides, "include_top": False}
@@ -132,6 +146,8 @@ def _load_keras(path, overrides):
         model = type(saved).from_config(config)
     values = saved._values_for(model, loading.get("resize") or "google")
     channels = old["input_shape"][2]
+    if STEM_ROOT in values and size[2] != channels:
+        values[STEM_ROOT] = adapt_channels(values[STEM_ROOT], size[2])
     if saved.resolved_config()["stem"] is None and PROJECTION in values:
         patch = old["patch_size"]
         kernel = values[PROJECTION].reshape(patch, patch, channels, -1)
@@ -149,5 +165,12 @@ def _load_keras(path, overrides):
         values = {p: v for p, v in values.items() if not p.startswith(HEAD_PATHS)}
     if new_head:
         own = {p: w for p, w in own.items() if not p.startswith(HEAD_PATHS)}
+    check_tensors(
+        path,
+        {name: tuple(weight.shape) for name, weight in own.items()},
+        {name: value.shape for name, value in values.items()},
+        "Arguments may change the input_shape, the patch_size, the classes (with "
+        "head='new'), and what has no weights.",
+    )
     assign(own, values.items())
     return model

@@ -26,16 +26,17 @@ from keras_vit.layers.positions import check_positions
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
 from keras_vit.models.image_model import ImageModel
 from keras_vit.weights.download import fetch_checkpoint
+from keras_vit.weights.h5 import load_own_weights
 from keras_vit.weights.opening import open_checkpoint
 from keras_vit.weights.source import HEAD_PATHS, Source
 from keras_vit.weights.strict import assign
 
 _POOLINGS = ("token", "gap", "map", None)
 _FINAL_NORMS = ("before_pooling", "after_pooling")
-_HEADS = ("keep", "new", "drop")
+HEADS = ("keep", "new", "drop")
 
 
-def _choice(argument, value, choices):
+def check_choice(argument, value, choices):
     if value not in choices:
         raise ValueError(
             f"Unknown {argument} {value!r}; choose one of "
@@ -181,7 +182,7 @@ class ViT(ImageModel):
         name: str | None = None,
         dtype: str | keras.DTypePolicy | None = None,
     ):
-        _choice("head", head, _HEADS)
+        check_choice("head", head, HEADS)
         if head == "drop":
             include_top, representation_size = False, None
         config: dict[str, Any] = {
@@ -228,19 +229,26 @@ class ViT(ImageModel):
         num_prefix_tokens = int(class_token) + int(distillation_token) + registers
         relative_grid_shape = grid if positions == "relative" else None
         if resize is not None:
-            _choice("resize", resize, RESIZE_CONVENTIONS)
+            check_choice("resize", resize, RESIZE_CONVENTIONS)
         if weights is None and (head != "keep" or resize or source_grid_shape):
             raise ValueError(
                 f"head={head!r}, resize={resize!r} and "
                 f"source_grid_shape={source_grid_shape!r} say how a checkpoint is "
                 "loaded; received weights=None."
             )
-        self_made = False
-        if isinstance(weights, str | os.PathLike):
-            self_made = os.fspath(weights).endswith(".weights.h5")
-            weights = fetch_checkpoint(weights) if self_made else weights
+        own_file = None
+        if isinstance(weights, str | os.PathLike) and os.fspath(weights).endswith(
+            ".weights.h5"
+        ):
+            if head == "new" or resize or source_grid_shape:
+                raise ValueError(
+                    f"head={head!r}, resize={resize!r} and source_grid_shape="
+                    f"{source_grid_shape!r} do not go with .weights.h5, which has no "
+                    "model in it: save the model as .keras, and use load_checkpoint."
+                )
+            own_file = fetch_checkpoint(weights)
         values, preprocessing = None, self._preprocessing
-        if weights is not None and not self_made:
+        if weights is not None and own_file is None:
             source = weights if isinstance(weights, Source) else open_checkpoint(weights)
             preprocessing = source.preprocessing
             values = source.values(
@@ -259,8 +267,7 @@ class ViT(ImageModel):
             preprocessor = Preprocessor(
                 **preprocessing, image_size=(height, width), name="preprocessor"
             )
-            if channels != 3:
-                preprocessor = preprocessor.with_channels(channels)
+            preprocessor = preprocessor.with_channels(channels)
         elif not isinstance(preprocessor, Preprocessor):
             raise ValueError(
                 "preprocessor must be a keras_vit.layers.Preprocessor; received "
@@ -372,8 +379,8 @@ class ViT(ImageModel):
         self.grid_shape = grid
         self.num_prefix_tokens = num_prefix_tokens
         self.preprocessor = preprocessor
-        if self_made:
-            self.load_weights(weights)
+        if own_file is not None:
+            load_own_weights(self, own_file, check_finite)
         elif values is not None:
             own = self.weights_by_path()
             if head == "new":  # It keeps its fresh values.
@@ -416,7 +423,7 @@ class ViT(ImageModel):
 
         Source: ViT (arXiv:2010.11929) section 3.2.
         """
-        _choice("resize", resize, RESIZE_CONVENTIONS)
+        check_choice("resize", resize, RESIZE_CONVENTIONS)
         config = self.get_config()
         grid_shape(input_shape, patch_size=1)  # Whether it is a shape at all.
         if input_shape[-1] != config["input_shape"][-1]:
@@ -646,8 +653,8 @@ def _check_config(config):
             "'softmax', 'sigmoid' or another name of keras.activations."
         )
     check_positions(config["positions"], config["hidden_dim"])
-    _choice("pooling", config["pooling"], _POOLINGS)
-    _choice("final_norm", config["final_norm"], _FINAL_NORMS)
+    check_choice("pooling", config["pooling"], _POOLINGS)
+    check_choice("final_norm", config["final_norm"], _FINAL_NORMS)
     pooling, include_top = config["pooling"], config["include_top"]
     if pooling == "token" and config["class_token"] is False:
         raise ValueError(

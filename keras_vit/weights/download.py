@@ -23,6 +23,10 @@ from keras_vit.weights.registry import Checkpoint, find_checkpoint
 _CONNECTIONS = 5
 _TIMEOUT = 60  # Seconds without a byte.
 _CHUNK = 2**20
+# Of files: such a name that is not there is no name of a published checkpoint.
+FILE_ENDINGS = (
+    *(".npz", ".safetensors", ".pth", ".pt", ".bin", ".tar", ".h5", ".keras", ".json"),
+)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
 
 
@@ -69,7 +73,7 @@ def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
     if (
         isinstance(name_or_path, os.PathLike)
         or os.path.basename(name) != name
-        or name.endswith((".npz", ".safetensors"))
+        or name.endswith(FILE_ENDINGS)
     ):
         raise FileNotFoundError(
             f"No checkpoint at {name!r} (the current directory is {os.getcwd()})."
@@ -103,9 +107,13 @@ def _fetch_repository(name):
         path = huggingface_hub.snapshot_download(
             repository,
             revision=revision or None,
-            allow_patterns=["config.json", "preprocessor_config.json", "*.safetensors"],
+            allow_patterns=[
+                *("config.json", "preprocessor_config.json"),
+                *("*.safetensors", "*.safetensors.index.json"),
+            ],
         )
-    except OSError as error:
+    except Exception as error:
+        # Its HTTP library has errors of its own, another one in each version.
         raise OSError(
             f"Could not download {name} from {huggingface_hub.constants.ENDPOINT}: "
             f"{error}\nCheck the name and the revision; a private or gated repository "
@@ -262,6 +270,11 @@ class _Download:
             if response.status != http.HTTPStatus.PARTIAL_CONTENT:
                 start = 0
                 self._forget()
+            elif not response.headers.get("Content-Range", "").startswith(
+                f"bytes {start}-"
+            ):
+                self._forget()
+                raise http.client.HTTPException("the server sent another part of it")
             length = response.headers.get("Content-Length")
             self.total = start + int(length) if length else None
             self.hash = _sent_hash(response.headers, redirects.etag)

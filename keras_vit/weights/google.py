@@ -39,7 +39,7 @@ NAMES = {
 # counters, and of a pair of towers the text's.
 _PREFIXES = ("", "params/img/", "params/", "opt/target/img/", "opt/target/")
 _BESIDE = re.compile(
-    r"(opt/state|extra|chrono|params/(txt/|t$|b$)|opt/target/(txt/|t$|b$))"
+    r"(opt/state|opt/\d+/|extra|chrono|params/(txt/|t$|b$)|opt/target/(txt/|t$|b$))"
 )
 
 
@@ -178,6 +178,7 @@ class GoogleSource(Source):
                     f"{file.path} has its model under {prefix!r}, and beside it "
                     f"{stored}: not a checkpoint that this version understands."
                 )
+            file.check_dtype(stored, file.dtypes[stored])
             name = stored.removeprefix(prefix)
             if name == "pos_embedding":
                 name = _POSITIONS
@@ -335,7 +336,7 @@ def save_npz(model: Any, path: str | os.PathLike, names: str = "published") -> N
         parts = np.split(whole, len(piece.names), axis=-1)
         for name, part in zip(piece.names, parts, strict=True):
             arrays[name] = part.reshape(piece.shape)
-    temporary = f"{os.fspath(path)}.partial"
+    temporary = f"{os.fspath(path)}.{os.getpid()}.partial"
     try:
         with open(temporary, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]

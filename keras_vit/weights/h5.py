@@ -1,7 +1,12 @@
 """Keras's `.weights.h5` files."""
 
+import collections
 import contextlib
+import os
 
+import keras
+
+from keras_vit.weights.strict import check_values
 from keras_vit.weights.tensor_file import TensorFile
 
 
@@ -55,3 +60,35 @@ class H5File(TensorFile):
                 raise KeyError(name)
 
             yield read
+
+
+def load_own_weights(
+    model: keras.Model, path: str | os.PathLike, check_finite: bool
+) -> None:
+    """`model.load_weights`, which alone would leave what is too much in the file.
+
+    Args:
+        model: a keras_vit model of which `path` holds the weights.
+        path: a `.weights.h5` file that `save_weights` wrote.
+        check_finite: bool, whether NaN and infinity are errors.
+
+    Raises:
+        ValueError: the file is damaged, has other weights than the model, or some that
+            are not finite.
+    """
+    path = os.fspath(path)
+    file = H5File({"": path})
+    # Keras's names of layers depend on what is beside them: shapes have to do.
+    has = collections.Counter(file.shapes.values())
+    needs = collections.Counter(tuple(weight.shape) for weight in model.weights)
+    if has != needs:
+        raise ValueError(
+            f"{path} has other weights than the model. Shapes, and how often: too many "
+            f"in the file {dict(has - needs)}, missing in it {dict(needs - has)}. Build "
+            "the model that was saved; .keras files have it in them."
+        )
+    if check_finite:
+        with file.reader() as read:
+            for name in file.shapes:
+                check_values(path, name, read(name))
+    model.load_weights(path)

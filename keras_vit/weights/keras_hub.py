@@ -30,10 +30,21 @@ def open_preset(directory: str, config: dict[str, Any]) -> "KerasHubSource":
             "version reads ViTBackbone."
         )
     paths = {"": os.path.join(directory, "model.weights.h5")}
-    task: dict[str, Any] = {}
+    task: dict[str, Any] | None = {}
     if os.path.isfile(os.path.join(directory, "task.weights.h5")):
         paths[_HEAD] = os.path.join(directory, "task.weights.h5")
-        task = read_json(directory, "task.json")["config"]
+        task = read_json(directory, "task.json").get("config")
+    needed = ("hidden_dim", "image_shape", "mlp_dim", "num_heads", "num_layers")
+    missing = [key for key in needed if key not in config.get("config", {})]
+    if not os.path.isfile(paths[""]):
+        missing.append("model.weights.h5")
+    if task is None:
+        missing.append("config in task.json")
+    if missing:
+        raise ValueError(
+            f"The KerasHub preset in {directory} is not whole: {', '.join(missing)} is "
+            "missing. Save it again with save_to_preset."
+        )
     return KerasHubSource(H5File(paths), config["config"], task)
 
 
@@ -57,10 +68,12 @@ class KerasHubSource(Source):
         super().__init__(file)
         self._backbone, self._task = backbone, task
         self.num_heads = backbone["num_heads"]
-        self.layer_norm_epsilon = backbone["layer_norm_epsilon"]
+        self.layer_norm_epsilon = backbone.get("layer_norm_epsilon", 1e-6)
         converter = ((task.get("preprocessor") or {}).get("config") or {}).get(
             "image_converter"
         )
+        if not converter:  # Of a preset without a task.
+            converter = read_json(os.path.dirname(self.path), "image_converter.json")
         if converter:
             self._read_preprocessing(converter["config"])
 

@@ -26,7 +26,6 @@ _FILES = {
 }
 # What each kind of source has, at the end of a name.
 _SIGNS = {
-    "embedding/kernel": GoogleSource,
     "patch_embed.proj.weight": TimmSource,
     "tokens_to_token.project.weight": T2TSource,
     "patch_embeddings.projection.weight": TransformersSource,
@@ -84,11 +83,11 @@ def _open(path):
             f"{path} is of no kind that can be loaded here: use {', '.join(_FILES)}. "
             "load_checkpoint reads .keras too, and ViT(weights=...) .weights.h5."
         )
+    if isinstance(file, NpzFile):
+        return GoogleSource(file)
     for sign, source in _SIGNS.items():
         if any(name.endswith(sign) for name in file.shapes):
             return source(file)
-    if isinstance(file, NpzFile):
-        return GoogleSource(file)
     raise ValueError(
         f"{path} is no checkpoint of a ViT that this version knows: no tensor in it is "
         f"called ...{', ...'.join(_SIGNS)}. It has {len(file.shapes)}: "

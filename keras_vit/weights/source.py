@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_vit.layers.resize import resize_positions
 from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
-from keras_vit.weights.strict import check_tensors
+from keras_vit.weights.strict import announce_zeros, check_tensors, check_values
 from keras_vit.weights.tensor_file import TensorFile
 
 POSITIONS = "patch_encoder/positions/embedding"
@@ -334,12 +334,8 @@ class Source:
             with self.file.reader() as read:
                 for piece in pieces:
                     array = piece.read(lambda name: self.read(read, name))
-                    if check_finite and not np.isfinite(array).all():
-                        raise ValueError(
-                            f"{' + '.join(piece.names)} in {self.path}: "
-                            f"{np.count_nonzero(~np.isfinite(array))} of {array.size} "
-                            "entries are NaN or infinite. check_finite=False loads them."
-                        )
+                    if check_finite:
+                        check_values(self.path, " + ".join(piece.names), array)
                     if piece.path == STEM_ROOT and channels != wanted_channels:
                         array = adapt_channels(array, wanted_channels)
                     if piece.path == PROJECTION:
@@ -361,13 +357,8 @@ class Source:
                     ):
                         # A free vector and its position are one free vector.
                         array = array + register_positions
-                    if piece.path == "classifier/kernel" and not array.any():
-                        warnings.warn(
-                            f"The classifier in {self.path} is all zeros: it gives every "
-                            "class the same score. Use include_top=False for features, "
-                            "or head='new' to train one.",
-                            stacklevel=2,
-                        )
+                    if piece.path == "classifier/kernel":
+                        announce_zeros(self.path, array)
                     yield piece.path, array
 
         return read_all()
@@ -380,13 +371,8 @@ class Source:
                     f"{argument}={' or '.join(map(repr, possible))}; received "
                     f"{config[argument]!r}."
                 )
-        if self.num_heads not in (None, config["num_heads"]):
-            raise ValueError(
-                f"{self.path} was trained with num_heads={self.num_heads}; received "
-                f"{config['num_heads']}."
-            )
-        for argument in ("activation", "layer_norm_epsilon"):
-            if config[argument] != getattr(self, argument):
+        for argument in ("num_heads", "activation", "layer_norm_epsilon"):
+            if getattr(self, argument) not in (None, config[argument]):
                 warnings.warn(
                     f"{self.path} was trained with {argument}="
                     f"{getattr(self, argument)!r}; the model has {config[argument]!r} "

@@ -1,5 +1,6 @@
 """The rule of every loader: all tensors of the file are used, all weights are set."""
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -62,6 +63,37 @@ def check_tensors(
     raise ValueError(
         "\n".join([f"{path} does not fit this model.", *lists, f"  {remedy}"])
     )
+
+
+def check_values(path: str, name: str, array: np.ndarray) -> None:
+    """Raises a `ValueError` where an array has entries that are not finite.
+
+    Args:
+        path: the file, for the message.
+        name: of the tensor, for the message.
+        array: the tensor.
+    """
+    wrong = np.count_nonzero(~np.isfinite(array))
+    if wrong:
+        raise ValueError(
+            f"{name} in {path}: {wrong} of {array.size} entries are NaN or infinite. "
+            "check_finite=False loads them."
+        )
+
+
+def announce_zeros(path: str, array: np.ndarray) -> None:
+    """Warns of a classifier that gives every class the same score.
+
+    Args:
+        path: the file, for the message.
+        array: the classifier's kernel.
+    """
+    if not array.any():
+        warnings.warn(
+            f"The classifier in {path} is all zeros: it gives every class the same "
+            "score. Use include_top=False for features, or head='new' to train one.",
+            stacklevel=2,
+        )
 
 
 def assign(

@@ -17,6 +17,21 @@ _RENAMED = {
     r"^register_tokens$": "reg_token",
 }
 _POOLINGS = {"token": "token", "avg": "gap", "map": "map"}
+# Architectures whose tensors may look like a ViT's, and which compute something else.
+_OTHER = re.compile(r"rope|dinov3|rpn|relpos|^eva|^beit|_pe_|swiglu|parallel|diffattn")
+# Of SigLIP, not all of timm's have Google's GELU.
+_GELU_TANH = re.compile(
+    r"(base_patch32|so400m_patch16|giantopt_patch16)_siglip|large_patch16_siglip.*_512"
+)
+_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "gelu_erf": "gelu"}
+# Arguments of timm's models that the tensors tell as well, or that only training meets.
+_TOLD = {
+    *("num_heads", "act_layer", "patch_size", "embed_dim", "depth", "mlp_ratio"),
+    *("img_size", "in_chans", "num_classes", "class_token", "reg_tokens", "init_values"),
+    *("no_embed_class", "qkv_bias", "fc_norm", "global_pool", "dynamic_img_size"),
+    *("drop_rate", "drop_path_rate", "proj_drop_rate", "pos_drop_rate"),
+    *("attn_drop_rate", "weight_init"),
+}
 
 
 class TimmSource(Source):
@@ -38,7 +53,7 @@ class TimmSource(Source):
 
     def __init__(self, file):
         super().__init__(file)
-        self._stored = {}
+        self._stored: dict[str, str] = {}
         self.shapes = {}
         for stored, shape in file.shapes.items():
             if stored == "mask_token":
@@ -46,12 +61,22 @@ class TimmSource(Source):
             name = stored
             for pattern, replacement in _RENAMED.items():
                 name = re.sub(pattern, replacement, name)
+            if name in self.shapes:
+                raise ValueError(
+                    f"{self._stored[name]} and {stored} in {file.path} are the same "
+                    "tensor under two names; delete one of them."
+                )
             self.shapes[name] = shape
             self._stored[name] = stored
         config = self._config()
-        self._pooling = config.get("global_pool")
+        self._pooling = config.get("global_pool") or None
         arguments = config.get("model_args") or {}
         self.num_heads = arguments.get("num_heads")
+        self._check_architecture(config.get("architecture", ""), arguments)
+        if "act_layer" in arguments:
+            self.activation = _ACTIVATIONS[arguments["act_layer"]]
+        elif _GELU_TANH.search(config.get("architecture", "")):
+            self.activation = "gelu_tanh"
         published = config.get("pretrained_cfg") or {}
         if "input_size" in published:
             _, height, width = published["input_size"]
@@ -63,6 +88,22 @@ class TimmSource(Source):
                 "crop_fraction": published.get("crop_pct", 0.875),
                 "resize": f"{published.get('interpolation', 'bicubic')}_antialias",
             }
+
+    def _check_architecture(self, architecture, arguments):
+        other = [name for name in arguments if name not in _TOLD]
+        if _OTHER.search(architecture):
+            other = [architecture]
+        if arguments.get("act_layer", "gelu") not in _ACTIVATIONS:
+            other = [f"act_layer={arguments['act_layer']!r}"]
+        if self._pooling is not None and self._pooling not in _POOLINGS:
+            other = [f"global_pool={self._pooling!r}"]
+        if other:
+            raise ValueError(
+                f"The config.json beside {self.path} describes a network that keras_vit "
+                f"does not have ({', '.join(map(str, other))}): its tensors would load "
+                "and give other outputs. Without config.json they are taken for a plain "
+                "ViT."
+            )
 
     def _config(self):
         config = read_json(os.path.dirname(self.path), "config.json")
@@ -84,6 +125,12 @@ class TimmSource(Source):
     def infer_config(self, overrides):
         shapes = self.shapes
         width = shapes["patch_embed.proj.weight"][0]
+        if "pos_embed" not in shapes and "positions" not in overrides:
+            raise ValueError(
+                f"{self.path} has no positions. Its network computes them (DINOv3 and "
+                "others with rotary ones, which keras_vit does not have), or does "
+                "without: then pass positions='none', or 'sincos_2d'."
+            )
         num_heads = overrides.get("num_heads") or self.num_heads or HEADS.get(width)
         if num_heads is None:
             raise ValueError(
@@ -101,7 +148,7 @@ class TimmSource(Source):
             "num_layers": sum(name.endswith("attn.qkv.weight") for name in shapes),
             "num_heads": num_heads,
             "mlp_dim": shapes["blocks.0.mlp.fc1.weight"][0],
-            "pooling": _POOLINGS.get(self._pooling, pooling),
+            "pooling": _POOLINGS[self._pooling] if self._pooling else pooling,
             "class_token": class_token,
             "distillation_token": "dist_token" in shapes,
             "final_norm": "after_pooling" if after_pooling else "before_pooling",

@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import zipfile
+from typing import Any
 
 from keras_vit.weights.tensor_file import TensorFile
 
@@ -34,7 +36,7 @@ class TorchFile(TensorFile):
             # weights_only: tensors and plain values, and no code. Training scripts keep
             # their arguments beside the weights.
             with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(self.path, map_location="cpu", weights_only=True)
+                content = self._load(torch)
         except Exception as error:
             # torch raises whatever its pickle meets.
             first_line = str(error).strip().split("\n")[0]
@@ -47,13 +49,21 @@ class TorchFile(TensorFile):
             isinstance(value, torch.Tensor) for value in content.values()
         ):
             raise self.unreadable("no dict of tensors is in it")
-        self._tensors = {
-            name.removeprefix("module."): tensor.detach()
-            for name, tensor in content.items()
-        }
+        self._tensors: dict[str, Any] = {}
+        for stored, tensor in content.items():
+            name = stored.removeprefix("module.")
+            if name in self._tensors:
+                raise self.unreadable(f"{name} is in it twice")
+            self._tensors[name] = tensor.detach()
         for name, tensor in self._tensors.items():
             self.check_dtype(name, str(tensor.dtype).removeprefix("torch."))
             self.shapes[name] = tuple(tensor.shape)
+
+    def _load(self, torch):
+        # Mapped, the file is in memory once, tensor by tensor; the format before torch
+        # 1.6 is no zip archive and cannot be.
+        mapped = zipfile.is_zipfile(self.path)
+        return torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
 
     @contextlib.contextmanager
     def reader(self):

@@ -34,11 +34,14 @@ _NEW = {
 }
 
 
-def _side(size):
-    """Of a square, however the configuration writes it."""
-    if isinstance(size, dict):
-        return size.get("height") or size["shortest_edge"]
-    return size
+def _sides(size):
+    """Height and width, however the configuration writes them."""
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, dict) and "shortest_edge" in size:
+        return size["shortest_edge"], size["shortest_edge"]
+    height, width = (size["height"], size["width"]) if isinstance(size, dict) else size
+    return height, width
 
 
 class TransformersSource(Source):
@@ -88,27 +91,37 @@ class TransformersSource(Source):
         self.layer_norm_epsilon = config.get("layer_norm_eps", self.layer_norm_epsilon)
         activation = config.get("hidden_act", "gelu")
         self.activation = _ACTIVATIONS.get(activation, activation)
-        if (size := config.get("image_size")) is not None:
-            height, width = (size, size) if isinstance(size, int) else size
-            self.image_size = (height, width)
-        self._read_preprocessing(read_json(directory, "preprocessor_config.json"))
+        if config.get("image_size") is not None:
+            self.image_size = _sides(config["image_size"])
+        name = "preprocessor_config.json"
+        try:
+            self._read_preprocessing(read_json(directory, name))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{os.path.join(directory, name)} is not understood "
+                f"({type(error).__name__}: {error}). Mend it, or move it away and pass "
+                "preprocessor=..."
+            ) from None
 
     def _read_preprocessing(self, config):
         if "image_mean" not in config:
             return
+        scale = config.get("rescale_factor", 1 / 255)
+        if not config.get("do_rescale", True):
+            scale = 1.0
+        mean, std = config["image_mean"], config["image_std"]
+        if not config.get("do_normalize", True):
+            mean, std = [0.0] * len(mean), [1.0] * len(std)
         self.preprocessing = {
-            "mean": [255 * x for x in config["image_mean"]],
-            "std": [255 * x for x in config["image_std"]],
+            "mean": [x / scale for x in mean],
+            "std": [x / scale for x in std],
             "resize": _RESAMPLE[config.get("resample", 2)],
         }
         crop = config.get("crop_size") if config.get("do_center_crop") else None
         if crop is not None:
             # DeiT's processor makes images square before the crop; here, as in DeiT's own
             # code, they keep their aspect ratio.
-            inner, outer = (
-                size if isinstance(size, int) else min(size.values())
-                for size in (crop, config["size"])
-            )
+            inner, outer = (min(_sides(size)) for size in (crop, config["size"]))
             self.preprocessing["crop_fraction"] = inner / outer
 
     def _has_head(self):

@@ -107,8 +107,61 @@ def test_weights_file(saved):
     np.testing.assert_array_equal(array(loaded(images)), array(model(images)))
     with pytest.raises(ValueError, match="holds weights and not the model"):
         keras_vit.load_checkpoint(path)
-    with pytest.raises(ValueError, match=r"num_layers|block|objects|layers"):
+    with pytest.raises(ValueError, match="has other weights than the model"):
         keras_vit.ViT.from_config({**config, "num_layers": 3, "weights": path})
+
+
+def test_weights_of_another_model(saved, tmp_path):
+    """Keras would take what it needs, and leave the rest in the file."""
+    model, directory = saved
+    path = directory / "model.weights.h5"
+    config = {**model.get_config(), "weights": path}
+    for change in ({"num_layers": 1}, {"representation_size": None}, {"head": "drop"}):
+        with pytest.raises(ValueError, match=r"has other weights.*too many in the file"):
+            keras_vit.ViT.from_config({**config, **change})
+    for argument, value in (("head", "new"), ("resize", "google")):
+        with pytest.raises(ValueError, match=r"do not go with \.weights\.h5"):
+            keras_vit.ViT.from_config({**config, argument: value})
+    damaged = tmp_path / "x.weights.h5"
+    damaged.write_bytes(b"no HDF5")
+    with pytest.raises(ValueError, match=r"x\.weights\.h5 \(7 bytes\) is not a readable"):
+        keras_vit.ViT.from_config({**config, "weights": damaged})
+
+
+def test_nans_in_files_of_this_package(tmp_path):
+    model = perturb(tiny_vit())
+    kernel = model.weights_by_path()["block_0/mlp/expand/kernel"]
+    kernel.assign(array(kernel) * np.nan)
+    weights, whole = tmp_path / "m.weights.h5", tmp_path / "m.keras"
+    model.save_weights(weights)
+    model.save(whole)
+    config = {**model.get_config(), "weights": weights}
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        keras_vit.ViT.from_config(config)
+    with pytest.raises(ValueError, match=r"block_0/mlp/expand/kernel in .*NaN"):
+        keras_vit.load_checkpoint(whole)
+    keras_vit.ViT.from_config({**config, "check_finite": False})
+    keras_vit.load_checkpoint(whole, check_finite=False)
+
+
+def test_keras_file_with_arguments_that_do_not_fit(saved):
+    _, directory = saved
+    path = directory / "model.keras"
+    with pytest.raises(ValueError, match="Unknown head 'nwe'"):
+        keras_vit.load_checkpoint(path, head="nwe")
+    with pytest.raises(ValueError, match="leave source_grid_shape out"):
+        keras_vit.load_checkpoint(path, source_grid_shape=(2, 3))
+    with pytest.raises(ValueError, match=r"(?s)classifier/kernel.*head='new'"):
+        keras_vit.load_checkpoint(path, classes=7)
+
+
+def test_a_hybrid_keras_file_for_other_channels(tmp_path):
+    stem = keras_vit.layers.ResNetStem((1,), width=32)
+    model = perturb(tiny_vit(stem=stem, patch_size=2))
+    model.save(tmp_path / "m.keras")
+    grey = keras_vit.load_checkpoint(tmp_path / "m.keras", input_shape=(16, 24, 1))
+    old, new = (array(m.weights_by_path()["stem/root/kernel"]) for m in (model, grey))
+    np.testing.assert_allclose(new, adapt_channels(old, 1), atol=1e-6)
 
 
 def test_a_given_model_that_disagrees_about_gelu_or_epsilon_is_told():
@@ -155,6 +208,23 @@ def test_convert_there_and_back_is_bit_identical(tmp_path):
         for name, array_ in arrays.items():
             np.testing.assert_array_equal(converted[name], array_, err_msg=name)
             assert converted[name].dtype == array_.dtype
+
+
+@pytest.mark.filterwarnings("ignore:The classifier")
+def test_convert_sees_what_a_head_of_zeros_hides(tmp_path, monkeypatch):
+    model = tiny_vit()
+    model.save(tmp_path / "m.keras")
+    load = keras_vit.ViT.load_weights
+
+    def damage(self, *arguments, **keywords):
+        load(self, *arguments, **keywords)
+        kernel = self.weights_by_path()["block_0/mlp/expand/kernel"]
+        kernel.assign(array(kernel) + 1)
+
+    monkeypatch.setattr(keras_vit.ViT, "load_weights", damage)
+    with pytest.raises(RuntimeError, match=r"was not written.*block_0/mlp/expand/kernel"):
+        convert(tmp_path / "m.keras", tmp_path / "m.weights.h5")
+    assert not (tmp_path / "m.weights.h5").exists()
 
 
 def test_convert_to_what_cannot_be_written(tmp_path):

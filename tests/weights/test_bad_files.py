@@ -57,6 +57,16 @@ def test_an_npz_that_would_fill_the_memory(tmp_path):
         keras_vit.load_checkpoint(path)
 
 
+def test_a_bomb_in_a_header(tmp_path):
+    """A header may be as long as it says, and NumPy would read it first."""
+    path = tmp_path / "header.npz"
+    header = b"\x93NUMPY\x02\x00" + (2**26).to_bytes(4, "little") + b" " * 2**26
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("embedding/kernel.npy", header)
+    with pytest.raises(ValueError, match=r"would expand to \d+ bytes"):
+        keras_vit.load_checkpoint(path)
+
+
 def test_a_header_that_announces_more_than_there_is(tmp_path):
     golden = Golden("google_gap")
     path = tmp_path / "short.npz"
@@ -135,6 +145,16 @@ def test_what_torch_saves(tmp_path, name, wrap):
     np.testing.assert_allclose(logits, golden.outputs, rtol=0, atol=1e-4)
 
 
+def test_two_names_of_one_tensor_in_a_pth(tmp_path):
+    torch = pytest.importorskip("torch")
+    golden = Golden("timm_token")
+    tensors = {n: torch.from_numpy(x) for n, x in load_file(golden.path).items()}
+    tensors["module.norm.bias"] = tensors["norm.bias"] + 1
+    torch.save(tensors, tmp_path / "twice.pth")
+    with pytest.raises(ValueError, match=r"norm\.bias is in it twice"):
+        keras_vit.load_checkpoint(tmp_path / "twice.pth", **golden.overrides)
+
+
 def test_a_pth_without_torch(tmp_path, monkeypatch):
     path = tmp_path / "model.pth"
     path.write_bytes(b"")
@@ -160,6 +180,23 @@ def test_a_damaged_preset(tmp_path):
     (tmp_path / "model.weights.h5").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"model\.weights\.h5 .*not a readable"):
         keras_vit.load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["model.weights.h5", "task.json"])
+def test_a_preset_that_is_not_whole(tmp_path, missing):
+    golden = Golden("keras_hub_token")
+    for file in golden.path.iterdir():
+        if file.name != missing:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match=rf"is not whole: .*{missing}.* is missing"):
+        keras_vit.load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.keras", "x.pth", "x.weights.h5", "x.npz"])
+def test_no_such_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"No checkpoint at '{name}'"):
+        keras_vit.ViTTi16(weights=name)
 
 
 def test_a_keras_file_of_something_else(tmp_path):

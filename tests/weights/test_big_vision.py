@@ -51,7 +51,7 @@ def test_prefixes(golden, tmp_path, prefix):
     arrays = {prefix + name: x for name, x in golden.arrays.items()}
     beside = {"params/img/": "params/txt/head/bias", "opt/target/": "opt/state/step"}
     if prefix in beside:
-        arrays[beside[prefix]] = np.zeros(3, "float32")
+        arrays[beside[prefix]] = np.zeros(3, "int32")
     assert_same_logits(write(tmp_path / "prefixed.npz", arrays), golden)
 
 

@@ -71,6 +71,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if start else 200)
+        if start:
+            shown = f"bytes {start + server.shift}-{len(content) - 1}/{len(content)}"
+            self.send_header("Content-Range", shown)
         if server.length:
             self.send_header("Content-Length", str(len(content) - start))
         for header in {"ETag": etag(content), **server.headers}.items():
@@ -92,6 +95,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.files = {PATH: CONTENT}
         self.headers, self.redirects, self.requests, self.cuts = {}, {}, [], []
         self.status, self.ranges, self.length, self.gate = 200, True, True, None
+        self.shift = 0
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -268,6 +272,15 @@ def test_a_part_that_has_all_bytes(mirror, cache):
     leave_part(cache, CONTENT, etag(CONTENT))
     assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
     assert cached(cache) == [f"{NAME}.npz"]
+
+
+def test_a_server_that_sends_another_part(mirror, cache):
+    leave_part(cache, CONTENT[:1000], etag(CONTENT))
+    mirror.shift = 1
+    with pytest.raises(OSError, match="the server sent another part of it"):
+        fetch_checkpoint(NAME)
+    assert cached(cache) == []
+    assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
 
 
 def test_a_server_that_cannot_resume(mirror, cache):

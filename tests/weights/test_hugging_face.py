@@ -114,8 +114,9 @@ def test_a_directory_of_transformers(tmp_path):
     assert model.get_config()["layer_norm_epsilon"] == 1e-12
     assert model.preprocessor.resize == "bilinear_antialias"
     np.testing.assert_allclose(model.preprocessor.mean, [127.5, 63.75, 127.5])
-    with pytest.raises(ValueError, match="trained with num_heads=4; received 8"):
-        keras_vit.load_checkpoint(path, num_heads=8)
+    with pytest.warns(UserWarning, match="trained with num_heads=4; the model has 8"):
+        other = keras_vit.load_checkpoint(path, num_heads=8)
+    assert other.get_config()["num_heads"] == 8
 
 
 def test_the_gelu_that_transformers_configuration_tells(tmp_path):
@@ -229,3 +230,85 @@ def test_a_file_of_something_else(tmp_path):
     other.write_bytes(b"")
     with pytest.raises(ValueError, match="no kind that can be loaded"):
         keras_vit.load_checkpoint(other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architecture": "vit_small_patch16_dinov3"},
+        {"architecture": "vit_base_patch16_rope_ape_224"},
+        {"architecture": "vit_base_patch16_rpn_224"},
+        {"global_pool": "max"},
+        {"model_args": {"num_heads": 4, "act_layer": "relu"}},
+        {"model_args": {"num_heads": 4, "norm_layer": "rmsnorm"}},
+    ],
+)
+def test_other_networks_whose_tensors_look_alike(tmp_path, change):
+    golden = Golden("timm_token")
+    path = repository(tmp_path, golden, {**TIMM_CONFIG, **change})
+    with pytest.raises(ValueError, match="a network that keras_vit does not have"):
+        keras_vit.load_checkpoint(path, **golden.overrides)
+
+
+def test_a_file_without_positions_is_not_taken_for_a_network_without(tmp_path):
+    """DINOv3 has none: it computes rotary ones."""
+    golden = Golden("timm_map")
+    tensors = load_file(golden.path)
+    del tensors["pos_embed"]
+    path = tmp_path / "rope.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"no positions.*pass positions='none'"):
+        keras_vit.load_checkpoint(path, **golden.overrides)
+    model = keras_vit.load_checkpoint(path, **golden.overrides, positions="none")
+    assert model.get_config()["positions"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "activation"),
+    [
+        ("vit_base_patch16_siglip_224", "gelu"),
+        ("vit_so400m_patch14_siglip_384", "gelu"),
+        ("vit_so400m_patch16_siglip_256", "gelu_tanh"),
+        ("vit_large_patch16_siglip_gap_512", "gelu_tanh"),
+    ],
+)
+def test_the_gelu_of_siglip(tmp_path, architecture, activation):
+    golden = Golden("timm_map")
+    config = {**TIMM_CONFIG, "global_pool": "map", "architecture": architecture}
+    model = keras_vit.load_checkpoint(repository(tmp_path, golden, config))
+    assert model.get_config()["activation"] == activation
+
+
+def test_two_names_of_one_tensor(tmp_path):
+    golden = Golden("timm_registers_layerscale")
+    tensors = load_file(golden.path)
+    tensors["blocks.0.gamma_1"] = tensors["blocks.0.ls1.gamma"] + 1
+    path = tmp_path / "twice.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"gamma.* are the same tensor under two names"):
+        keras_vit.load_checkpoint(path, **golden.overrides)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resample": 0},
+        {"image_mean": None},
+        {"do_center_crop": True, "crop_size": 56, "size": None},
+    ],
+)
+def test_preprocessing_that_is_not_understood(tmp_path, change):
+    golden = Golden("hf_vit")
+    config = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2, **change}
+    path = repository(tmp_path, golden, golden.config, config)
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json is not understood"):
+        keras_vit.load_checkpoint(path)
+
+
+def test_images_that_are_not_rescaled(tmp_path):
+    golden = Golden("hf_vit")
+    config = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "do_normalize": False}
+    path = repository(tmp_path, golden, golden.config, config)
+    preprocessor = keras_vit.load_checkpoint(path).preprocessor
+    assert preprocessor.mean == [0.0] * 3
+    np.testing.assert_allclose(preprocessor.std, [255.0] * 3)
