@@ -44,7 +44,8 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
         **overrides: any argument of `keras_vit.ViT` (or `T2TViT`), instead of what the
             file implies:
             `input_shape` (positions are resized to the new grid by the source's own
-            convention, or that of `resize`; other channels: see below), `patch_size`
+            convention, Google's for `.keras`, or that of `resize`; other channels: see
+            below), `patch_size`
             (FlexiViT's PI-resize), `num_heads` (where nothing tells it), `classes` with
             `head="new"` (the whole head is replaced, the tanh layer left out, as the
             paper does for fine-tuning), `include_top=False` or `head="drop"`,

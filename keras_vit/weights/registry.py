@@ -64,6 +64,8 @@ class CheckpointTable(dict[str, Checkpoint]):
             "published top-1",
             "preprocessing",
             "licence",
+            "sha256",
+            "url",
         )
         cells = [titles]
         for row in self.values():
@@ -78,6 +80,8 @@ class CheckpointTable(dict[str, Checkpoint]):
                     top1,
                     f"{row.normalization}, {row.resize}{crop}",
                     row.license,
+                    row.sha256[:8] if row.sha256 else "-",
+                    row.url,
                 )
             )
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

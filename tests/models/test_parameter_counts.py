@@ -173,6 +173,21 @@ def test_imagenet_21k_without_representation_layer(name):
     assert count(name, classes=21_843) == AUGREG_21K[name]
 
 
+@pytest.mark.parametrize("name", HYBRID_SIZES)
+@pytest.mark.parametrize("classes", [1000, 21_843])
+@pytest.mark.parametrize("layer", [False, True])
+def test_hybrids_with_every_head(name, classes, layer):
+    """The published count at 1000 classes, and what the head has more."""
+    width = HYBRID_SIZES[name][-4]
+    expected = TOKEN[name] + (classes - 1000) * (width + 1)
+    expected += width * (width + 1) if layer else 0
+    arguments = {"representation_size": width} if layer else {}
+    assert count(name, classes=classes, **arguments) == expected
+    for table in (IMAGENET_21K,) if layer else (AUGREG_21K,):
+        if classes == 21_843 and name in table:
+            assert expected == table[name]
+
+
 @pytest.mark.parametrize("name", AT_384)
 def test_384_pixels(name):
     assert count(name, input_shape=(384, 384, 3)) == AT_384[name]

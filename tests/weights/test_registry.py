@@ -114,6 +114,8 @@ def test_the_table_prints_a_line_a_row():
     assert len(lines) == 5
     assert lines[-1].startswith("vit_b16.deit_distilled_in1k_384  ")
     assert "85.44" in lines[-1]
+    assert lines[0].split()[-2:] == ["sha256", "url"]
+    assert lines[-1].endswith(ROWS["vit_b16.deit_distilled_in1k_384"].url)
     assert "crop 1.0" in lines[-1]
     assert {line.index("ImageNet-1k") for line in lines[1:]} == {
         lines[0].index("trained")
