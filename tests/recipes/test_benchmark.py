@@ -144,13 +144,18 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Where the tests run in the background, a shell has had Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    for line in process.stdout:
-        if "numpy, 2 of 1000" in line:
-            break
-    workers = children(process.pid)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=180)
+    try:
+        for line in process.stdout:
+            if "numpy, 2 of 1000" in line:
+                break
+        workers = children(process.pid)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=180)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert f"Interrupted; what was measured is in {tmp_path}" in errors
     record = json.loads((tmp_path / "matmul.json").read_text())
