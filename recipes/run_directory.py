@@ -55,6 +55,9 @@ def environment() -> dict[str, Any]:
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
+    devices = None
+    with contextlib.suppress(AttributeError):  # Keras has no such list under torch.
+        devices = keras.distribution.list_devices()
     git = ["git", "-C", str(pathlib.Path(__file__).parent)]
     revision = subprocess.run(
         [*git, "describe", "--always", "--dirty"], capture_output=True, text=True
@@ -63,7 +66,7 @@ def environment() -> dict[str, Any]:
         "backend": keras.backend.backend(),
         "command": sys.argv,
         "cores": os.cpu_count(),
-        "devices": keras.distribution.list_devices(),
+        "devices": devices,
         "git": revision.stdout.strip() or None,
         "python": platform.python_version(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
