@@ -318,6 +318,7 @@ class Keeper(keras.callbacks.Callback):
         self.failure = None
         state = directory.load_state(self._variables(model)) or {}
         self.history = state.get("history", [])
+        self.generators = state.get("generators", [])
         self.validation = evaluation_data(config, todo.sources["validation"], model)
         self.model_of_run = model
         # What guessing gives: of a softmax, and of as many sigmoids, each at one half.
@@ -345,6 +346,11 @@ class Keeper(keras.callbacks.Callback):
     def curves(self):
         names = ("loss", "accuracy", "val_loss", "val_accuracy")
         return {name: [row[name] for row in self.history] for name in names}
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Before the first, when `fit` and torch's loader of data have drawn.
+        set_generators(self.generators)
+        self.generators = []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start = time.monotonic()
@@ -393,7 +399,10 @@ class Keeper(keras.callbacks.Callback):
             if row["val_accuracy"] > best:
                 self.directory.save_model(self.model, "best")
         self.directory.save_history(self.history)
-        self.directory.save_state(self._variables(self.model), {"history": self.history})
+        self.directory.save_state(
+            self._variables(self.model),
+            {"history": self.history, "generators": generators()},
+        )
         best = max(best, row["val_accuracy"])
         left = (self.todo.steps - row["step"]) * seconds / self.todo.interval
         print(
@@ -401,3 +410,27 @@ class Keeper(keras.callbacks.Callback):
             f"{row['images_per_second']:,} images/s; {left / 60:.0f} min left",
             flush=True,
         )
+
+
+# Under torch, Keras's dropout draws from torch's own generators, and not from the states
+# that are variables of the model.
+def generators() -> list[list[int]]:
+    """The states of random numbers that are no variables: of the CPU, of each GPU."""
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+    return [state.tolist() for state in states]
+
+
+def set_generators(states: list[list[int]]) -> None:
+    """Sets what `generators` gave."""
+    if not states:
+        return
+    import torch
+
+    first, *others = [torch.tensor(state, dtype=torch.uint8) for state in states]
+    torch.set_rng_state(first)
+    if others:
+        torch.cuda.set_rng_state_all(others)
