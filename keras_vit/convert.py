@@ -48,7 +48,7 @@ def convert(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as temporary:
         written = pathlib.Path(temporary) / f"model{ending}"
-        again = _write(model, written, _google_names(source))
+        again = _write(model, written, source)
         images = np.random.default_rng(0).uniform(-1, 1, (2, *model.input_shape[1:]))
         images = images.astype("float32")
         outputs = [_outputs(m, images) for m in (model, again)]
@@ -72,7 +72,7 @@ def _google_names(source):
     return opened.names if isinstance(opened, GoogleSource) else "published"
 
 
-def _write(model, path, names):
+def _write(model, path, source):
     """Writes a model; returns what is read back."""
     config = model.get_config()
     if path.name.endswith(".keras"):
@@ -83,7 +83,7 @@ def _write(model, path, names):
         again = type(model).from_config(config)
         again.load_weights(path)
         return again
-    save_npz(model, path, names)
+    save_npz(model, path, _google_names(source))
     return type(model).from_config({**config, "weights": path})
 
 

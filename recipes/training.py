@@ -268,7 +268,7 @@ def train(config: configs.Config, workdir: str, resume: bool | None = None) -> d
             first_step=done * todo.interval,
             unreadable=config.data.unreadable,
             cache=config.data.cache,
-            **shuffling(config),
+            shuffle_buffer=config.data.shuffle_buffer,
         )
         model.fit(
             one_hot(batches, source.num_classes),
@@ -282,11 +282,6 @@ def train(config: configs.Config, workdir: str, resume: bool | None = None) -> d
     if keeper.failure:
         sys.exit(keeper.failure)
     return finish(config, todo, directory, model, keeper)
-
-
-def shuffling(config):
-    buffer = config.data.shuffle_buffer
-    return {} if buffer is None else {"shuffle_buffer": buffer}
 
 
 def finish(config, todo, directory, model, keeper):
@@ -366,7 +361,7 @@ class Keeper(keras.callbacks.Callback):
             self.config.batch_size,
             self.config.seed,
             step,
-            **shuffling(self.config),
+            shuffle_buffer=self.config.data.shuffle_buffer,
         )
         last = self.directory.path / "state.npz"
         kept = "none"

@@ -1,26 +1,25 @@
 """Checkpoints of other implementations, and the outputs that they must give."""
 
 import json
-import pathlib
 
 import numpy as np
 
 import keras_vit
+from tests.conftest import GOLDENS
 
-DIRECTORY = pathlib.Path(__file__).parent / "goldens"
-NAMES = sorted(path.name[:-5] for path in DIRECTORY.glob("*.json"))
+NAMES = sorted(path.name[:-5] for path in GOLDENS.glob("*.json"))
 
 
 class Golden:
     """A checkpoint, what made it, and the outputs it must give."""
 
     def __init__(self, name):
-        (self.path,) = DIRECTORY.glob(f"{name}.checkpoint*")
-        description = json.loads((DIRECTORY / f"{name}.json").read_text())
+        (self.path,) = GOLDENS.glob(f"{name}.checkpoint*")
+        description = json.loads((GOLDENS / f"{name}.json").read_text())
         self.input_shape = tuple(description["input_shape"])
         self.config = description["config"]
         self.parameters = description["parameters"]
-        with np.load(DIRECTORY / f"{name}.io.npz") as io:
+        with np.load(GOLDENS / f"{name}.io.npz") as io:
             self.inputs, self.outputs = io["inputs"], io["outputs"]
             self.features = io.get("features")
         # Neither timm's nor transformers' files tell their heads.

@@ -17,7 +17,7 @@ from keras_vit.weights.strict import (
     announce_zeros,
     assign,
     check_tensors,
-    check_values,
+    check_weights,
 )
 from keras_vit.weights.t2t import T2TSource, adapt_t2t_channels
 
@@ -122,12 +122,12 @@ def _load_keras(path, overrides):
     check_choice("head", head, HEADS)
     if loading.get("source_grid_shape") is not None:
         raise ValueError(f"{path} tells its grid: leave source_grid_shape out.")
-    for name, weight in saved.weights_by_path().items():
-        array = keras.ops.convert_to_numpy(weight)
-        if loading.get("check_finite", True):
-            check_values(path, name, array)
-        if name == "classifier/kernel" and head == "keep":
-            announce_zeros(path, array)
+    weights = saved.weights_by_path()
+    if loading.get("check_finite", True):
+        check_weights(path, weights)
+    if head == "keep" and "classifier/kernel" in weights:
+        kernel = weights["classifier/kernel"]
+        announce_zeros(path, keras.ops.convert_to_numpy(kernel))
     if not overrides and head == "keep":
         return saved
     old = saved.get_config()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_vit.models.t2t_vit import T2TViT
+from keras_vit.models.variants import named_variant
 
 
 def _sizes(hidden_dim, num_layers, num_heads, mlp_ratio, **arguments):
@@ -38,30 +39,8 @@ T2T_VIT_ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def _variant(model_name: str) -> Callable[..., T2TViT]:
     sizes = T2T_VIT_ARGUMENTS[model_name]
-
-    def variant(**overrides: Any) -> T2TViT:
-        return T2TViT(**{**sizes, **overrides})
-
-    listing = ",\n    ".join(f"{key}={value!r}" for key, value in sizes.items())
-    variant.__name__ = variant.__qualname__ = model_name
-    variant.__doc__ = f"""{model_name}: a `T2TViT` with its sizes filled in.
-
-    `{listing}`.
-    Inputs, outputs, errors: see `T2TViT`.
-
-    Args:
-        **overrides: any argument of `T2TViT`; a size that is given replaces the named
-            one.
-
-    Returns:
-        A `keras_vit.T2TViT`.
-
-    Example:
-
-    >>> import keras_vit
-    >>> model = keras_vit.{model_name}(classes=10)  # doctest: +SKIP
-    """
-    return variant
+    listing = ",\n    ".join(f"{name}={size!r}" for name, size in sizes.items())
+    return named_variant(model_name, T2TViT, lambda: sizes, listing)
 
 
 T2TViT7 = _variant("T2TViT7")

@@ -40,38 +40,37 @@ HYBRID_SIZES = {
 }
 
 
-def _variant(model_name: str) -> Callable[..., ViT]:
-    if hybrid := model_name in HYBRID_SIZES:
-        num_blocks, *row = HYBRID_SIZES[model_name]
-    else:
-        row = list(VIT_SIZES[model_name])
-    patch_size, hidden_dim, num_layers, num_heads, mlp_dim = row
-
-    def variant(**overrides: Any) -> ViT:
-        sizes = {
-            "patch_size": patch_size,
-            "hidden_dim": hidden_dim,
-            "num_layers": num_layers,
-            "num_heads": num_heads,
-            "mlp_dim": mlp_dim,
-        }
-        if hybrid:
-            sizes["stem"] = ResNetStem(num_blocks)
-        return ViT(**{**sizes, **overrides})
-
-    stem = f", stem=ResNetStem({num_blocks})" if hybrid else ""
-    variant.__name__ = variant.__qualname__ = model_name
-    variant.__doc__ = f"""{model_name}: a `ViT` with its sizes filled in.
-
-    `patch_size={patch_size}, hidden_dim={hidden_dim}, num_layers={num_layers},
-    num_heads={num_heads}, mlp_dim={mlp_dim}{stem}`.
-    Inputs, outputs, errors: see `ViT`.
+def named_variant(
+    model_name: str,
+    model_class: Callable[..., Any],
+    arguments: Callable[[], dict[str, Any]],
+    listing: str,
+) -> Callable[..., Any]:
+    """A documented function that makes a model with its sizes filled in.
 
     Args:
-        **overrides: any argument of `ViT`; a size that is given replaces the named one.
+        model_name: of the function.
+        model_class: what it makes.
+        arguments: gives the arguments that are filled in, anew for each model.
+        listing: the same as text, for the docstring.
+    """
+
+    def variant(**overrides: Any) -> Any:
+        return model_class(**{**arguments(), **overrides})
+
+    kind = model_class.__name__
+    variant.__name__ = variant.__qualname__ = model_name
+    variant.__doc__ = f"""{model_name}: a `{kind}` with its sizes filled in.
+
+    `{listing}`.
+    Inputs, outputs, errors: see `{kind}`.
+
+    Args:
+        **overrides: any argument of `{kind}`; a size that is given replaces the named
+            one.
 
     Returns:
-        A `keras_vit.ViT`.
+        A `keras_vit.{kind}`.
 
     Example:
 
@@ -79,6 +78,24 @@ def _variant(model_name: str) -> Callable[..., ViT]:
     >>> model = keras_vit.{model_name}(classes=10)  # doctest: +SKIP
     """
     return variant
+
+
+_SIZES = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
+
+
+def _variant(model_name: str) -> Callable[..., ViT]:
+    row: list[Any] = list({**VIT_SIZES, **HYBRID_SIZES}[model_name])
+    num_blocks = row.pop(0) if model_name in HYBRID_SIZES else None
+    sizes = dict(zip(_SIZES, row, strict=True))
+    listing = ", ".join(f"{name}={size}" for name, size in sizes.items())
+
+    def arguments():
+        stem = {} if num_blocks is None else {"stem": ResNetStem(num_blocks)}
+        return {**sizes, **stem}
+
+    if num_blocks is not None:
+        listing += f",\n    stem=ResNetStem({num_blocks})"
+    return named_variant(model_name, ViT, arguments, listing)
 
 
 ViTTi16 = _variant("ViTTi16")

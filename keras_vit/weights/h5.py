@@ -3,10 +3,9 @@
 import collections
 import contextlib
 import os
+from typing import Any
 
-import keras
-
-from keras_vit.weights.strict import check_values
+from keras_vit.weights.strict import check_weights
 from keras_vit.weights.tensor_file import TensorFile
 
 
@@ -62,9 +61,7 @@ class H5File(TensorFile):
             yield read
 
 
-def load_own_weights(
-    model: keras.Model, path: str | os.PathLike, check_finite: bool
-) -> None:
+def load_own_weights(model: Any, path: str | os.PathLike, check_finite: bool) -> None:
     """`model.load_weights`, which alone would leave what is too much in the file.
 
     Args:
@@ -87,8 +84,6 @@ def load_own_weights(
             f"in the file {dict(has - needs)}, missing in it {dict(needs - has)}. Build "
             "the model that was saved; .keras files have it in them."
         )
-    if check_finite:
-        with file.reader() as read:
-            for name in file.shapes:
-                check_values(path, name, read(name))
     model.load_weights(path)
+    if check_finite:
+        check_weights(path, model.weights_by_path())

@@ -80,6 +80,8 @@ class Source:
     activation = "gelu"
     layer_norm_epsilon = 1e-6
     num_heads: int | None = None
+    # Heads by width, in all published sizes.
+    published_heads: ClassVar[dict[int, int]] = {}
     image_size: tuple[int, int] | None = None
     resize = "google"
     # Pixels from one position of the map that is cut into patches to the next.
@@ -227,6 +229,26 @@ class Source:
                 stacklevel=6,
             )
         return found[0] if found else (first, None)
+
+    def heads(self, overrides: dict[str, Any], width: int) -> int:
+        """The number of attention heads, of which no tensor tells.
+
+        Args:
+            overrides: what the caller says.
+            width: of the tokens.
+
+        Raises:
+            ValueError: neither the caller, nor the source, nor its published sizes do.
+        """
+        published = self.published_heads.get(width)
+        num_heads = overrides.get("num_heads") or self.num_heads or published
+        if num_heads is None:
+            raise ValueError(
+                f"Nothing in {self.path} tells the number of attention heads, no "
+                f"config.json beside it does, and no published size has the width "
+                f"{width}: pass num_heads=..."
+            )
+        return num_heads
 
     def square_input_shape(self, overrides: dict[str, Any]) -> dict[str, Any]:
         """What the table of positions tells: `input_shape`, `class_token_position`."""

@@ -81,6 +81,17 @@ def check_values(path: str, name: str, array: np.ndarray) -> None:
         )
 
 
+def check_weights(path: str, weights: dict[str, keras.Variable]) -> None:
+    """Raises a `ValueError` where loaded weights are not finite.
+
+    Args:
+        path: the file that they are from, for the message.
+        weights: dict from path to weight.
+    """
+    for name, weight in weights.items():
+        check_values(path, name, keras.ops.convert_to_numpy(weight))
+
+
 def announce_zeros(path: str, array: np.ndarray) -> None:
     """Warns of a classifier that gives every class the same score.
 

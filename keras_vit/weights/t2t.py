@@ -40,6 +40,7 @@ class T2TSource(Source):
 
     kind = "T2T-ViT"
     head_names = ("head.",)
+    published_heads = _HEADS
     activation = "gelu"
     layer_norm_epsilon = 1e-5
     possible = {  # noqa: RUF012
@@ -73,18 +74,12 @@ class T2TSource(Source):
     def infer_config(self, overrides):
         shapes = self.shapes
         width = shapes["cls_token"][-1]
-        num_heads = overrides.get("num_heads") or _HEADS.get(width)
-        if num_heads is None:
-            raise ValueError(
-                f"Nothing in {self.path} tells the number of attention heads, and no "
-                f"released size has the width {width}: pass num_heads=..."
-            )
         backbone = next((b for b, sign in _SIGNS.items() if sign in shapes), "plain")
         performer = "tokens_to_token.attention1.w" in shapes
         config: dict[str, Any] = {
             "hidden_dim": width,
             "num_layers": self._num_layers(),
-            "num_heads": num_heads,
+            "num_heads": self.heads(overrides, width),
             "mlp_dim": shapes["blocks.0.mlp.fc2.weight"][1],
             "tokens": "performer" if performer else "transformer",
             "token_dim": shapes["tokens_to_token.project.weight"][1] // 9,

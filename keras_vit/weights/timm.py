@@ -44,6 +44,7 @@ class TimmSource(Source):
 
     kind = "timm ViT"
     head_names = ("head.", "head_dist.")
+    published_heads = HEADS
     resize = "bicubic_antialias"
     possible = {  # noqa: RUF012
         "positions": ("learned", "sincos_2d", "none"),
@@ -131,12 +132,6 @@ class TimmSource(Source):
                 "others with rotary ones, which keras_vit does not have), or does "
                 "without: then pass positions='none', or 'sincos_2d'."
             )
-        num_heads = overrides.get("num_heads") or self.num_heads or HEADS.get(width)
-        if num_heads is None:
-            raise ValueError(
-                f"Nothing in {self.path} tells the number of attention heads, and no "
-                f"published size has the width {width}: pass num_heads=..."
-            )
         class_token = "cls_token" in shapes
         after_pooling = "fc_norm.weight" in shapes
         pooling = "token" if class_token and not after_pooling else "gap"
@@ -146,7 +141,7 @@ class TimmSource(Source):
             "patch_size": shapes["patch_embed.proj.weight"][2],
             "hidden_dim": width,
             "num_layers": sum(name.endswith("attn.qkv.weight") for name in shapes),
-            "num_heads": num_heads,
+            "num_heads": self.heads(overrides, width),
             "mlp_dim": shapes["blocks.0.mlp.fc1.weight"][0],
             "pooling": _POOLINGS[self._pooling] if self._pooling else pooling,
             "class_token": class_token,

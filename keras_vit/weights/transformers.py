@@ -58,6 +58,7 @@ class TransformersSource(Source):
         "cls_classifier.",
         "distillation_classifier.",
     )
+    published_heads = HEADS
     resize = "bicubic"
     # That of every published configuration.
     layer_norm_epsilon = 1e-12
@@ -147,18 +148,12 @@ class TransformersSource(Source):
     def infer_config(self, overrides):
         shapes, kernel = self.shapes, self._kernel()
         width = shapes[kernel][0]
-        num_heads = overrides.get("num_heads") or self.num_heads or HEADS.get(width)
-        if num_heads is None:
-            raise ValueError(
-                f"Nothing in {self.path} tells the number of attention heads, and no "
-                "config.json lies beside it: pass num_heads=..."
-            )
         distilled = "cls_classifier.bias" in shapes
         config: dict[str, Any] = {
             "patch_size": shapes[kernel][2],
             "hidden_dim": width,
             "num_layers": sum(name.endswith("layernorm_before.bias") for name in shapes),
-            "num_heads": num_heads,
+            "num_heads": self.heads(overrides, width),
             "mlp_dim": shapes[self._of_first_block(f"{self._names['expand']}.weight")][0],
             "pooling": "token",
             "class_token": True,
