@@ -120,7 +120,17 @@ class PatchEncoder(InitialValues):
         self.built = True
 
     def call(self, patches):
-        tokens = self.projection(patches)
+        return self.add_prefix_and_positions(self.projection(patches))
+
+    def add_prefix_and_positions(self, tokens):
+        """What `call` does after the projection.
+
+        Args:
+            tokens: `(b, gh * gw, hidden_dim)`, projected patches.
+
+        Returns:
+            The output of the layer, in the dtype of `tokens`.
+        """
         batch = ops.shape(tokens)[0]
 
         def copies(weight):

@@ -1,5 +1,7 @@
-"""What trains the models: data, augmentation, learning rates, optimizers."""
+"""What trains the models: data, augmentation, learning rates, optimizers, objectives."""
 
+from keras_vit.training.masked_autoencoder import MaskedAutoencoder
+from keras_vit.training.masked_patch_prediction import MaskedPatchPrediction
 from keras_vit.training.optimizers import (
     SGD,
     AdamW,
@@ -12,6 +14,8 @@ from keras_vit.training.schedules import WarmupSchedule
 __all__ = [
     "SGD",
     "AdamW",
+    "MaskedAutoencoder",
+    "MaskedPatchPrediction",
     "ParameterRow",
     "ParameterTable",
     "WarmupSchedule",
