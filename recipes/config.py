@@ -72,7 +72,9 @@ class Optimization:
         final_learning_rate: the schedule's last.
         cooldown_steps: steps at the end that go linearly to the final rate; likewise.
         beta_1, beta_2, momentum: of the optimizer.
-        weight_decay: of kernels, in AdamW's sense: times the learning rate.
+        weight_decay: of kernels.
+        scaled_decay: whether the learning rate scales the decay, as in AdamW; else only
+            the schedule's shape does, as in big_vision.
         clip_norm: None, or the largest norm of the whole gradient.
         layer_decay: factor by which each block learns slower than the one above it.
         backbone_multiplier: factor of the rate of all that is not the head.
@@ -94,6 +96,7 @@ class Optimization:
     beta_2: float = 0.999
     momentum: float = 0.9
     weight_decay: float = 0.0
+    scaled_decay: bool = True
     clip_norm: float | None = 1.0
     layer_decay: float = 1.0
     backbone_multiplier: float = 1.0
@@ -102,6 +105,22 @@ class Optimization:
     ema: float | None = None
     loss: str = "softmax"
     label_smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Masking:
+    """Pretraining without labels: what is hidden, and MAE's decoder.
+
+    Attributes:
+        ratio: part of the patches that is corrupted (`masked_patch_prediction`; 0.5 in
+            the paper) or hidden (`mae`; 0.75).
+        decoder_dim, decoder_layers, decoder_heads: of MAE's decoder.
+    """
+
+    ratio: float = 0.5
+    decoder_dim: int = 512
+    decoder_layers: int = 8
+    decoder_heads: int = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,13 +134,21 @@ class Config:
         expected: the metric that the paper or its authors' code reports.
         measured: `measured on DATE: ...`, or `not measured here`.
         objective: `"classification"`, `"masked_patch_prediction"` or `"mae"`.
+        masking: of the last two.
         epochs: passes over the training set.
+        steps: batches, in place of `epochs`; None to go by those.
         batch_size: images a step (of each of the `accumulation_steps`).
         seed: of everything that is drawn.
         dtype: policy: `"float32"`, `"mixed_bfloat16"`.
         steps_per_execution: steps that TensorFlow takes at once; None for the recipes'
             default.
         checkpoint_steps: steps between checkpoints; None for an epoch.
+        resolutions: progressive resizing: pairs of a part of the steps and a side in
+            pixels, such as `((0.5, 160), (0.5, 224))`, the parts adding up to 1. Empty
+            for the model's own size all along.
+        jit_compile: whether XLA compiles the step under TensorFlow. On processors that is
+            quicker for plain ViTs, and slower for convolutions.
+        grid: what `recipes.sweep` tries: keys of the config, each with its values.
     """
 
     about: str
@@ -130,16 +157,21 @@ class Config:
     expected: str
     measured: str = "not measured here"
     objective: str = "classification"
+    masking: Masking = Masking()
     model: Model = Model()
     data: Data = Data()
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     optimization: Optimization = Optimization()
     epochs: int = 10
+    steps: int | None = None
     batch_size: int = 128
     seed: int = 0
     dtype: str = "float32"
     steps_per_execution: int | None = None
     checkpoint_steps: int | None = None
+    resolutions: tuple[tuple[float, int], ...] = ()
+    jit_compile: bool = True
+    grid: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def names() -> list[str]:

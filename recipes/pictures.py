@@ -8,14 +8,22 @@ import numpy as np
 
 
 def learning_curves(histories, path):
-    """Loss and accuracy by epoch, the stages after one another.
+    """Loss, and accuracy where there is one, by epoch, the stages after one another.
 
     Args:
         histories: dict from a stage's name to Keras's `History.history`.
         path: PNG to write.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
-    for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
+    shown = [
+        metric
+        for metric in ("loss", "accuracy")
+        if all(f"val_{metric}" in history for history in histories.values())
+    ]
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(5 * len(shown), 4.5), layout="constrained", squeeze=False
+    )
+    axes = axes[0]
+    for axis, metric in zip(axes, shown, strict=True):
         start = 0
         for color, (stage, history) in enumerate(histories.items()):
             epochs = np.arange(len(history[metric])) + start + 1
@@ -31,8 +39,10 @@ def learning_curves(histories, path):
             start = epochs[-1]
         axis.set(xlabel="epoch", title=metric)
         axis.grid(alpha=0.3)
-    axes[0].set_yscale("log")
-    axes[1].set_ylim(0.5, 1.0)
+        if metric == "accuracy":
+            axis.set_ylim(top=1.0)
+        else:
+            axis.set_yscale("log")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(histories))
     figure.savefig(path, dpi=120)
@@ -110,3 +120,22 @@ def _sheet(channels):
         top, left = i // across * (gh + 1), i % across * (gw + 1)
         sheet[top : top + gh, left : left + gw] = channels[..., i]
     return sheet
+
+
+def confusion(counts, path):
+    """Which class is taken for which: a matrix, each row adding up to 1.
+
+    Args:
+        counts: `(classes, classes)`; rows are the labels, columns the predictions.
+        path: PNG to write.
+    """
+    parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axis = plt.subplots(figsize=(6, 5), layout="constrained")
+    image = axis.imshow(parts, cmap="viridis", vmin=0, vmax=1)
+    axis.set(xlabel="predicted", ylabel="label")
+    if len(counts) <= 20:
+        axis.set_xticks(range(len(counts)))
+        axis.set_yticks(range(len(counts)))
+    figure.colorbar(image, label="part of the label's images")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -2,9 +2,10 @@
 
 config.json, environment.json    what ran, on what
 state.npz                        all that `--resume` needs, at the last checkpoint
-log.csv, curves.png              one row a checkpoint interval
-best.keras, last.keras           the models: of the best validation accuracy, the last
-tensorboard/                     the same curves for TensorBoard
+log.csv, tensorboard/            one row a checkpoint
+classes.json                     the names of the classes, in the order of the labels
+best.keras, last.keras           the models: of the best validation result, the last
+results.json, curves.png         at the end
 """
 
 import contextlib
@@ -124,6 +125,14 @@ class RunDirectory:
                 f"{self.path} holds the run of another config ({'; '.join(changed)}). "
                 "Choose another --workdir."
             )
+
+    def checkpoints(self) -> int:
+        """How many checkpoints the run has behind it."""
+        path = self.path / "state.npz"
+        if not path.exists():
+            return 0
+        with np.load(path) as state:
+            return len(json.loads(str(state["progress"]))["history"])
 
     def save_state(self, variables: list, progress: dict[str, Any]) -> None:
         """Writes all that a resumed run needs, in the place of the last such state."""

@@ -145,7 +145,9 @@ def _load_keras(path, overrides):
     with checkpoint_follows():
         config = {**old, "preprocessor": preprocessor, **overrides}
         model = type(saved).from_config(config)
-    values = saved._values_for(model, loading.get("resize") or "google")
+    values = saved.resized_values(
+        saved._values(), model, loading.get("resize") or "google"
+    )
     channels = old["input_shape"][2]
     if STEM_ROOT in values and size[2] != channels:
         values[STEM_ROOT] = adapt_channels(values[STEM_ROOT], size[2])

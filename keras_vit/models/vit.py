@@ -437,15 +437,44 @@ class ViT(ImageModel):
         config["preprocessor"] = self.preprocessor.with_image_size(image_size)
         with checkpoint_follows():
             model = type(self).from_config(config)
-        assign(model.weights_by_path(), self._values_for(model, resize).items())
+        values = self.resized_values(self._values(), model, resize)
+        assign(model.weights_by_path(), values.items())
         return model
 
-    def _values_for(self, model, resize):
-        """Arrays by path, with the positions of another model's grid."""
-        values = {
+    def _values(self):
+        """The weights as arrays by path."""
+        return {
             path: keras.ops.convert_to_numpy(weight)
             for path, weight in self.weights_by_path().items()
         }
+
+    def resized_values(
+        self, values: dict[str, Any], model: "ViT", resize: str = "google"
+    ) -> dict[str, Any]:
+        """Values of this model's weights for another model: positions to its grid.
+
+        Args:
+            values: dict from path to array: the weights', or what goes with them, such
+                as an optimizer's averages of their gradients.
+            model: the same network for images of another size.
+            resize: name of the convention, see `keras_vit.layers.resize_grid`.
+
+        Returns:
+            A new dict; all but the positions are as they were.
+
+        Example:
+
+        >>> import keras, keras_vit
+        >>> model = keras_vit.ViTTi16(input_shape=(64, 64, 3), classes=10)
+        >>> larger = model.resized((96, 64, 3))
+        >>> values = {
+        ...     path: keras.ops.convert_to_numpy(weight)
+        ...     for path, weight in model.weights_by_path().items()}
+        >>> resized = model.resized_values(values, larger)
+        >>> resized["patch_encoder/positions/embedding"].shape
+        (1, 25, 192)
+        """
+        values = dict(values)
         for layer_path, layer in model._position_layers().items():
             paths = {w.name: f"{layer_path}/{w.name}" for w in layer.weights}
             tables = {name: values[path] for name, path in paths.items()}

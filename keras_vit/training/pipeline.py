@@ -214,7 +214,7 @@ def evaluation_batches(
         return _epoch(source.references(), source.num_examples, 0, first)
 
     def image(position, reference):
-        pixels = _decode(source.read(reference["image"]), source.channels)
+        pixels = decode_image(source.read(reference["image"]), source.channels)
         return tf.ensure_shape(preprocessor(pixels), shape)
 
     reader = _Images(source, stream, image, shape, unreadable, fill=False)
@@ -490,9 +490,32 @@ def _checked_labels(examples, classes):
     return tf.cast(labels, "int32")
 
 
-def _decode(content, channels, window=None):
-    """Pixels `(h, w, channels)`: all, or those in the window that a function gives."""
+def decode_image(content, channels: int, window=None):
+    """The pixels of an encoded image.
+
+    Args:
+        content: bytes or a string tensor: JPEG, PNG, BMP, WebP, or GIF, whose first
+            frame counts. Pixels are cropped and given back as they are.
+        channels: int, 1 or 3; colours become grey and grey becomes colours.
+        window: None, or a function from the image's shape, int32 `(3,)`, to the window
+            that is wanted, as `keras_vit.training.augment.crop_window` gives it. Of a
+            JPEG only that is decoded.
+
+    Returns:
+        uint8 tensor `(h, w, channels)`.
+
+    TensorFlow raises `InvalidArgumentError` for what it cannot decode.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vit.training.pipeline import decode_image
+    >>> png = tf.io.encode_png(tf.zeros((4, 6, 3), "uint8"))
+    >>> tuple(decode_image(png, channels=1).shape)
+    (4, 6, 1)
+    """
     tf = tensorflow()
+    content = tf.convert_to_tensor(content)
 
     def cropped(pixels):
         if window is None:
@@ -567,13 +590,13 @@ def _training_image(source, preprocessor, augmentation, shape):
             )
 
         if crops:
-            image = _decode(content, source.channels, window)
+            image = decode_image(content, source.channels, window)
             # The preprocessor's pixels, without its copy of the large image in float32.
             image = tf.image.resize(image, shape[:2], method, antialias=antialias)
             if method == "bicubic":
                 image = tf.clip_by_value(image, 0.0, 255.0)
         else:
-            image = fit(_decode(content, source.channels))
+            image = fit(decode_image(content, source.channels))
         image = tf.ensure_shape(image, shape)
         if augmentation.pad_and_crop:
             image = augment.shifted(image, augmentation.pad_and_crop, seeds[_SHIFT])

@@ -6,7 +6,7 @@ import pytest
 
 import keras_vit
 from recipes import config as configs
-from recipes import training
+from recipes.objectives import constructor
 
 pytestmark = pytest.mark.any_backend
 
@@ -76,4 +76,4 @@ def test_bad_names():
     config = configs.load("digits_vit")
     config = configs.override(config, ["model.architecture=ViTS17"])
     with pytest.raises(ValueError, match=r"'ViTS17' is no constructor"):
-        training.build(config, 10)
+        constructor(config)

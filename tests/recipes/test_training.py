@@ -13,6 +13,7 @@ import pytest
 import keras_vit
 from recipes import config as configs
 from recipes import training
+from recipes.objectives import SigmoidLoss
 from recipes.pretrain import main
 from tests.cases import array
 
@@ -63,6 +64,7 @@ def test_what_a_run_leaves(whole, config):
     names = {path.name for path in whole.iterdir()}
     assert names == {
         "best.keras",
+        "classes.json",
         "config.json",
         "curves.png",
         "environment.json",
@@ -70,6 +72,7 @@ def test_what_a_run_leaves(whole, config):
         "log.csv",
         "results.json",
         "state.npz",
+        "tensorboard",
     }
     again = configs.load(str(whole / "config.json"))
     assert configs.to_dict(again) == configs.to_dict(config)
@@ -83,8 +86,8 @@ def test_what_a_run_leaves(whole, config):
 def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
     model = keras_vit.load_checkpoint(whole / "last.keras")
     todo = training.plan(config)
-    training.compile(model, config, todo)
-    data = training.evaluation_data(config, todo.sources["test"], model)
+    training.compile(model, todo)
+    data = training.evaluation_data(todo, "test", model)
     tested = model.evaluate(data, verbose=0, return_dict=True)
     results = json.loads((whole / "results.json").read_text())
     assert tested["accuracy"] == pytest.approx(results["test_accuracy"])
@@ -174,7 +177,7 @@ def test_the_sigmoid_loss():
     smooth = labels * 0.9 + 0.05
     p = 1 / (1 + np.exp(-logits.astype("float64")))
     expected = -np.sum(smooth * np.log(p) + (1 - smooth) * np.log(1 - p))
-    loss = training.SigmoidLoss(label_smoothing=0.1)
+    loss = SigmoidLoss(label_smoothing=0.1)
     assert float(loss(labels, logits)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -197,8 +200,9 @@ def test_rates_and_frozen_parts(config):
             "optimization.weight_decay=0.1",
         ],
     )
-    model = training.build(changed, 10)
-    training.compile(model, changed, training.plan(changed))
+    todo = training.plan(changed)
+    model = todo.objective.build()
+    training.compile(model, todo)
     rows = {row.path: row for row in model.optimizer.parameters}
     assert not any(path.startswith("patch_encoder") for path in rows)
     assert rows["classifier/kernel"].rate == 1.0

@@ -1,0 +1,138 @@
+"""What the recipes' commands share: how a run is named on the command line."""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from recipes import config as configs
+from recipes import dry_run
+
+
+def parser(
+    module: str, doc: str | None, what: str, workdir: str
+) -> argparse.ArgumentParser:
+    """A parser with the arguments that all commands have.
+
+    Args:
+        module: of the command, such as `"recipes.pretrain"`.
+        doc: its docstring, which is its help.
+        what: what its first argument is.
+        workdir: what its directory is for.
+    """
+    made = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("what", metavar=what)
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="another value for a key of the config, as optimization.learning_rate=3e-4",
+    )
+    made.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="where TFDS has its sets; short for --set data.data_dir=DIR",
+    )
+    made.add_argument("--workdir", metavar="DIR", help=workdir)
+    return made
+
+
+def settings(options: argparse.Namespace) -> list[str]:
+    """What `--set` and `--data-dir` say, as `configs.override` takes it."""
+    directory = options.data_dir
+    return [*([f"data.data_dir={directory}"] if directory else []), *options.settings]
+
+
+def run(
+    made: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    configured: Callable[[argparse.Namespace], configs.Config],
+    start: Callable[..., Any],
+) -> None:
+    """A command that trains: `--dry-run`, `--resume`, errors in one line.
+
+    Args:
+        made: its parser.
+        arguments: what was typed.
+        configured: from options to the config.
+        start: `training.train`, or what trains in its place.
+    """
+    made.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="insist on a run to go on with, or on none (default: go on if there is one)",
+    )
+    made.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what the run comes to: config, variables, operations, memory, time "
+        "of a step; write nothing",
+    )
+    options = made.parse_args(arguments)
+    if options.workdir is None and not options.dry_run:
+        made.error("--workdir is needed, but for --dry-run")
+    try:
+        config = configs.override(configured(options), settings(options))
+        if options.dry_run:
+            dry_run.report(config)
+        else:
+            start(config, options.workdir, options.resume)
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"error: {error}")
+
+
+def checkpoint_file(path: str) -> str:
+    """What `keras_vit.load_checkpoint` takes: of a run, its best model."""
+    return f"{path}/best.keras" if is_run(pathlib.Path(path)) else path
+
+
+def run_of(path: str) -> pathlib.Path | None:
+    """The directory of the run that a checkpoint is of, or None."""
+    for directory in (pathlib.Path(path), pathlib.Path(path).parent):
+        if is_run(directory):
+            return directory
+    return None
+
+
+def is_run(path: pathlib.Path) -> bool:
+    """Whether a directory holds a run of the recipes."""
+    return (path / "config.json").is_file() and (path / "environment.json").is_file()
+
+
+def config_of(what: str, otherwise: configs.Config) -> configs.Config:
+    """The config that is meant: by its name or file, or by a checkpoint.
+
+    Args:
+        what: name of a config, its JSON, or a checkpoint.
+        otherwise: for a checkpoint that is of no run.
+
+    Returns:
+        For a checkpoint: with `model.weights` naming it and no other arguments of the
+        model; the data are those of its run.
+    """
+    if what in configs.names() or what.endswith(".json"):
+        return configs.load(what)
+    directory = run_of(what)
+    file = checkpoint_file(what)
+    if directory is None and not _may_be_checkpoint(what):
+        return configs.load(what)  # Its error names the configs.
+    base = otherwise
+    if directory is not None:
+        base = configs.load(str(directory / "config.json"))
+    return dataclasses.replace(base, model=configs.Model(weights=file))
+
+
+def _may_be_checkpoint(what):
+    import keras_vit
+
+    known = what in keras_vit.checkpoints() or what.startswith("hf://")
+    return known or pathlib.Path(what).exists() or "/" in what

@@ -1,0 +1,137 @@
+"""What a model costs: operations, memory, and the rate that a device could reach."""
+
+import resource
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+# Floating point operations a second, dense, by device (a part of its name) and dtype.
+# NVIDIA's data sheets; TF32 for float32, which is what XLA uses for products there.
+PEAKS = {
+    "H200": {"bfloat16": 989e12, "float32": 494e12},
+    "H100": {"bfloat16": 989e12, "float32": 494e12},
+    "A100": {"bfloat16": 312e12, "float32": 156e12},
+    "L4": {"bfloat16": 121e12, "float32": 60e12},
+    "V100": {"float16": 125e12, "float32": 15.7e12},
+    "T4": {"float16": 65e12, "float32": 8.1e12},
+}
+# A training step has so many times the operations of a forward pass: the backward pass
+# has two products for each of its.
+TRAINING = 3
+
+
+def forward_operations(model: keras.Model) -> int:
+    """Floating point operations of an image in a model, as the backend counts them.
+
+    A multiplication and an addition are two. TensorFlow and JAX count what is elementwise
+    too, which is below a hundredth for these models; torch does not.
+
+    Args:
+        model: a functional model of images.
+    """
+    shape = (1, *model.input_shape[1:])
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        def described(variables):
+            return [jax.ShapeDtypeStruct(tuple(v.shape), v.dtype) for v in variables]
+
+        def forward(trainable, others, images):
+            return model.stateless_call(trainable, others, images, training=False)[0]
+
+        lowered = jax.jit(forward).lower(
+            described(model.trainable_variables),
+            described(model.non_trainable_variables),
+            jax.ShapeDtypeStruct(shape, "float32"),
+        )
+        analysis: Any = lowered.cost_analysis()
+        return int(analysis["flops"])
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        function = tf.function(lambda images: model(images, training=False))
+        graph = function.get_concrete_function(tf.TensorSpec(shape)).graph
+        builder = tf.compat.v1.profiler.ProfileOptionBuilder
+        options = builder(builder.float_operation()).with_empty_output().build()
+        return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # The counter does not know the CPU's fused attention.
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
+        model(keras.ops.zeros(shape), training=False)
+    return counter.get_total_flops()
+
+
+def device_name() -> str:
+    """The name of the accelerator that the backend uses, or `cpu`."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.devices()[0].device_kind
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        devices = tf.config.list_physical_devices("GPU")
+        details = tf.config.experimental.get_device_details
+        return details(devices[0]).get("device_name", "GPU") if devices else "cpu"
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def peak(dtype: str) -> float | None:
+    """Operations a second that the device can reach in a dtype policy, where it is known.
+
+    Args:
+        dtype: `"float32"`, `"mixed_bfloat16"`, ...
+    """
+    name = device_name()
+    compute = keras.dtype_policies.get(dtype).compute_dtype
+    found = [peaks for part, peaks in PEAKS.items() if part in name]
+    return found[0].get(compute) if found else None
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held, of an accelerator if there is one."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        statistics = jax.devices()[0].memory_stats()
+        if statistics:
+            return statistics["peak_bytes_in_use"]
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    else:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
+
+
+def utilization(model: keras.Model, dtype: str) -> Callable[[float], float] | None:
+    """A function from trained images/s to the part of the device's peak, if it is known.
+
+    The operations of the model itself count, and not those of a second computation
+    (`remat`): model FLOPs utilization (PaLM, arXiv:2204.02311, appendix B).
+    """
+    most = peak(dtype)
+    if most is None:
+        return None
+    operations = TRAINING * forward_operations(model)
+    return lambda images_per_second: images_per_second * operations / most

@@ -1,0 +1,152 @@
+r"""Evaluates a checkpoint on labelled images, every image once.
+
+python -m recipes.evaluate CHECKPOINT [--workdir DIR] [--set key=value ...]
+
+CHECKPOINT is the directory of a run (its best model), or what `keras_vit.load_checkpoint`
+reads: a file, a name that `keras_vit.checkpoints()` lists. The images are those of
+`data.test`; of a run, its own test set, or the validation set if it has none. Examples:
+
+  python -m recipes.evaluate runs/digits
+  python -m recipes.evaluate runs/digits --set data.test=folder:photographs
+  python -m recipes.evaluate vit_b16.augreg_in21k_ft_in1k_224 --set \
+      data.test=tfds:imagenet2012:validation --set model.arguments.input_shape=(384,384,3)
+
+With --workdir: evaluation.json, and confusion.png for up to 100 classes.
+"""
+
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_vit
+from keras_vit.training.pipeline import evaluation_batches
+from keras_vit.training.sources import open_source
+from recipes import command_line, pictures
+from recipes import config as configs
+from recipes.objectives import network
+from recipes.run_directory import write_text
+
+NOTHING = configs.Config(
+    about="Evaluation.",
+    command="python -m recipes.evaluate ...",
+    hardware="any",
+    expected="what was published",
+    data=configs.Data(train="", validation="", test=None),
+)
+MOST_CLASSES_SHOWN = 100
+
+
+def evaluate(config: configs.Config) -> dict[str, Any]:
+    """Results of `model.weights` on `data.test`, or on `data.validation`.
+
+    Args:
+        config: which checkpoint, which images.
+
+    Returns:
+        Dict with `images`, `unreadable`, `accuracy`, `top5`, `loss` (mean negative
+        log-likelihood, of a softmax), and `confusion`, `(classes, classes)`: rows are the
+        labels.
+
+    Raises:
+        ValueError: no images are named; the model has another number of classes.
+    """
+    name = config.data.test or config.data.validation
+    if not name:
+        raise ValueError(
+            "Which images? --set data.test=tfds:NAME:SPLIT, folder:PATH or digits:test."
+        )
+    source = open_source(name, config.data.data_dir, config.data.download)
+    model = network(config, include_top=True, classifier_activation=None, head="keep")
+    classes = model.output_shape[-1]
+    if classes != source.num_classes:
+        raise ValueError(
+            f"{config.model.weights} has {classes} classes, {name} {source.num_classes}: "
+            "fine-tune it (recipes.finetune), or probe its features "
+            "(recipes.linear_probe)."
+        )
+    batches = evaluation_batches(
+        source,
+        model.preprocessor,
+        config.batch_size,
+        unreadable=config.data.unreadable,
+    )
+    confusion = np.zeros((classes, classes), int)
+    loss, in_five, seen = 0.0, 0, 0
+    steps = math.ceil(source.num_examples / config.batch_size)
+    progress = keras.utils.Progbar(steps, verbose=int(sys.stdout.isatty()))
+    for step, (images, labels, weights) in enumerate(batches.as_numpy_iterator()):
+        real = weights > 0
+        logits = model.predict_on_batch(images)[real].astype("float64")
+        labels = labels[real]
+        own = logits[np.arange(len(labels)), labels]
+        high = logits.max(axis=1)
+        total = np.log(np.exp(logits - high[:, None]).sum(axis=1)) + high
+        loss += float((total - own).sum())
+        in_five += int(((logits > own[:, None]).sum(axis=1) < 5).sum())
+        np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
+        seen += len(labels)
+        progress.update(step + 1)
+    return {
+        "images": seen,
+        "unreadable": source.num_examples - seen,
+        "accuracy": int(np.trace(confusion)) / seen,
+        "top5": in_five / seen,
+        "loss": loss / seen,
+        "confusion": confusion.tolist(),
+    }
+
+
+def published_accuracy(checkpoint: str) -> str | None:
+    """What was published of a checkpoint, with where; None where nothing was."""
+    row = keras_vit.checkpoints().get(checkpoint)
+    if row is None or row.imagenet_top1 is None:
+        return None
+    return (
+        f"{row.imagenet_top1:.2f} % (ImageNet at {row.resolution} px, {row.top1_source})"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = command_line.parser(
+        "recipes.evaluate", __doc__, "CHECKPOINT", "where results go; printed without"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        config = command_line.config_of(options.what, NOTHING)
+        config = configs.override(config, command_line.settings(options))
+        if config.model.weights is None:
+            raise ValueError(
+                f"{options.what} is a config without model.weights: evaluate the "
+                "directory of its run, or a checkpoint."
+            )
+        results = evaluate(config)
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{config.model.weights} on {config.data.test or config.data.validation}:")
+    print(f"  images: {results['images']:,} ({results['unreadable']:,} unreadable)")
+    print(
+        f"  accuracy: {results['accuracy']:.2%}; in the first five: {results['top5']:.2%}"
+    )
+    print(f"  loss: {results['loss']:.4f}")
+    if published := published_accuracy(options.what):
+        print(f"  published: {published}")
+    if options.workdir is not None:
+        directory = pathlib.Path(options.workdir)
+        directory.mkdir(parents=True, exist_ok=True)
+        confusion = np.array(results.pop("confusion"))
+        results |= {"checkpoint": config.model.weights, "config": configs.to_dict(config)}
+        write_text(directory / "evaluation.json", json.dumps(results, indent=1))
+        if len(confusion) <= MOST_CLASSES_SHOWN:
+            pictures.confusion(confusion, directory / "confusion.png")
+        print(f"  results: {directory}/")
+
+
+if __name__ == "__main__":
+    main()

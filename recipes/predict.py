@@ -1,0 +1,132 @@
+"""Says what is on photographs.
+
+python -m recipes.predict CHECKPOINT IMAGE [IMAGE ...] [--workdir DIR] [--top 5]
+
+CHECKPOINT is the directory of a run (its best model), or what `keras_vit.load_checkpoint`
+reads. IMAGE is a JPEG, PNG, BMP, GIF or WebP file, or a folder of them. Names of classes
+are those of the run, or ImageNet's for 1,000 classes. An image that cannot be read is
+named and left out. Examples:
+
+  python -m recipes.predict runs/flowers photographs/ --workdir predictions
+  python -m recipes.predict vit_b16.augreg_in21k_ft_in1k_224 dog.jpg
+
+With --workdir: predictions.csv, a line for each image and class.
+"""
+
+import csv
+import io
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+import keras_vit
+from keras_vit.training.host import tensorflow
+from keras_vit.training.pipeline import decode_image
+from keras_vit.training.sources import IMAGE_SUFFIXES
+from recipes import command_line
+from recipes import config as configs
+from recipes.evaluate import NOTHING
+from recipes.objectives import network
+from recipes.run_directory import write_text
+
+
+def images_in(paths: Sequence[str]) -> list[pathlib.Path]:
+    """The images that paths name, those of folders in order.
+
+    Raises:
+        FileNotFoundError: nothing is at a path, or no image in a folder.
+    """
+    found = []
+    for path in map(pathlib.Path, paths):
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES
+            )
+        if not inside or not path.exists():
+            raise FileNotFoundError(f"No image at {path}.")
+        found += inside
+    return found
+
+
+def predict(
+    model, paths: Sequence[pathlib.Path], batch_size: int
+) -> Iterator[tuple[pathlib.Path, np.ndarray | str]]:
+    """Pairs of a path and its class scores, or what is wrong with it.
+
+    Args:
+        model: a `keras_vit` model that gives probabilities.
+        paths: of image files.
+        batch_size: int, images at once.
+    """
+    tf = tensorflow()
+    for start in range(0, len(paths), batch_size):
+        good, images = [], []
+        for path in paths[start : start + batch_size]:
+            try:
+                pixels = decode_image(path.read_bytes(), model.input_shape[-1])
+                images.append(model.preprocessor(pixels))
+                good.append(path)
+            except (OSError, tf.errors.OpError) as error:
+                yield path, str(getattr(error, "message", error)).splitlines()[0]
+        if images:
+            scores = model.predict_on_batch(np.stack([np.asarray(i) for i in images]))
+            yield from zip(good, scores, strict=True)
+
+
+def class_names(checkpoint: str, classes: int) -> list[str] | None:
+    """The names of a run's classes; None for ImageNet's; numbers for others."""
+    run = command_line.run_of(checkpoint)
+    if run is not None and (run / "classes.json").exists():
+        return json.loads((run / "classes.json").read_text())
+    return None if classes == 1000 else [str(number) for number in range(classes)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = command_line.parser(
+        "recipes.predict", __doc__, "CHECKPOINT", "where predictions.csv goes"
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("--top", type=int, default=5, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    if options.top < 1:
+        parser.error(f"--top must be 1 or more; received {options.top}.")
+    try:
+        config = command_line.config_of(options.what, NOTHING)
+        config = configs.override(config, command_line.settings(options))
+        paths = images_in(options.images)
+        model = network(
+            config, include_top=True, classifier_activation="softmax", head="keep"
+        )
+        names = class_names(options.what, model.output_shape[-1])
+        rows, unreadable = [], 0
+        for path, scores in predict(model, paths, config.batch_size):
+            print(path)
+            if isinstance(scores, str):
+                unreadable += 1
+                print(f"  cannot be read: {scores}")
+                continue
+            ((*best,),) = keras_vit.decode_predictions(scores[None], options.top, names)
+            for place, name, score in best:
+                print(f"  {score:7.2%}  {name}")
+                rows.append((str(path), place, name, f"{score:.6f}"))
+        if options.workdir is not None:
+            directory = pathlib.Path(options.workdir)
+            directory.mkdir(parents=True, exist_ok=True)
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerows([("image", "class", "name", "score"), *rows])
+            write_text(directory / "predictions.csv", text.getvalue())
+            print(f"predictions: {directory / 'predictions.csv'}")
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    if unreadable:
+        sys.exit(f"{unreadable} of {len(paths)} images could not be read.")
+
+
+if __name__ == "__main__":
+    main()
