@@ -222,3 +222,76 @@ def test_the_command(tmp_path, monkeypatch, capsys):
             ["digits_vit", "--set", "batch_size=2000", "--workdir", str(tmp_path / "run")]
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_growing_images(config, tmp_path, monkeypatch):
+    """Interrupted after any checkpoint, also between two sizes, it ends the same."""
+    growing = configs.override(
+        config,
+        ["resolutions=((0.34, 8), (0.66, 16))", "augmentation.mixup=0"],
+    )
+    assert [(p.first, p.last, p.side) for p in training.plan(growing).phases] == [
+        (0, 1, 8),
+        (1, 3, 16),
+    ]
+    sizes = []
+    fit = training._fit
+
+    def watched(todo, model, *arguments):
+        sizes.append(model.input_shape[1])
+        return fit(todo, model, *arguments)
+
+    monkeypatch.setattr(training, "_fit", watched)
+    training.train(growing, tmp_path / "whole")
+    assert sizes == [8, 16]
+    directory = tmp_path / "stopped"
+    for last in (1, 2):
+
+        def stopped(todo, model, keeper, first, end, last=last):
+            fit(todo, model, keeper, first, min(end, last))
+            if end >= last:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(training, "_fit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(growing, directory)
+    monkeypatch.setattr(training, "_fit", fit)
+    training.train(growing, directory)
+    assert_same_state(directory, tmp_path / "whole")
+    model = keras_vit.load_checkpoint(tmp_path / "whole" / "last.keras")
+    assert model.input_shape == (None, 16, 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("resolutions", "message"),
+    [
+        ("((0.5, 8),)", "add up to 1"),
+        ("((0.99, 8), (0.01, 16))", "is none. Set a smaller checkpoint_steps"),
+    ],
+)
+def test_bad_resolutions(config, resolutions, message):
+    with pytest.raises(ValueError, match=message):
+        training.plan(configs.override(config, [f"resolutions={resolutions}"]))
+
+
+def test_the_optimizers_averages_grow_too(config):
+    todo = training.plan(configs.override(config, ["optimization.ema=0.9"]))
+    model = todo.objective.build()
+    training.compile(model, todo)
+    batches = training.training_data(todo, model)
+    model.fit(batches, steps_per_epoch=todo.interval, verbose=0)
+    grown = training._grown(model, 24, todo)
+    assert len(model.optimizer.variables) == len(grown.optimizer.variables)
+    moved = 0
+    both = zip(model.optimizer.variables, grown.optimizer.variables, strict=True)
+    for old, new in both:
+        if old.shape == new.shape:
+            np.testing.assert_array_equal(array(old), array(new))
+        else:
+            moved += 1
+            # Linear interpolation: between the smallest and the largest.
+            assert array(old).min() - 1e-6 <= array(new).min()
+            assert array(new).max() <= array(old).max() + 1e-6
+            assert array(new).any()
+    assert moved == 3  # Two moments and the average of the positions.
+    assert int(grown.optimizer.iterations) == todo.interval

@@ -1,0 +1,262 @@
+"""Fine-tuning, evaluation, prediction, probing and sweeps of a tiny run on the digits."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+import keras_vit
+from keras_vit.training import sources
+from keras_vit.training.host import tensorflow
+from recipes import config as configs
+from recipes import (
+    evaluate,
+    finetune,
+    linear_probe,
+    predict,
+    pretrain,
+    sweep,
+    training,
+)
+from tests.cases import array
+
+TINY = [
+    "epochs=4",
+    "batch_size=64",
+    "optimization.learning_rate=3e-3",
+    "augmentation.pad_and_crop=0",
+    "model.arguments.input_shape=(8, 8, 1)",
+    "model.arguments.patch_size=2",
+    "model.arguments.hidden_dim=32",
+    "model.arguments.mlp_dim=48",
+    "model.arguments.num_layers=1",
+    "model.arguments.pooling=gap",
+]
+
+
+def tiny(*settings):
+    return configs.override(configs.load("digits_vit"), [*TINY, *settings])
+
+
+def set_options(*settings):
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tiny") / "run"
+    training.train(tiny(), directory)
+    return directory
+
+
+def test_evaluate(run, tmp_path, capsys):
+    evaluate.main([str(run), "--workdir", str(tmp_path / "evaluation")])
+    found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    model = keras_vit.load_checkpoint(run / "best.keras")
+    images, labels, _ = sources.digits()["test"]
+    logits = model.predict(np.asarray(model.preprocessor(images)), verbose=0)
+    assert found["images"] == 360
+    assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels))
+    first_five = np.argsort(-logits, axis=1)[:, :5]
+    top5 = np.mean((first_five == labels[:, None]).any(1))
+    assert found["top5"] == pytest.approx(top5)
+    exact = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert found["loss"] == pytest.approx(float(exact(labels, logits)), rel=1e-4)
+    assert (tmp_path / "evaluation" / "confusion.png").stat().st_size > 1000
+    assert "360 (0 unreadable)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits_vit"], "config without model.weights"),
+        (["nowhere"], "No config is called 'nowhere'"),
+        (["somewhere/best.keras"], "Which images"),
+        (
+            ["somewhere/best.keras", "--set", "data.test=digits:test"],
+            "somewhere/best.keras",
+        ),
+    ],
+)
+def test_nothing_to_evaluate(arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        evaluate.main(arguments)
+
+
+def test_other_classes(run):
+    settings = set_options("data.test=folder:tests/recipes")
+    with pytest.raises(SystemExit, match="error: "):
+        evaluate.main([str(run), *settings])
+
+
+def test_published_accuracies():
+    name = next(
+        name for name, row in keras_vit.checkpoints().items() if row.imagenet_top1
+    )
+    row = keras_vit.checkpoints()[name]
+    assert f"{row.imagenet_top1:.2f} %" in evaluate.published_accuracy(name)
+    assert evaluate.published_accuracy("mine.keras") is None
+
+
+def test_predict(run, tmp_path, capsys):
+    images = sources.digits()["test"][0][:3].round()
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    tf = tensorflow()
+    for i in range(3):
+        png = tf.io.encode_png(images[i].astype("uint8"))
+        (folder / f"{i}.png").write_bytes(png.numpy())
+    (folder / "broken.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(SystemExit, match="1 of 4 images could not be read"):
+        predict.main([str(run), str(folder), "--workdir", str(tmp_path), "--top", "2"])
+    printed = capsys.readouterr().out
+    assert "broken.png\n  cannot be read: " in printed
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert len(rows) == 3 * 2
+    model = keras_vit.load_checkpoint(run / "best.keras")
+    logits = model.predict(np.asarray(model.preprocessor(images)), verbose=0)
+    best = [int(row["class"]) for row in rows[::2]]
+    assert best == logits.argmax(1).tolist()
+    assert all(row["name"] == row["class"] for row in rows)
+    scores = array(keras.ops.softmax(logits)).max(1)
+    np.testing.assert_allclose(
+        [float(row["score"]) for row in rows[::2]], scores, atol=1e-5
+    )
+    with pytest.raises(SystemExit, match="No image at"):
+        predict.main([str(run), str(tmp_path / "none")])
+
+
+def test_finetune_at_another_size(run, tmp_path):
+    directory = tmp_path / "larger"
+    finetune.main(
+        [
+            str(run),
+            "--workdir",
+            str(directory),
+            *set_options("model.arguments.input_shape=(12, 12, 1)", "epochs=1"),
+        ]
+    )
+    config = configs.load(str(directory / "config.json"))
+    assert config.optimization.optimizer == "sgd"
+    assert config.data.train == "digits:train"
+    model = keras_vit.load_checkpoint(directory / "last.keras")
+    assert model.grid_shape == (6, 6)
+    kernel = array(model.weights_by_path()["block_0/mlp/expand/kernel"])
+    before = keras_vit.load_checkpoint(run / "best.keras")
+    before = array(before.weights_by_path()["block_0/mlp/expand/kernel"])
+    # It began where the run ended, and moved.
+    assert 0 < np.abs(kernel - before).max() < 0.5 * np.abs(before).max()
+    with pytest.raises(SystemExit, match=r"set model\.weights=PATH"):
+        finetune.main(["digits_vit", "--workdir", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
+
+
+def test_ridge():
+    generator = np.random.default_rng(0)
+    for n, d in ((30, 8), (8, 30)):
+        x, labels = generator.normal(size=(n, d)), generator.integers(0, 3, n)
+        kernel, bias = linear_probe.ridge(x, labels, 3, regularization=2.0)
+        expected = Ridge(alpha=2.0).fit(x, 2.0 * np.eye(3)[labels] - 1.0)
+        np.testing.assert_allclose(kernel, expected.coef_.T, atol=1e-10)
+        np.testing.assert_allclose(bias, expected.intercept_, atol=1e-10)
+
+
+def test_few():
+    labels = np.array([0, 1, 0, 1, 1, 0, 1])
+    chosen = linear_probe.few(labels, 2, seed=0)
+    assert sorted(labels[chosen]) == [0, 0, 1, 1]
+    assert len(set(chosen)) == 4
+    with pytest.raises(ValueError, match="Class 0 has 3 images; 4"):
+        linear_probe.few(labels, 4, seed=0)
+
+
+def test_probe_of_trained_and_random_features(run, tmp_path):
+    def probed(what, *settings):
+        directory = tmp_path / what.replace("/", "_")
+        linear_probe.main([what, "--workdir", str(directory), *set_options(*settings)])
+        found = json.loads((directory / "linear_probe.json").read_text())
+        return {name: found[name]["accuracy"] for name in ("5-shot", "10-shot", "all")}
+
+    trained, random = probed(str(run)), probed("digits_vit", *TINY)
+    assert trained["all"] > random["all"]
+    assert trained["5-shot"] > random["5-shot"] > 0.2
+
+
+@pytest.mark.parametrize("objective", ["masked_patch_prediction", "mae"])
+def test_pretraining_without_labels(objective, tmp_path):
+    config = tiny(
+        f"objective={objective}",
+        "epochs=2",
+        "masking.decoder_dim=16",
+        "masking.decoder_layers=1",
+        "masking.decoder_heads=2",
+    )
+    results = training.train(config, tmp_path / "run")
+    assert results["val_loss"] < results["loss"] * 1.5
+    # What is kept is the backbone, and it can be fine-tuned.
+    features = keras_vit.load_checkpoint(tmp_path / "run" / "last.keras")
+    assert features.output_shape == (None, 32)
+    if objective == "mae":
+        return
+    finetune.main(
+        [
+            str(tmp_path / "run"),
+            "--workdir",
+            str(tmp_path / "tuned"),
+            *set_options("epochs=1"),
+        ]
+    )
+    tuned = keras_vit.load_checkpoint(tmp_path / "tuned" / "last.keras")
+    assert tuned.output_shape == (None, 10)
+
+
+def test_an_unknown_objective(tmp_path):
+    with pytest.raises(ValueError, match="objective must be one of 'classification'"):
+        training.train(tiny("objective=guessing"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_sweep(tmp_path, capsys):
+    arguments = ["digits_vit", "--workdir", str(tmp_path / "sweep")]
+    arguments += ["--grid", "model.arguments.positions=none,learned", "--grid", "seed=0"]
+    arguments += set_options(*TINY, "epochs=1")
+    sweep.main(arguments)
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert {row["run"] for row in rows} == {
+        "positions=none,seed=0",
+        "positions=learned,seed=0",
+    }
+    assert rows[0]["val_accuracy"] >= rows[1]["val_accuracy"]
+    marks = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("state.npz")}
+    sweep.main(arguments)  # Nothing is left to do.
+    assert marks == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("state.npz")}
+    assert "positions=learned,seed=0" in capsys.readouterr().out
+
+
+def test_grids():
+    assert sweep.parse(["a.b=1,2", "c=x"]) == {"a.b": ["1", "2"], "c": ["x"]}
+    with pytest.raises(ValueError, match="key=value,value"):
+        sweep.parse(["seed"])
+    with pytest.raises(ValueError, match="has no grid"):
+        sweep.combinations(tiny(), {})
+    found = sweep.combinations(tiny(), {"seed": [1, 2], "epochs": [3]})
+    assert list(found) == ["seed=1,epochs=3", "seed=2,epochs=3"]
+    assert [one.seed for one in found.values()] == [1, 2]
+
+
+def test_dry_run(tmp_path, capsys):
+    pretrain.main(["digits_vit", "--dry-run", *set_options(*TINY)])
+    printed = capsys.readouterr().out
+    config = tiny()
+    model = training.plan(config).objective.build()
+    assert f"{model.count_params():,}" in printed
+    assert "76 of 64 images" in printed
+    for path in model.weights_by_path():
+        assert path in printed
+    assert "images/s" in printed
+    with pytest.raises(SystemExit):
+        pretrain.main(["digits_vit"])
+    assert "--workdir is needed" in capsys.readouterr().err
