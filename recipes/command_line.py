@@ -2,11 +2,14 @@
 
 import argparse
 import dataclasses
+import errno
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from keras_vit.training.host import tensorflow
 from recipes import config as configs
 from recipes import dry_run
 
@@ -87,7 +90,28 @@ def run(
         else:
             start(config, options.workdir, options.resume)
     except (OSError, ValueError, ImportError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            sys.exit(
+                f"error: no space left for {options.workdir}. What was written before is "
+                "whole: make room and give the same command, which goes on from there."
+            )
         sys.exit(f"error: {error}")
+    except Exception as error:
+        reason = _reading_error(error)
+        if reason is None:
+            raise
+        sys.exit(f"error: {reason}")
+
+
+def _reading_error(error):
+    """What the data pipeline says of an image or a label; None for another error."""
+    if not isinstance(error, tensorflow().errors.OpError):
+        return None
+    # TensorFlow passes the text of a Python error on, with where it was.
+    own = re.search(r"^ValueError: (.*)$", error.message, flags=re.MULTILINE)
+    labels = re.search(r"Labels must be .*", error.message)
+    found = own or labels
+    return found and (own[1] if own else labels[0])
 
 
 def checkpoint_file(path: str) -> str:
