@@ -108,10 +108,9 @@ def _reading_error(error):
     if not isinstance(error, tensorflow().errors.OpError):
         return None
     # TensorFlow passes the text of a Python error on, with where it was.
-    own = re.search(r"^ValueError: (.*)$", error.message, flags=re.MULTILINE)
-    labels = re.search(r"Labels must be .*", error.message)
-    found = own or labels
-    return found and (own[1] if own else labels[0])
+    reason = r"^ValueError: (.*)$|(Labels must be .*)"
+    found = re.search(reason, error.message, flags=re.MULTILINE)
+    return found and (found[1] or found[2])
 
 
 def checkpoint_file(path: str) -> str:

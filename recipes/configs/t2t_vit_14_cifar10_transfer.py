@@ -5,7 +5,7 @@ from recipes.config import Config, Data, Model, Optimization
 
 CONFIG = Config(
     about="T2T-ViT-14 from ImageNet-1k to CIFAR-10 (arXiv:2101.11986, table 3).",
-    command="python -m recipes.pretrain t2t_vit_14_cifar10_transfer "
+    command="python -m recipes.finetune t2t_vit_14_cifar10_transfer "
     "--workdir runs/t2t_vit_14_cifar10",
     hardware="one GPU, hours",
     expected="98.3 % (table 3)",

@@ -1,11 +1,15 @@
 """Configs: typed, overridden by name, the same after JSON."""
 
+import inspect
 import json
+import math
 
 import pytest
 
 import keras_vit
+from keras_vit.models.variants import VIT_SIZES
 from recipes import config as configs
+from recipes import sweep
 from recipes.objectives import constructor
 
 pytestmark = pytest.mark.any_backend
@@ -21,6 +25,55 @@ def test_every_config(name):
     assert name in config.command
     assert config.measured.startswith(("measured on ", "not measured here"))
     assert hasattr(keras_vit, config.model.architecture)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_of_every_config(name):
+    # Without building it: some have 300 million parameters. Augmentations and sizes of
+    # layers check themselves.
+    model = configs.load(name).model
+    takes = set(inspect.signature(keras_vit.ViT).parameters)
+    if model.architecture.startswith("T2TViT"):
+        takes |= set(inspect.signature(keras_vit.T2TViT).parameters) - {"kwargs"}
+        takes -= {"patch_size", "stem"}
+    # What `recipes.objectives` settles.
+    takes -= {"classes", "include_top", "classifier_activation", "preprocessor"}
+    assert set(model.arguments) <= takes - {"weights", "name", "dtype"}
+
+    patch = VIT_SIZES.get(model.architecture, (16,))[0]
+    stride = model.arguments.get("patch_size", patch)
+    if "stem" in model.arguments:
+        stride *= 2 ** (1 + len(model.arguments["stem"]["num_blocks"]))
+    sides = model.arguments.get("input_shape", [224, 224, 3])[:2]
+    sides += [side for _, side in configs.load(name).resolutions]
+    assert [side % stride for side in sides] == [0] * len(sides)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_every_config_begins_and_ends(name):
+    config = configs.load(name)
+    command, weights = config.command.split(), config.model.weights
+    assert command[-2] == "--workdir"
+    given = [word for word in command if word.startswith("model.weights=")]
+    beginnings = len(given) + (weights is not None)
+    if "recipes.sweep" not in command:  # Which may be of either.
+        assert beginnings == ("recipes.finetune" in command)
+    if given:
+        # The last or best model of another config's run.
+        run, _, file = given[0].removeprefix("model.weights=").rpartition("/")
+        assert run in [configs.load(other).command.split()[-1] for other in NAMES]
+        assert file in ("best.keras", "last.keras")
+    elif weights is not None:
+        assert weights in keras_vit.checkpoints()
+    assert ("recipes.sweep" in command) == bool(config.grid)
+    if config.grid:
+        number = math.prod(len(values) for values in config.grid.values())
+        assert len(sweep.combinations(config, config.grid)) == number
+    if config.steps is not None:
+        assert config.steps % config.checkpoint_steps == 0
+        assert config.steps % config.optimization.accumulation_steps == 0
+    parts = [part for part, _ in config.resolutions]
+    assert not parts or math.isclose(sum(parts), 1.0)
 
 
 def test_override():
