@@ -40,9 +40,20 @@ class MaskedModel(ImageModel):
         )
         self._arguments = arguments
 
+    @property
+    def preprocessor(self):
+        """The backbone's."""
+        return self.backbone.preprocessor
+
     def targets(self, images):
         """What is to be predicted, of every patch."""
         raise NotImplementedError
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        return super().fit(x, _labels(y, kwargs), *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        return super().evaluate(x, _labels(y, kwargs), *args, **kwargs)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -82,6 +93,11 @@ class MaskedModel(ImageModel):
             config["backbone"], custom_objects=custom_objects
         )
         return cls(**{**config, "backbone": backbone})
+
+
+def _labels(y, arguments):
+    """Labels, unused; where there are none, Keras would drop the weights in silence."""
+    return arguments.get("sample_weight") if y is None else y
 
 
 def by_patch(sample_weight):
