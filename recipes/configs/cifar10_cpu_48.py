@@ -24,7 +24,7 @@ CONFIG = Config(
         warmup_steps=0.05,
         label_smoothing=0.1,
     ),
-    epochs=4,
+    epochs=2,
     batch_size=128,
     jit_compile=False,
 )

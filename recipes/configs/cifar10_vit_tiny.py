@@ -27,7 +27,7 @@ CONFIG = Config(
     ),
     augmentation=Augmentation(horizontal_flip=True),
     optimization=Optimization(learning_rate=1e-3, weight_decay=0.05),
-    epochs=5,
+    epochs=3,
     batch_size=128,
     grid={
         "model.arguments.positions": ["none", "learned", "learned_2d", "relative"],
