@@ -10,8 +10,8 @@ CONFIG = Config(
     "--workdir runs/cifar10_cpu",
     hardware="two CPU cores, under an hour",
     expected="none published",
-    measured="measured on 2026-11-21: 77.49 % test accuracy after 58 minutes on two cores "
-    "with other work beside it (docs/results/cifar10_cpu)",
+    measured="measured on 2026-11-21: 77.49 % test accuracy after 58 minutes on two "
+    "cores with other work beside it (docs/results/cifar10_cpu)",
     model=Model(
         architecture="ViT",
         arguments={
