@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 
-def _imagenet_1k():
+def imagenet_1k():
     text = importlib.resources.files("keras_vit").joinpath("data", "imagenet_1k.txt")
     return [line.split() for line in text.read_text("utf-8").splitlines()]
 
@@ -54,7 +54,7 @@ def decode_predictions(
         raise ValueError(f"top must be a positive int; received {top!r}.")
     scores = keras.ops.convert_to_numpy(predictions).astype("float64")
     if labels is None:
-        classes = _imagenet_1k()
+        classes = imagenet_1k()
         remedy = "for other classes than ImageNet-1k's, pass their names as labels=[...]."
     else:
         classes = list(enumerate(labels))

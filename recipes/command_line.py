@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import errno
+import json
 import pathlib
 import re
 import sys
@@ -124,6 +125,14 @@ def run_of(path: str) -> pathlib.Path | None:
         if is_run(directory):
             return directory
     return None
+
+
+def labels_of(checkpoint: str) -> list[str] | None:
+    """The names of the classes of the run that a checkpoint is of, or None."""
+    run = run_of(checkpoint)
+    if run is None or not (run / "classes.json").exists():
+        return None
+    return json.loads((run / "classes.json").read_text())
 
 
 def is_run(path: pathlib.Path) -> bool:

@@ -15,7 +15,6 @@ With --workdir: predictions.csv, a line for each image and class.
 
 import csv
 import io
-import json
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,8 +22,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 import keras_vit
+from keras_vit.training.decoding import decode_pixels
 from keras_vit.training.host import tensorflow
-from keras_vit.training.pipeline import decode_image
 from keras_vit.training.sources import IMAGE_SUFFIXES
 from recipes import command_line
 from recipes import config as configs
@@ -67,7 +66,8 @@ def predict(
         good, images = [], []
         for path in paths[start : start + batch_size]:
             try:
-                pixels = decode_image(path.read_bytes(), model.input_shape[-1])
+                content = tf.constant(path.read_bytes())
+                pixels = decode_pixels(content, model.input_shape[-1])
                 images.append(model.preprocessor(pixels))
                 good.append(path)
             except (OSError, tf.errors.OpError) as error:
@@ -75,14 +75,6 @@ def predict(
         if images:
             scores = model.predict_on_batch(np.stack([np.asarray(i) for i in images]))
             yield from zip(good, scores, strict=True)
-
-
-def class_names(checkpoint: str, classes: int) -> list[str] | None:
-    """The names of a run's classes; None for ImageNet's; numbers for others."""
-    run = command_line.run_of(checkpoint)
-    if run is not None and (run / "classes.json").exists():
-        return json.loads((run / "classes.json").read_text())
-    return None if classes == 1000 else [str(number) for number in range(classes)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -102,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = network(
             config, include_top=True, classifier_activation="softmax", head="keep"
         )
-        names = class_names(options.what, model.output_shape[-1])
+        names, classes = command_line.labels_of(options.what), model.output_shape[-1]
+        if names is None and classes != 1000:
+            names = [str(number) for number in range(classes)]
         rows, unreadable = [], 0
         for path, scores in predict(model, paths, config.batch_size):
             print(path)

@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.labels import _imagenet_1k
+from keras_vit.labels import imagenet_1k
 
 
 def test_the_classes_of_imagenet():
-    classes = _imagenet_1k()
+    classes = imagenet_1k()
     synsets, names = zip(*classes, strict=True)
     assert len(set(synsets)) == 1000
     # ILSVRC2012's order is that of the synsets.
@@ -26,7 +26,7 @@ def test_the_classes_of_imagenet():
 
 def test_as_keras_does(monkeypatch):
     utils = keras.applications.imagenet_utils
-    index = {str(i): entry for i, entry in enumerate(_imagenet_1k())}
+    index = {str(i): entry for i, entry in enumerate(imagenet_1k())}
     # Where Keras keeps what it downloads.
     module = utils.decode_predictions.__globals__
     monkeypatch.setitem(module, "CLASS_INDEX", index)

@@ -10,6 +10,7 @@ from keras_vit.layers import Preprocessor
 from keras_vit.layers.preprocessor import RESIZES
 from keras_vit.training import augment
 from keras_vit.training.augment import Augmentation
+from keras_vit.training.decoding import decode_pixels
 from keras_vit.training.host import tensorflow
 from keras_vit.training.rand_augment import RandAugment, rand_augment
 from keras_vit.training.sources import Source
@@ -214,7 +215,7 @@ def evaluation_batches(
         return _epoch(source.references(), source.num_examples, 0, first)
 
     def image(position, reference):
-        pixels = decode_image(source.read(reference["image"]), source.channels)
+        pixels = decode_pixels(source.read(reference["image"]), source.channels)
         return tf.ensure_shape(preprocessor(pixels), shape)
 
     reader = _Images(source, stream, image, shape, unreadable, fill=False)
@@ -490,75 +491,6 @@ def _checked_labels(examples, classes):
     return tf.cast(labels, "int32")
 
 
-def decode_image(content, channels: int, window=None):
-    """The pixels of an encoded image.
-
-    Args:
-        content: bytes or a string tensor: JPEG, PNG, BMP, WebP, or GIF, whose first
-            frame counts. Pixels are cropped and given back as they are.
-        channels: int, 1 or 3; colours become grey and grey becomes colours.
-        window: None, or a function from the image's shape, int32 `(3,)`, to the window
-            that is wanted, as `keras_vit.training.augment.crop_window` gives it. Of a
-            JPEG only that is decoded.
-
-    Returns:
-        uint8 tensor `(h, w, channels)`.
-
-    TensorFlow raises `InvalidArgumentError` for what it cannot decode.
-
-    Example:
-
-    >>> import tensorflow as tf
-    >>> from keras_vit.training.pipeline import decode_image
-    >>> png = tf.io.encode_png(tf.zeros((4, 6, 3), "uint8"))
-    >>> tuple(decode_image(png, channels=1).shape)
-    (4, 6, 1)
-    """
-    tf = tensorflow()
-    content = tf.convert_to_tensor(content)
-
-    def cropped(pixels):
-        if window is None:
-            return pixels
-        row, column, height, width = tf.unstack(window(tf.shape(pixels)))
-        return pixels[row : row + height, column : column + width]
-
-    if content.dtype != tf.string:
-        return cropped(content)
-
-    def jpeg():
-        if window is None:
-            return tf.io.decode_jpeg(content, channels)
-        box = window(tf.io.extract_jpeg_shape(content))
-        return tf.image.decode_and_crop_jpeg(content, box, channels)
-
-    def other():
-        # TensorFlow gives the indices of a palette for its colours.
-        with tf.control_dependencies([_no_palette(content)]):
-            pixels = tf.io.decode_image(content, 3, expand_animations=False)
-        pixels.set_shape((None, None, 3))
-        if channels == 1:
-            pixels = tf.image.rgb_to_grayscale(pixels)
-        return cropped(pixels)
-
-    pixels = tf.cond(tf.io.is_jpeg(content), jpeg, other)
-    return tf.ensure_shape(pixels, (None, None, channels))
-
-
-def _no_palette(content):
-    tf = tensorflow()
-
-    def check():
-        bits = tf.io.decode_raw(tf.strings.substr(content, 28, 2), tf.uint16)[0]
-        message = "BMP with a palette; save it as PNG."
-        return tf.debugging.assert_greater_equal(
-            bits, tf.constant(24, tf.uint16), message
-        )
-
-    bmp = tf.strings.regex_full_match(tf.strings.substr(content + "  ", 0, 2), "BM")
-    return tf.cond(bmp, check, tf.no_op)
-
-
 def _training_image(source, preprocessor, augmentation, shape):
     """A function of an encoded image and a seed that gives an augmented image."""
     tf = tensorflow()
@@ -590,13 +522,13 @@ def _training_image(source, preprocessor, augmentation, shape):
             )
 
         if crops:
-            image = decode_image(content, source.channels, window)
+            image = decode_pixels(content, source.channels, window)
             # The preprocessor's pixels, without its copy of the large image in float32.
             image = tf.image.resize(image, shape[:2], method, antialias=antialias)
             if method == "bicubic":
                 image = tf.clip_by_value(image, 0.0, 255.0)
         else:
-            image = fit(decode_image(content, source.channels))
+            image = fit(decode_pixels(content, source.channels))
         image = tf.ensure_shape(image, shape)
         if augmentation.pad_and_crop:
             image = augment.shifted(image, augmentation.pad_and_crop, seeds[_SHIFT])

@@ -1,79 +1,46 @@
-import json
+import io
 import os
 import pathlib
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
 
-from keras_vit.export import saved_model
+from keras_vit.export import saved_model, savedmodel
 from keras_vit.layers import Preprocessor, ResNetStem
 from tests.cases import DENSE, array, perturb, tiny_t2t, tiny_vit
+from tests.export.serving import serve
 
+Image = pytest.importorskip("PIL.Image", reason="makes the pictures")
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
-# Runs an export in a process that cannot import Keras.
-SERVE = """
-import json, sys
-sys.modules["keras"] = None
-import numpy as np, tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
-path, io = sys.argv[1:]
-loaded = tf.saved_model.load(path)
-serve = loaded.signatures["serving_default"]
-data = dict(np.load(io))
-results = {}
-for batch in json.loads(str(data["batches"])):
-    out = serve(images=tf.constant(data["images"][:batch]))
-    results.update({f"{name}_{batch}": value.numpy() for name, value in out.items()})
-np.savez(io, **results)
-refused = []
-for shape in json.loads(str(data["bad_shapes"])):
-    try:
-        serve(images=tf.zeros(shape))
-    except tf.errors.InvalidArgumentError:
-        refused.append(shape)
-with open(f"{path}/saved_model.pb", "rb") as file:
-    meta_graph = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0]
-graph, signature = meta_graph.graph_def, meta_graph.signature_def["serving_default"]
-nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
-def tensors(infos):
-    return {k: [v.dtype, [d.size for d in v.tensor_shape.dim]] for k, v in infos.items()}
-print(json.dumps({
-    "refused": refused,
-    "keras": [m for m in sys.modules if m.split(".")[0] == "keras" and m != "keras"],
-    "ops": sorted({node.op for node in nodes}),
-    "inputs": tensors(signature.inputs),
-    "outputs": tensors(signature.outputs),
-}))
-"""
 # As many values as images of 16x24x3 have, or whole numbers of their patches.
 BAD_SHAPES = [(16, 24, 3), (1152,), (3, 16, 24, 1)]
+# What a server may not have, or not be able to compile.
+FOREIGN = ("Xla", "PyFunc", "EagerPyFunc", "TPU")
 BAD_SIZES = [(1, 24, 16, 3), (6, 8, 8, 3)]  # Unless the export resizes.
-FLOAT = 1  # TensorFlow's DT_FLOAT.
 
 
 def pixels(model, batch, seed=0):
     shape = (batch, *model.input_shape[1:])
-    return np.random.default_rng(seed).uniform(0, 255, shape).astype("float32")
+    return np.random.default_rng(seed).integers(0, 256, shape, "uint8")
 
 
-def serve(path, images, directory, batches=(1, 2, 7)):
-    """Outputs and facts of an export, from a process without Keras."""
-    io = directory / "io.npz"
-    shapes = json.dumps(BAD_SHAPES + BAD_SIZES)
-    np.savez(io, images=images, batches=json.dumps(batches), bad_shapes=shapes)
-    process = subprocess.run(
-        [sys.executable, "-c", SERVE, path, io],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    with np.load(io) as results:
-        return dict(results), json.loads(process.stdout.splitlines()[-1])
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def exact_copy(model, **changes):
+    """The model in float32, with the weights that a model so changed has."""
+    config = {**model.get_config(), "dtype": "float32", "classifier_activation": None}
+    copy = type(model).from_config({**config, **changes})
+    weights = model.weights_by_path()
+    for path, weight in copy.weights_by_path().items():
+        weight.assign(array(weights[path]))
+    return copy
 
 
 @pytest.mark.parametrize(
@@ -109,47 +76,99 @@ def serve(path, images, directory, batches=(1, 2, 7)):
 def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys):
     tiny = tiny_t2t if "tokens" in arguments else tiny_vit
     model = perturb(tiny(**arguments))
-    path = saved_model(model, tmp_path / "served")
+    path = saved_model(model, tmp_path / "served", top_k=3)
     assert path == tmp_path / "served" / "1"
     assert str(path) in capsys.readouterr().out
     images = pixels(model, 7)
     resizes = model.preprocessor.image_size is not None
     if resizes:
         images = np.concatenate([images, images[:, :11]], axis=1)
-    outputs, facts = serve(path, images, tmp_path)
+    files = [png(image) for image in images]
+    files.insert(2, files[0][:-30])
+    requests = [
+        *(("serving_default", "images", images[:b].astype("float32")) for b in (1, 2, 7)),
+        ("predict_uint8", "images", images),
+        ("features", "images", images.astype("float32")),
+        ("predict_bytes", "image_bytes", files),
+    ]
+    wrong = BAD_SHAPES if resizes else BAD_SHAPES + BAD_SIZES
+    for shape in wrong:
+        requests.append(("serving_default", "images", np.zeros(shape, "float32")))
+    answers, facts = serve(path, requests, tmp_path)
 
-    exact = type(model).from_config(
-        {**model.get_config(), "dtype": "float32", "classifier_activation": None}
-    )
-    exact.set_weights(model.get_weights())
-    logits = exact(exact.preprocessor(images))
+    def close(served, expected):
+        np.testing.assert_allclose(served, expected, rtol=0, atol=1e-5)
+
+    exact = exact_copy(model)
+    inputs = exact.preprocessor(images)
+    logits = exact(inputs)
     activation = keras.activations.get(
         arguments.get("classifier_activation") or "softmax"
     )
-    expected = {"logits": array(logits), "probabilities": array(activation(logits))}
-    for name, values in expected.items():
-        for batch in (1, 2, 7):
-            served = outputs[f"{name}_{batch}"]
-            np.testing.assert_allclose(served, values[:batch], rtol=0, atol=1e-5)
+    probabilities = array(activation(logits))
+    for answer, batch in zip(answers[:4], (1, 2, 7, 7), strict=True):
+        close(answer["logits"], array(logits)[:batch])
+        close(answer["probabilities"], probabilities[:batch])
+    headless = {"include_top": False, "representation_size": None}
+    close(answers[4]["pooled"], array(exact_copy(model, **headless)(inputs)))
+    tokens = keras.Model(exact.inputs, exact.get_layer("pooling").input)(inputs)
+    grid = array(tokens)[:, -exact.grid_shape[0] * exact.grid_shape[1] :]
+    close(answers[4]["tokens"], grid.reshape(7, *exact.grid_shape, -1))
+
+    answer = answers[5]
+    assert answer["error"].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+    bad = {name: values[2].tolist() for name, values in answer.items()}
+    assert bad == {
+        "probabilities": [0.0] * 5,
+        "classes": [-1] * 3,
+        "labels": [b""] * 3,
+        "scores": [0.0] * 3,
+        "error": 1,
+    }
+    answer = {name: np.delete(values, 2, axis=0) for name, values in answer.items()}
+    close(answer["probabilities"], probabilities)
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
+    assert answer["classes"].tolist() == order.tolist()
+    assert answer["labels"].tolist() == [[b"%d" % c for c in row] for row in order]
+    close(answer["scores"], np.take_along_axis(probabilities, order, axis=1))
+
+    for answer in answers[6:]:
+        assert isinstance(answer, str)
 
     stored = sum(file.stat().st_size for file in (path / "variables").iterdir())
     assert stored < 4 * exact.count_params() + 200 * len(exact.weights)
 
-    assert facts["keras"] == []
-    refused = BAD_SHAPES if resizes else BAD_SHAPES + BAD_SIZES
-    assert facts["refused"] == [list(shape) for shape in refused]
+    assert facts["keras"] == facts["unknown"] == []
     size = [-1, -1] if resizes else [16, 24]
-    assert facts["inputs"] == {"images": [FLOAT, [-1, *size, 3]]}
-    assert facts["outputs"] == {
-        "logits": [FLOAT, [-1, 5]],
-        "probabilities": [FLOAT, [-1, 5]],
+    of_images = {"images": ["float32", [-1, *size, 3]]}
+    of_pixels = {"images": ["uint8", [-1, *size, 3]]}
+    of_files = {"image_bytes": ["string", [-1]]}
+    scores = {"logits": ["float32", [-1, 5]], "probabilities": ["float32", [-1, 5]]}
+    top = {
+        "probabilities": ["float32", [-1, 5]],
+        "classes": ["int32", [-1, 3]],
+        "labels": ["string", [-1, 3]],
+        "scores": ["float32", [-1, 3]],
+        "error": ["int32", [-1]],
     }
-    assert not [op for op in facts["ops"] if op.startswith(("Xla", "PyFunc", "EagerPy"))]
+    width = array(tokens).shape[-1]
+    features = {
+        "pooled": ["float32", [-1, width]],
+        "tokens": ["float32", [-1, *exact.grid_shape, width]],
+    }
+    assert facts["signatures"] == {
+        "serving_default": [of_images, scores],
+        "predict_uint8": [of_pixels, scores],
+        "predict_bytes": [of_files, top],
+        "features": [of_images, features],
+    }
+    print(*facts["ops"])
+    assert not [op for op in facts["ops"] if op.startswith(FOREIGN)]
     assert sorted(os.listdir(tmp_path / "served")) == ["1"]
 
 
-def test_an_existing_version_is_never_overwritten(tmp_path):
-    model = tiny_vit()
+def test_an_existing_version_is_never_overwritten(tmp_path, tensorflow):
+    model = tiny_vit(input_shape=(16, 24, 4))
     (tmp_path / "3").mkdir()
     (tmp_path / "3" / "saved_model.pb").write_text("mine")
     with pytest.raises(
@@ -157,8 +176,11 @@ def test_an_existing_version_is_never_overwritten(tmp_path):
     ):
         saved_model(model, tmp_path, version=3)
     assert (tmp_path / "3" / "saved_model.pb").read_text() == "mine"
-    saved_model(model, tmp_path, version=4, verbose=False)
+    saved_model(model, tmp_path, verbose=False)
     assert sorted(os.listdir(tmp_path)) == ["3", "4"]
+    # No file has four channels that a model could mean.
+    graph = tensorflow.saved_model.load(str(tmp_path / "4"))
+    assert sorted(graph.signatures) == ["features", "predict_uint8", "serving_default"]
 
 
 def test_a_directory_of_something_else(tmp_path):
@@ -182,16 +204,60 @@ def test_models_that_cannot_be_exported(tmp_path):
         saved_model(tiny_vit(include_top=False), tmp_path / "served")
     inputs = keras.Input((4,))
     plain = keras.Model(inputs, keras.layers.Dense(1)(inputs))
-    for other in (plain, "model.keras", None):
+    for other in (plain, None):
         with pytest.raises(ValueError, match="exports keras_vit models"):
             saved_model(other, tmp_path / "served")
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": ["a", "b"]}, "has 5 classes and needs as many labels; received 2"),
+        ({"labels": "abcde"}, "labels must be a list of str"),
+        ({"labels": range(5)}, "labels must be a list of str"),
+        ({"top_k": 0}, "top_k must be an int, 1 or more; received 0"),
+        ({"top_k": True}, "top_k must be an int, 1 or more; received True"),
+        ({"max_pixels": 1e6}, "max_pixels must be an int, 1 or more"),
+        ({"weights_dtype": "int8"}, "Unknown weights_dtype 'int8'; choose one of"),
+    ],
+)
+def test_bad_arguments(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        saved_model(tiny_vit(), tmp_path / "served", **arguments)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model\.keras"):
+        saved_model(tmp_path / "model.keras", tmp_path / "served")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_difference_of_any_output_fails(tmp_path, monkeypatch):
+    compare, calls = savedmodel._difference, []
+    monkeypatch.setattr(
+        savedmodel, "_difference", lambda *a: calls.append(a) or compare(*a)
+    )
+    saved_model(perturb(tiny_vit()), tmp_path / "served", verbose=False)
+    ((*others, check),) = calls
+    assert len(check) == 2 + 3 * (2 + 2 + 2 + 5)
+    assert compare(*others, check) <= 1e-5
+    for name in set(check) - {"images", "decoded"}:
+        changed = check[name].copy()
+        if changed.dtype.kind == "S":
+            changed[0, 0] = b"x"
+        else:
+            changed.flat[0] += 1
+            if "classes" in name:
+                changed.flat[0] %= 5
+        _, output, size = name.split()
+        with pytest.raises(RuntimeError, match=rf"{output} .*batch of {size}\) differ"):
+            compare(*others, {**check, name: changed})
+
+
 @pytest.mark.parametrize("existed", [False, True])
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch, existed):
-    from keras_vit.export import savedmodel
-
     directory = tmp_path / "some" / "new" / "served"
     if existed:
         directory.mkdir(parents=True)

@@ -1,0 +1,110 @@
+"""The signatures of a SavedModel, over a model rebuilt under TensorFlow."""
+
+import keras
+import tensorflow as tf
+
+from keras_vit.export.features import outputs_and_features
+from keras_vit.export.image_bytes import FINE, largest_size, read_images
+
+
+class Server:
+    """The weights, each once, and a function for every signature.
+
+    Args:
+        model: a `keras_vit.ViT` that gives logits.
+        activation: function from logits to probabilities.
+        labels: list of str, a name for each class.
+        top_k: int, how many classes `predict_bytes` names.
+        max_pixels: int, size above which an image is refused.
+        weights_dtype: `"float32"`, or `"bfloat16"` to store matrices in that.
+    """
+
+    def __init__(self, model, activation, labels, top_k, max_pixels, weights_dtype):
+        self._preprocessor = model.preprocessor
+        self._activation = activation
+        self._labels = labels
+        self._top_k = top_k
+        self._max_pixels = max_pixels
+        self._input_shape = model.input_shape[1:]
+        self._network = outputs_and_features(model)
+        # Pairs of a weight and what is stored for it in another dtype.
+        self._stored = [
+            (weight, tf.Variable(tf.cast(weight.value, weights_dtype)))
+            for weight in self._network.weights
+            if weights_dtype != "float32" and len(weight.shape) > 1
+        ]
+
+    def save(self, path):
+        # Not keras.export.ExportArchive: Keras 3.15's stores every weight twice.
+        module = tf.Module()
+        stored = {id(weight): variable for weight, variable in self._stored}
+        module.model_variables = [
+            stored.get(id(weight), weight.value) for weight in self._network.weights
+        ]
+        # A server takes no gradients: the hand-written ones, which use XLA, stay out.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        signatures = self._signatures()
+        tf.saved_model.save(module, str(path), signatures=signatures, options=options)
+
+    def _signatures(self):
+        height, width, channels = self._input_shape
+        if self._preprocessor.image_size is not None:
+            height = width = None  # It resizes.
+        shape = (None, height, width, channels)
+        images = tf.TensorSpec(shape, tf.float32, "images")
+        signatures = {
+            "serving_default": (self.predict, images),
+            "predict_uint8": (self.predict, tf.TensorSpec(shape, tf.uint8, "images")),
+            "features": (self.features, images),
+        }
+        if channels in (1, 3):  # Files have no others.
+            contents = tf.TensorSpec((None,), tf.string, "image_bytes")
+            signatures["predict_bytes"] = (self.predict_bytes, contents)
+        return {
+            name: tf.function(function, input_signature=[spec])
+            for name, (function, spec) in signatures.items()
+        }
+
+    def predict(self, images):
+        logits = self._run(self._preprocessed(images))["logits"]
+        return {"logits": logits, "probabilities": self._activation(logits)}
+
+    def features(self, images):
+        outputs = self._run(self._preprocessed(images))
+        return {name: outputs[name] for name in ("pooled", "tokens")}
+
+    def predict_bytes(self, image_bytes):
+        images, error = read_images(
+            image_bytes, self._preprocessor, self._input_shape, self._max_pixels
+        )
+        probabilities = self._activation(self._run(images)["logits"])
+        scores, classes = tf.math.top_k(probabilities, self._top_k)
+        labels = tf.gather(tf.constant(self._labels), classes)
+        fine = (error == FINE)[:, None]
+        # Zeros, because JSON has no NaN.
+        return {
+            "probabilities": tf.where(fine, probabilities, 0.0),
+            "classes": tf.where(fine, classes, -1),
+            "labels": tf.where(fine, labels, ""),
+            "scores": tf.where(fine, scores, 0.0),
+            "error": error,
+        }
+
+    def _preprocessed(self, images):
+        # A signature does not check shapes; the first reshape would mix the images.
+        images = tf.ensure_shape(images, (None, None, None, self._input_shape[2]))
+        if self._preprocessor.image_size is None:
+            images = tf.ensure_shape(images, (None, *self._input_shape))
+        else:
+            _, height, width, _ = tf.unstack(tf.shape(images))
+            size = largest_size(self._preprocessor, height, width)
+            limit = f"Images must have 1 to {self._max_pixels} pixels, resized too:"
+            tf.debugging.Assert(size <= self._max_pixels, [limit, height, width])
+        return self._preprocessor(images)
+
+    @tf.function
+    def _run(self, images):
+        images = tf.ensure_shape(images, (None, *self._input_shape))
+        mapping = [(weight, tf.cast(value, "float32")) for weight, value in self._stored]
+        with keras.StatelessScope(state_mapping=mapping):
+            return self._network(images, training=False)

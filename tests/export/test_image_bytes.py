@@ -1,0 +1,195 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from keras_vit.layers import Preprocessor
+
+Image = pytest.importorskip("PIL.Image", reason="makes the pictures")
+pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
+
+SIZE = (12, 16)
+MAX_PIXELS = 5000
+FINE, UNREADABLE, TOO_LARGE, WRONG_SIZE = range(4)
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    datasets = pytest.importorskip("sklearn.datasets", reason="has photographs")
+    image = Image.fromarray(datasets.load_sample_image("flower.jpg"))
+    return image.resize((60, 40))
+
+
+def encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def read(files, channels=3, resizes=True, crop_fraction=None):
+    import tensorflow as tf
+
+    from keras_vit.export.image_bytes import read_images
+
+    preprocessor = Preprocessor(
+        mean=10.0,
+        std=4.0,
+        image_size=SIZE if resizes else None,
+        crop_fraction=crop_fraction,
+    )
+    shape = (*SIZE, channels)
+
+    @tf.function
+    def run(contents):
+        return read_images(contents, preprocessor, shape, MAX_PIXELS)
+
+    images, errors = run(tf.constant(files, tf.string))
+    assert images.shape == (len(files), *shape)
+    return images.numpy(), errors.numpy().tolist()
+
+
+def expected(file, mode):
+    """What Pillow and NumPy make of it."""
+    import tensorflow as tf
+
+    pixels = np.asarray(Image.open(io.BytesIO(file)).convert(mode), "float32")
+    pixels = pixels.reshape(*pixels.shape[:2], len(mode))
+    return (tf.image.resize(pixels, SIZE).numpy() - 10) / 4
+
+
+def files_of_all_kinds(image):
+    grey = image.convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype("uint16") * 257)
+    clear = image.convert("RGBA")
+    clear.putalpha(grey)
+    return {
+        "jpeg": encoded(image, "JPEG", quality=80),
+        "jpeg_progressive": encoded(image, "JPEG", progressive=True, quality=95),
+        "jpeg_grey": encoded(grey, "JPEG"),
+        "jpeg_cmyk": encoded(image.convert("CMYK"), "JPEG"),
+        "jpeg_rotated": encoded(image, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01"
+                                b"\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
+        "png": encoded(image, "PNG"),
+        "png_grey": encoded(grey, "PNG"),
+        "png_16_bits": encoded(deep, "PNG"),
+        "png_palette": encoded(image.convert("P"), "PNG"),
+        "png_black_and_white": encoded(image.convert("1"), "PNG"),
+        "png_alpha": encoded(clear, "PNG"),
+        "png_grey_alpha": encoded(clear.convert("LA"), "PNG"),
+        "gif": encoded(image, "GIF"),
+        "gif_moving": encoded(image, "GIF", save_all=True, append_images=[grey]),
+        "bmp": encoded(image, "BMP"),
+        "bmp_32_bits": encoded(clear, "BMP"),
+        "webp": encoded(image, "WEBP"),
+        "webp_lossless": encoded(image, "WEBP", lossless=True),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "tolerance"), [("RGB", 1e-4), ("L", 0.4)])
+def test_files_are_read_as_pillow_reads_them(photograph, mode, tolerance):
+    files = files_of_all_kinds(photograph)
+    images, errors = read(list(files.values()), len(mode))
+    assert dict(zip(files, errors, strict=True)) == dict.fromkeys(files, FINE)
+    for name, image in zip(files, images, strict=True):
+        file = "png_grey" if name == "png_16_bits" else name  # Pillow clips 16 bits.
+        difference = np.abs(image - expected(files[file], mode)).max()
+        assert difference <= tolerance, name
+
+
+def chunk(kind, data):
+    check = zlib.crc32(kind + data)
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+
+def hollow_png(height, width):
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99)))
+    return b"\x89PNG\r\n\x1a\n" + data + chunk(b"IEND", b"")
+
+
+def hollow_jpeg(image, height, width):
+    file = bytearray(encoded(image, "JPEG"))
+    start = file.index(b"\xff\xc0") + 5
+    file[start : start + 4] = struct.pack(">HH", height, width)
+    return bytes(file)
+
+
+def small_header_gif(image):
+    file = bytearray(encoded(image, "GIF"))
+    file[6:10] = struct.pack("<HH", 1, 1)
+    return bytes(file)
+
+
+def test_what_cannot_be_read_gets_its_code_and_spoils_nothing(photograph):
+    good = encoded(photograph, "JPEG")
+    large = photograph.resize((90, 70))
+    bad = {
+        b"": UNREADABLE,
+        b"\xff": UNREADABLE,
+        b"\xff\xd8\xff": UNREADABLE,
+        b"BM": UNREADABLE,
+        b"\x89PNG\r\n\x1a\n": UNREADABLE,
+        b"GIF89a": UNREADABLE,
+        b"RIFF\0\0\0\0WEBPVP8 ": UNREADABLE,
+        b"no image at all, but text": UNREADABLE,
+        good[: len(good) // 2]: UNREADABLE,
+        good[:-2] + b"\0": UNREADABLE,
+        encoded(photograph, "PNG")[:-40]: UNREADABLE,
+        encoded(photograph, "WEBP")[:-40]: UNREADABLE,
+        encoded(photograph, "TIFF"): UNREADABLE,
+        encoded(photograph.convert("P"), "BMP"): UNREADABLE,
+        hollow_png(0, 0): UNREADABLE,
+        hollow_png(10, 10): UNREADABLE,
+        hollow_png(60000, 60000): TOO_LARGE,
+        hollow_png(2**31 - 1, 2**31 - 1): TOO_LARGE,
+        hollow_jpeg(photograph, 65500, 65500): TOO_LARGE,
+        small_header_gif(large): TOO_LARGE,
+        encoded(large, "BMP"): TOO_LARGE,
+        encoded(large, "PNG"): TOO_LARGE,
+        encoded(large, "JPEG"): TOO_LARGE,
+        encoded(large, "WEBP"): TOO_LARGE,
+        encoded(large, "WEBP", lossless=True): TOO_LARGE,
+        encoded(large, "WEBP", exif=b"Exif\0\0"): TOO_LARGE,
+    }
+    files = [good, *bad, good]
+    images, errors = read(files)
+    assert errors == [FINE, *bad.values(), FINE]
+    for image in (images[0], images[-1]):
+        np.testing.assert_allclose(image, expected(good, "RGB"), atol=1e-4)
+    assert read(list(bad))[1] == list(bad.values())
+    assert read([])[1] == []
+
+
+def test_a_narrow_image_is_too_large_where_it_is_cropped():
+    narrow = encoded(Image.new("L", (1, 400)), "PNG")
+    assert read([narrow])[1] == [FINE]
+    assert read([narrow], crop_fraction=0.9)[1] == [TOO_LARGE]
+
+
+def test_other_sizes_where_nothing_resizes(photograph):
+    right = encoded(photograph.resize(SIZE[::-1]), "PNG")
+    files = [right, encoded(photograph, "PNG"), encoded(photograph.resize(SIZE), "PNG")]
+    images, errors = read(files, resizes=False)
+    assert errors == [FINE, WRONG_SIZE, WRONG_SIZE]
+    np.testing.assert_allclose(images[0], expected(right, "RGB"), atol=1e-5)
+
+
+def test_damaged_files_never_spoil_a_batch(photograph):
+    generator = np.random.default_rng(0)
+    good = encoded(photograph, "PNG")
+    files = [good]
+    for file in files_of_all_kinds(photograph).values():
+        for _ in range(20):
+            damaged = np.frombuffer(file, "uint8").copy()
+            where = generator.integers(0, len(file), 3)
+            damaged[where] = generator.integers(0, 256, 3)
+            cut = len(file) if generator.random() < 0.5 else where[0]
+            files.append(damaged[:cut].tobytes())
+    images, errors = read([*files, good])
+    for image in (images[0], images[-1]):
+        np.testing.assert_allclose(image, expected(good, "RGB"), atol=1e-4)
+    assert errors[0] == errors[-1] == FINE
+    assert 100 < errors.count(UNREADABLE) < 300
+    assert np.isfinite(images).all()
