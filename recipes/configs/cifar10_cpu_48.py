@@ -9,6 +9,8 @@ CONFIG = Config(
     "--set model.weights=runs/cifar10_cpu/last.keras --workdir runs/cifar10_cpu_48",
     hardware="two CPU cores, under an hour",
     expected="better than cifar10_cpu",
+    measured="measured on 2026-11-21: 78.24 % test accuracy, from 77.49 % at 32x32 "
+    "(docs/results/cifar10_cpu_48)",
     model=Model(
         architecture="ViT", arguments={"input_shape": [48, 48, 3], "head": "keep"}
     ),
