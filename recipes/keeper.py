@@ -36,7 +36,9 @@ class Keeper(keras.callbacks.Callback):
         self.failure: str | None = None
         state = directory.load_state(variables(model)) or {}
         self.history: list[dict[str, Any]] = state.get("history", [])
-        self.generators = state.get("generators", [])
+        # Those of the last checkpoint, and those to be set before the next batch.
+        self.generators: list[list[int]] = state.get("generators", [])
+        self.pending: list[list[int]] = []
         self.watch(model, validation)
         self.largest_loss = EXPLODED * self.objective.loss_of_guessing()
 
@@ -65,10 +67,13 @@ class Keeper(keras.callbacks.Callback):
         values = [row[self.objective.watched] for row in self.history]
         return self.objective.better(values, default=None)
 
+    def on_train_begin(self, logs=None):
+        self.pending = self.generators
+
     def on_train_batch_begin(self, batch, logs=None):
         # Before the first, when `fit` and torch's loader of data have drawn.
-        set_generators(self.generators)
-        self.generators = []
+        set_generators(self.pending)
+        self.pending = []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start = time.monotonic()
@@ -125,9 +130,10 @@ class Keeper(keras.callbacks.Callback):
                 self.directory.save_model(kept, "best")
         self.directory.save_history(self.history)
         self._write_tensorboard(row)
+        self.generators = generators()
         self.directory.save_state(
             variables(self.model),
-            {"history": self.history, "generators": generators()},
+            {"history": self.history, "generators": self.generators},
         )
         left = (self.plan.steps - row["step"]) * seconds / self.plan.interval
         print(f"  {self._described(row)}; {left / 60:.0f} min left", flush=True)
