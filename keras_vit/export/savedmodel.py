@@ -278,7 +278,7 @@ def _difference(model, activation, serving, check):
     For batches of 1, 2 and 7; where an output has values beyond 1 or -1, as a part of
     the largest.
     """
-    inputs = {name: check.pop(name) for name in ("images", "decoded") if name in check}
+    inputs = {name: check[name] for name in ("images", "decoded") if name in check}
     with keras.device("cpu"):
         # In one batch, so that it is computed once.
         images = model.preprocessor(np.concatenate(list(inputs.values())))
@@ -288,6 +288,8 @@ def _difference(model, activation, serving, check):
     count = len(inputs["images"])
     largest = 0.0
     for name, served in check.items():
+        if name in inputs:
+            continue
         signature, output, size = name.split()
         first = count if signature == "predict_bytes" else 0
         batch = slice(first, first + int(size))

@@ -96,8 +96,8 @@ def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys
         requests.append(("serving_default", "images", np.zeros(shape, "float32")))
     answers, facts = serve(path, requests, tmp_path)
 
-    def close(served, expected):
-        np.testing.assert_allclose(served, expected, rtol=0, atol=1e-5)
+    def close(served, expected, tolerance=1e-5):
+        np.testing.assert_allclose(served, expected, rtol=0, atol=tolerance)
 
     exact = exact_copy(model)
     inputs = exact.preprocessor(images)
@@ -110,10 +110,12 @@ def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys
         close(answer["logits"], array(logits)[:batch])
         close(answer["probabilities"], probabilities[:batch])
     headless = {"include_top": False, "representation_size": None}
-    close(answers[4]["pooled"], array(exact_copy(model, **headless)(inputs)))
+    pooled = array(exact_copy(model, **headless)(inputs))
+    close(answers[4]["pooled"], pooled, savedmodel.TOLERANCE)  # Values up to 5.
     tokens = keras.Model(exact.inputs, exact.get_layer("pooling").input)(inputs)
     grid = array(tokens)[:, -exact.grid_shape[0] * exact.grid_shape[1] :]
-    close(answers[4]["tokens"], grid.reshape(7, *exact.grid_shape, -1))
+    grid = grid.reshape(7, *exact.grid_shape, -1)
+    close(answers[4]["tokens"], grid, savedmodel.TOLERANCE)
 
     answer = answers[5]
     assert answer["error"].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
@@ -252,6 +254,8 @@ def test_a_difference_of_any_output_fails(tmp_path, monkeypatch):
             if "classes" in name:
                 changed.flat[0] %= 5
         _, output, size = name.split()
+        if output == "classes":
+            output = "(classes|labels)"  # These no longer belong to those.
         with pytest.raises(RuntimeError, match=rf"{output} .*batch of {size}\) differ"):
             compare(*others, {**check, name: changed})
 
