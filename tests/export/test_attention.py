@@ -20,12 +20,12 @@ from tests.cases import DENSE, array, perturb, random_images, tiny_t2t, tiny_vit
 def test_rollout_is_the_product_of_the_blocks(make, arguments, queries):
     model = perturb(make(**arguments))
     images = random_images(model, batch=3)
-    product = np.eye(model.num_prefix_tokens + 6)
+    product = identity = np.eye(model.num_prefix_tokens + 6)
     for layer in model.layers:
         if layer.name.startswith("block_"):
             tokens = keras.Model(model.input, layer.input)(images)
             weights = array(layer.attention_weights(tokens)).mean(axis=1)
-            product = (np.eye(len(product)) + weights) / 2 @ product
+            product = (identity + weights) / 2 @ product
     np.testing.assert_allclose(product.sum(axis=2), 1, atol=1e-5)
     grid = range(model.num_prefix_tokens, len(product[0]))
     queries = queries or dict.fromkeys(grid, 1 / 6)

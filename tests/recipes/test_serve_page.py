@@ -89,9 +89,7 @@ def test_a_person_drops_an_image(browser, tmp_path):
         assert problems == []
 
         drop(b"no image", "text.txt")
-        page.wait_for_function(
-            "document.getElementById('message').textContent.includes('cannot be')"
-        )
+        page.get_by_text("image 0 cannot be decoded").wait_for()
         assert page.is_hidden("#result")
         # Chromium logs the status 400.
         assert [p for p in problems if "400" not in p] == []
