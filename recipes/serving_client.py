@@ -12,11 +12,7 @@ import grpc
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-ERRORS = {
-    1: "cannot be decoded",
-    2: "has too many pixels",
-    3: "is not of the size that the model takes",
-}
+from recipes.image_errors import IMAGE_ERRORS
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(1, f"error: {options.server}: {error.code()}: {error.details()}\n")
     for i, path in enumerate(options.images):
         if answer["error"][i]:
-            print(f"{path}: {ERRORS[answer['error'][i]]}")
+            print(f"{path}: {IMAGE_ERRORS[answer['error'][i]]}")
             continue
         best = zip(answer["labels"][i], answer["scores"][i], strict=True)
         print(f"{path}:", ", ".join(f"{label.decode()} {p:.1%}" for label, p in best))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_vit.export.attention import attention_rollout
 from keras_vit.export.features import outputs_and_features
 from keras_vit.labels import imagenet_1k
 from keras_vit.models.checkpoint import load_checkpoint
@@ -49,7 +50,8 @@ def saved_model(
     - `predict_uint8`: the same of uint8 `images`;
     - `predict_bytes`: `image_bytes` string `(b,)` to `probabilities`, `classes`,
       `labels`, `scores`, `error`;
-    - `features`: `images` float32 `(b, h, w, c)` to `pooled`, `tokens`.
+    - `features`: `images` float32 `(b, h, w, c)` to `pooled`, `tokens`;
+    - `attention`: `image_bytes` string `(b,)` to `attention`, `crop_fraction`, `error`.
 
     `images` are pixel values 0 to 255, of any height and width where `model.preprocessor`
     has an `image_size`; they are resized, cropped and scaled inside as it says.
@@ -57,7 +59,7 @@ def saved_model(
     BMP of 24 or 32 bits, WebP without animation (where the server's TensorFlow reads
     it). Colours become grey and grey becomes colours as the model needs, alpha is
     dropped, 16 bits become 8; a rotation that EXIF asks for is not done. Models of other
-    than 1 or 3 channels have no `predict_bytes`.
+    than 1 or 3 channels have no `predict_bytes` and no `attention`.
 
     `logits` and `probabilities` are float32 `(b, classes)`; probabilities are the model's
     `classifier_activation` of the logits, softmax where that is None. `classes` int32,
@@ -67,7 +69,11 @@ def saved_model(
     model takes whose preprocessor does not resize. Its other outputs are then 0, classes
     -1 and labels empty (JSON has no NaN); the rest of the batch is not touched by it.
     `pooled` float32 `(b, d)` is what the model gives with `include_top=False`, `tokens`
-    float32 `(b, gh, gw, d)` the grid of tokens that the pooling takes.
+    float32 `(b, gh, gw, d)` the grid of tokens that the pooling takes. `attention`
+    float32 `(b, gh, gw)` says how much each part of the image counts, by attention
+    rollout (arXiv:2005.00928); it covers the image, or where `crop_fraction` float32
+    `(b,)` is not 0, that part of the largest area in its middle that has the model's
+    proportions.
 
     With the package `tensorflow-serving-api` (extra `serving`), a request for each
     signature goes into `assets.extra`, which TF Serving sends itself before it says that
@@ -283,6 +289,7 @@ def _difference(model, activation, serving, check):
         # In one batch, so that it is computed once.
         images = model.preprocessor(np.concatenate(list(inputs.values())))
         outputs = outputs_and_features(model)(images, training=False)
+        outputs["attention"] = attention_rollout(model)(images)
         outputs["probabilities"] = activation(outputs["logits"])
     outputs = {k: keras.ops.convert_to_numpy(value) for k, value in outputs.items()}
     count = len(inputs["images"])
@@ -291,10 +298,13 @@ def _difference(model, activation, serving, check):
         if name in inputs:
             continue
         signature, output, size = name.split()
-        first = count if signature == "predict_bytes" else 0
+        first = count if signature in ("predict_bytes", "attention") else 0
         batch = slice(first, first + int(size))
         if output in outputs:
             expected = outputs[output][batch]
+        elif signature == "attention":  # The same for all images.
+            crop_fraction = model.preprocessor.crop_fraction or 0.0
+            expected = {"crop_fraction": crop_fraction, "error": 0}[output]
         else:
             classes = check[f"predict_bytes classes {size}"]
             served, expected = _of_files(

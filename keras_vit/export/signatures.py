@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from keras_vit.export.attention import attention_rollout
 from keras_vit.export.features import outputs_and_features
 from keras_vit.export.image_bytes import FINE, largest_size, read_images
 
@@ -27,6 +28,7 @@ class Server:
         self._max_pixels = max_pixels
         self._input_shape = model.input_shape[1:]
         self._network = outputs_and_features(model)
+        self._rollout = attention_rollout(model)
         # Pairs of a weight and what is stored for it in another dtype.
         self._stored = [
             (weight, tf.Variable(tf.cast(weight.value, weights_dtype)))
@@ -60,6 +62,7 @@ class Server:
         if channels in (1, 3):  # Files have no others.
             contents = tf.TensorSpec((None,), tf.string, "image_bytes")
             signatures["predict_bytes"] = (self.predict_bytes, contents)
+            signatures["attention"] = (self.attention, contents)
         return {
             name: tf.function(function, input_signature=[spec])
             for name, (function, spec) in signatures.items()
@@ -90,6 +93,18 @@ class Server:
             "error": error,
         }
 
+    def attention(self, image_bytes):
+        images, error = read_images(
+            image_bytes, self._preprocessor, self._input_shape, self._max_pixels
+        )
+        fine = (error == FINE)[:, None, None]
+        crop_fraction = self._preprocessor.crop_fraction or 0.0
+        return {
+            "attention": tf.where(fine, self._attend(images), 0.0),
+            "crop_fraction": tf.fill(tf.shape(error), crop_fraction),
+            "error": error,
+        }
+
     def _preprocessed(self, images):
         # A signature does not check shapes; the first reshape would mix the images.
         images = tf.ensure_shape(images, (None, None, None, self._input_shape[2]))
@@ -104,7 +119,14 @@ class Server:
 
     @tf.function
     def _run(self, images):
+        return self._computed(self._network, images)
+
+    @tf.function
+    def _attend(self, images):
+        return self._computed(self._rollout, images)
+
+    def _computed(self, function, images):
         images = tf.ensure_shape(images, (None, *self._input_shape))
         mapping = [(weight, tf.cast(value, "float32")) for weight, value in self._stored]
         with keras.StatelessScope(state_mapping=mapping):
-            return self._network(images, training=False)
+            return function(images)

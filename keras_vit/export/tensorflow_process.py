@@ -70,7 +70,7 @@ def check_images(signatures, model):
     }
     if "predict_bytes" in signatures:
         files = [tf.io.encode_jpeg(image, quality=90).numpy() for image in images]
-        inputs["predict_bytes"] = np.asarray(files, object)
+        inputs["predict_bytes"] = inputs["attention"] = np.asarray(files, object)
         pixels["decoded"] = np.stack(
             [
                 tf.io.decode_jpeg(file, dct_method="INTEGER_ACCURATE").numpy()

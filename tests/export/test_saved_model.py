@@ -158,11 +158,17 @@ def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys
         "pooled": ["float32", [-1, width]],
         "tokens": ["float32", [-1, *exact.grid_shape, width]],
     }
+    attention = {
+        "attention": ["float32", [-1, *exact.grid_shape]],
+        "crop_fraction": ["float32", [-1]],
+        "error": ["int32", [-1]],
+    }
     assert facts["signatures"] == {
         "serving_default": [of_images, scores],
         "predict_uint8": [of_pixels, scores],
         "predict_bytes": [of_files, top],
         "features": [of_images, features],
+        "attention": [of_files, attention],
     }
     print(*facts["ops"])
     assert not [op for op in facts["ops"] if op.startswith(FOREIGN)]
@@ -243,7 +249,7 @@ def test_a_difference_of_any_output_fails(tmp_path, monkeypatch):
     )
     saved_model(perturb(tiny_vit()), tmp_path / "served", verbose=False)
     ((*others, check),) = calls
-    assert len(check) == 2 + 3 * (2 + 2 + 2 + 5)
+    assert len(check) == 2 + 3 * (2 + 2 + 2 + 5 + 3)
     assert compare(*others, check) <= 1e-5
     for name in set(check) - {"images", "decoded"}:
         changed = check[name].copy()

@@ -21,7 +21,13 @@ from tests.export.serving import serve
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
 HERE = pathlib.Path(__file__).parent
-SIGNATURES = ["features", "predict_bytes", "predict_uint8", "serving_default"]
+SIGNATURES = [
+    "attention",
+    "features",
+    "predict_bytes",
+    "predict_uint8",
+    "serving_default",
+]
 QUIET = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 

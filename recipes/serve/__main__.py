@@ -1,0 +1,106 @@
+"""Serves an export over TF Serving's REST API, without TF Serving and without Keras.
+
+python -m recipes.serve DIR
+
+DIR is what python -m recipes.export wrote to; the highest version in it is served. A
+client of TF Serving works unchanged: POST /v1/models/NAME:predict, GET /v1/models/NAME
+and its /metadata. http://HOST:PORT/ is a page to try the model on images, /healthz says
+whether the server takes requests, /monitoring/prometheus/metrics how it does.
+
+SIGTERM and SIGINT stop it when every request that has come has been answered.
+"""
+
+import argparse
+import pathlib
+import re
+import signal
+import sys
+
+# As in recipes.classify: what runs here is what runs where there is no Keras.
+sys.modules["keras"] = None  # type: ignore[assignment]
+
+from recipes.serve.limits import Limits  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    limits = Limits()
+
+    def add(name, default, text, kind=int):
+        help_text = f"{text} (default: %(default)s)"
+        parser.add_argument(name, type=kind, default=default, help=help_text)
+
+    parser.add_argument("directory", metavar="DIR", help="the model's versions")
+    parser.add_argument("--name", help="what clients call it (default: that of DIR)")
+    add("--host", "127.0.0.1", "address; 0.0.0.0 for all of this machine", str)
+    add("--port", 8501, "0 for any that is free", _port)
+    add("--max-batch", 32, "instances that are run together", _positive)
+    add("--batch-delay", 2.0, "milliseconds that a request waits for others", _number)
+    add("--max-body", limits.max_body, "bytes of a request", _positive)
+    add("--max-instances", limits.max_instances, "instances of a request", _positive)
+    add("--max-waiting", limits.max_waiting, "requests at a time", _positive)
+    add("--body-timeout", limits.body_timeout, "seconds for a body", _number)
+    options = parser.parse_args(arguments)
+    name = options.name or pathlib.Path(options.directory).resolve().name
+    if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+        parser.error(
+            "The name of a model must be letters, digits, '_', '-' and '.', as it is a "
+            f"part of a URL; received {name!r}. Give --name."
+        )
+    # TensorFlow takes seconds to import.
+    from recipes.serve.app import App
+    from recipes.serve.model import Model
+    from recipes.serve.server import Server
+
+    try:
+        model = Model(options.directory)
+        model.warm_up()
+    except FileNotFoundError as error:
+        parser.exit(1, f"error: {error}\n")
+    app = App(
+        model,
+        name,
+        Limits(
+            options.max_body,
+            options.max_instances,
+            options.max_waiting,
+            options.body_timeout,
+        ),
+        options.max_batch,
+        options.batch_delay / 1000,
+    )
+    # uvicorn raises the signal that stopped it once more when it has stopped; that is no
+    # failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    Server(app, options.host, options.port).run()
+
+
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more; received {value}")
+    return value
+
+
+def _port(text):
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"must be 0 to 65535; received {value}")
+    return value
+
+
+def _number(text):
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"must be 0 or more; received {value}")
+    return value
+
+
+if __name__ == "__main__":
+    main()

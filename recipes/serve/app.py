@@ -1,0 +1,244 @@
+"""The HTTP side: TF Serving's REST API, health, metrics and the page."""
+
+import asyncio
+import concurrent.futures
+import html
+import pathlib
+import string
+import time
+
+import orjson
+import prometheus_client
+from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from recipes.image_errors import IMAGE_ERRORS
+from recipes.serve import tensor_json
+from recipes.serve.batching import Batcher
+from recipes.serve.limits import Admission, Limits, RefusedError
+from recipes.serve.model import Model
+
+_PAGE = pathlib.Path(__file__).parent / "page"
+_SELF_ONLY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'"
+)
+
+
+class _Name(Convertor[str]):
+    """Of a model, in a path."""
+
+    regex = "[^/:]+"
+
+    def convert(self, value):
+        return value
+
+    def to_string(self, value):
+        return value
+
+
+register_url_convertor("model", _Name())
+
+
+class App(Starlette):
+    """One model under one name, as an ASGI application.
+
+    Args:
+        model: a `Model`.
+        name: str, what clients call it.
+        limits: a `Limits`.
+        max_batch: int, the most instances that are run together.
+        delay: float, seconds that a request waits for others.
+
+    Attributes:
+        name: str, as given.
+        version: str, the model's.
+        draining: bool, to be set when the server stops: answers then say that the
+            connection closes.
+    """
+
+    def __init__(
+        self, model: Model, name: str, limits: Limits, max_batch: int, delay: float
+    ):
+        self.draining = False
+        self._model = model
+        self.name = name
+        self.version = str(model.version)
+        self._limits = limits
+        self._metadata = {
+            "model_spec": {"name": name, "signature_name": "", "version": self.version},
+            "metadata": {"signature_def": {"signature_def": model.metadata()}},
+        }
+        self._admission = Admission(limits)
+        self._make_metrics()
+        self._batcher = Batcher(model.run, max_batch, delay, self._observe_batch)
+        # One, because of the interpreter's lock; and so one body at a time is a tree of
+        # Python objects, which take many times its bytes.
+        self._json = concurrent.futures.ThreadPoolExecutor(1, "json")
+        served = "/v1/models/{name:model}"
+        super().__init__(
+            routes=[
+                Route("/", self._index),
+                Mount("/page", StaticFiles(directory=_PAGE)),
+                Route("/healthz", self._health),
+                Route("/monitoring/prometheus/metrics", self._metrics),
+                Route(f"{served}:predict", self._predict, methods=["POST"]),
+                Route(
+                    f"{served}/versions/{{version:int}}:predict",
+                    self._predict,
+                    methods=["POST"],
+                ),
+                Route(served, self._status),
+                Route(f"{served}/versions/{{version:int}}", self._status),
+                Route(f"{served}/metadata", self._describe),
+                Route(f"{served}/versions/{{version:int}}/metadata", self._describe),
+            ],
+            exception_handlers={
+                HTTPException: self._no_route,
+                RefusedError: _refuse,
+                Exception: _fail,
+            },
+        )
+
+    async def __call__(self, scope, receive, send):
+        async def send_last(message):
+            if message["type"] == "http.response.start" and self.draining:
+                headers = [*message["headers"], (b"connection", b"close")]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await super().__call__(scope, receive, send_last)
+
+    def _make_metrics(self):
+        self._registry = registry = prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=registry)
+        self._requests = prometheus_client.Counter(
+            "requests", "Predict requests answered", ["status"], registry=registry
+        )
+        self._seconds = prometheus_client.Histogram(
+            "request_seconds",
+            "From a request's headers to its answer",
+            ["signature"],
+            registry=registry,
+        )
+        self._batches = prometheus_client.Histogram(
+            "batch_instances",
+            "Instances that were run together",
+            ["signature"],
+            buckets=[1, 2, 4, 8, 16, 32, 64, 128],
+            registry=registry,
+        )
+        waiting = prometheus_client.Gauge(
+            "waiting_requests", "Requests not answered yet", registry=registry
+        )
+        waiting.set_function(lambda: self._admission.waiting)
+
+    def _observe_batch(self, signature, size):
+        self._batches.labels(signature).observe(size)
+
+    async def _predict(self, request: Request) -> Response:
+        start = time.perf_counter()
+        status = 500
+        try:
+            with self._admission.one(request):
+                body = await self._admission.body(request)
+                self._check_served(request)
+                signature, answer = await self._answer(body)
+            self._seconds.labels(signature).observe(time.perf_counter() - start)
+            status = 200
+            return _json(answer)
+        except RefusedError as refusal:
+            status = refusal.status
+            return refusal.response()
+        except tensor_json.BadRequestError as error:
+            status = 400
+            return RefusedError(status, str(error)).response()
+        finally:
+            self._requests.labels(str(status)).inc()
+
+    async def _answer(self, body):
+        loop = asyncio.get_running_loop()
+        request = await loop.run_in_executor(
+            self._json,
+            tensor_json.read_request,
+            body,
+            self._model.signatures,
+            self._limits.max_instances,
+        )
+        outputs = await self._batcher(request.signature, request.inputs)
+        if "error" in outputs and outputs["error"].all():
+            raise RefusedError(400, _reasons(outputs["error"]))
+        answer = await loop.run_in_executor(
+            self._json, tensor_json.write_answer, outputs, request.by_rows
+        )
+        return request.signature, answer
+
+    def _check_served(self, request):
+        name = request.path_params["name"]
+        version = request.path_params.get("version", self._model.version)
+        if name != self.name or version != self._model.version:
+            wanted = f"{name}/{version}" if "version" in request.path_params else name
+            raise RefusedError(
+                404,
+                f"Servable not found for request: {wanted[:80]}; there is {self.name}, "
+                f"version {self.version}.",
+            )
+
+    async def _status(self, request: Request) -> Response:
+        self._check_served(request)
+        status = {
+            "version": self.version,
+            "state": "AVAILABLE",
+            "status": {"error_code": "OK", "error_message": ""},
+        }
+        return _json(orjson.dumps({"model_version_status": [status]}))
+
+    async def _describe(self, request: Request) -> Response:
+        self._check_served(request)
+        return _json(orjson.dumps(self._metadata))
+
+    async def _health(self, request: Request) -> Response:
+        if self.draining:
+            return PlainTextResponse("stopping\n", 503)
+        return PlainTextResponse("ok\n")
+
+    async def _metrics(self, request: Request) -> Response:
+        text = prometheus_client.generate_latest(self._registry)
+        return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    async def _index(self, request: Request) -> Response:
+        page = string.Template((_PAGE / "index.html").read_text("utf-8"))
+        text = page.substitute(name=html.escape(self.name), version=self.version)
+        return HTMLResponse(text, headers={"Content-Security-Policy": _SELF_ONLY})
+
+    async def _no_route(self, request, error):
+        path = request.url.path[:80]
+        if path.startswith("/v1/"):  # What TF Serving says.
+            message = f"Malformed request: {request.method} {path}"
+            return RefusedError(400, message, unread=True).response()
+        return RefusedError(
+            error.status_code, f"{error.detail}: {path}", unread=True
+        ).response()
+
+
+async def _refuse(request, refusal):
+    return refusal.response()
+
+
+async def _fail(request, error):
+    # Starlette raises the error again for the log.
+    return RefusedError(500, "The server failed.").response()
+
+
+def _json(body):
+    return Response(body, media_type="application/json")
+
+
+def _reasons(codes):
+    texts = [f"image {i} {IMAGE_ERRORS[code]}" for i, code in enumerate(codes[:10])]
+    return f"No image could be read: {'; '.join(texts)}."

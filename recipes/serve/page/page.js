@@ -1,0 +1,130 @@
+"use strict";
+
+const WIDEST = 1024; // Pixels of the picture on the page.
+const element = (id) => document.getElementById(id);
+const model = `v1/models/${document.documentElement.dataset.model}`;
+let latest = 0; // Answers for an image before the latest are not shown.
+let shown = null;
+
+async function ask(url, options) {
+  const response = await fetch(url, options);
+  const answer = await response.json();
+  if (!response.ok) throw new Error(answer.error);
+  return answer;
+}
+
+async function predict(signature, b64) {
+  const body = JSON.stringify({ signature_name: signature, instances: [{ b64 }] });
+  const answer = await ask(`${model}:predict`, { method: "POST", body });
+  return answer.predictions[0];
+}
+
+const signatures = ask(`${model}/metadata`).then(
+  (answer) => answer.metadata.signature_def.signature_def,
+);
+
+function base64(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
+}
+
+async function classify(file) {
+  const mine = ++latest;
+  element("result").hidden = true;
+  element("message").textContent = "Reading …";
+  try {
+    const known = await signatures;
+    if (!("predict_bytes" in known)) throw new Error("This model takes no image files.");
+    const b64 = await base64(file);
+    const prediction = await predict("predict_bytes", b64);
+    const attention = "attention" in known ? await predict("attention", b64) : null;
+    // As the model sees it, which turns no image that asks for it in EXIF. A browser may
+    // not know a format that the model does.
+    const options = { imageOrientation: "none" };
+    const picture = await createImageBitmap(file, options).catch(() => null);
+    if (mine !== latest) return;
+    shown = { picture, attention };
+    showBars(prediction);
+    draw();
+    element("attention").hidden = !attention || !picture;
+    element("message").textContent = file.name;
+    element("result").hidden = false;
+  } catch (error) {
+    if (mine === latest) element("message").textContent = error.message;
+  }
+}
+
+function showBars({ labels, scores }) {
+  const rows = labels.map((label, i) => {
+    const row = document.createElement("li");
+    const text = document.createElement("div");
+    const name = document.createElement("span");
+    name.textContent = label;
+    const percent = document.createElement("span");
+    percent.textContent = `${(100 * scores[i]).toFixed(1)} %`;
+    text.append(name, percent);
+    const bar = document.createElement("meter");
+    bar.value = scores[i];
+    bar.setAttribute("aria-label", label);
+    row.append(text, bar);
+    return row;
+  });
+  element("bars").replaceChildren(...rows);
+}
+
+// The part of the image that the model sees: [left, top, width, height].
+function seen(width, height, rows, columns, fraction) {
+  if (!fraction) return [0, 0, width, height];
+  const patch = fraction * Math.min(width / columns, height / rows);
+  const [w, h] = [patch * columns, patch * rows];
+  return [(width - w) / 2, (height - h) / 2, w, h];
+}
+
+function draw() {
+  const { picture, attention } = shown;
+  const canvas = element("picture");
+  canvas.hidden = !picture;
+  if (!picture) return;
+  const scale = Math.min(1, WIDEST / Math.max(picture.width, picture.height));
+  canvas.width = Math.max(1, Math.round(picture.width * scale));
+  canvas.height = Math.max(1, Math.round(picture.height * scale));
+  const context = canvas.getContext("2d");
+  context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  if (!attention || !element("show").checked) return;
+  const map = attention.attention;
+  const [rows, columns] = [map.length, map[0].length];
+  const most = Math.max(...map.flat());
+  const shade = new ImageData(columns, rows);
+  map.flat().forEach((share, i) => { shade.data[4 * i + 3] = 200 * (1 - share / most); });
+  const small = new OffscreenCanvas(columns, rows);
+  small.getContext("2d").putImageData(shade, 0, 0);
+  const fraction = attention.crop_fraction;
+  const [x, y, w, h] = seen(canvas.width, canvas.height, rows, columns, fraction);
+  context.fillStyle = "rgb(0 0 0 / 80%)"; // Around it nothing counts.
+  context.beginPath();
+  context.rect(0, 0, canvas.width, canvas.height);
+  context.rect(x, y, w, h);
+  context.fill("evenodd");
+  context.drawImage(small, x, y, w, h);
+}
+
+element("show").addEventListener("change", draw);
+element("file").addEventListener("change", (event) => {
+  const [file] = event.target.files;
+  if (file) classify(file);
+  event.target.value = ""; // So that the same file can be chosen again.
+});
+for (const name of ["dragover", "drop"]) {
+  document.addEventListener(name, (event) => event.preventDefault());
+}
+document.addEventListener("dragover", () => element("drop").classList.add("over"));
+document.addEventListener("dragleave", () => element("drop").classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  element("drop").classList.remove("over");
+  const [file] = event.dataTransfer.files;
+  if (file) classify(file);
+});

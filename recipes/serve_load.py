@@ -1,0 +1,133 @@
+"""Measures a server of TF Serving's REST API: latency and images a second.
+
+python -m recipes.serve_load URL MODEL IMAGE ... [--direct DIR]
+
+Each client sends one image at a time over a connection of its own, and the next when it
+has the answer. With --direct, the same images through the export in DIR in this process,
+without a server; stop the server first, where the two would share the cores.
+"""
+
+import argparse
+import base64
+import http.client
+import itertools
+import json
+import pathlib
+import threading
+import time
+import urllib.parse
+
+import numpy as np
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.serve_load",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("url", help="as http://127.0.0.1:8501; - for --direct only")
+    parser.add_argument("model", help="the name that the server gives the model")
+    parser.add_argument("images", nargs="+", type=pathlib.Path, help="files")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 32], metavar="N")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32], metavar="N")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each number")
+    parser.add_argument("--direct", metavar="DIR", help="directory of the versions")
+    options = parser.parse_args(arguments)
+    files = [path.read_bytes() for path in options.images]
+    rows = []
+    if options.url != "-":
+        for clients in options.clients:
+            load = Load(options.url, options.model, files)
+            start = time.monotonic()
+            load.run(clients, options.seconds)
+            rate = len(load.seconds) / (time.monotonic() - start)
+            rows.append((f"{clients} at once", load.seconds, load.errors, rate))
+    if options.direct:
+        for batch in options.batches:
+            seconds = direct(options.direct, files, batch, options.seconds)
+            rows.append((f"direct, batch {batch}", seconds, 0, batch / np.mean(seconds)))
+    print(
+        "| | requests | errors | p50 ms | p99 ms | images/s |\n|---|---|---|---|---|---|"
+    )
+    for name, seconds, errors, rate in rows:
+        p50, p99 = np.percentile(seconds, [50, 99]) * 1000
+        print(
+            f"| {name} | {len(seconds)} | {errors} | {p50:.1f} | {p99:.1f} | {rate:.1f} |"
+        )
+
+
+class Load:
+    """Clients of a server, each in a thread.
+
+    Args:
+        url: str, `http://host:port`.
+        model: str, its name there.
+        files: list of bytes, image files.
+
+    Attributes:
+        seconds: list of float, what each request took.
+        errors: int, answers other than 200.
+    """
+
+    def __init__(self, url: str, model: str, files: list[bytes]):
+        self._address = urllib.parse.urlsplit(url).netloc
+        self._path = f"/v1/models/{model}:predict"
+        self._bodies = [
+            json.dumps(
+                {
+                    "signature_name": "predict_bytes",
+                    "instances": [{"b64": base64.b64encode(file).decode("ascii")}],
+                }
+            )
+            for file in files
+        ]
+        self.seconds: list[float] = []
+        self.errors = 0
+
+    def run(self, clients: int, seconds: float) -> None:
+        """Loads the server; a failed connection ends its client with an exception."""
+        end = time.monotonic() + seconds
+        threads = [
+            threading.Thread(target=self._client, args=(i, end)) for i in range(clients)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _client(self, start, end):
+        connection = http.client.HTTPConnection(self._address, timeout=600)
+        for i in itertools.count(start):
+            body = self._bodies[i % len(self._bodies)]
+            begin = time.perf_counter()
+            connection.request("POST", self._path, body)
+            response = connection.getresponse()
+            response.read()
+            self.seconds.append(time.perf_counter() - begin)
+            self.errors += response.status != 200
+            if time.monotonic() >= end:
+                break
+        connection.close()
+
+
+def direct(directory, files, batch, limit):
+    """Seconds of each call of the export's `predict_bytes` with a batch of files."""
+    from recipes.serve.model import Model
+
+    model = Model(directory)
+    contents = np.array(list(itertools.islice(itertools.cycle(files), batch)), object)
+    inputs = {"image_bytes": contents}
+    model.run("predict_bytes", inputs)  # The first prepares the graph.
+    seconds: list[float] = []
+    end = time.monotonic() + limit
+    while not seconds or time.monotonic() < end:
+        begin = time.perf_counter()
+        model.run("predict_bytes", inputs)
+        seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
