@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 
@@ -49,17 +50,19 @@ class Served:
 
     def __init__(self, directory, *arguments):
         command = [sys.executable, "-m", "recipes.serve", directory, "--port", "0"]
+        # A pipe that nobody reads is full some day: libjpeg writes a line for many files.
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [*map(str, command), *map(str, arguments)],
             cwd=ROOT,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.errors,
             text=True,
         )
         self.announced = self.process.stdout.readline()
         if not self.announced:
-            raise AssertionError(self.process.communicate()[1])
+            raise AssertionError(self.log())
         self.port = int(re.search(r":(\d+)$", self.announced)[1])
 
     def ask(self, method, path, body=None, headers={}):  # noqa: B006
@@ -87,10 +90,19 @@ class Served:
 
     def stop(self):
         self.process.terminate()
-        code = self.process.wait(60)
-        errors = self.process.communicate()[1]
+        try:
+            code = self.process.wait(60)
+        finally:
+            self.process.kill()
+            self.process.stdout.close()
         # TensorFlow logs whatever it is told.
-        return code, re.findall(r"^.*(?:Error|Exception|Traceback).*$", errors, re.M)
+        found = re.findall(r"^.*(?:Error|Exception|Traceback).*$", self.log(), re.M)
+        self.errors.close()
+        return code, found
+
+    def log(self):
+        self.errors.seek(0)
+        return self.errors.read()
 
 
 @pytest.fixture(scope="module")
