@@ -114,7 +114,8 @@ def _load_keras(path, overrides):
             "it is no whole zip archive. Save the model again, or use an older one."
         )
     with checkpoint_follows():
-        saved = keras.saving.load_model(path)
+        # Its optimizer and loss may be classes that nobody has imported.
+        saved = keras.saving.load_model(path, compile=False)
     if not isinstance(saved, ViT):
         raise ValueError(f"{path} holds a {type(saved).__name__}, no keras_vit.ViT.")
     loading = {name: overrides.pop(name) for name in _LOADING if name in overrides}
