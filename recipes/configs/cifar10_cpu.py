@@ -1,7 +1,8 @@
 """A small hybrid on CIFAR-10, from scratch within an hour on two CPU cores."""
 
 from keras_vit.training.augment import Augmentation
-from recipes.config import Config, Data, Model, Optimization
+from recipes.config import Config, Model, Optimization
+from recipes.configs import cifar10_vit_64
 
 CONFIG = Config(
     about="A hybrid on CIFAR-10 at 32x32: a ResNet's first stage of one unit, 64 tokens, "
@@ -25,11 +26,7 @@ CONFIG = Config(
             "pooling": "gap",
         },
     ),
-    data=Data(
-        train="tfds:cifar10:train[:45000]",
-        validation="tfds:cifar10:train[45000:]",
-        test="tfds:cifar10:test",
-    ),
+    data=cifar10_vit_64.CONFIG.data,
     augmentation=Augmentation(pad_and_crop=4, horizontal_flip=True),
     optimization=Optimization(
         learning_rate=1e-3,

@@ -1,7 +1,8 @@
 """Masked patch prediction on CIFAR-10, small enough for two CPU cores."""
 
 from keras_vit.training.augment import Augmentation
-from recipes.config import Config, Data, Masking, Model, Optimization
+from recipes.config import Config, Masking, Model, Optimization
+from recipes.configs import cifar10_vit_64
 
 CONFIG = Config(
     about="The ViT paper's masked patch prediction (arXiv:2010.11929, appendix B.1.2) on "
@@ -24,11 +25,7 @@ CONFIG = Config(
             "pooling": "gap",
         },
     ),
-    data=Data(
-        train="tfds:cifar10:train[:45000]",
-        validation="tfds:cifar10:train[45000:]",
-        test="tfds:cifar10:test",
-    ),
+    data=cifar10_vit_64.CONFIG.data,
     augmentation=Augmentation(pad_and_crop=4, horizontal_flip=True),
     optimization=Optimization(learning_rate=1e-3, weight_decay=0.05),
     epochs=10,

@@ -1,7 +1,8 @@
 """A very small ViT on CIFAR-10, to compare positions and heads in minutes a run."""
 
 from keras_vit.training.augment import Augmentation
-from recipes.config import Config, Data, Model, Optimization
+from recipes.config import Config, Model, Optimization
+from recipes.configs import cifar10_vit_64
 
 CONFIG = Config(
     about="A ViT on CIFAR-10 at 32x32, patches of 8, 4 blocks of width 96: to compare "
@@ -20,11 +21,7 @@ CONFIG = Config(
             "mlp_dim": 192,
         },
     ),
-    data=Data(
-        train="tfds:cifar10:train[:45000]",
-        validation="tfds:cifar10:train[45000:]",
-        test="tfds:cifar10:test",
-    ),
+    data=cifar10_vit_64.CONFIG.data,
     augmentation=Augmentation(horizontal_flip=True),
     optimization=Optimization(learning_rate=1e-3, weight_decay=0.05),
     epochs=3,
