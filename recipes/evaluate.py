@@ -18,7 +18,7 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -26,7 +26,7 @@ import numpy as np
 
 import keras_vit
 from keras_vit.training.pipeline import evaluation_batches
-from keras_vit.training.sources import open_source
+from keras_vit.training.sources import Source, open_source
 from recipes import command_line, pictures
 from recipes import config as configs
 from recipes.objectives import network
@@ -70,20 +70,9 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
             "fine-tune it (recipes.finetune), or probe its features "
             "(recipes.linear_probe)."
         )
-    batches = evaluation_batches(
-        source,
-        model.preprocessor,
-        config.batch_size,
-        unreadable=config.data.unreadable,
-    )
     confusion = np.zeros((classes, classes), int)
     loss, in_five, seen = 0.0, 0, 0
-    steps = math.ceil(source.num_examples / config.batch_size)
-    progress = keras.utils.Progbar(steps, verbose=int(sys.stdout.isatty()))
-    for step, (images, labels, weights) in enumerate(batches.as_numpy_iterator()):
-        real = weights > 0
-        logits = model.predict_on_batch(images)[real].astype("float64")
-        labels = labels[real]
+    for logits, labels in outputs(model, source, config):
         own = logits[np.arange(len(labels)), labels]
         high = logits.max(axis=1)
         total = np.log(np.exp(logits - high[:, None]).sum(axis=1)) + high
@@ -91,7 +80,6 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         in_five += int(((logits > own[:, None]).sum(axis=1) < 5).sum())
         np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
         seen += len(labels)
-        progress.update(step + 1)
     return {
         "images": seen,
         "unreadable": source.num_examples - seen,
@@ -100,6 +88,33 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         "loss": loss / seen,
         "confusion": confusion.tolist(),
     }
+
+
+def outputs(
+    model: keras.Model, source: Source, config: configs.Config
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What a model makes of all images of a source, with a progress bar.
+
+    Args:
+        model: a `keras_vit` model.
+        source: the images.
+        config: says the batch size, and what becomes of unreadable images.
+
+    Yields:
+        For each batch its outputs, float64, and its labels; padding is left out.
+    """
+    batches = evaluation_batches(
+        source,
+        model.preprocessor,
+        config.batch_size,
+        unreadable=config.data.unreadable,
+    )
+    steps = math.ceil(source.num_examples / config.batch_size)
+    progress = keras.utils.Progbar(steps, verbose=int(sys.stdout.isatty()))
+    for step, (images, labels, weights) in enumerate(batches.as_numpy_iterator()):
+        real = weights > 0
+        yield np.asarray(model.predict_on_batch(images), "float64")[real], labels[real]
+        progress.update(step + 1)
 
 
 def published_accuracy(checkpoint: str) -> str | None:

@@ -116,16 +116,12 @@ class Keeper(keras.callbacks.Callback):
         }
         if self.utilization is not None:
             row["model_flops_utilization"] = round(self.utilization(rate), 4)
-        watched, better, before = (
-            self.objective.watched,
-            self.objective.better,
-            self.best(),
-        )
+        before = self.best()
         with self.averaged():
             results = self.model.evaluate(self.validation, verbose=0, return_dict=True)
             row |= {f"val_{name}": float(value) for name, value in results.items()}
             self.history.append(row)
-            if before is None or better(row[watched], before) != before:
+            if self.best() != before:
                 kept = self.objective.kept(self.model_of_run)
                 self.directory.save_model(kept, "best")
         self.directory.save_history(self.history)
@@ -139,12 +135,11 @@ class Keeper(keras.callbacks.Callback):
         print(f"  {self._described(row)}; {left / 60:.0f} min left", flush=True)
 
     def _described(self, row):
-        if "val_accuracy" in row:
-            best = max(old["val_accuracy"] for old in self.history)
-            text = f"validation {row['val_accuracy']:.2%} (best {best:.2%})"
-        else:
-            best = min(old["val_loss"] for old in self.history)
-            text = f"validation loss {row['val_loss']:.4f} (best {best:.4f})"
+        watched = self.objective.watched
+        name, form = "validation loss", ".4f"
+        if watched == "val_accuracy":
+            name, form = "validation", ".2%"
+        text = f"{name} {row[watched]:{form}} (best {self.best():{form}})"
         text += f"; {row['images_per_second']:,} images/s"
         if self.utilization is not None:
             text += f", {row['model_flops_utilization']:.1%} of the device's peak"

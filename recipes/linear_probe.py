@@ -23,7 +23,6 @@ Source: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_lsr
 
 import dataclasses
 import json
-import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -32,11 +31,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vit.training.pipeline import evaluation_batches
 from keras_vit.training.sources import open_source
 from recipes import command_line
 from recipes import config as configs
-from recipes.evaluate import NOTHING
+from recipes.evaluate import NOTHING, outputs
 from recipes.objectives import network
 from recipes.run_directory import write_text
 
@@ -134,19 +132,12 @@ def few(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
 
 def features(model, source, config) -> tuple[np.ndarray, np.ndarray]:
     """What a model without a head makes of all images of a source, and their labels."""
-    batches = evaluation_batches(
-        source, model.preprocessor, config.batch_size, unreadable=config.data.unreadable
-    )
-    steps = math.ceil(source.num_examples / config.batch_size)
-    progress = keras.utils.Progbar(steps, verbose=int(sys.stdout.isatty()))
     found, labels = [], []
-    for step, (images, batch_labels, weights) in enumerate(batches.as_numpy_iterator()):
-        values = np.asarray(model.predict_on_batch(images), "float64")
+    for values, batch_labels in outputs(model, source, config):
         if values.ndim == 3:  # Tokens of a model without pooling.
             values = values[:, model.num_prefix_tokens :].mean(axis=1)
-        found.append(values[weights > 0])
-        labels.append(batch_labels[weights > 0])
-        progress.update(step + 1)
+        found.append(values)
+        labels.append(batch_labels)
     return np.concatenate(found), np.concatenate(labels)
 
 
