@@ -7,7 +7,7 @@ from recipes.configs import digits_masked_patches
 
 CONFIG = dataclasses.replace(
     digits_masked_patches.CONFIG,
-    about="MAE (arXiv:2111.06377) on scikit-learn's digits at 64x64.",
+    about="MAE (arXiv:2111.06377) on scikit-learn's digits at 32x32.",
     command="python -m recipes.pretrain digits_mae --workdir runs/digits_mae",
     objective="mae",
     masking=Masking(ratio=0.75, decoder_dim=64, decoder_layers=2, decoder_heads=4),
