@@ -12,10 +12,13 @@ from keras_vit.models.variants import VIT_SIZES
 from recipes.benchmark import flops
 from recipes.benchmark.contestants import Contestant
 from recipes.benchmark.runner import Case
+from recipes.benchmark.tasks.formats import FORMATS
 
 SIZE_NAMES = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
 BACKENDS = ("jax", "tensorflow", "torch")
 HEAD_DIM = 64
+# Sizes of batches in which exports are run.
+SERVED_BATCHES = (1, 8, 32)
 # Formats of checkpoints, and who reads them.
 LOADERS = {
     ".npz": ("keras_vit",),
@@ -282,30 +285,32 @@ def loading(options):
 
 
 def export(options):
-    """Writing a SavedModel, and a forward pass of it beside the Keras model's."""
-    exporters = [c for c in options.of("keras_vit") if not c.compiled]
+    """Writing each format; then running it in batches of 1, 8 and 32 beside models."""
     for variant in options.variants:
         sizes, group = options.sizes(variant), f"{variant}, {options.image_size} px"
-        directories = [str(options.scratch / f"{variant}-{c.name}") for c in exporters]
-        for contestant, directory in zip(exporters, directories, strict=True):
-            yield from models(
-                options,
-                f"{group}, export",
-                ".files.export",
-                sizes,
-                [contestant],
-                directory=directory,
-            )
-        run = {"batch": options.batch, "repetitions": options.repetitions}
-        serving = f"{group}, batch {options.batch}, serving"
-        if exporters:
+        # Whatever backend it is, the files are the same.
+        exporters = [c for c in options.of("keras_vit") if not c.compiled][:1]
+        formats = [(name, exporter) for exporter in exporters for name in FORMATS]
+        place = {"directory": str(options.scratch / f"{variant}-exports")}
+        for name, exporter in formats:
             parameters = {
-                "directory": directories[0],
-                "image_size": sizes["image_size"],
-                **run,
+                "contestant": exporter.name,
+                "sizes": sizes,
+                "dtype": options.dtype,
+                "format_name": name,
+                **place,
             }
-            yield Case(serving, "SavedModel", ".files.served", parameters, "tensorflow")
-        yield from models(options, serving, ".models.inference", sizes, exporters, **run)
+            task = ".formats.export"
+            yield Case(f"{group}, export", name, task, parameters, exporter.backend)
+        for batch in SERVED_BATCHES:
+            served = f"{group}, batch {batch}, serving"
+            run = {"batch": batch, "repetitions": options.repetitions}
+            image_size = options.image_size
+            for name, _ in formats:
+                parameters = {"format_name": name, "image_size": image_size}
+                parameters |= {**place, **run}
+                yield Case(served, name, ".formats.served", parameters, "tensorflow")
+            yield from models(options, served, ".formats.predicted", sizes, **run)
 
 
 MEASUREMENTS: dict[str, Callable[[Options], Iterator[Case]]] = {

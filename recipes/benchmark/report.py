@@ -33,13 +33,13 @@ def comparisons(rows: list[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def references(contestant: str, reference: str | None) -> list[str]:
-    """Whom a contestant is compared with: `reference`, or for keras_vit the others."""
+    """Whom a contestant is compared with: `reference`, or keras_vit and its exports."""
     if reference is not None:
         return [reference] if contestant != reference else []
     library, _, backend = contestant.partition("-")
     if library == "keras_vit":
         return [f"keras_hub-{backend}", f"keras-{backend}", "timm"]
-    return ["keras_vit-tensorflow"] if contestant == "SavedModel" else []
+    return ["keras_vit-tensorflow"] if library in ("SavedModel", "ONNX", "LiteRT") else []
 
 
 def ratios(row: Row, other: Row) -> list[float]:

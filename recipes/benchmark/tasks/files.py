@@ -1,17 +1,16 @@
-"""Checkpoints and SavedModels."""
+"""Checkpoints."""
 
 import math
 import multiprocessing
 import pathlib
-import shutil
 from importlib import import_module
 
 import numpy as np
 
 from recipes.benchmark import resident
-from recipes.benchmark.contestants import CONTESTANTS, random_batch
+from recipes.benchmark.contestants import CONTESTANTS
 from recipes.benchmark.tasks.models import import_and_start
-from recipes.benchmark.timing import median_seconds, seconds
+from recipes.benchmark.timing import seconds
 
 
 def loading(contestant, sizes, dtype, directory, ending):
@@ -94,37 +93,3 @@ def _write_timm(model, path):
         for piece in source.pieces(config)
     }
     import_module("safetensors.numpy").save_file(arrays, path)
-
-
-def export(contestant, sizes, dtype, directory):
-    """Seconds of `keras_vit.export.saved_model`, and MB on disk; leaves the last one."""
-    import keras_vit
-
-    model = CONTESTANTS[contestant].build(sizes, dtype).model
-    target = pathlib.Path(directory)
-
-    def measure():
-        shutil.rmtree(target, ignore_errors=True)
-        duration = seconds(
-            lambda: keras_vit.export.saved_model(model, target, verbose=False)
-        )
-        size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
-        return {"export (s)": duration, "on disk (MB)": size / 1e6}
-
-    return measure
-
-
-def served(directory, image_size, batch, repetitions):
-    """Seconds of a forward pass of a SavedModel, in a process without Keras's model."""
-    import tensorflow as tf
-
-    model = tf.saved_model.load(f"{directory}/1")
-    serve = model.signatures["serving_default"]
-    pixels = (random_batch(batch, image_size)[0] * 50 + 128).clip(0, 255)
-
-    def forward():
-        return serve(images=tf.constant(pixels))["logits"].numpy(), model
-
-    for _ in range(2):
-        forward()
-    return lambda: {"forward (s)": median_seconds(forward, repetitions)}

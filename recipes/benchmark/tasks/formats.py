@@ -1,0 +1,98 @@
+"""Exports of each format: writing one, and running it without Keras's model."""
+
+import os
+import pathlib
+import shutil
+from importlib import import_module
+
+from recipes.benchmark.contestants import CONTESTANTS, random_batch
+from recipes.benchmark.timing import median_seconds, seconds
+
+# The function of keras_vit.export, and the ending of what it writes.
+_WRITERS = {
+    "SavedModel": ("saved_model", ""),
+    "ONNX": ("onnx", ".onnx"),
+    "LiteRT": ("litert", ".tflite"),
+}
+FORMATS = (
+    "SavedModel",
+    "SavedModel-int8",
+    "ONNX",
+    "ONNX-int8",
+    "LiteRT",
+    "LiteRT-int8",
+)
+
+
+def export(contestant, sizes, dtype, directory, format_name):
+    """Seconds of an export with its comparison, and MB on disk; leaves the last one."""
+    export_of = import_module("keras_vit.export")
+    model = CONTESTANTS[contestant].build(sizes, dtype).model
+    kind, weights_dtype, path = _place(directory, format_name)
+    write = getattr(export_of, _WRITERS[kind][0])
+
+    def measure():
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        duration = seconds(
+            lambda: write(model, path, weights_dtype=weights_dtype, verbose=False)
+        )
+        files = [path, *path.rglob("*")]
+        size = sum(file.stat().st_size for file in files if file.is_file())
+        return {"export (s)": duration, "on disk (MB)": size / 1e6}
+
+    return measure
+
+
+def _place(directory, format_name):
+    kind, _, weights_dtype = format_name.partition("-")
+    path = pathlib.Path(directory, format_name).with_suffix(_WRITERS[kind][1])
+    return kind, weights_dtype or "float32", path
+
+
+def served(directory, format_name, image_size, batch, repetitions):
+    """Milliseconds of an answer to a batch of pixels, and images/s."""
+    kind, _, path = _place(directory, format_name)
+    answer = {"SavedModel": _saved_model, "ONNX": _onnx, "LiteRT": _litert}[kind](path)
+    pixels = (random_batch(batch, image_size)[0] * 50 + 128).clip(0, 255)
+    return _timed(lambda: answer(pixels), batch, repetitions)
+
+
+def predicted(contestant, sizes, dtype, batch, repetitions):
+    """The same figures of a Keras model's `predict_on_batch`, or of a torch module."""
+    model = CONTESTANTS[contestant].build(sizes, dtype)
+    images, _ = model.batch(batch)
+    return _timed(lambda: model.forward(images), batch, repetitions)
+
+
+def _timed(forward, batch, repetitions):
+    for _ in range(2):
+        forward()
+
+    def measure():
+        duration = median_seconds(forward, repetitions)
+        return {"latency (ms)": 1e3 * duration, "images/s": batch / duration}
+
+    return measure
+
+
+def _saved_model(path):
+    tf = import_module("tensorflow")
+    model = tf.saved_model.load(f"{path}/1")
+    serve = model.signatures["serving_default"]
+    # The model is named so that it lives as long as its function.
+    return lambda pixels, model=model: serve(images=tf.constant(pixels))["logits"].numpy()
+
+
+def _onnx(path):
+    session = import_module("onnxruntime").InferenceSession(str(path))
+    return lambda pixels: session.run(["logits"], {"images": pixels})
+
+
+def _litert(path):
+    interpreter = import_module("ai_edge_litert.interpreter").Interpreter(
+        str(path), num_threads=len(os.sched_getaffinity(0))
+    )
+    serve = interpreter.get_signature_runner("serving_default")
+    return lambda pixels: serve(images=pixels)["logits"]
