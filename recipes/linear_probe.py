@@ -21,7 +21,6 @@ With --workdir: linear_probe.json.
 Source: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_lsr`.
 """
 
-import dataclasses
 import json
 import pathlib
 import sys
@@ -198,11 +197,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         config = command_line.config_of(options.what, NOTHING)
-        if config.model.weights is not None:
-            # The recipe's network has these from the checkpoint.
-            config = dataclasses.replace(
-                config, model=configs.Model(weights=config.model.weights)
-            )
         config = configs.override(config, command_line.settings(options))
         results = linear_probe(config)
     except (OSError, ValueError, ImportError) as error:
