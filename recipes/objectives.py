@@ -36,7 +36,10 @@ def network(config: configs.Config, **settled: Any) -> keras.Model:
         arguments["stem"] = keras_vit.layers.ResNetStem(**stem)
     if config.model.weights is None:
         return constructor(config)(**arguments)
-    arguments = {"head": "new" if arguments["include_top"] else "drop", **arguments}
+    if arguments["include_top"]:
+        arguments = {"head": "new", **arguments}
+    else:
+        arguments["head"] = "drop"
     return keras_vit.load_checkpoint(config.model.weights, **arguments)
 
 
