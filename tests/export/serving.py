@@ -58,9 +58,10 @@ print(json.dumps({
 """
 
 
-def serve(path, requests, folder):
+def serve(path, requests, folder, python=sys.executable):
     """Outputs for each request, and facts of the export.
 
+    `python` runs it; it needs TensorFlow only.
     A request is `(signature, argument, values)`: an array, or a list of bytes. What the
     model refuses has its message in place of outputs.
     """
@@ -76,7 +77,7 @@ def serve(path, requests, folder):
             described.append((name, argument, str(values.dtype)))
     (folder / "requests.json").write_text(json.dumps(described))
     process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, path, folder],
+        [python, "-P", "-c", PROGRAM, path, folder],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
