@@ -55,9 +55,9 @@ def onnx(
             classes, and the class's number where not. The file has them as JSON in
             `labels` of its `metadata_props`.
         weights_dtype: `"float32"`, or `"int8"` to store the matrices of all dense layers
-            in 7 of 8 bits, for each output channel alone, and to compute these layers
-            in 8 bits: activations are rounded at run time. Outputs change; the export
-            fails if by more than 0.1: probabilities, and logits as a part of the
+            in 8 bits, each output channel with its own scale, and to compute these
+            layers in 8 bits: activations are rounded at run time. Outputs change; the
+            export fails if by more than 0.1: probabilities, and logits as a part of the
             largest.
         verbose: whether to print what is done.
 
@@ -74,7 +74,8 @@ def onnx(
 
     Example:
 
-    >>> import keras_vit, onnxruntime  # doctest: +SKIP
+    >>> import keras_vit
+    >>> import onnxruntime  # doctest: +SKIP
     >>> path = keras_vit.export.onnx(keras_vit.ViTS16(), "vit.onnx")  # doctest: +SKIP
     >>> session = onnxruntime.InferenceSession(path)  # doctest: +SKIP
     >>> session.run(["probabilities"], {"images": pixels})  # doctest: +SKIP

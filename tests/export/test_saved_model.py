@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from keras_vit.export import comparison, saved_model, savedmodel
-from keras_vit.layers import Preprocessor, ResNetStem
-from tests.cases import DENSE, array, perturb, tiny_t2t, tiny_vit
+from tests.cases import array, perturb, tiny_vit
+from tests.export.models import MODELS, exact_copy, pixels, tiny_model
 from tests.export.serving import serve
 
 Image = pytest.importorskip("PIL.Image", reason="makes the pictures")
@@ -22,60 +22,15 @@ FOREIGN = ("Xla", "PyFunc", "EagerPyFunc", "TPU")
 BAD_SIZES = [(1, 24, 16, 3), (6, 8, 8, 3)]  # Unless the export resizes.
 
 
-def pixels(model, batch, seed=0):
-    shape = (batch, *model.input_shape[1:])
-    return np.random.default_rng(seed).integers(0, 256, shape, "uint8")
-
-
 def png(image):
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
 
 
-def exact_copy(model, **changes):
-    """The model in float32, with the weights that a model so changed has."""
-    config = {**model.get_config(), "dtype": "float32", "classifier_activation": None}
-    copy = type(model).from_config({**config, **changes})
-    weights = model.weights_by_path()
-    for path, weight in copy.weights_by_path().items():
-        weight.assign(array(weights[path]))
-    return copy
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"distillation_token": True},
-        {
-            "positions": "relative",
-            "pooling": "map",
-            "registers": 2,
-            "dropout_rate": 0.1,
-            "activation": "gelu",
-            "dtype": "mixed_bfloat16",
-            "preprocessor": Preprocessor([120.0, 110.0, 100.0], [60.0, 61.0, 62.0]),
-            "classifier_activation": "sigmoid",
-        },
-        {
-            "classifier_activation": None,
-            "positions": "sincos_2d",
-            "pooling": "gap",
-            "preprocessor": Preprocessor.imagenet((16, 24)),
-        },
-        {
-            "stem": ResNetStem((1,), width=32),
-            "patch_size": 2,
-            "dtype": "mixed_bfloat16",
-        },
-        {"tokens": "performer", "backbone": "ghost"},
-        {"tokens": "transformer", "dtype": "mixed_bfloat16", **DENSE},
-    ],
-    ids=["distilled", "everything", "logits", "hybrid", "t2t_ghost", "t2t_dense"],
-)
+@pytest.mark.parametrize("arguments", MODELS.values(), ids=MODELS)
 def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys):
-    tiny = tiny_t2t if "tokens" in arguments else tiny_vit
-    model = perturb(tiny(**arguments))
+    model = tiny_model(arguments)
     path = saved_model(model, tmp_path / "served", top_k=3)
     assert path == tmp_path / "served" / "1"
     assert str(path) in capsys.readouterr().out
@@ -286,3 +241,26 @@ def test_a_failing_process_is_reported(tmp_path, monkeypatch):
     ):
         saved_model(tiny_vit(), tmp_path / "served", verbose=False)
     assert not (tmp_path / "served").exists()
+
+
+def test_int8_weights(tmp_path):
+    model = perturb(tiny_vit(hidden_dim=64, mlp_dim=96, positions="relative"))
+    path = saved_model(model, tmp_path / "served", weights_dtype="int8", verbose=False)
+    stored = sum(file.stat().st_size for file in (path / "variables").iterdir())
+    assert stored < 1.4 * model.count_params() + 400 * len(model.weights)
+
+    images = pixels(model, 3)
+    request = ("serving_default", "images", images.astype("float32"))
+    (answer,), _ = serve(path, [request], tmp_path)
+    rounded = exact_copy(model)
+    for weight in rounded.weights:
+        if len(weight.shape) > 1:
+            values = array(weight).reshape(-1, weight.shape[-1])
+            steps = np.abs(values).max(axis=0) / 127
+            values = np.round(values / steps) * steps
+            weight.assign(values.reshape(weight.shape))
+    served = answer["logits"]
+    expected = array(rounded(rounded.preprocessor(images)))
+    np.testing.assert_allclose(served, expected, rtol=0, atol=1e-5)
+    exact = exact_copy(model)
+    assert np.abs(served - array(exact(exact.preprocessor(images)))).max() > 1e-4
