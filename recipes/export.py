@@ -1,30 +1,61 @@
-"""Exports a checkpoint for TF Serving, checked against Keras.
+"""Exports a checkpoint for serving, checked against Keras.
 
-python -m recipes.export CHECKPOINT --to DIR
+python -m recipes.export CHECKPOINT --to PATH --format saved_model|onnx|litert
 
 CHECKPOINT is the directory of a run (its best model, the names of its classes), or what
 keras_vit.load_checkpoint takes: a name of keras_vit.checkpoints(), a file, a directory.
-DIR/VERSION is written, or nothing. Examples:
+PATH/VERSION is written, for TF Serving; or the file PATH, which ends in .onnx or .tflite;
+or nothing. Examples:
 
   python -m recipes.export runs/digits --to served/digits
   python -m recipes.export ViT-B_16.npz --to served/vit --labels classes.txt
+  python -m recipes.export runs/digits --to digits.onnx --format onnx
+  python -m recipes.export runs/digits --to d.tflite --format litert --weights-dtype int8
 """
 
 import argparse
 import pathlib
+from typing import Any
 
 import keras_vit
-from keras_vit.export.savedmodel import WEIGHTS_DTYPES
+from keras_vit.export.stored_weights import WEIGHTS_DTYPES
 from recipes import command_line
 
-HOW_TO_SERVE = """
+NEXT = {
+    "saved_model": """
 Serve it:
-  docker run --rm -p 8500:8500 -p 8501:8501 -v {directory}:/models/{name} \\
+  docker run --rm -p 8500:8500 -p 8501:8501 -v {path}:/models/{name} \\
     -e MODEL_NAME={name} tensorflow/serving
 Ask it (REST, then gRPC):
   printf '{{"signature_name": "predict_bytes", "instances": [{{"b64": "%s"}}]}}' \\
     "$(base64 -w0 IMAGE.jpg)" | curl -d @- http://localhost:8501/v1/models/{name}:predict
-  python -m recipes.serving_client localhost:8500 {name} IMAGE.jpg"""
+  python -m recipes.serving_client localhost:8500 {name} IMAGE.jpg""",
+    "onnx": """
+Run it, on images float32 (b, h, w, c), pixel values 0 to 255:
+  import json, onnxruntime
+  session = onnxruntime.InferenceSession({path!r})
+  (probabilities,) = session.run(["probabilities"], {{"images": images}})
+  labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])""",
+    "litert": """
+Run it, on images float32 (b, h, w, c) of the model's size, pixel values 0 to 255:
+  from ai_edge_litert.interpreter import Interpreter
+  predict = Interpreter({path!r}).get_signature_runner("serving_default")
+  probabilities = predict(images=images)["probabilities"]""",
+}
+
+# What a format has no place for, and why.
+REFUSED: dict[str, dict[str, str]] = {
+    "saved_model": {},
+    "onnx": {
+        "version": "a file has no versions",
+        "top_k": "the file gives the probabilities of all classes",
+    },
+    "litert": {
+        "version": "a file has no versions",
+        "top_k": "the file gives the probabilities of all classes",
+        "labels": "LiteRT's files have no place for names that its interpreter reads",
+    },
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,36 +67,55 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("checkpoint", help="a path, or a name of keras_vit.checkpoints()")
     parser.add_argument(
-        "--to", required=True, metavar="DIR", help="directory of the model's versions"
+        "--to",
+        required=True,
+        metavar="PATH",
+        help="directory of the model's versions, or a file that ends in .onnx or .tflite",
     )
     parser.add_argument(
-        "--format", choices=("saved_model",), default="saved_model", help="(default)"
-    )
-    parser.add_argument("--version", type=int, help="default: the next free one")
-    parser.add_argument("--labels", help="text file, a class a line, in their order")
-    parser.add_argument(
-        "--top-k", type=int, default=5, help="classes named (default: %(default)s)"
+        "--format", choices=REFUSED, default="saved_model", help="default: %(default)s"
     )
     parser.add_argument(
-        "--weights-dtype", choices=WEIGHTS_DTYPES, default="float32", help="as stored"
+        "--version", type=int, help="of a saved_model; default: the next free one"
+    )
+    parser.add_argument(
+        "--labels", help="text file, a class a line, in their order; not for litert"
+    )
+    parser.add_argument(
+        "--top-k", type=int, help="classes that a saved_model names (default: 5)"
+    )
+    parser.add_argument(
+        "--weights-dtype",
+        choices=WEIGHTS_DTYPES,
+        default="float32",
+        help="as stored; bfloat16 in a saved_model only",
     )
     options = parser.parse_args(arguments)
+    for name, reason in REFUSED[options.format].items():
+        if getattr(options, name) is not None:
+            option = "--" + name.replace("_", "-")
+            parser.error(f"{option} is not for --format {options.format}: {reason}.")
     try:
-        labels = command_line.labels_of(options.checkpoint)
-        if options.labels is not None:
-            labels = pathlib.Path(options.labels).read_text("utf-8").splitlines()
-        version = keras_vit.export.saved_model(
-            command_line.checkpoint_file(options.checkpoint),
-            options.to,
-            version=options.version,
-            labels=labels,
-            top_k=options.top_k,
-            weights_dtype=options.weights_dtype,
-        )
+        print(_export(options))
     except (OSError, ImportError, RuntimeError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
-    directory = version.parent.resolve()
-    print(HOW_TO_SERVE.format(directory=directory, name=directory.name))
+
+
+def _export(options):
+    """Writes the export; returns what to do next."""
+    kwargs: dict[str, Any] = {"weights_dtype": options.weights_dtype}
+    if options.labels is not None:
+        kwargs["labels"] = pathlib.Path(options.labels).read_text("utf-8").splitlines()
+    elif "labels" not in REFUSED[options.format]:
+        kwargs["labels"] = command_line.labels_of(options.checkpoint)
+    for name in ("version", "top_k"):
+        if getattr(options, name) is not None:
+            kwargs[name] = getattr(options, name)
+    write = getattr(keras_vit.export, options.format)
+    path = write(command_line.checkpoint_file(options.checkpoint), options.to, **kwargs)
+    if options.format == "saved_model":
+        path = path.parent.resolve()  # Its parent is what a server is given.
+    return NEXT[options.format].format(path=str(path), name=path.name)
 
 
 if __name__ == "__main__":

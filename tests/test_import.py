@@ -15,6 +15,10 @@ FRAMEWORKS = (
     "matplotlib",
     "sklearn",
     "tensorflow_datasets",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "ai_edge_litert",
 )
 PROBE = """
 import importlib, json, sys

@@ -1,28 +1,20 @@
 """SavedModels for TF Serving, whatever backend trained the model."""
 
-import contextlib
-import importlib.util
-import json
 import os
 import pathlib
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 
-from keras_vit.export.attention import attention_rollout
-from keras_vit.export.features import outputs_and_features
-from keras_vit.labels import imagenet_1k
-from keras_vit.models.checkpoint import load_checkpoint
-
-# Largest difference of an output between the export and Keras, for outputs up to 1; for
-# larger ones, as a part of the largest.
-TOLERANCE = 1e-4
-
-WEIGHTS_DTYPES = ("float32", "bfloat16")
+from keras_vit.export.comparison import TOLERANCE
+from keras_vit.export.served_model import (
+    check_packages,
+    check_weights_dtype,
+    export,
+    loaded,
+    names_of_classes,
+)
+from keras_vit.export.stored_weights import WEIGHTS_DTYPES
 
 
 def saved_model(
@@ -91,8 +83,10 @@ def saved_model(
         max_pixels: int, the most pixels (height times width) that an image may have,
             as it comes and after the resize that comes before a crop. A file of some
             kilobytes can declare gigabytes.
-        weights_dtype: `"float32"`, or `"bfloat16"` to store all but vectors with half of
-            the bytes and an eighth of the digits; computed in float32 either way.
+        weights_dtype: `"float32"`; `"bfloat16"` to store all but vectors with half of
+            the bytes and 8 bits of each number; or `"int8"`, a quarter of the bytes:
+            whole numbers from -127 to 127 of a step that every output channel has,
+            a 127th of its largest absolute weight. Computed in float32 either way.
             The comparison is then with the model of these rounded weights.
         verbose: whether to print what is done.
 
@@ -116,37 +110,38 @@ def saved_model(
     PosixPath('served/vit/1')
     """
     root = pathlib.Path(directory)
+    check_packages(["tensorflow"], "tensorflow")
     version = _check_place(root, version)
+    check_weights_dtype(weights_dtype, WEIGHTS_DTYPES)
+    for name, value in (("top_k", top_k), ("max_pixels", max_pixels)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be an int, 1 or more; received {value!r}.")
+    model = loaded(model)
+    labels = names_of_classes(model, labels)
+    options = {
+        "labels": labels,
+        "top_k": min(top_k, len(labels)),
+        "max_pixels": max_pixels,
+        "weights_dtype": weights_dtype,
+    }
     target = root / str(version)
-    if isinstance(model, str | os.PathLike):
-        model = load_checkpoint(model)
-    serving = _serving(model, labels, top_k, max_pixels, weights_dtype)
     if verbose:
         print(f"Exporting to {target} (TensorFlow, {weights_dtype}) ...", flush=True)
-    made = [path for path in (root, *root.parents) if not path.exists()]
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        # Beside the target, so that the last step is a rename on one file system.
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=root) as temporary:
-            staging = pathlib.Path(temporary)
-            exact, activation = _describe(model, serving, staging)
-            warm = _run_under_tensorflow(staging)["warm_up"]
-            with np.load(staging / "check.npz") as check:
-                difference = _difference(exact, activation, serving, dict(check))
-            if target.exists():
-                raise FileExistsError(f"{target} appeared during the export.")
-            os.rename(staging / "saved_model", target)
-    except BaseException:
-        with contextlib.suppress(OSError):  # Something else has come to lie there.
-            for path in made:
-                path.rmdir()
-        raise
+    difference, result = export(
+        model,
+        target,
+        "saved_model",
+        options,
+        model.preprocessor,
+        tolerance=TOLERANCE,
+        rounded=weights_dtype,
+    )
     if verbose:
         print(
             f"Exported {target}: every output within {difference:.1e} of Keras's "
             f"(limit {TOLERANCE:.0e})."
         )
-        if not warm:
+        if not result["warm_up"]:
             print(
                 "No warm-up requests were written, so a server's first request is slow: "
                 "pip install 'keras_vit[serving]', and export again."
@@ -160,11 +155,6 @@ def _check_place(directory, version):
         not isinstance(version, int) or isinstance(version, bool) or version < 1
     ):
         raise ValueError(f"version must be an int, 1 or more; received {version!r}.")
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ImportError(
-            "A SavedModel is written by TensorFlow, which is not installed: "
-            "pip install 'keras_vit[tensorflow]'."
-        )
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file; saved_model needs a directory.")
     entries = [entry.name for entry in directory.iterdir()] if directory.exists() else []
@@ -184,150 +174,3 @@ def _check_place(directory, version):
             f"version={free} or another directory."
         )
     return version or free
-
-
-def _serving(model, labels, top_k, max_pixels, weights_dtype):
-    """Checks the model and what it is served with; returns the latter."""
-    config = model.get_config() if hasattr(model, "preprocessor") else {}
-    if "classifier_activation" not in config:
-        raise ValueError(
-            f"saved_model exports keras_vit models, such as ViTB16(); received {model!r}."
-        )
-    if not config["include_top"]:
-        raise ValueError(
-            "saved_model needs a classifier; the model has include_top=False."
-        )
-    classes = config["classes"]
-    if labels is None and classes == 1000:
-        labels = [name for _, name in imagenet_1k()]
-    elif labels is None:
-        labels = [str(number) for number in range(classes)]
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-        raise ValueError(
-            f"labels must be a list of str, one a class; received {labels!r}."
-        )
-    if len(labels) != classes:
-        raise ValueError(
-            f"The model has {classes} classes and needs as many labels; received "
-            f"{len(labels)}: {', '.join(labels[:3])}, ..."
-        )
-    for name, value in (("top_k", top_k), ("max_pixels", max_pixels)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an int, 1 or more; received {value!r}.")
-    if weights_dtype not in WEIGHTS_DTYPES:
-        raise ValueError(
-            f"Unknown weights_dtype {weights_dtype!r}; choose one of "
-            f"{', '.join(map(repr, WEIGHTS_DTYPES))}."
-        )
-    return {
-        "labels": list(labels),
-        "top_k": min(top_k, classes),
-        "max_pixels": max_pixels,
-        "weights_dtype": weights_dtype,
-    }
-
-
-def _describe(model, serving, staging):
-    """Leaves for the other process what it needs to rebuild the model.
-
-    Returns the model whose outputs the export must have, and its activation.
-    """
-    config = {**model.get_config(), "dtype": "float32", "classifier_activation": None}
-    activation = model.get_config()["classifier_activation"] or "softmax"
-    # On the CPU, as the other process: an accelerator rounds float32 products.
-    with keras.device("cpu"):  # Not cpu:0: torch then refuses the seeds of dropout.
-        exact = type(model).from_config(config)
-        exact.set_weights(model.get_weights())
-        if serving["weights_dtype"] != "float32":
-            for weight in exact.weights:
-                if len(weight.shape) > 1:
-                    rounded = keras.ops.cast(weight, serving["weights_dtype"])
-                    weight.assign(keras.ops.cast(rounded, "float32"))
-        exact.save_weights(staging / "model.weights.h5")
-    description = {
-        "class": keras.saving.get_registered_name(type(model)),
-        "config": config,
-        "activation": activation,
-        "serving": serving,
-    }
-    (staging / "model.json").write_text(json.dumps(description))
-    return exact, keras.activations.get(activation)
-
-
-def _run_under_tensorflow(staging):
-    package = pathlib.Path(__file__).parents[2]
-    path = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "CUDA_VISIBLE_DEVICES": "-1",  # The accelerator may be another backend's.
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "PYTHONPATH": os.pathsep.join(path),
-    }
-    process = subprocess.run(
-        [sys.executable, "-P", "-m", "keras_vit.export.tensorflow_process", staging],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if process.returncode:
-        raise RuntimeError(
-            "The export under TensorFlow failed; nothing was written. Its last words:\n"
-            + "\n".join(process.stderr.splitlines()[-20:])
-        )
-    return json.loads((staging / "result.json").read_text())
-
-
-def _difference(model, activation, serving, check):
-    """Largest difference between the export's outputs and Keras's; raises if too large.
-
-    For batches of 1, 2 and 7; where an output has values beyond 1 or -1, as a part of
-    the largest.
-    """
-    inputs = {name: check[name] for name in ("images", "decoded") if name in check}
-    with keras.device("cpu"):
-        # In one batch, so that it is computed once.
-        images = model.preprocessor(np.concatenate(list(inputs.values())))
-        outputs = outputs_and_features(model)(images, training=False)
-        outputs["attention"] = attention_rollout(model)(images)
-        outputs["probabilities"] = activation(outputs["logits"])
-    outputs = {k: keras.ops.convert_to_numpy(value) for k, value in outputs.items()}
-    count = len(inputs["images"])
-    largest = 0.0
-    for name, served in check.items():
-        if name in inputs:
-            continue
-        signature, output, size = name.split()
-        first = count if signature in ("predict_bytes", "attention") else 0
-        batch = slice(first, first + int(size))
-        if output in outputs:
-            expected = outputs[output][batch]
-        elif signature == "attention":  # The same for all images.
-            crop_fraction = model.preprocessor.crop_fraction or 0.0
-            expected = {"crop_fraction": crop_fraction, "error": 0}[output]
-        else:
-            classes = check[f"predict_bytes classes {size}"]
-            served, expected = _of_files(
-                output, served, classes, outputs["probabilities"][batch], serving
-            )
-        scale = max(1.0, float(np.max(np.abs(expected))))
-        difference = float(np.max(np.abs(served - expected))) / scale
-        if not difference <= TOLERANCE:
-            raise RuntimeError(
-                f"The exported model's {output} (signature {signature}, batch of {size}) "
-                f"differ from Keras's by {difference:.1e} (limit {TOLERANCE:.0e}); "
-                "nothing was written."
-            )
-        largest = max(largest, difference)
-    return largest
-
-
-def _of_files(output, served, classes, probabilities, serving):
-    """What only `predict_bytes` returns, and what it should, as numbers."""
-    best = -np.sort(-probabilities, axis=1)[:, : serving["top_k"]]
-    if output == "classes":  # Two that are as likely may be in either order.
-        return np.take_along_axis(probabilities, classes, axis=1), best
-    if output == "labels":
-        wrong = np.char.decode(served, "utf-8") != np.asarray(serving["labels"])[classes]
-        return wrong, np.zeros(served.shape)
-    return served, {"scores": best, "error": np.zeros(served.shape)}[output]

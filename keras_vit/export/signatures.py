@@ -6,6 +6,27 @@ import tensorflow as tf
 from keras_vit.export.attention import attention_rollout
 from keras_vit.export.features import outputs_and_features
 from keras_vit.export.image_bytes import FINE, largest_size, read_images
+from keras_vit.export.stored_weights import restored, stored
+
+
+def write(model, activation, options, path):
+    """Writes the model as a SavedModel; `options` as `Server` takes them."""
+    Server(model, activation, **options).save(path)
+
+
+def load(path):
+    """For each signature a function of arrays by name that returns such."""
+    loaded = tf.saved_model.load(str(path))
+
+    def caller(name):
+        def predict(**inputs):
+            inputs = {key: tf.constant(value) for key, value in inputs.items()}
+            outputs = loaded.signatures[name](**inputs)
+            return {key: value.numpy() for key, value in outputs.items()}
+
+        return predict
+
+    return {name: caller(name) for name in loaded.signatures}
 
 
 class Server:
@@ -17,7 +38,7 @@ class Server:
         labels: list of str, a name for each class.
         top_k: int, how many classes `predict_bytes` names.
         max_pixels: int, size above which an image is refused.
-        weights_dtype: `"float32"`, or `"bfloat16"` to store matrices in that.
+        weights_dtype: `"float32"`, or what to store matrices in, see `stored`.
     """
 
     def __init__(self, model, activation, labels, top_k, max_pixels, weights_dtype):
@@ -31,7 +52,7 @@ class Server:
         self._rollout = attention_rollout(model)
         # Pairs of a weight and what is stored for it in another dtype.
         self._stored = [
-            (weight, tf.Variable(tf.cast(weight.value, weights_dtype)))
+            (weight, list(map(tf.Variable, stored(weight.numpy(), weights_dtype))))
             for weight in self._network.weights
             if weights_dtype != "float32" and len(weight.shape) > 1
         ]
@@ -39,9 +60,9 @@ class Server:
     def save(self, path):
         # Not keras.export.ExportArchive: Keras 3.15's stores every weight twice.
         module = tf.Module()
-        stored = {id(weight): variable for weight, variable in self._stored}
+        parts = {id(weight): parts for weight, parts in self._stored}
         module.model_variables = [
-            stored.get(id(weight), weight.value) for weight in self._network.weights
+            parts.get(id(weight), weight.value) for weight in self._network.weights
         ]
         # A server takes no gradients: the hand-written ones, which use XLA, stay out.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -127,6 +148,9 @@ class Server:
 
     def _computed(self, function, images):
         images = tf.ensure_shape(images, (None, *self._input_shape))
-        mapping = [(weight, tf.cast(value, "float32")) for weight, value in self._stored]
+        mapping = [
+            (weight, restored([tf.cast(part, "float32") for part in parts]))
+            for weight, parts in self._stored
+        ]
         with keras.StatelessScope(state_mapping=mapping):
             return function(images)

@@ -1,10 +1,11 @@
-"""The other process of `saved_model`: rebuilds a model under TensorFlow and writes it.
+"""The other process of an export: rebuilds a model under TensorFlow and writes it.
 
-`python -m keras_vit.export.tensorflow_process STAGING`, with what `saved_model` left in
-STAGING; run with KERAS_BACKEND=tensorflow. It leaves there the SavedModel, and in
-`check.npz` what that gives for some images.
+`python -m keras_vit.export.tensorflow_process STAGING`, with what
+`keras_vit.export.served_model` left in STAGING; run with KERAS_BACKEND=tensorflow. It
+leaves there `export`, and in `check.npz` what that gives for some images.
 """
 
+import importlib
 import json
 import pathlib
 import sys
@@ -14,10 +15,17 @@ import numpy as np
 import tensorflow as tf
 
 import keras_vit  # noqa: F401  (registers the layers)
-from keras_vit.export.signatures import Server
-from keras_vit.export.warm_up import write_warm_up
 
 BATCH_SIZES = (1, 2, 7)
+
+# Modules with `write(model, activation, options, path)`, and `load(path)`, which gives
+# for each signature a function of arrays by name that returns such. Imported when
+# needed, as not all that they need may be installed.
+FORMATS = {
+    "saved_model": "keras_vit.export.signatures",
+    "onnx": "keras_vit.export.onnx_file",
+    "litert": "keras_vit.export.litert_file",
+}
 
 
 def main(staging):
@@ -27,26 +35,30 @@ def main(staging):
     model = model_class.from_config(description["config"])
     model.load_weights(staging / "model.weights.h5")
     activation = keras.activations.get(description["activation"])
-    path = staging / "saved_model"
-    Server(model, activation, **description["serving"]).save(path)
-    loaded = tf.saved_model.load(str(path))
-    inputs, check = check_images(loaded.signatures, model)
-    for name, batch in inputs.items():
-        (argument,) = loaded.signatures[name].structured_input_signature[1]
+    path = staging / "export"
+    file_format = importlib.import_module(FORMATS[description["format"]])
+    file_format.write(model, activation, description["options"], path)
+    signatures = file_format.load(path)
+    inputs, check = check_images(signatures, model)
+    for name, predict in signatures.items():
         for size in BATCH_SIZES:
-            outputs = loaded.signatures[name](**{argument: tf.constant(batch[:size])})
-            for output, value in outputs.items():
-                value = value.numpy()  # Strings are objects, which NumPy would pickle.
+            batch = {argument: x[:size] for argument, x in inputs[name].items()}
+            for output, value in predict(**batch).items():
+                # Strings are objects, which NumPy would pickle.
                 value = value.astype("S") if value.dtype == object else value
                 check[f"{name} {output} {size}"] = value
     np.savez(staging / "check.npz", **check)
-    requests = {name: batch[:1] for name, batch in inputs.items()}
-    warm = write_warm_up(path, loaded.signatures, requests)
-    (staging / "result.json").write_text(json.dumps({"warm_up": warm}))
+    result = {}
+    if description["format"] == "saved_model":
+        from keras_vit.export.warm_up import write_warm_up
+
+        requests = {name: inputs[name] for name in signatures}
+        result["warm_up"] = write_warm_up(path, requests)
+    (staging / "result.json").write_text(json.dumps(result))
 
 
 def check_images(signatures, model):
-    """Inputs of seven images for each signature, and the pixels that are in them."""
+    """Inputs by name for each signature, seven images, and the pixels in them."""
     height, width, channels = model.input_shape[1:]
     if model.preprocessor.image_size is not None:
         height, width = height + 1, 2 * width  # So that the resize is compared too.
@@ -64,13 +76,14 @@ def check_images(signatures, model):
         images = images[..., np.arange(channels) % 3]
     pixels = {"images": images}
     inputs = {
-        "serving_default": images.astype("float32"),
-        "predict_uint8": images,
-        "features": images.astype("float32"),
+        "serving_default": {"images": images.astype("float32")},
+        "predict_uint8": {"images": images},
+        "features": {"images": images.astype("float32")},
     }
     if "predict_bytes" in signatures:
         files = [tf.io.encode_jpeg(image, quality=90).numpy() for image in images]
-        inputs["predict_bytes"] = inputs["attention"] = np.asarray(files, object)
+        image_bytes = {"image_bytes": np.asarray(files, object)}
+        inputs["predict_bytes"] = inputs["attention"] = image_bytes
         pixels["decoded"] = np.stack(
             [
                 tf.io.decode_jpeg(file, dct_method="INTEGER_ACCURATE").numpy()

@@ -5,13 +5,13 @@ import pathlib
 import tensorflow as tf
 
 
-def write_warm_up(path, signatures, requests):
+def write_warm_up(path, requests):
     """Writes `assets.extra/tf_serving_warmup_requests` of a SavedModel.
 
     Args:
         path: `pathlib.Path` of the SavedModel.
-        signatures: its signatures, as `tf.saved_model.load` gives them.
-        requests: dict from name of a signature to a batch for its argument.
+        requests: dict from name of a signature to a dict from name of an argument to a
+            batch; the first of that is sent.
 
     Returns:
         bool; False without the package `tensorflow-serving-api`, which has the format.
@@ -23,11 +23,11 @@ def write_warm_up(path, signatures, requests):
     file = pathlib.Path(path, "assets.extra", "tf_serving_warmup_requests")
     file.parent.mkdir()
     with tf.io.TFRecordWriter(str(file)) as writer:
-        for name, batch in requests.items():
+        for name, inputs in requests.items():
             request = predict_pb2.PredictRequest()
             request.model_spec.signature_name = name
-            (argument,) = signatures[name].structured_input_signature[1]
-            request.inputs[argument].CopyFrom(tf.make_tensor_proto(batch))
+            for argument, batch in inputs.items():
+                request.inputs[argument].CopyFrom(tf.make_tensor_proto(batch[:1]))
             log = prediction_log_pb2.PredictionLog(
                 predict_log=prediction_log_pb2.PredictLog(request=request)
             )

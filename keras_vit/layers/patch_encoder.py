@@ -149,10 +149,10 @@ class PatchEncoder(InitialValues):
         if self.positions is not None and self.class_token_position:
             tokens = self.positions(tokens)
         if self.num_registers:
-            first, registers = self._num_tokens(), copies(self.registers)
-            tokens = ops.concatenate(
-                [tokens[:, :first], registers, tokens[:, first:]], axis=1
-            )
+            first = self._num_tokens()
+            parts = [tokens[:, :first], copies(self.registers), tokens[:, first:]]
+            # LiteRT cannot join a part without tokens.
+            tokens = ops.concatenate(parts if first else parts[1:], axis=1)
         return tokens
 
     def compute_output_shape(self, input_shape):

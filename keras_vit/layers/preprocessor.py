@@ -250,10 +250,7 @@ class Preprocessor(keras.layers.Rescaling):
 
     def _resize(self, images, image_size):
         *batch, height, width, channels = self.backend.shape(images)
-        size = image_size
-        if self.crop_fraction is not None:
-            covered = [math.floor(side / self.crop_fraction) for side in image_size]
-            size = self._covering_size(height, width, covered)
+        size, start = self.resize_and_crop(height, width)
         interpolation, antialias = RESIZES[self.resize]
         images = self.backend.image.resize(
             images,
@@ -266,11 +263,38 @@ class Preprocessor(keras.layers.Rescaling):
             images = self.backend.numpy.clip(images, 0.0, 255.0)
         if self.crop_fraction is None:
             return images
-        starts = [0] * len(batch)
-        for resized, cropped in zip(size, image_size, strict=True):
-            starts.append(_rounded_quotient(resized - cropped, 2))
         shape = (*batch, *image_size, channels)
-        return self.backend.core.slice(images, (*starts, 0), shape)
+        return self.backend.core.slice(images, (*[0] * len(batch), *start, 0), shape)
+
+    def resize_and_crop(self, height, width):
+        """What an image of this size is resized to, and where `image_size` is cut out.
+
+        Args:
+            height: int, or integer tensor of the backend.
+            width: likewise.
+
+        Returns:
+            `(height, width)` of the resized image, and the crop's first row and column,
+            ints or tensors; zeros where nothing is cut.
+
+        Example:
+
+        >>> import keras_vit
+        >>> preprocess = keras_vit.layers.Preprocessor.imagenet((224, 224), 0.875)
+        >>> preprocess.resize_and_crop(500, 375)
+        ((341, 256), (58, 16))
+        """
+        if self.image_size is None:
+            return (height, width), (0, 0)
+        if self.crop_fraction is None:
+            return self.image_size, (0, 0)
+        covered = [math.floor(side / self.crop_fraction) for side in self.image_size]
+        size = self._covering_size(height, width, covered)
+        row, column = (
+            _rounded_quotient(resized - cropped, 2)
+            for resized, cropped in zip(size, self.image_size, strict=True)
+        )
+        return size, (row, column)
 
     def _covering_size(self, height, width, covered):
         square = covered[0] == covered[1]

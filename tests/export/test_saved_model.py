@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vit.export import saved_model, savedmodel
-from keras_vit.layers import Preprocessor, ResNetStem
-from tests.cases import DENSE, array, perturb, tiny_t2t, tiny_vit
+from keras_vit.export import comparison, saved_model, savedmodel
+from tests.cases import array, perturb, tiny_vit
+from tests.export.models import MODELS, exact_copy, pixels, tiny_model
 from tests.export.serving import serve
 
 Image = pytest.importorskip("PIL.Image", reason="makes the pictures")
@@ -22,60 +22,15 @@ FOREIGN = ("Xla", "PyFunc", "EagerPyFunc", "TPU")
 BAD_SIZES = [(1, 24, 16, 3), (6, 8, 8, 3)]  # Unless the export resizes.
 
 
-def pixels(model, batch, seed=0):
-    shape = (batch, *model.input_shape[1:])
-    return np.random.default_rng(seed).integers(0, 256, shape, "uint8")
-
-
 def png(image):
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
 
 
-def exact_copy(model, **changes):
-    """The model in float32, with the weights that a model so changed has."""
-    config = {**model.get_config(), "dtype": "float32", "classifier_activation": None}
-    copy = type(model).from_config({**config, **changes})
-    weights = model.weights_by_path()
-    for path, weight in copy.weights_by_path().items():
-        weight.assign(array(weights[path]))
-    return copy
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"distillation_token": True},
-        {
-            "positions": "relative",
-            "pooling": "map",
-            "registers": 2,
-            "dropout_rate": 0.1,
-            "activation": "gelu",
-            "dtype": "mixed_bfloat16",
-            "preprocessor": Preprocessor([120.0, 110.0, 100.0], [60.0, 61.0, 62.0]),
-            "classifier_activation": "sigmoid",
-        },
-        {
-            "classifier_activation": None,
-            "positions": "sincos_2d",
-            "pooling": "gap",
-            "preprocessor": Preprocessor.imagenet((16, 24)),
-        },
-        {
-            "stem": ResNetStem((1,), width=32),
-            "patch_size": 2,
-            "dtype": "mixed_bfloat16",
-        },
-        {"tokens": "performer", "backbone": "ghost"},
-        {"tokens": "transformer", "dtype": "mixed_bfloat16", **DENSE},
-    ],
-    ids=["distilled", "everything", "logits", "hybrid", "t2t_ghost", "t2t_dense"],
-)
+@pytest.mark.parametrize("arguments", MODELS.values(), ids=MODELS)
 def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys):
-    tiny = tiny_t2t if "tokens" in arguments else tiny_vit
-    model = perturb(tiny(**arguments))
+    model = tiny_model(arguments)
     path = saved_model(model, tmp_path / "served", top_k=3)
     assert path == tmp_path / "served" / "1"
     assert str(path) in capsys.readouterr().out
@@ -111,11 +66,11 @@ def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys
         close(answer["probabilities"], probabilities[:batch])
     headless = {"include_top": False, "representation_size": None}
     pooled = array(exact_copy(model, **headless)(inputs))
-    close(answers[4]["pooled"], pooled, savedmodel.TOLERANCE)  # Values up to 5.
+    close(answers[4]["pooled"], pooled, comparison.TOLERANCE)  # Values up to 5.
     tokens = keras.Model(exact.inputs, exact.get_layer("pooling").input)(inputs)
     grid = array(tokens)[:, -exact.grid_shape[0] * exact.grid_shape[1] :]
     grid = grid.reshape(7, *exact.grid_shape, -1)
-    close(answers[4]["tokens"], grid, savedmodel.TOLERANCE)
+    close(answers[4]["tokens"], grid, comparison.TOLERANCE)
 
     answer = answers[5]
     assert answer["error"].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
@@ -213,7 +168,7 @@ def test_models_that_cannot_be_exported(tmp_path):
     inputs = keras.Input((4,))
     plain = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     for other in (plain, None):
-        with pytest.raises(ValueError, match="exports keras_vit models"):
+        with pytest.raises(ValueError, match="are of keras_vit models"):
             saved_model(other, tmp_path / "served")
     assert os.listdir(tmp_path) == []
 
@@ -227,7 +182,7 @@ def test_models_that_cannot_be_exported(tmp_path):
         ({"top_k": 0}, "top_k must be an int, 1 or more; received 0"),
         ({"top_k": True}, "top_k must be an int, 1 or more; received True"),
         ({"max_pixels": 1e6}, "max_pixels must be an int, 1 or more"),
-        ({"weights_dtype": "int8"}, "Unknown weights_dtype 'int8'; choose one of"),
+        ({"weights_dtype": "int4"}, "Unknown weights_dtype 'int4'; choose one of"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
@@ -243,14 +198,14 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
 
 
 def test_a_difference_of_any_output_fails(tmp_path, monkeypatch):
-    compare, calls = savedmodel._difference, []
+    compare, calls = comparison.difference, []
     monkeypatch.setattr(
-        savedmodel, "_difference", lambda *a: calls.append(a) or compare(*a)
+        comparison, "difference", lambda *a: calls.append(a) or compare(*a)
     )
     saved_model(perturb(tiny_vit()), tmp_path / "served", verbose=False)
-    ((*others, check),) = calls
+    ((*others, check, tolerance),) = calls
     assert len(check) == 2 + 3 * (2 + 2 + 2 + 5 + 3)
-    assert compare(*others, check) <= 1e-5
+    assert compare(*others, check, tolerance) <= 1e-5
     for name in set(check) - {"images", "decoded"}:
         changed = check[name].copy()
         if changed.dtype.kind == "S":
@@ -263,7 +218,7 @@ def test_a_difference_of_any_output_fails(tmp_path, monkeypatch):
         if output == "classes":
             output = "(classes|labels)"  # These no longer belong to those.
         with pytest.raises(RuntimeError, match=rf"{output} .*batch of {size}\) differ"):
-            compare(*others, {**check, name: changed})
+            compare(*others, {**check, name: changed}, tolerance)
 
 
 @pytest.mark.parametrize("existed", [False, True])
@@ -286,3 +241,26 @@ def test_a_failing_process_is_reported(tmp_path, monkeypatch):
     ):
         saved_model(tiny_vit(), tmp_path / "served", verbose=False)
     assert not (tmp_path / "served").exists()
+
+
+def test_int8_weights(tmp_path):
+    model = perturb(tiny_vit(hidden_dim=64, mlp_dim=96, positions="relative"))
+    path = saved_model(model, tmp_path / "served", weights_dtype="int8", verbose=False)
+    stored = sum(file.stat().st_size for file in (path / "variables").iterdir())
+    assert stored < 1.4 * model.count_params() + 400 * len(model.weights)
+
+    images = pixels(model, 3)
+    request = ("serving_default", "images", images.astype("float32"))
+    (answer,), _ = serve(path, [request], tmp_path)
+    rounded = exact_copy(model)
+    for weight in rounded.weights:
+        if len(weight.shape) > 1:
+            values = array(weight).reshape(-1, weight.shape[-1])
+            steps = np.abs(values).max(axis=0) / 127
+            values = np.round(values / steps) * steps
+            weight.assign(values.reshape(weight.shape))
+    served = answer["logits"]
+    expected = array(rounded(rounded.preprocessor(images)))
+    np.testing.assert_allclose(served, expected, rtol=0, atol=1e-5)
+    exact = exact_copy(model)
+    assert np.abs(served - array(exact(exact.preprocessor(images)))).max() > 1e-4

@@ -1,0 +1,155 @@
+"""What all formats share: a model is rebuilt under TensorFlow, written, and compared."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+
+from keras_vit.export import comparison
+from keras_vit.export.staging import place, staged
+from keras_vit.export.stored_weights import restored, stored
+from keras_vit.labels import imagenet_1k
+from keras_vit.models.checkpoint import load_checkpoint
+
+
+def check_packages(modules, extra):
+    """Raises where one of the modules that write and run a format is not installed."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"This export needs {', '.join(modules)}; not installed: "
+            f"{', '.join(missing)}. pip install 'keras_vit[{extra}]'."
+        )
+
+
+def check_weights_dtype(weights_dtype, choices):
+    if weights_dtype not in choices:
+        raise ValueError(
+            f"Unknown weights_dtype {weights_dtype!r}; choose one of "
+            f"{', '.join(map(repr, choices))}."
+        )
+
+
+def loaded(model):
+    """The model, which may be a checkpoint; raises where it cannot be exported."""
+    if isinstance(model, str | os.PathLike):
+        model = load_checkpoint(model)
+    config = model.get_config() if hasattr(model, "preprocessor") else {}
+    if "classifier_activation" not in config:
+        raise ValueError(
+            f"Exports are of keras_vit models, such as ViTB16(); received {model!r}."
+        )
+    if not config["include_top"]:
+        raise ValueError("An export needs a classifier; the model has include_top=False.")
+    return model
+
+
+def names_of_classes(model, labels):
+    """A list with a label for each class; raises where `labels` are no such list."""
+    classes = model.get_config()["classes"]
+    if labels is None and classes == 1000:
+        labels = [name for _, name in imagenet_1k()]
+    elif labels is None:
+        labels = [str(number) for number in range(classes)]
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(
+            f"labels must be a list of str, one a class; received {labels!r}."
+        )
+    if len(labels) != classes:
+        raise ValueError(
+            f"The model has {classes} classes and needs as many labels; received "
+            f"{len(labels)}: {', '.join(labels[:3])}, ..."
+        )
+    return list(labels)
+
+
+def export(
+    model, target, file_format, options, preprocessor, *, tolerance, rounded="float32"
+):
+    """Writes `target`, or nothing.
+
+    Args:
+        model: as `loaded` gives it.
+        target: `pathlib.Path`, which does not exist.
+        file_format: a key of `tensorflow_process.FORMATS`.
+        options: dict for that format, which JSON can hold.
+        preprocessor: a `Preprocessor`, what the export does with pixels.
+        tolerance: float, see `comparison.difference`.
+        rounded: of `WEIGHTS_DTYPES`: the export must have the outputs of the model with
+            weights rounded to this.
+
+    Returns:
+        The largest difference, and what else the other process found, a dict.
+    """
+    with staged(target) as staging:
+        exact, activation = _describe(
+            model, file_format, options, preprocessor, rounded, staging
+        )
+        result = _run_under_tensorflow(staging)
+        with np.load(staging / "check.npz") as check:
+            difference = comparison.difference(
+                exact, activation, options, dict(check), tolerance
+            )
+        place(staging / "export", target)
+    return difference, result
+
+
+def _describe(model, file_format, options, preprocessor, rounded, staging):
+    """Leaves for the other process what it needs to rebuild the model.
+
+    Returns the model whose outputs the export must have, and its activation.
+    """
+    config = {
+        **model.get_config(),
+        "dtype": "float32",
+        "classifier_activation": None,
+        "preprocessor": keras.saving.serialize_keras_object(preprocessor),
+    }
+    activation = model.get_config()["classifier_activation"] or "softmax"
+    # On the CPU, as the other process: an accelerator rounds float32 products.
+    with keras.device("cpu"):  # Not cpu:0: torch then refuses the seeds of dropout.
+        exact = type(model).from_config(config)
+        exact.set_weights(model.get_weights())
+        exact.save_weights(staging / "model.weights.h5")
+        if rounded != "float32":
+            for weight in exact.weights:
+                parts = stored(keras.ops.convert_to_numpy(weight), rounded)
+                weight.assign(restored([part.astype("float32") for part in parts]))
+    description = {
+        "class": keras.saving.get_registered_name(type(model)),
+        "config": config,
+        "activation": activation,
+        "format": file_format,
+        "options": options,
+    }
+    (staging / "model.json").write_text(json.dumps(description))
+    return exact, keras.activations.get(activation)
+
+
+def _run_under_tensorflow(staging):
+    package = pathlib.Path(__file__).parents[2]
+    path = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "-1",  # The accelerator may be another backend's.
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "PYTHONPATH": os.pathsep.join(path),
+    }
+    process = subprocess.run(
+        [sys.executable, "-P", "-m", "keras_vit.export.tensorflow_process", staging],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if process.returncode:
+        raise RuntimeError(
+            "The export under TensorFlow failed; nothing was written. Its last words:\n"
+            + "\n".join(process.stderr.splitlines()[-20:])
+        )
+    return json.loads((staging / "result.json").read_text())

@@ -1,0 +1,186 @@
+"""ONNX and LiteRT files, whatever backend trained the model."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import keras
+
+from keras_vit.export.comparison import TOLERANCE
+from keras_vit.export.served_model import (
+    check_packages,
+    check_weights_dtype,
+    export,
+    loaded,
+    names_of_classes,
+)
+
+FILE_WEIGHTS_DTYPES = ("float32", "int8")
+
+# Largest difference of an int8 file's outputs from those of the model: probabilities,
+# and logits as a part of the largest.
+INT8_TOLERANCE = 0.1
+
+# Bytes. Protocol buffers and flatbuffers have signed offsets of 32 bits; a part is for
+# what is not weights.
+LARGEST_FILE = 2**31 - 2**25
+
+
+def onnx(
+    model: keras.Model | str | os.PathLike,
+    path: str | os.PathLike,
+    labels: Sequence[str] | None = None,
+    weights_dtype: str = "float32",
+    verbose: bool = True,
+) -> pathlib.Path:
+    """Writes an ONNX file, opset 18, for onnxruntime and others.
+
+    As for `saved_model`, the graph is rebuilt under TensorFlow in a process of its own,
+    in float32, whatever backend trained the model; tf2onnx converts it. The file is run
+    by onnxruntime and compared with the model, in batches of 1, 2 and 7 parts of
+    photographs, before it gets its final name; where anything fails, nothing is left
+    behind.
+
+    Input: `images` float32 `(b, h, w, c)`, pixel values 0 to 255, any b; any h and w
+    where `model.preprocessor` has an `image_size`, else the model's. They are resized,
+    cropped and scaled inside as it says. Outputs: `logits` and `probabilities`, float32
+    `(b, classes)`, as those of the `serving_default` of `saved_model`.
+
+    Args:
+        model: a `keras_vit.ViT` with its classifier, or what
+            `keras_vit.load_checkpoint` takes.
+        path: path of the file, which ends in `.onnx`; its directory is made if it does
+            not exist.
+        labels: a name for each class; None for ImageNet-1k's where there are 1000
+            classes, and the class's number where not. The file has them as JSON in
+            `labels` of its `metadata_props`.
+        weights_dtype: `"float32"`, or `"int8"` to store the matrices of all dense layers
+            in 8 bits, each output channel with its own scale, and to compute these
+            layers in 8 bits: activations are rounded at run time. Outputs change; the
+            export fails if by more than 0.1: probabilities, and logits as a part of the
+            largest.
+        verbose: whether to print what is done.
+
+    Returns:
+        `pathlib.Path` of the file.
+
+    Raises:
+        FileExistsError: `path` exists already.
+        FileNotFoundError: there is no such checkpoint.
+        ImportError: tensorflow, tf2onnx, onnx or onnxruntime is not installed.
+        RuntimeError: the export failed, or does not give the model's outputs.
+        ValueError: `model` is no keras_vit model, has no classifier or is too large for
+            one file, or another argument is out of its range.
+
+    Example:
+
+    >>> import keras_vit
+    >>> import onnxruntime  # doctest: +SKIP
+    >>> path = keras_vit.export.onnx(keras_vit.ViTS16(), "vit.onnx")  # doctest: +SKIP
+    >>> session = onnxruntime.InferenceSession(path)  # doctest: +SKIP
+    >>> session.run(["probabilities"], {"images": pixels})  # doctest: +SKIP
+
+    Source: https://onnx.ai/onnx/intro
+    """
+    target = _checked_path(path, ".onnx")
+    check_packages(("tensorflow", "tf2onnx", "onnx", "onnxruntime"), "onnx")
+    check_weights_dtype(weights_dtype, FILE_WEIGHTS_DTYPES)
+    model = loaded(model)
+    options = {"labels": names_of_classes(model, labels), "weights_dtype": weights_dtype}
+    return _write(model, target, "onnx", options, model.preprocessor, verbose)
+
+
+def litert(
+    model: keras.Model | str | os.PathLike,
+    path: str | os.PathLike,
+    weights_dtype: str = "float32",
+    verbose: bool = True,
+) -> pathlib.Path:
+    """Writes a LiteRT (TensorFlow Lite) file, of LiteRT's own operations only.
+
+    As for `saved_model`, the graph is rebuilt under TensorFlow in a process of its own,
+    in float32, whatever backend trained the model. The file is run by LiteRT's
+    interpreter and compared with the model, in batches of 1, 2 and 7 parts of
+    photographs, before it gets its final name; where anything fails, nothing is left
+    behind.
+
+    Signature `serving_default`. Input: `images` float32 `(b, h, w, c)`, pixel values 0
+    to 255, any b, the h and w of the model: scaled inside, but resized by the client,
+    as `model.preprocessor` says. (LiteRT has no resize with antialiasing, and its
+    delegates want sizes that they know.) Outputs: `logits` and `probabilities`, float32
+    `(b, classes)`, as those of the `serving_default` of `saved_model`. The file has no
+    names of classes.
+
+    Args:
+        model: a `keras_vit.ViT` with its classifier, or what
+            `keras_vit.load_checkpoint` takes.
+        path: path of the file, which ends in `.tflite`; its directory is made if it
+            does not exist.
+        weights_dtype: `"float32"`, or `"int8"` to store matrices in 8 bits, and to
+            compute with them in 8 bits where LiteRT can ("dynamic range"): activations
+            are rounded at run time. Outputs change; the export fails if by more than
+            0.1: probabilities, and logits as a part of the largest.
+        verbose: whether to print what is done.
+
+    Returns:
+        `pathlib.Path` of the file.
+
+    Raises:
+        FileExistsError: `path` exists already.
+        FileNotFoundError: there is no such checkpoint.
+        ImportError: tensorflow or ai_edge_litert is not installed.
+        RuntimeError: the export failed, or does not give the model's outputs.
+        ValueError: `model` is no keras_vit model, has no classifier or is too large for
+            one file, or another argument is out of its range.
+
+    Example:
+
+    >>> import keras_vit
+    >>> from ai_edge_litert.interpreter import Interpreter  # doctest: +SKIP
+    >>> path = keras_vit.export.litert(keras_vit.ViTS16(), "vit.tflite")  # doctest: +SKIP
+    >>> predict = Interpreter(str(path)).get_signature_runner()  # doctest: +SKIP
+    >>> predict(images=pixels)["probabilities"]  # doctest: +SKIP
+
+    Source: https://ai.google.dev/edge/litert
+    """
+    target = _checked_path(path, ".tflite")
+    check_packages(("tensorflow", "ai_edge_litert"), "litert")
+    check_weights_dtype(weights_dtype, FILE_WEIGHTS_DTYPES)
+    model = loaded(model)
+    only_scales = model.preprocessor.with_image_size(None)
+    options = {"weights_dtype": weights_dtype}
+    return _write(model, target, "litert", options, only_scales, verbose)
+
+
+def _checked_path(path, ending):
+    path = pathlib.Path(path)
+    if path.suffix != ending:
+        raise ValueError(f"The name of the file must end in {ending}; received {path}.")
+    if path.exists():
+        raise FileExistsError(
+            f"{path} exists and is not overwritten: remove it, or choose another name."
+        )
+    return path
+
+
+def _write(model, target, file_format, options, preprocessor, verbose):
+    size = 4 * model.count_params()
+    if size > LARGEST_FILE:
+        raise ValueError(
+            f"The model's weights have {size / 1e9:.1f} GB; {target.suffix} files, and "
+            f"what they are converted from, have at most {LARGEST_FILE / 1e9:.1f} GB. "
+            "Use keras_vit.export.saved_model."
+        )
+    weights_dtype = options["weights_dtype"]
+    if verbose:
+        print(f"Exporting to {target} ({weights_dtype}) ...", flush=True)
+    tolerance = INT8_TOLERANCE if weights_dtype == "int8" else TOLERANCE
+    difference, _ = export(
+        model, target, file_format, options, preprocessor, tolerance=tolerance
+    )
+    if verbose:
+        print(
+            f"Exported {target}: every output within {difference:.1e} of Keras's "
+            f"(limit {tolerance:.0e})."
+        )
+    return target

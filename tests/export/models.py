@@ -1,0 +1,53 @@
+"""Models that every format must export, and what their exports must give."""
+
+import numpy as np
+
+from keras_vit.layers import Preprocessor, ResNetStem
+from tests.cases import DENSE, array, perturb, tiny_t2t, tiny_vit
+
+MODELS = {
+    "distilled": {"distillation_token": True},
+    "everything": {
+        "positions": "relative",
+        "pooling": "map",
+        "registers": 2,
+        "dropout_rate": 0.1,
+        "activation": "gelu",
+        "dtype": "mixed_bfloat16",
+        "preprocessor": Preprocessor([120.0, 110.0, 100.0], [60.0, 61.0, 62.0]),
+        "classifier_activation": "sigmoid",
+    },
+    "logits": {
+        "classifier_activation": None,
+        "positions": "sincos_2d",
+        "pooling": "gap",
+        "preprocessor": Preprocessor.imagenet((16, 24)),
+    },
+    "hybrid": {
+        "stem": ResNetStem((1,), width=32),
+        "patch_size": 2,
+        "dtype": "mixed_bfloat16",
+    },
+    "t2t_ghost": {"tokens": "performer", "backbone": "ghost"},
+    "t2t_dense": {"tokens": "transformer", "dtype": "mixed_bfloat16", **DENSE},
+}
+
+
+def tiny_model(arguments):
+    tiny = tiny_t2t if "tokens" in arguments else tiny_vit
+    return perturb(tiny(**arguments))
+
+
+def pixels(model, batch, seed=0):
+    shape = (batch, *model.input_shape[1:])
+    return np.random.default_rng(seed).integers(0, 256, shape, "uint8")
+
+
+def exact_copy(model, **changes):
+    """The model in float32, with the weights that a model so changed has."""
+    config = {**model.get_config(), "dtype": "float32", "classifier_activation": None}
+    copy = type(model).from_config({**config, **changes})
+    weights = model.weights_by_path()
+    for path, weight in copy.weights_by_path().items():
+        weight.assign(array(weights[path]))
+    return copy

@@ -1,0 +1,249 @@
+"""ONNX and LiteRT files, run by onnxruntime and by LiteRT's interpreter."""
+
+import importlib.util
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from keras_vit.export import litert, onnx, served_model, single_file
+from keras_vit.export.comparison import TOLERANCE
+from recipes import export
+from tests.cases import array, perturb, random_array, tiny_vit
+from tests.export.models import MODELS, exact_copy, pixels, tiny_model
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="runs ONNX files")
+pytest.importorskip("tf2onnx", reason="writes ONNX files")
+interpreters = pytest.importorskip(
+    "ai_edge_litert.interpreter", reason="runs LiteRT files"
+)
+
+WRITERS = {"onnx": (onnx, "vit.onnx"), "litert": (litert, "vit.tflite")}
+LONG = {"input_shape": (256, 264, 3), "pooling": "gap"}  # 1056 tokens: by blocks.
+
+
+def run_onnx(path, batches):
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    assert sorted(names) == ["logits", "probabilities"]
+    results = [session.run(names, {"images": batch}) for batch in batches]
+    return [dict(zip(names, values, strict=True)) for values in results]
+
+
+def run_litert(path, batches):
+    interpreter = interpreters.Interpreter(str(path))
+    signatures = interpreter.get_signature_list()
+    assert list(signatures) == ["serving_default"]
+    assert signatures["serving_default"]["inputs"] == ["images"]
+    predict = interpreter.get_signature_runner("serving_default")
+    results = [predict(images=batch) for batch in batches]
+    assert all(sorted(result) == ["logits", "probabilities"] for result in results)
+    return results
+
+
+def expected(model, images):
+    exact = exact_copy(model)
+    logits = exact(exact.preprocessor(images))
+    activation = model.get_config()["classifier_activation"] or "softmax"
+    return {
+        "logits": array(logits),
+        "probabilities": array(keras.activations.get(activation)(logits)),
+    }
+
+
+def check(results, wanted, batches):
+    for result, batch in zip(results, batches, strict=True):
+        for name, values in result.items():
+            assert values.dtype == np.float32
+            assert values.shape == (len(batch), 5)
+            np.testing.assert_allclose(
+                values, wanted[name][: len(batch)], rtol=0, atol=TOLERANCE
+            )
+
+
+# One on every backend, the others on one.
+NAMES = [
+    "everything",
+    *(
+        pytest.param(name, marks=pytest.mark.any_backend)
+        for name in ("logits", "hybrid", "t2t_ghost")
+    ),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx(name, tmp_path, capsys):
+    model = tiny_model(MODELS[name])
+    path = tmp_path / "new" / "vit.onnx"
+    assert onnx(model, path) == path
+    assert os.listdir(path.parent) == ["vit.onnx"]
+    assert "within" in capsys.readouterr().out
+    images = pixels(model, 7)
+    resizes = model.preprocessor.image_size is not None
+    if resizes:
+        images = np.concatenate([images, images[:, :11]], axis=1)
+    images = images.astype("float32")
+    batches = [images[:b] for b in (1, 2, 7)]
+    check(run_onnx(path, batches), expected(model, images), batches)
+
+    import onnx as onnx_package
+
+    proto = onnx_package.load(path)
+    onnx_package.checker.check_model(proto, full_check=True)
+    opsets = {opset.domain: opset.version for opset in proto.opset_import}
+    assert opsets[""] == 18
+    assert {node.domain for node in proto.graph.node} == {""}
+    (graph_input,) = proto.graph.input
+    sizes = [d.dim_param or d.dim_value for d in graph_input.type.tensor_type.shape.dim]
+    height_width = ["height", "width"] if resizes else list(model.input_shape[1:3])
+    assert sizes == ["batch", *height_width, 3]
+    assert {p.key: json.loads(p.value) for p in proto.metadata_props} == {
+        "labels": ["0", "1", "2", "3", "4"]
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_litert(name, tmp_path):
+    check_litert(tiny_model(MODELS[name]), tmp_path / "new" / "vit.tflite")
+
+
+@pytest.mark.any_backend
+def test_litert_of_attention_by_blocks(tmp_path):
+    check_litert(perturb(tiny_vit(**LONG)), tmp_path / "new" / "vit.tflite")
+
+
+def check_litert(model, path):
+    assert litert(model, path, verbose=False) == path
+    assert os.listdir(path.parent) == ["vit.tflite"]
+    images = pixels(model, 7).astype("float32")
+    batches = [images[:b] for b in (1, 2, 7)]
+    only_scales = model.preprocessor.with_image_size(None)
+    model.preprocessor = only_scales
+    check(run_litert(path, batches), expected(model, images), batches)
+    plain = interpreters.Interpreter(
+        str(path),
+        experimental_op_resolver_type=(
+            interpreters.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        ),
+    )
+    names = {details["op_name"] for details in plain._get_ops_details()}
+    assert {name for name in names if name != name.upper()} == set()
+    (details,) = plain.get_input_details()
+    assert details["shape_signature"].tolist() == [-1, *model.input_shape[1:]]
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("file_format", WRITERS)
+def test_int8_and_the_command(file_format, tmp_path, capsys):
+    model = tiny_vit(hidden_dim=64, mlp_dim=256, num_layers=6)
+    kernel = model.get_layer("classifier").kernel
+    kernel.assign(random_array(*kernel.shape, scale=0.3))
+    model.save(tmp_path / "model.keras")
+    command = [str(tmp_path / "model.keras"), "--format", file_format, "--to"]
+    run = {"onnx": run_onnx, "litert": run_litert}[file_format]
+    sizes = {}
+    for dtype in ("float32", "int8"):
+        path = tmp_path / f"{dtype}-{WRITERS[file_format][1]}"
+        export.main([*command, str(path), "--weights-dtype", dtype])
+        printed = capsys.readouterr().out
+        assert "within" in printed
+        sizes[dtype] = path.stat().st_size
+    assert sizes["int8"] < 0.45 * sizes["float32"]
+
+    images = pixels(model, 7).astype("float32")
+    scope = {"images": images}
+    exec(printed.split("0 to 255:\n")[1].replace("\n  ", "\n").strip(), scope)
+    (result,) = run(path, [images])
+    np.testing.assert_array_equal(scope["probabilities"], result["probabilities"])
+    wanted = expected(model, images)["probabilities"]
+    difference = np.abs(result["probabilities"] - wanted).max()
+    assert 1e-5 < difference < single_file.INT8_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "onnx", "--version", "2"], "--version is not for --format onnx"),
+        (["--format", "litert", "--top-k", "2"], "--top-k is not for --format litert"),
+        (["--format", "litert", "--labels", "l.txt"], "--labels is not for"),
+    ],
+)
+def test_options_of_another_format(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        export.main(["model.keras", "--to", str(tmp_path / "vit.onnx"), *arguments])
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.any_backend
+def test_labels_of_onnx(tmp_path):
+    names = ["cat", "dog", "T-shirt", "crème brûlée", "owl"]
+    path = onnx(tiny_vit(), tmp_path / "vit.onnx", labels=names, verbose=False)
+    metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["labels"]) == names
+
+
+@pytest.mark.parametrize("file_format", WRITERS)
+def test_what_cannot_be_exported(file_format, tmp_path, monkeypatch):
+    write, name = WRITERS[file_format]
+    path = tmp_path / "new" / name
+    with pytest.raises(ValueError, match=r"must end in \.(onnx|tflite); received .*pb"):
+        write(tiny_vit(), path.with_suffix(".pb"))
+    with pytest.raises(ValueError, match="Unknown weights_dtype 'bfloat16'"):
+        write(tiny_vit(), path, weights_dtype="bfloat16")
+    with pytest.raises(ValueError, match="needs a classifier"):
+        write(tiny_vit(include_top=False), path)
+    with pytest.raises(FileNotFoundError, match=r"model\.keras"):
+        write(tmp_path / "model.keras", path)
+    monkeypatch.setattr(single_file, "LARGEST_FILE", 1000)
+    with pytest.raises(ValueError, match="have at most"):
+        write(tiny_vit(), path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_wrong_labels(tmp_path):
+    with pytest.raises(ValueError, match="needs as many labels; received 2"):
+        onnx(tiny_vit(), tmp_path / "vit.onnx", labels=["a", "b"])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("file_format", WRITERS)
+def test_an_existing_file_is_never_overwritten(file_format, tmp_path):
+    write, name = WRITERS[file_format]
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match="exists and is not overwritten"):
+        write(tiny_vit(), tmp_path / name)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("file_format", "package"),
+    [("onnx", "tf2onnx"), ("onnx", "onnxruntime"), ("litert", "ai_edge_litert")],
+)
+def test_a_missing_package(file_format, package, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        served_model.importlib.util,
+        "find_spec",
+        lambda name: None if name == package else find(name),
+    )
+    write, name = WRITERS[file_format]
+    message = rf"not installed: {package}\. pip install 'keras_vit\[{file_format}\]'"
+    with pytest.raises(ImportError, match=message):
+        write(tiny_vit(), tmp_path / "new" / name)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("file_format", WRITERS)
+def test_a_failed_comparison_leaves_nothing(file_format, tmp_path, monkeypatch):
+    write, name = WRITERS[file_format]
+    monkeypatch.setattr(single_file, "TOLERANCE", -1.0)
+    with pytest.raises(RuntimeError, match=r"differ from Keras.*nothing was written"):
+        write(tiny_vit(), tmp_path / "some" / "new" / name, verbose=False)
+    assert os.listdir(tmp_path) == []
