@@ -3,13 +3,16 @@ r"""Evaluates a checkpoint on labelled images, every image once.
 python -m recipes.evaluate CHECKPOINT [--workdir DIR] [--set key=value ...]
 
 CHECKPOINT is the directory of a run (its best model), or what `keras_vit.load_checkpoint`
-reads: a file, a name that `keras_vit.checkpoints()` lists. The images are those of
-`data.test`; of a run, its own test set, or the validation set if it has none. Examples:
+reads: a file, a name that `keras_vit.checkpoints()` lists; or an export: a .onnx or
+.tflite file, the directory of a SavedModel's versions, for images that have one size. The
+images are those of `data.test`; of a run, its own test set, or the validation set if it
+has none. Examples:
 
   python -m recipes.evaluate runs/digits
   python -m recipes.evaluate runs/digits --set data.test=folder:photographs
   python -m recipes.evaluate vit_b16.augreg_in21k_ft_in1k_224 --set \
       data.test=tfds:imagenet2012:validation --set model.arguments.input_shape=(384,384,3)
+  python -m recipes.evaluate digits.onnx --set data.test=digits:test
 
 With --workdir: evaluation.json, and confusion.png for up to 100 classes.
 """
@@ -27,7 +30,7 @@ import numpy as np
 import keras_vit
 from keras_vit.training.pipeline import evaluation_batches
 from keras_vit.training.sources import Source, open_source
-from recipes import command_line, pictures
+from recipes import command_line, exported, pictures
 from recipes import config as configs
 from recipes.objectives import network
 from recipes.run_directory import write_text
@@ -62,11 +65,15 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
             "Which images? --set data.test=tfds:NAME:SPLIT, folder:PATH or digits:test."
         )
     source = open_source(name, config.data.data_dir, config.data.download)
-    model = network(config, include_top=True, classifier_activation=None, head="keep")
+    weights = config.model.weights
+    if weights is not None and exported.is_export(weights):
+        model = exported.Export(weights)
+    else:
+        model = network(config, include_top=True, classifier_activation=None, head="keep")
     classes = model.output_shape[-1]
     if classes != source.num_classes:
         raise ValueError(
-            f"{config.model.weights} has {classes} classes, {name} {source.num_classes}: "
+            f"{weights} has {classes} classes, {name} {source.num_classes}: "
             "fine-tune it (recipes.finetune), or probe its features "
             "(recipes.linear_probe)."
         )
@@ -91,12 +98,12 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
 
 
 def outputs(
-    model: keras.Model, source: Source, config: configs.Config
+    model: keras.Model | exported.Export, source: Source, config: configs.Config
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """What a model makes of all images of a source, with a progress bar.
 
     Args:
-        model: a `keras_vit` model.
+        model: a `keras_vit` model, or an export of one.
         source: the images.
         config: says the batch size, and what becomes of unreadable images.
 

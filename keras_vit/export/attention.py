@@ -27,7 +27,8 @@ def attention_rollout(model: keras.Model):
     Source: arXiv:2005.00928, attention rollout.
     """
     blocks = [layer for layer in model.layers if isinstance(layer, TransformerBlock)]
-    network = keras.Model(model.inputs, [block.input for block in blocks])
+    # By name: of a list with one block Keras gives back no list.
+    network = keras.Model(model.inputs, {block.name: block.input for block in blocks})
     rows, columns = model.grid_shape
     prefix = model.num_prefix_tokens
     config = model.get_config()
@@ -42,9 +43,9 @@ def attention_rollout(model: keras.Model):
 
     def rollout(images):
         shares = ops.convert_to_tensor(queries)
-        tokens = zip(blocks, network(images, training=False), strict=True)
-        for block, x in reversed(list(tokens)):
-            weights = ops.mean(block.attention_weights(x), axis=1)
+        tokens = network(images, training=False)
+        for block in reversed(blocks):
+            weights = ops.mean(block.attention_weights(tokens[block.name]), axis=1)
             shares = (shares + ops.matmul(shares, weights)) / 2.0
         return ops.reshape(shares[:, 0, prefix:], (-1, rows, columns))
 

@@ -14,8 +14,9 @@ from tests.cases import DENSE, array, perturb, random_images, tiny_t2t, tiny_vit
         (tiny_vit, {"pooling": "gap", "registers": 2, "positions": "relative"}, None),
         (tiny_vit, {"pooling": "map", "dtype": "mixed_bfloat16"}, None),
         (tiny_t2t, {**DENSE}, {0: 1}),
+        (tiny_vit, {"num_layers": 1}, {0: 1}),
     ],
-    ids=["token", "distilled", "gap", "map", "t2t_dense"],
+    ids=["token", "distilled", "gap", "map", "t2t_dense", "one_block"],
 )
 def test_rollout_is_the_product_of_the_blocks(make, arguments, queries):
     model = perturb(make(**arguments))

@@ -11,8 +11,8 @@ from sklearn.linear_model import Ridge
 import keras_vit
 from keras_vit.training import sources
 from keras_vit.training.host import tensorflow
-from recipes import config as configs
 from recipes import (
+    command_line,
     evaluate,
     finetune,
     linear_probe,
@@ -21,6 +21,7 @@ from recipes import (
     sweep,
     training,
 )
+from recipes import config as configs
 from tests.cases import array
 
 TINY = [
@@ -67,6 +68,27 @@ def test_evaluate(run, tmp_path, capsys):
     assert found["loss"] == pytest.approx(float(exact(labels, logits)), rel=1e-4)
     assert (tmp_path / "evaluation" / "confusion.png").stat().st_size > 1000
     assert "360 (0 unreadable)" in capsys.readouterr().out
+
+
+@pytest.mark.any_backend  # Which one trained makes no difference to an export.
+@pytest.mark.parametrize(
+    ("file_format", "name", "package"),
+    [
+        ("saved_model", "served", "tensorflow"),
+        ("onnx", "digits.onnx", "tf2onnx"),
+        ("litert", "digits.tflite", "ai_edge_litert"),
+    ],
+)
+def test_evaluate_an_export(file_format, name, package, run, tmp_path):
+    pytest.importorskip(package, reason="writes the export")
+    path = str(tmp_path / name)
+    getattr(keras_vit.export, file_format)(run / "best.keras", path, verbose=False)
+    config = command_line.config_of(path, evaluate.NOTHING)
+    config = configs.override(config, ["data.test=digits:test", "batch_size=64"])
+    exact = evaluate.evaluate(command_line.config_of(str(run), evaluate.NOTHING))
+    served = evaluate.evaluate(config)
+    assert served["confusion"] == exact["confusion"]
+    assert served["loss"] == pytest.approx(exact["loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """Exports of each format: writing one, and running it without Keras's model."""
 
-import os
 import pathlib
 import shutil
 from importlib import import_module
 
 from recipes.benchmark.contestants import CONTESTANTS, random_batch
 from recipes.benchmark.timing import median_seconds, seconds
+from recipes.exported import Export
 
 # The function of keras_vit.export, and the ending of what it writes.
 _WRITERS = {
@@ -53,10 +53,9 @@ def _place(directory, format_name):
 
 def served(directory, format_name, image_size, batch, repetitions):
     """Milliseconds of an answer to a batch of pixels, and images/s."""
-    kind, _, path = _place(directory, format_name)
-    answer = {"SavedModel": _saved_model, "ONNX": _onnx, "LiteRT": _litert}[kind](path)
+    model = Export(str(_place(directory, format_name)[2]))
     pixels = (random_batch(batch, image_size)[0] * 50 + 128).clip(0, 255)
-    return _timed(lambda: answer(pixels), batch, repetitions)
+    return _timed(lambda: model.predict_on_batch(pixels), batch, repetitions)
 
 
 def predicted(contestant, sizes, dtype, batch, repetitions):
@@ -75,24 +74,3 @@ def _timed(forward, batch, repetitions):
         return {"latency (ms)": 1e3 * duration, "images/s": batch / duration}
 
     return measure
-
-
-def _saved_model(path):
-    tf = import_module("tensorflow")
-    model = tf.saved_model.load(f"{path}/1")
-    serve = model.signatures["serving_default"]
-    # The model is named so that it lives as long as its function.
-    return lambda pixels, model=model: serve(images=tf.constant(pixels))["logits"].numpy()
-
-
-def _onnx(path):
-    session = import_module("onnxruntime").InferenceSession(str(path))
-    return lambda pixels: session.run(["logits"], {"images": pixels})
-
-
-def _litert(path):
-    interpreter = import_module("ai_edge_litert.interpreter").Interpreter(
-        str(path), num_threads=len(os.sched_getaffinity(0))
-    )
-    serve = interpreter.get_signature_runner("serving_default")
-    return lambda pixels: serve(images=pixels)["logits"]

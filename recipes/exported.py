@@ -1,0 +1,75 @@
+"""Exports as they are served: pixels to logits, without Keras's model."""
+
+import os
+import pathlib
+from importlib import import_module
+
+import numpy as np
+
+from keras_vit.layers import Preprocessor
+
+SUFFIXES = (".onnx", ".tflite")
+
+
+def is_export(path: str) -> bool:
+    """Whether this is a file of `keras_vit.export`, or its directory of versions."""
+    return path.endswith(SUFFIXES) or bool(_versions(path))
+
+
+class Export:
+    """A SavedModel, an ONNX or a LiteRT file, with what `recipes.evaluate` asks models.
+
+    Args:
+        path: `.onnx`, `.tflite`, or the directory that has a SavedModel's versions, of
+            which it is the highest.
+
+    Attributes:
+        preprocessor: gives pixel values 0 to 255, which an export scales itself. Those
+            that take images of one size get them resized, without antialiasing.
+        output_shape: `(None, classes)`.
+    """
+
+    def __init__(self, path: str):
+        kind = pathlib.Path(path).suffix
+        load = {".onnx": self._onnx, ".tflite": self._litert}.get(kind, self._saved_model)
+        input_shape, classes = load(path)
+        height, width = input_shape[1:3]
+        size = (height, width) if isinstance(height, int) and height > 0 else None
+        self.preprocessor = Preprocessor(mean=0.0, std=1.0, image_size=size)
+        self.output_shape = (None, int(classes))
+
+    def predict_on_batch(self, images) -> np.ndarray:
+        """Logits `(b, classes)` of pixels float32 `(b, h, w, c)`."""
+        return self._logits(np.asarray(images, "float32"))
+
+    def _onnx(self, path):
+        session = import_module("onnxruntime").InferenceSession(path)
+        self._logits = lambda images: session.run(["logits"], {"images": images})[0]
+        (output,) = (o for o in session.get_outputs() if o.name == "logits")
+        return session.get_inputs()[0].shape, output.shape[-1]
+
+    def _litert(self, path):
+        interpreter = import_module("ai_edge_litert.interpreter").Interpreter(
+            path, num_threads=len(os.sched_getaffinity(0))
+        )
+        serve = interpreter.get_signature_runner("serving_default")
+        self._logits = lambda images: serve(images=images)["logits"]
+        shape = [int(n) for n in serve.get_input_details()["images"]["shape"]]
+        return shape, serve.get_output_details()["logits"]["shape"][-1]
+
+    def _saved_model(self, path):
+        tf = import_module("tensorflow")
+        # Kept: its variables live as long as it does.
+        self._loaded = tf.saved_model.load(f"{path}/{max(_versions(path))}")
+        serve = self._loaded.signatures["serving_default"]
+        self._logits = lambda x: serve(images=tf.constant(x))["logits"].numpy()
+        shape = serve.structured_input_signature[1]["images"].shape
+        return shape.as_list(), serve.structured_outputs["logits"].shape[-1]
+
+
+def _versions(path):
+    return [
+        int(found.parent.name)
+        for found in pathlib.Path(path).glob("*/saved_model.pb")
+        if found.parent.name.isdecimal()
+    ]
