@@ -8,6 +8,8 @@ CONFIG = Config(
     command="python -m recipes.pretrain cifar10_vit_64 --workdir runs/cifar10_vit_64",
     hardware="two CPU cores, minutes",
     expected="none published",
+    measured="measured on 2026-11-21: 44.7, 45.6, 44.6 % test accuracy after 5 epochs "
+    "(seeds 0, 1, 2), JAX",
     model=Model(
         architecture="ViT",
         arguments={

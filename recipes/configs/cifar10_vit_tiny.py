@@ -10,6 +10,8 @@ CONFIG = Config(
     command="python -m recipes.sweep cifar10_vit_tiny --workdir runs/cifar10_positions",
     hardware="two CPU cores, minutes",
     expected="none published",
+    measured="measured on 2026-11-21: 48.9, 49.4, 48.8 % test accuracy with learned "
+    "positions (seeds 0, 1, 2), JAX",
     model=Model(
         architecture="ViT",
         arguments={

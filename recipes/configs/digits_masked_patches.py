@@ -14,6 +14,8 @@ CONFIG = dataclasses.replace(
     "--workdir runs/digits_masked_patches",
     hardware="two CPU cores, minutes",
     expected="none published; a linear probe better than of random features",
+    measured="measured on 2026-11-21: 92.2, 94.7, 89.4 % test accuracy of a linear probe "
+    "(seeds 0, 1, 2; random features: 86.4, 84.2, 82.8 %), JAX",
     objective="masked_patch_prediction",
     masking=Masking(ratio=0.5),
     model=Model(

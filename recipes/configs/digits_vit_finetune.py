@@ -12,6 +12,7 @@ CONFIG = dataclasses.replace(
     command="python -m recipes.finetune digits_vit_finetune "
     "--set model.weights=runs/digits_vit/best.keras --workdir runs/digits_vit_finetune",
     expected="none published",
+    measured="not measured here",
     model=Model(
         architecture="ViT", arguments={"input_shape": [96, 96, 1], "head": "keep"}
     ),

@@ -52,11 +52,13 @@ def main(arguments: list[str] | None = None) -> None:
             "The name of a model must be letters, digits, '_', '-' and '.', as it is a "
             f"part of a URL; received {name!r}. Give --name."
         )
-    # TensorFlow takes seconds to import.
-    from recipes.serve.app import App
-    from recipes.serve.model import Model
-    from recipes.serve.server import Server
-
+    try:
+        # TensorFlow takes seconds to import.
+        from recipes.serve.app import App
+        from recipes.serve.model import Model
+        from recipes.serve.server import Server
+    except ImportError as error:
+        parser.exit(1, f"error: {error}: pip install 'keras_vit[serve]'.\n")
     try:
         model = Model(options.directory)
         model.warm_up()

@@ -694,6 +694,19 @@ def test_what_the_command_refuses(exported):
         assert message in process.stderr
 
 
+def test_a_missing_library_names_the_extra(exported):
+    program = "import sys; sys.modules['uvicorn'] = None; "
+    program += "from recipes.serve.__main__ import main; main(sys.argv[1:])"
+    process = subprocess.run(
+        [sys.executable, "-c", program, str(exported)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    assert "pip install 'keras_vit[serve]'" in process.stderr
+
+
 def test_load(server, tmp_path, capsys):
     from recipes import serve_load
 
