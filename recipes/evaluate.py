@@ -68,6 +68,7 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
     weights = config.model.weights
     if weights is not None and exported.is_export(weights):
         model = exported.Export(weights)
+        _check_sizes(model, weights, source, config)
     else:
         model = network(config, include_top=True, classifier_activation=None, head="keep")
     classes = model.output_shape[-1]
@@ -95,6 +96,29 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         "loss": loss / seen,
         "confusion": confusion.tolist(),
     }
+
+
+def _check_sizes(export, path, source, config):
+    """Raises unless an export takes a source's images as they are.
+
+    Resized otherwise than its checkpoint wants them, they would tell too little of it.
+    """
+    if config.model.arguments:
+        raise ValueError(
+            f"model.arguments={config.model.arguments!r} are not for an export: they "
+            "would build another model."
+        )
+    sizes = source.image_shape or (None, None, source.channels)
+    pairs = zip(export.input_shape[1:], sizes, strict=True)
+    if None in sizes or any(wanted not in (None, size) for wanted, size in pairs):
+        wanted, found = (
+            "x".join("any" if n is None else str(n) for n in shape)
+            for shape in (export.input_shape[1:], sizes)
+        )
+        raise ValueError(
+            f"{path} takes images of {wanted}, all of one size; those of {source.name} "
+            f"have {found}: resize them, or evaluate the checkpoint."
+        )
 
 
 def outputs(

@@ -15,6 +15,7 @@ or nothing. Examples:
 
 import argparse
 import pathlib
+import shlex
 from typing import Any
 
 import keras_vit
@@ -91,6 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
         help="as stored; bfloat16 in a saved_model only",
     )
     options = parser.parse_args(arguments)
+    meant = {".onnx": "onnx", ".tflite": "litert"}.get(pathlib.Path(options.to).suffix)
+    if options.format == "saved_model" and meant is not None:
+        parser.error(f"--to {options.to} is the name of a file: add --format {meant}.")
     for name, reason in REFUSED[options.format].items():
         if getattr(options, name) is not None:
             option = "--" + name.replace("_", "-")
@@ -105,7 +109,7 @@ def _export(options):
     """Writes the export; returns what to do next."""
     kwargs: dict[str, Any] = {"weights_dtype": options.weights_dtype}
     if options.labels is not None:
-        kwargs["labels"] = pathlib.Path(options.labels).read_text("utf-8").splitlines()
+        kwargs["labels"] = _lines(pathlib.Path(options.labels))
     elif "labels" not in REFUSED[options.format]:
         kwargs["labels"] = command_line.labels_of(options.checkpoint)
     for name in ("version", "top_k"):
@@ -115,7 +119,17 @@ def _export(options):
     path = write(command_line.checkpoint_file(options.checkpoint), options.to, **kwargs)
     if options.format == "saved_model":
         path = path.parent.resolve()  # Its parent is what a server is given.
-    return NEXT[options.format].format(path=str(path), name=path.name)
+        return NEXT["saved_model"].format(path=shlex.quote(str(path)), name=path.name)
+    return NEXT[options.format].format(path=str(path))
+
+
+def _lines(path):
+    try:
+        text = path.read_text("utf-8-sig")  # Some editors begin files with a mark.
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 ({error}): save it in UTF-8.") from None
+    # Not str.splitlines, which ends lines at other characters too.
+    return text.removesuffix("\n").split("\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,14 @@ SUFFIXES = (".onnx", ".tflite")
 
 
 def is_export(path: str) -> bool:
-    """Whether this is a file of `keras_vit.export`, or its directory of versions."""
+    """Whether this is a file of `keras_vit.export`, or its directory of versions.
+
+    Raises:
+        ValueError: it is one of the versions.
+    """
+    if os.path.exists(f"{path}/saved_model.pb"):
+        directory = pathlib.Path(path).parent
+        raise ValueError(f"{path} is one version of a model: give {directory}.")
     return path.endswith(SUFFIXES) or bool(_versions(path))
 
 
@@ -24,19 +31,31 @@ class Export:
             which it is the highest.
 
     Attributes:
-        preprocessor: gives pixel values 0 to 255, which an export scales itself. Those
-            that take images of one size get them resized, without antialiasing.
+        preprocessor: gives pixel values 0 to 255: an export does the rest itself.
+        input_shape: `(None, height, width, channels)`, None for any size.
         output_shape: `(None, classes)`.
+
+    Raises:
+        FileNotFoundError: nothing is at the path.
+        ImportError: the package that runs the format is not installed.
+        ValueError: it cannot be read.
     """
 
     def __init__(self, path: str):
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"There is no export at {path}.")
         kind = pathlib.Path(path).suffix
         load = {".onnx": self._onnx, ".tflite": self._litert}.get(kind, self._saved_model)
-        input_shape, classes = load(path)
-        height, width = input_shape[1:3]
-        size = (height, width) if isinstance(height, int) and height > 0 else None
-        self.preprocessor = Preprocessor(mean=0.0, std=1.0, image_size=size)
+        try:
+            shape, classes = load(path)
+        except ImportError:
+            raise
+        except Exception as error:  # Each library has errors of its own.
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        sizes = (n if isinstance(n, int) and n > 0 else None for n in shape[1:])
+        self.input_shape = (None, *sizes)
         self.output_shape = (None, int(classes))
+        self.preprocessor = Preprocessor(mean=0.0, std=1.0)
 
     def predict_on_batch(self, images) -> np.ndarray:
         """Logits `(b, classes)` of pixels float32 `(b, h, w, c)`."""
@@ -50,7 +69,7 @@ class Export:
 
     def _litert(self, path):
         interpreter = import_module("ai_edge_litert.interpreter").Interpreter(
-            path, num_threads=len(os.sched_getaffinity(0))
+            path, num_threads=os.cpu_count()
         )
         serve = interpreter.get_signature_runner("serving_default")
         self._logits = lambda images: serve(images=images)["logits"]

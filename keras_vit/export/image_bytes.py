@@ -91,8 +91,8 @@ def largest_size(preprocessor, height, width):
 def _headers(contents):
     """What files say that they are.
 
-    Returns whether they are JPEGs, whether PNG, WebP, GIF or BMP, and for PNG and WebP
-    the pixels that they declare, int64; all of shape `(b,)`.
+    Returns whether they are JPEGs, whether PNG, WebP, GIF or BMP, and for all but JPEG
+    and BMP the pixels that they declare, int64; all of shape `(b,)`.
     """
     padded = tf.strings.substr(contents, 0, _HEADER) + b"\0" * _HEADER
     header = tf.strings.substr(padded, 0, _HEADER)
@@ -113,15 +113,17 @@ def _headers(contents):
         "lossy": (number(26, 2) % 2**14) * (number(28, 2) % 2**14),
         "lossless": (bits % 2**14 + 1) * (bits // 2**14 % 2**14 + 1),
         "extended": (number(24, 3) + 1) * (number(27, 3) + 1),
+        "gif": number(6, 2) * number(8, 2),
         # A BMP is as large as its file.
-        "rest": tf.zeros_like(bits),
+        "bmp": tf.zeros_like(bits),
     }
     kinds = {
         "png": starts(0, b"\x89PNG"),
         "lossy": webp & starts(12, b"VP8 "),
         "lossless": webp & starts(12, b"VP8L"),
         "extended": webp & starts(12, b"VP8X"),
-        "rest": starts(0, b"GIF8") | starts(0, b"BM"),
+        "gif": starts(0, b"GIF8"),
+        "bmp": starts(0, b"BM"),
     }
     area = sum(tf.where(kinds[name], areas[name], 0) for name in kinds)
     is_other = tf.reduce_any(tf.stack(list(kinds.values())), axis=0)

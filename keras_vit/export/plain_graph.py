@@ -31,8 +31,12 @@ def plain_graph(model, activation):
 
     @tf.function(input_signature=[images])
     def predict(images):
+        count = tf.shape(images)[0]
         images = _preprocessed(model.preprocessor, images)
         logits = model(images, training=False)
+        # An error where there are not as many as images: LiteRT runs any size, and the
+        # first reshape would mix the images.
+        logits = tf.reshape(logits, (count, logits.shape[-1]))
         return {"logits": logits, "probabilities": activation(logits)}
 
     return predict

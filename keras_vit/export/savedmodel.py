@@ -1,5 +1,6 @@
 """SavedModels for TF Serving, whatever backend trained the model."""
 
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -33,8 +34,9 @@ def saved_model(
     TensorFlow operations, so it does not depend on the backend, the policy or the machine
     that trained the model. Every signature is compared with the model, in batches of 1, 2
     and 7 parts of photographs (those of scikit-learn where it is installed, drawn waves
-    where not), before the export gets its final name; where anything fails, nothing is
-    left behind.
+    where not), before the export gets its final name; where anything fails, or an output
+    differs by more than 1e-4 (of the largest, where that is beyond 1), nothing is left
+    behind.
 
     Each signature takes one input and returns outputs by name; b is any number:
 
@@ -81,8 +83,8 @@ def saved_model(
             classes, and the class's number where not.
         top_k: int, how many classes `predict_bytes` names; all where there are fewer.
         max_pixels: int, the most pixels (height times width) that an image may have,
-            as it comes and after the resize that comes before a crop. A file of some
-            kilobytes can declare gigabytes.
+            as it comes and after the resize that comes before a crop; a little more than
+            twice the model's at least. A file of some kilobytes can declare gigabytes.
         weights_dtype: `"float32"`; `"bfloat16"` to store all but vectors with half of
             the bytes and 8 bits of each number; or `"int8"`, a quarter of the bytes:
             whole numbers from -127 to 127 of a step that every output channel has,
@@ -109,7 +111,7 @@ def saved_model(
     >>> keras_vit.export.saved_model(model, "served/vit")  # doctest: +SKIP
     PosixPath('served/vit/1')
     """
-    root = pathlib.Path(directory)
+    root = pathlib.Path(directory).expanduser()
     check_packages(["tensorflow"], "tensorflow")
     version = _check_place(root, version)
     check_weights_dtype(weights_dtype, WEIGHTS_DTYPES)
@@ -117,6 +119,7 @@ def saved_model(
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be an int, 1 or more; received {value!r}.")
     model = loaded(model)
+    _check_max_pixels(model, max_pixels)
     labels = names_of_classes(model, labels)
     options = {
         "labels": labels,
@@ -139,7 +142,7 @@ def saved_model(
     if verbose:
         print(
             f"Exported {target}: every output within {difference:.1e} of Keras's "
-            f"(limit {TOLERANCE:.0e})."
+            f"(of the largest where that is beyond 1; limit {TOLERANCE:.0e})."
         )
         if not result["warm_up"]:
             print(
@@ -174,3 +177,17 @@ def _check_place(directory, version):
             f"version={free} or another directory."
         )
     return version or free
+
+
+def _check_max_pixels(model, max_pixels):
+    """Raises where the images that exports are compared on would be refused."""
+    height, width, _ = model.input_shape[1:]
+    if model.preprocessor.image_size is None:
+        least = height * width
+    else:
+        crop_fraction = model.preprocessor.crop_fraction or 1.0
+        least = math.ceil(2 * (height + 1) * width / crop_fraction**2)
+    if max_pixels < least:
+        raise ValueError(
+            f"max_pixels must be {least} or more for this model; received {max_pixels}."
+        )

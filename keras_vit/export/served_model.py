@@ -46,6 +46,13 @@ def loaded(model):
         )
     if not config["include_top"]:
         raise ValueError("An export needs a classifier; the model has include_top=False.")
+    for part in (model, *model.layers):
+        package = type(part).__module__.split(".")[0]
+        if package not in ("keras", "keras_vit"):
+            raise ValueError(
+                f"{type(part).__qualname__} is a class of {package!r}, which the process "
+                "that writes exports does not know: use one of keras or keras_vit."
+            )
     return model
 
 
@@ -140,6 +147,8 @@ def _run_under_tensorflow(staging):
         "CUDA_VISIBLE_DEVICES": "-1",  # The accelerator may be another backend's.
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "PYTHONPATH": os.pathsep.join(path),
+        # What converters write in between goes when the rest goes.
+        "TMPDIR": str(staging.resolve()),
     }
     process = subprocess.run(
         [sys.executable, "-P", "-m", "keras_vit.export.tensorflow_process", staging],
@@ -149,7 +158,8 @@ def _run_under_tensorflow(staging):
     )
     if process.returncode:
         raise RuntimeError(
-            "The export under TensorFlow failed; nothing was written. Its last words:\n"
+            f"The export under TensorFlow failed (exit status {process.returncode}; -9 "
+            "is mostly a lack of memory); nothing was written. Its last words:\n"
             + "\n".join(process.stderr.splitlines()[-20:])
         )
     return json.loads((staging / "result.json").read_text())

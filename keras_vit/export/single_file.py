@@ -38,7 +38,8 @@ def onnx(
     As for `saved_model`, the graph is rebuilt under TensorFlow in a process of its own,
     in float32, whatever backend trained the model; tf2onnx converts it. The file is run
     by onnxruntime and compared with the model, in batches of 1, 2 and 7 parts of
-    photographs, before it gets its final name; where anything fails, nothing is left
+    photographs, before it gets its final name; where anything fails, or an output
+    differs by more than 1e-4 (of the largest, where that is beyond 1), nothing is left
     behind.
 
     Input: `images` float32 `(b, h, w, c)`, pixel values 0 to 255, any b; any h and w
@@ -101,7 +102,8 @@ def litert(
     As for `saved_model`, the graph is rebuilt under TensorFlow in a process of its own,
     in float32, whatever backend trained the model. The file is run by LiteRT's
     interpreter and compared with the model, in batches of 1, 2 and 7 parts of
-    photographs, before it gets its final name; where anything fails, nothing is left
+    photographs, before it gets its final name; where anything fails, or an output
+    differs by more than 1e-4 (of the largest, where that is beyond 1), nothing is left
     behind.
 
     Signature `serving_default`. Input: `images` float32 `(b, h, w, c)`, pixel values 0
@@ -153,7 +155,7 @@ def litert(
 
 
 def _checked_path(path, ending):
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if path.suffix != ending:
         raise ValueError(f"The name of the file must end in {ending}; received {path}.")
     if path.exists():
@@ -181,6 +183,6 @@ def _write(model, target, file_format, options, preprocessor, verbose):
     if verbose:
         print(
             f"Exported {target}: every output within {difference:.1e} of Keras's "
-            f"(limit {tolerance:.0e})."
+            f"(of the largest where that is beyond 1; limit {tolerance:.0e})."
         )
     return target

@@ -28,6 +28,9 @@ def staged(target):
 
 def place(written, target):
     """Gives what was written its final name."""
-    if target.exists():
-        raise FileExistsError(f"{target} appeared during the export.")
+    if os.path.lexists(target):
+        raise FileExistsError(
+            f"{target} appeared during the export and was left as it is: export to "
+            "another place, or another version."
+        )
     os.rename(written, target)

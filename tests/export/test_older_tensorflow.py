@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from keras_vit.export import saved_model
+from keras_vit.export.attention import attention_rollout
+from keras_vit.export.features import outputs_and_features
 from tests.cases import array, perturb, tiny_t2t, tiny_vit
 from tests.export.serving import serve
 from tests.export.test_saved_model import exact_copy, pixels, png
@@ -53,4 +55,10 @@ def test_an_older_tensorflow_serves_the_same(tiny, older, tmp_path):
     probabilities = answers[0]["probabilities"]
     served = answers[3]["probabilities"][:3]
     np.testing.assert_allclose(served, probabilities, rtol=0, atol=1e-5)
+    outputs = outputs_and_features(exact)(exact.preprocessor(images))
+    for name in ("pooled", "tokens"):
+        expected = array(outputs[name])
+        np.testing.assert_allclose(answers[2][name], expected, rtol=0, atol=1e-4)
     assert answers[4]["error"].tolist() == [0, 0, 0, 1]
+    expected = array(attention_rollout(exact)(exact.preprocessor(images)))
+    np.testing.assert_allclose(answers[4]["attention"][:3], expected, rtol=0, atol=1e-5)

@@ -70,7 +70,8 @@ NAMES = [
     "everything",
     *(
         pytest.param(name, marks=pytest.mark.any_backend)
-        for name in ("logits", "hybrid", "t2t_ghost")
+        for name in MODELS
+        if name != "everything"
     ),
 ]
 
@@ -124,6 +125,8 @@ def check_litert(model, path):
     only_scales = model.preprocessor.with_image_size(None)
     model.preprocessor = only_scales
     check(run_litert(path, batches), expected(model, images), batches)
+    with pytest.raises(RuntimeError, match="failed to"):
+        run_litert(path, [np.concatenate([images, images], axis=2)])
     plain = interpreters.Interpreter(
         str(path),
         experimental_op_resolver_type=(
@@ -170,6 +173,7 @@ def test_int8_and_the_command(file_format, tmp_path, capsys):
         (["--format", "onnx", "--version", "2"], "--version is not for --format onnx"),
         (["--format", "litert", "--top-k", "2"], "--top-k is not for --format litert"),
         (["--format", "litert", "--labels", "l.txt"], "--labels is not for"),
+        ([], "is the name of a file: add --format onnx"),
     ],
 )
 def test_options_of_another_format(arguments, message, tmp_path, capsys):
@@ -186,6 +190,17 @@ def test_labels_of_onnx(tmp_path):
     path = onnx(tiny_vit(), tmp_path / "vit.onnx", labels=names, verbose=False)
     metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
     assert json.loads(metadata["labels"]) == names
+
+
+def test_files_of_labels(tmp_path, capsys):
+    file = tmp_path / "labels.txt"
+    file.write_bytes("crème\nbrûlée".encode("latin-1"))
+    command = ["no.keras", "--format", "onnx", "--to", "vit.onnx", "--labels", str(file)]
+    with pytest.raises(SystemExit, match="1"):
+        export.main(command)
+    assert f"{file} is not in UTF-8" in capsys.readouterr().err
+    file.write_text("cat\u2028\ndog\n", "utf-8-sig")
+    assert export._lines(file) == ["cat\u2028", "dog"]
 
 
 @pytest.mark.parametrize("file_format", WRITERS)
