@@ -182,7 +182,7 @@ def test_models_that_cannot_be_exported(tmp_path):
         ({"top_k": 0}, "top_k must be an int, 1 or more; received 0"),
         ({"top_k": True}, "top_k must be an int, 1 or more; received True"),
         ({"max_pixels": 1e6}, "max_pixels must be an int, 1 or more"),
-        ({"max_pixels": 383}, "max_pixels must be 384 or more for this model"),
+        ({"max_pixels": 815}, "max_pixels must be 816 or more for this model"),
         ({"weights_dtype": "int4"}, "Unknown weights_dtype 'int4'; choose one of"),
     ],
 )
