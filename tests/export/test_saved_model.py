@@ -238,7 +238,7 @@ def test_a_failing_process_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(pathlib.Path("/bin/false")))
     with pytest.raises(
-        RuntimeError, match="under TensorFlow failed.*exit status 1.*nothing was written"
+        RuntimeError, match=r"under TensorFlow failed.*exit status 1.*nothing was written"
     ):
         saved_model(tiny_vit(), tmp_path / "served", verbose=False)
     assert not (tmp_path / "served").exists()

@@ -47,6 +47,21 @@ def test_inference_and_training(tmp_path):
         assert f"keras_vit-{BACKEND}" in (tmp_path / f"{what}.txt").read_text()
 
 
+@pytest.mark.slow
+def test_export_formats(tmp_path):
+    result = run(
+        *("export", "--alternations", "1", *TINY),
+        *("--contestants", f"keras_vit-{BACKEND}", "--out", str(tmp_path)),
+    )
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "export.json").read_text())["rows"]
+    assert not [row["error"] for row in rows if row["error"]]
+    # MB and seconds of six formats; for three sizes of batches, two figures of each of
+    # them and of the model.
+    assert len(rows) == 6 * 2 + 3 * 2 * 7
+    assert all(min(row["values"]) > 0 for row in rows)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
