@@ -95,14 +95,15 @@ def bare_loop(source):
 
 
 def report(rates):
-    medians = {
-        name: [statistics.median(column) for column in zip(*pairs, strict=True)]
-        for name, pairs in rates.items()
-    }
-    bare = medians["bare loop"]
     print(f"{'':26}{'images/s':>16}{'images/s of processor':>28}")
-    for name, values in medians.items():
-        cells = [f"{v:8.0f} {v / b:6.1%}" for v, b in zip(values, bare, strict=True)]
+    for name, pairs in rates.items():
+        bare_pairs = zip(*rates["bare loop"], strict=True)
+        cells = []
+        for values, bare in zip(zip(*pairs, strict=True), bare_pairs, strict=True):
+            # Of the same round: the machine's speed changes from one to the next.
+            parts = [v / b for v, b in zip(values, bare, strict=True)]
+            median = statistics.median
+            cells.append(f"{median(values):8.0f} {median(parts):6.1%}")
         print(f"{name:26}{cells[0]:>16}{cells[1]:>28}")
 
 

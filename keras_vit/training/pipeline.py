@@ -229,7 +229,9 @@ def evaluation_batches(
             width = [[0, missing]] + [[0, 0]] * (len(values.shape) - 1)
             return tf.ensure_shape(tf.pad(values, width), (batch_size, *values.shape[1:]))
 
-        weights = tf.cast(~examples["end"], "float32")
+        weights = tf.ones_like(labels, "float32")
+        if "end" in examples:
+            weights = tf.cast(~examples["end"], "float32")
         return padded(examples["image"]), padded(labels), padded(weights)
 
     data = reader.batches(0, batch_size).map(pad)
@@ -360,7 +362,7 @@ class _Images:
         self.skipped: set[str] = set()
 
     def batches(self, first, batch_size):
-        """Dicts with `image`, `label`, `id`, and `end` where an image is only a mark."""
+        """Dicts with `image`, `label`, `id`; to skip, also `end`, for what is a mark."""
         tf = tensorflow()
 
         def decode(position, end, reference):
@@ -385,7 +387,9 @@ class _Images:
                 return self._nothing_missing({**example, "missing": missing})
 
             data = data.enumerate().filter(nothing_missing)
-            data = data.map(lambda number, example: example)
+            # The rest would be batched too, which costs as much as a flip.
+            names = ("id", "image", "label")
+            data = data.map(lambda _, example: {n: example[n] for n in names})
         return data.batch(batch_size, drop_remainder=self.fill)
 
     def _nothing_missing(self, example):
