@@ -58,7 +58,10 @@ def loaded(model):
 
 def names_of_classes(model, labels):
     """A list with a label for each class; raises where `labels` are no such list."""
-    classes = model.get_config()["classes"]
+    config = model.get_config()
+    classes = config["classes"]
+    if labels is None:
+        labels = config["class_names"]
     if labels is None and classes == 1000:
         labels = [name for _, name in imagenet_1k()]
     elif labels is None:

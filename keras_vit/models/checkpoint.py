@@ -93,6 +93,7 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
         config.pop("include_top", None)
     if overrides.get("head") == "new" or without_head:
         config.pop("representation_size", None)
+        config.pop("class_names", None)
     merged = {**config, **overrides}
     if merged.get("include_top", True) and "classes" not in merged:
         raise ValueError(
@@ -142,7 +143,7 @@ def _load_keras(path, overrides):
     if head == "drop":
         overrides = {**overrides, "include_top": False}
     if new_head or not overrides.get("include_top", True):
-        old["representation_size"] = None
+        old["representation_size"] = old["class_names"] = None
     with checkpoint_follows():
         config = {**old, "preprocessor": preprocessor, **overrides}
         model = type(saved).from_config(config)

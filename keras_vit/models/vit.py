@@ -1,7 +1,9 @@
 """The Vision Transformer."""
 
+import collections
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -67,6 +69,9 @@ class ViT(ImageModel):
         num_heads: int, attention heads; must divide `hidden_dim`.
         mlp_dim: int, width of the MLPs.
         classes: int, number of classes.
+        class_names: None, or the names of the classes in the order of the outputs, one
+            unique str for each. Saved with the model; exports label their outputs with
+            them.
         include_top: bool, whether there is a classifier.
         pooling: how tokens become one vector: `"token"` (class token), `"gap"` (mean of
             the grid tokens), `"map"` (attention by a learned probe), or None with
@@ -153,6 +158,7 @@ class ViT(ImageModel):
         num_heads: int = 12,
         mlp_dim: int = 3072,
         classes: int = 1000,
+        class_names: Sequence[str] | None = None,
         include_top: bool = True,
         pooling: str | None = "token",
         class_token: bool | None = None,
@@ -193,6 +199,7 @@ class ViT(ImageModel):
             "num_heads": num_heads,
             "mlp_dim": mlp_dim,
             "classes": classes,
+            "class_names": class_names,
             "include_top": include_top,
             "pooling": pooling,
             "class_token": class_token,
@@ -215,6 +222,8 @@ class ViT(ImageModel):
             "stem": stem,
         }
         grid = _check_config(config)
+        if class_names is not None:
+            config["class_names"] = list(class_names)
         self._complete(config)
         height, width, channels = input_shape
         config["input_shape"] = input_shape = (height, width, channels)
@@ -617,6 +626,33 @@ def _nearest_side(axis, input_shape, patch_size, stem):
     return min(candidates, key=lambda candidate: abs(candidate - size), default=None)
 
 
+def _check_class_names(class_names, classes):
+    """Raise a `ValueError` unless there is one unique str for each class, or None."""
+    if class_names is None:
+        return
+    if (
+        isinstance(class_names, str)
+        or not isinstance(class_names, Sequence)
+        or not all(isinstance(name, str) for name in class_names)
+    ):
+        raise ValueError(
+            "class_names must be None or a sequence of str, one for each class; received "
+            f"{class_names!r}."
+        )
+    if len(class_names) != classes:
+        raise ValueError(
+            f"class_names must have one name for each of the {classes} classes; received "
+            f"{len(class_names)} names: {', '.join(class_names[:3])}, ..."
+        )
+    counts = collections.Counter(class_names)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise ValueError(
+            "class_names must be unique, so that a name identifies a class; received "
+            f"more than once: {', '.join(map(repr, repeated[:5]))}."
+        )
+
+
 def _check_config(config):
     """Raises before anything is built; returns the grid's rows and columns."""
     for argument in ("hidden_dim", "num_layers", "num_heads", "mlp_dim", "classes"):
@@ -625,6 +661,7 @@ def _check_config(config):
                 f"{argument} must be a positive int (int(...) makes one of a NumPy "
                 f"number); received {config[argument]!r}."
             )
+    _check_class_names(config["class_names"], config["classes"])
     representation_size = config["representation_size"]
     if representation_size is not None and (
         not isinstance(representation_size, int) or representation_size < 1

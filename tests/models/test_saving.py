@@ -36,6 +36,7 @@ CASES = {
     "num_heads": {"num_heads": 4},
     "mlp_dim": {"mlp_dim": 20},
     "classes": {"classes": 7},
+    "class_names": {"class_names": ["a", "b", "c", "d", "e"]},
     "include_top": {"include_top": False},
     "pooling": {"pooling": "map"},
     "class_token": {"class_token": True, "pooling": "gap"},
@@ -219,6 +220,43 @@ def test_a_model_made_from_weights_saves_without_them(goldens, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     images = random_images(model)
     np.testing.assert_array_equal(array(loaded(images)), array(model(images)))
+
+
+@pytest.mark.parametrize("make", [tiny_vit, tiny_t2t])
+def test_class_names(make, tmp_path):
+    names = ("a", "b", "c", "d", "e")
+    model = perturb(make(class_names=names))
+    assert model.get_config()["class_names"] == list(names)
+    height, width, channels = model.input_shape[1:]
+    resized = model.resized((2 * height, width, channels))
+    assert resized.get_config()["class_names"] == list(names)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    load = keras_vit.load_checkpoint
+    assert load(path).get_config()["class_names"] == list(names)
+    headless = load(path, include_top=False)
+    assert headless.get_config()["class_names"] is None
+    new = load(path, head="new", classes=2)
+    assert new.get_config()["class_names"] is None
+    new = load(path, head="new", classes=2, class_names=["x", "y"])
+    assert new.get_config()["class_names"] == ["x", "y"]
+    old = {k: v for k, v in model.get_config().items() if k != "class_names"}
+    assert type(model).from_config(old).get_config()["class_names"] is None
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        ("abcde", "sequence of str"),
+        ([1, 2, 3, 4, 5], "sequence of str"),
+        (["a", "b"], "one name for each of the 5 classes; received 2 names"),
+        (["a", "b", "c", "d", "a"], "unique.*received more than once: 'a'"),
+    ],
+)
+def test_bad_class_names(names, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_vit(class_names=names)
 
 
 if __name__ == "__main__":  # The other backend of test_files_on_another_backend.
