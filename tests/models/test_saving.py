@@ -246,7 +246,7 @@ def test_class_names(make, tmp_path):
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize(
-    "names, message",
+    ("names", "message"),
     [
         ("abcde", "sequence of str"),
         ([1, 2, 3, 4, 5], "sequence of str"),
