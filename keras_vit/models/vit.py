@@ -1,6 +1,5 @@
 """The Vision Transformer."""
 
-import collections
 import math
 import os
 from collections.abc import Sequence
@@ -70,8 +69,8 @@ class ViT(ImageModel):
         mlp_dim: int, width of the MLPs.
         classes: int, number of classes.
         class_names: None, or the names of the classes in the order of the outputs, one
-            unique str for each. Saved with the model; exports label their outputs with
-            them.
+            str for each (ImageNet has two cranes, so names may repeat). Saved with the
+            model; exports label their outputs with them.
         include_top: bool, whether there is a classifier.
         pooling: how tokens become one vector: `"token"` (class token), `"gap"` (mean of
             the grid tokens), `"map"` (attention by a learned probe), or None with
@@ -627,7 +626,7 @@ def _nearest_side(axis, input_shape, patch_size, stem):
 
 
 def _check_class_names(class_names, classes):
-    """Raise a `ValueError` unless there is one unique str for each class, or None."""
+    """Raise a `ValueError` unless there is one str for each class, or None."""
     if class_names is None:
         return
     if (
@@ -643,13 +642,6 @@ def _check_class_names(class_names, classes):
         raise ValueError(
             f"class_names must have one name for each of the {classes} classes; received "
             f"{len(class_names)} names: {', '.join(class_names[:3])}, ..."
-        )
-    counts = collections.Counter(class_names)
-    repeated = [name for name, count in counts.items() if count > 1]
-    if repeated:
-        raise ValueError(
-            "class_names must be unique, so that a name identifies a class; received "
-            f"more than once: {', '.join(map(repr, repeated[:5]))}."
         )
 
 
