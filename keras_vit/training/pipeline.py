@@ -4,6 +4,7 @@ import logging
 import os
 import re
 
+import keras
 import numpy as np
 
 from keras_vit.layers import Preprocessor
@@ -177,10 +178,16 @@ def evaluation_batches(
     num_classes: int | None = None,
     unreadable: str = "error",
 ):
-    """Batches that hold every image of a source exactly once, in its order.
+    """Return batches that hold every image of a source exactly once, in its order.
 
-    All have `batch_size` images, so that nothing is compiled twice and devices share
-    them evenly: the last is filled up with black images of label 0 and weight 0.
+    The last batch holds the images that are left and is not padded: Keras averages a
+    loss over the whole batch whatever the weights are, so that padding would make
+    `model.evaluate` report a loss that is too small.
+
+    A `keras.distribution` needs batches that its devices can share evenly. The last batch
+    is then filled up with black images of label 0 and weight 0, to a multiple of the
+    number of devices, and the weights of all images are larger than 1 by the factor that
+    makes up for it. Compile with `weighted_metrics=` rather than `metrics=` there.
 
     Args:
         source: a `Source`.
@@ -192,10 +199,11 @@ def evaluation_batches(
 
     Returns:
         A `tf.data.Dataset` of `(images, labels, weights)`: float32 `(b, h, w, c)`, int32
-        `(b,)`, and float32 `(b,)` that is 1 for images and 0 for padding.
+        `(b,)`, and float32 `(b,)` that is 1 for images, except under a distribution.
 
     Raises:
-        ValueError: as for `training_batches`.
+        ValueError: as for `training_batches`; or unreadable images are skipped under a
+            distribution, where the weights need the number of images in advance.
 
     Example:
 
@@ -218,24 +226,41 @@ def evaluation_batches(
         pixels = decode_pixels(source.read(reference["image"]), source.channels)
         return tf.ensure_shape(preprocessor(pixels), shape)
 
+    devices = _devices()
+    if devices > 1 and unreadable == "skip":
+        raise ValueError(
+            f"unreadable='skip' is not possible with the {devices} devices of a "
+            "keras.distribution: remove the images that cannot be read, or evaluate on "
+            "one device."
+        )
     reader = _Images(source, stream, image, shape, unreadable, fill=False)
+    number = source.num_examples
+    padding = -(number % batch_size) % devices
+    weight = (number + padding) / number
 
-    def pad(examples):
-        examples = reader.checked(examples)
-        labels = _checked_labels(examples, classes)
-        missing = batch_size - tf.shape(labels)[0]
+    def batch(examples):
+        images, labels = examples["image"], _checked_labels(examples, classes)
+        weights = tf.fill(tf.shape(labels), tf.constant(weight, "float32"))
+        if not padding:
+            return images, labels, weights
+        missing = -tf.shape(labels)[0] % devices
+        parts = (images, labels, weights)
+        return tuple(
+            tf.pad(part, [[0, missing]] + [[0, 0]] * (len(part.shape) - 1))
+            for part in parts
+        )
 
-        def padded(values):
-            width = [[0, missing]] + [[0, 0]] * (len(values.shape) - 1)
-            return tf.ensure_shape(tf.pad(values, width), (batch_size, *values.shape[1:]))
+    data = reader.batches(0, batch_size).map(batch)
+    return _of_length(data, -(-number // batch_size), unreadable)
 
-        weights = tf.ones_like(labels, "float32")
-        if "end" in examples:
-            weights = tf.cast(~examples["end"], "float32")
-        return padded(examples["image"]), padded(labels), padded(weights)
 
-    data = reader.batches(0, batch_size).map(pad)
-    return _of_length(data, -(-source.num_examples // batch_size), unreadable)
+def _devices():
+    """Return into how many parts Keras's JAX trainer splits each batch."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return 1
+    mesh = distribution.device_mesh
+    return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
 
 
 def _check(source, batch_size, num_classes, unreadable):
@@ -362,7 +387,7 @@ class _Images:
         self.skipped: set[str] = set()
 
     def batches(self, first, batch_size):
-        """Dicts with `image`, `label`, `id`; to skip, also `end`, for what is a mark."""
+        """Return dicts with `image`, `label`, `id` and, to fill gaps, `missing`."""
         tf = tensorflow()
 
         def decode(position, end, reference):
@@ -374,7 +399,12 @@ class _Images:
         data = _map(self.stream(first), decode).ignore_errors()
         if self.skip:
             data = data.scan(tf.constant(first, "int64"), _with_gap)
+        names = ("id", "image", "label")
+        if self.skip and self.fill:
             data = data.flat_map(lambda example: self._in_place(example, batch_size))
+        elif self.skip:
+            data = data.filter(self._shown)
+            data = data.map(lambda example: {n: example[n] for n in names})
         else:
             # What `scan` finds out from one to the next, in less time: with nothing
             # missing, positions and marks are counted without a gap.
@@ -384,31 +414,29 @@ class _Images:
                 position = example["position"]
                 place = position + position // self.source.num_examples - first - marks
                 missing = place - tf.cast(example["end"], "int64") - number
-                return self._nothing_missing({**example, "missing": missing})
+                return self._shown({**example, "missing": missing})
 
             data = data.enumerate().filter(nothing_missing)
             # The rest would be batched too, which costs as much as a flip.
-            names = ("id", "image", "label")
             data = data.map(lambda _, example: {n: example[n] for n in names})
         return data.batch(batch_size, drop_remainder=self.fill)
 
-    def _nothing_missing(self, example):
-        """False for a mark; an error after a gap."""
+    def _shown(self, example):
+        """Return False for a mark; report what is missing before the example."""
         tf = tensorflow()
-        return tf.cond(
+        reported = tf.cond(
             example["missing"] > 0,
             lambda: self._reported(example),
-            lambda: ~example["end"],
+            lambda: tf.constant(True),
         )
+        return reported & ~example["end"]
 
     def _in_place(self, example, batch_size):
-        """An example as often as it comes: never (a mark), once, or for others too."""
+        """Repeat an example: never (a mark), once, or for those missing before it too."""
         tf = tensorflow()
-        missing, end = example["missing"], example["end"]
-        # A mark comes where it has to tell something; what lacks before it in training
-        # shows, and is filled, after it.
-        mark = tf.cast((missing > 0) & (not self.fill), "int64")
-        times = tf.where(end, mark, 1 + missing * int(self.fill))
+        missing = example["missing"]
+        # The example after a mark shows what is missing before the mark, and fills it.
+        times = tf.where(example["end"], tf.constant(0, "int64"), 1 + missing)
         # A whole batch ends the wait for one that will not come.
         hopeless = missing >= self.source.num_examples
         times = tf.where(hopeless, tf.constant(batch_size, "int64"), times)

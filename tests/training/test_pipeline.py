@@ -199,14 +199,12 @@ def test_evaluation_sees_every_image_once(batch_size):
     dataset = evaluation_batches(numbers(7), PIXELS, batch_size)
     batches = collect(dataset)
     assert dataset.cardinality() == len(batches)
-    assert {x.shape for x, _, _ in batches} == {(batch_size, 1, 1, 1)}
+    assert {x.shape for x, _, _ in batches[:-1]} <= {(batch_size, 1, 1, 1)}
     images, labels, weights = (np.concatenate(p) for p in zip(*batches, strict=True))
     assert len(batches) == -(-7 // batch_size)
-    np.testing.assert_array_equal(weights[:7], 1)
-    np.testing.assert_array_equal(images.ravel()[:7], np.arange(7))
-    np.testing.assert_array_equal(labels[:7], np.arange(7))
-    for part in (images, labels, weights):
-        assert not part[7:].any()
+    np.testing.assert_array_equal(weights, np.ones(7))
+    np.testing.assert_array_equal(images.ravel(), np.arange(7))
+    np.testing.assert_array_equal(labels, np.arange(7))
 
 
 def test_formats(tmp_path, encoded):
@@ -322,10 +320,9 @@ def test_evaluation_skips_unreadable_images(damaged, caplog):
     with caplog.at_level(logging.WARNING):
         batches = collect(evaluation_batches(damaged, preprocessor, 5, None, "skip"))
     images, labels, weights = (np.concatenate(p) for p in zip(*batches, strict=True))
-    assert len(weights) == 20
-    assert weights.sum() == 18
-    np.testing.assert_array_equal(labels[:18], np.repeat([0, 1, 2], 6))
-    assert len({image.tobytes() for image in images[:18]}) == 18
+    np.testing.assert_array_equal(weights, np.ones(18))
+    np.testing.assert_array_equal(labels, np.repeat([0, 1, 2], 6))
+    assert len({image.tobytes() for image in images}) == 18
     messages = [record.getMessage() for record in caplog.records]
     for name, reason in BAD.items():
         (message,) = [m for m in messages if f"skipped {name}," in m]
