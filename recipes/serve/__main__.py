@@ -45,6 +45,14 @@ def main(arguments: list[str] | None = None) -> None:
     add("--max-instances", limits.max_instances, "instances of a request", _positive)
     add("--max-waiting", limits.max_waiting, "requests at a time", _positive)
     add("--body-timeout", limits.body_timeout, "seconds for a body", _number)
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a host name that clients may use for this server besides its IP addresses, "
+        "localhost and the name of this machine; * for any",
+    )
     options = parser.parse_args(arguments)
     name = options.name or pathlib.Path(options.directory).resolve().name
     if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
@@ -61,7 +69,6 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(1, f"error: {error}: pip install 'keras_vit[serve]'.\n")
     try:
         model = Model(options.directory)
-        model.warm_up()
     except FileNotFoundError as error:
         parser.exit(1, f"error: {error}\n")
     app = App(
@@ -75,6 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
         ),
         options.max_batch,
         options.batch_delay / 1000,
+        options.host,
+        options.allow_host,
     )
     # uvicorn raises the signal that stopped it once more when it has stopped; that is no
     # failure.

@@ -6,12 +6,14 @@ import html
 import pathlib
 import string
 import time
+from collections.abc import Sequence
 
 import orjson
 import prometheus_client
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -22,6 +24,7 @@ from recipes.serve import tensor_json
 from recipes.serve.batching import Batcher
 from recipes.serve.limits import Admission, Limits, RefusedError
 from recipes.serve.model import Model
+from recipes.serve.origin import OriginCheck
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 _SELF_ONLY = (
@@ -42,7 +45,14 @@ class _Name(Convertor[str]):
         return value
 
 
+class _Version(_Name):
+    """Of a model, in a path: a string, because Python refuses to read long numbers."""
+
+    regex = "[0-9]+"
+
+
 register_url_convertor("model", _Name())
+register_url_convertor("version", _Version())
 
 
 class App(Starlette):
@@ -54,6 +64,8 @@ class App(Starlette):
         limits: a `Limits`.
         max_batch: int, the most instances that are run together.
         delay: float, seconds that a request waits for others.
+        address: str, the host name or address that the server listens on.
+        allowed_hosts: sequence of str, names that clients may use, see `OriginCheck`.
 
     Attributes:
         name: str, as given.
@@ -63,7 +75,14 @@ class App(Starlette):
     """
 
     def __init__(
-        self, model: Model, name: str, limits: Limits, max_batch: int, delay: float
+        self,
+        model: Model,
+        name: str,
+        limits: Limits,
+        max_batch: int,
+        delay: float,
+        address: str = "127.0.0.1",
+        allowed_hosts: Sequence[str] = (),
     ):
         self.draining = False
         self._model = model
@@ -72,7 +91,7 @@ class App(Starlette):
         self._limits = limits
         self._metadata = {
             "model_spec": {"name": name, "signature_name": "", "version": self.version},
-            "metadata": {"signature_def": {"signature_def": model.metadata()}},
+            "metadata": {"signature_def": {"signature_def": model.metadata}},
         }
         self._admission = Admission(limits)
         self._make_metrics()
@@ -89,15 +108,16 @@ class App(Starlette):
                 Route("/monitoring/prometheus/metrics", self._metrics),
                 Route(f"{served}:predict", self._predict, methods=["POST"]),
                 Route(
-                    f"{served}/versions/{{version:int}}:predict",
+                    f"{served}/versions/{{version:version}}:predict",
                     self._predict,
                     methods=["POST"],
                 ),
                 Route(served, self._status),
-                Route(f"{served}/versions/{{version:int}}", self._status),
+                Route(f"{served}/versions/{{version:version}}", self._status),
                 Route(f"{served}/metadata", self._describe),
-                Route(f"{served}/versions/{{version:int}}/metadata", self._describe),
+                Route(f"{served}/versions/{{version:version}}/metadata", self._describe),
             ],
+            middleware=[Middleware(OriginCheck, address, allowed_hosts)],
             exception_handlers={
                 HTTPException: self._no_route,
                 RefusedError: _refuse,
@@ -180,8 +200,8 @@ class App(Starlette):
 
     def _check_served(self, request):
         name = request.path_params["name"]
-        version = request.path_params.get("version", self._model.version)
-        if name != self.name or version != self._model.version:
+        version = request.path_params.get("version", self.version)
+        if name != self.name or (version.lstrip("0") or "0") != self.version:
             wanted = f"{name}/{version}" if "version" in request.path_params else name
             raise RefusedError(
                 404,

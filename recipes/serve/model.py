@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+import sys
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +14,9 @@ from recipes.serve.tensor_json import BadRequestError, Tensor
 
 
 class Model:
-    """The highest version of an export.
+    """The highest version of an export that can be served.
+
+    A version that fails to load or to run is skipped, and the reason is logged.
 
     Args:
         directory: path that `keras_vit.export.saved_model` was given, with a directory
@@ -21,23 +25,36 @@ class Model:
     Attributes:
         version: int.
         signatures: for each name, its inputs by name.
+        metadata: the signatures, as TF Serving's `/metadata` has them.
 
     Raises:
-        FileNotFoundError: there is no version in it.
+        FileNotFoundError: there is no version that can be served.
     """
 
     def __init__(self, directory: str | os.PathLike):
         root = pathlib.Path(directory)
-        found = list(root.glob("*/saved_model.pb"))
-        versions = [int(p.parent.name) for p in found if p.parent.name.isdecimal()]
-        if not versions:
-            raise FileNotFoundError(
-                f"{root} holds no version of a model ({root}/1/saved_model.pb); give the "
-                "directory that python -m recipes.export wrote to."
-            )
-        self.version = max(versions)
-        self._path = root / str(self.version)
-        self._functions = tf.saved_model.load(str(self._path)).signatures
+        problems: list[str] = []
+        for version, path in _versions(root, problems):
+            try:
+                self._load(path)
+                self._warm_up()
+            except Exception as error:
+                # TensorFlow has no common class for the errors of a damaged export.
+                reason = _first_lines(str(error))
+                _skip(path, f"{type(error).__name__}: {reason}", problems)
+                continue
+            self.version = version
+            return
+        raise FileNotFoundError(
+            f"{root} holds no version of a model ({root}/1/saved_model.pb); give the "
+            f"directory that python -m recipes.export wrote to.{''.join(problems)}"
+        )
+
+    def _load(self, path):
+        self.metadata = _metadata(path / "saved_model.pb")
+        self._functions = tf.saved_model.load(str(path)).signatures
+        if not self._functions:
+            raise ValueError("The SavedModel has no signatures.")
         self.signatures = {
             name: {
                 argument: Tensor(
@@ -68,8 +85,8 @@ class Model:
             raise BadRequestError(_first_lines(error.message)) from None
         return {name: value.numpy() for name, value in outputs.items()}
 
-    def warm_up(self) -> None:
-        """Runs each signature once: TensorFlow prepares a graph when it first runs."""
+    def _warm_up(self):
+        # TensorFlow prepares a graph when it first runs.
         file = tf.io.encode_jpeg(tf.zeros((64, 64, 3), tf.uint8)).numpy()
         for name, tensors in self.signatures.items():
             inputs = {}
@@ -80,19 +97,44 @@ class Model:
                 inputs[argument] = np.full(shape, value, tensor.dtype)
             self.run(name, inputs)
 
-    def metadata(self) -> dict:
-        """The signatures, as TF Serving's `/metadata` has them."""
-        saved_model = saved_model_pb2.SavedModel()
-        saved_model.ParseFromString((self._path / "saved_model.pb").read_bytes())
-        (meta_graph,) = saved_model.meta_graphs
-        return {
-            name: json_format.MessageToDict(
-                signature,
-                preserving_proto_field_name=True,
-                always_print_fields_with_no_presence=True,
-            )
-            for name, signature in meta_graph.signature_def.items()
-        }
+
+def _versions(root, problems):
+    """Return pairs of a version and its directory, the highest version first.
+
+    Directories with numbers that are not written as TF Serving's tools write them are
+    skipped: `03` may stand beside `3`.
+    """
+    versions = []
+    for path in root.iterdir() if root.is_dir() else ():
+        if not path.name.isnumeric() or not path.is_dir():
+            continue
+        if not re.fullmatch("0|[1-9][0-9]{0,18}", path.name):
+            reason = "a version is a number of at most 19 digits without leading zeros"
+            _skip(path, f"{reason}; rename the directory", problems)
+        elif (path / "saved_model.pb").is_file():
+            versions.append((int(path.name), path))
+        else:
+            problems.append(f"\n{path} has no saved_model.pb.")
+    return sorted(versions, reverse=True)
+
+
+def _skip(path, reason, problems):
+    problems.append(f"\n{path} is not served: {reason}")
+    print(f"warning: {path} is not served: {reason}", file=sys.stderr, flush=True)
+
+
+def _metadata(path):
+    saved_model = saved_model_pb2.SavedModel()
+    saved_model.ParseFromString(path.read_bytes())
+    (meta_graph,) = saved_model.meta_graphs
+    return {
+        name: json_format.MessageToDict(
+            signature,
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
+        )
+        for name, signature in meta_graph.signature_def.items()
+    }
 
 
 def _first_lines(message):

@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import h11
+import orjson
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -93,6 +95,28 @@ class _Protocol(H11Protocol):
     def connection_lost(self, exc):
         self._cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg):
+        """Answer what is no HTTP, unless an answer is under way already."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+        body = orjson.dumps({"error": msg})
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Connection", "close"),
+        ]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason="Bad Request"),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def _expect_headers(self):
         if self.cycle is not None and not self.cycle.response_complete:

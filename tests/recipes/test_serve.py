@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -42,6 +43,14 @@ def exported(model, tmp_path_factory):
     directory = tmp_path_factory.mktemp("served") / "vit"
     saved_model(model, directory, version=3, labels=LABELS, top_k=2, verbose=False)
     (directory / "2").mkdir()
+    # None of these can be served.
+    (directory / "4").mkdir()
+    (directory / "5").mkdir()
+    (directory / "5" / "saved_model.pb").write_bytes(b"damaged")
+    shutil.copytree(directory / "3", directory / "6")
+    next((directory / "6" / "variables").glob("*.data-*")).write_bytes(b"")
+    for name in ("03", "007", "\u0667", "\u00b2"):
+        shutil.copytree(directory / "3", directory / name)
     return directory
 
 
@@ -96,7 +105,8 @@ class Served:
             self.process.kill()
             self.process.stdout.close()
         # TensorFlow logs whatever it is told.
-        found = re.findall(r"^.*(?:Error|Exception|Traceback).*$", self.log(), re.M)
+        wrong = r"^(?!warning: ).*(?:Error|Exception|Traceback).*$"
+        found = re.findall(wrong, self.log(), re.M)
         self.errors.close()
         return code, found
 
@@ -113,7 +123,8 @@ def server(exported):
         "--max-waiting": MAX_WAITING,
         "--body-timeout": TIMEOUT,
     }
-    server = Served(exported, *(x for pair in limits.items() for x in pair))
+    options = [x for pair in limits.items() for x in pair]
+    server = Served(exported, *options, "--allow-host", "a.example")
     yield server
     code, errors = server.stop()
     assert (code, errors) == (0, [])
@@ -264,7 +275,7 @@ def test_status_and_metadata(server):
 
 def test_a_client_of_tf_serving_finds_no_other_model(server):
     request = json.dumps({"instances": pixels(1).tolist()})
-    for path in ("vit2", "vit/versions/2", "vit/versions/99999999999999999999"):
+    for path in ("vit2", "vit/versions/2", "vit/versions/" + "9" * 5000):
         status, answer = server.predict(request, f"/v1/models/{path}:predict")
         assert status == 404
         assert "Servable not found for request" in answer["error"]
@@ -279,6 +290,82 @@ def test_a_client_of_tf_serving_finds_no_other_model(server):
         message = {"error": f"Malformed request: {method} {path}"}
         assert (status, json.loads(body)) == (400, message)
     assert server.get("/nowhere")[0] == 404
+
+
+def test_the_highest_version_that_loads_is_served(server, exported):
+    assert server.announced.startswith("Serving vit, version 3: ")
+    warnings = re.findall("warning: (.*) is not served: (.*)", server.log())
+    names = [pathlib.Path(path).name for path, _ in warnings]
+    assert set(names[:4]) == {"03", "007", "\u0667", "\u00b2"}
+    assert names[4:] == ["6", "5"]
+    assert "without leading zeros; rename the directory" in warnings[0][1]
+    assert all(len(reason) > 20 for _, reason in warnings)
+
+
+def asked(server, lines, body=b""):
+    """The status and error of a request with these lines as its head."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(
+            b"\r\n\r\n"
+        )
+    return int(head.split()[1]), json.loads(body)["error"]
+
+
+POST = "POST /v1/models/vit:predict HTTP/1.1"
+PLAIN = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "message"),
+    [
+        (["Host: evil.example"], 403, "evil.example.*--allow-host"),
+        (["Host: 127.0.0.1.evil.example:80"], 403, "--allow-host"),
+        (["Host: localhost@evil.example"], 403, "--allow-host"),
+        (["Host: localhost:x"], 403, "--allow-host"),
+        (["Host:"], 403, "--allow-host"),
+        (["Host: localhost", "Origin: http://evil.example"], 403, "evil.example"),
+        (["Host: localhost", "Origin: null"], 403, "null"),
+        (["Host: localhost:8501", "Origin: http://localhost:3000"], 403, "3000"),
+        (["Host: localhost", "Content-Type: text/plain"], 415, "application/json"),
+        (["Host: a.example", f"Content-Type: {PLAIN}"], 400, "JSON Parse error"),
+        (
+            ["Host: localhost", f"Content-Type: {PLAIN}", "Sec-Fetch-Site: cross-site"],
+            415,
+            "application/json",
+        ),
+        (["Host: localhost", "Content-Type: Multipart/Form-Data; x=y"], 415, "multipart"),
+        (["Host: [::1]:80", "Content-Type: application/json"], 400, "JSON Parse error"),
+        (["Host: A.example.", "Origin: https://a.example"], 400, "JSON Parse error"),
+        (["Host: localhost:9", "Origin: http://localhost:9"], 400, "JSON Parse error"),
+    ],
+)
+def test_pages_of_other_sites_are_refused(server, headers, status, message):
+    lines = [POST, *headers, "Connection: close", "Content-Length: 1"]
+    received, error = asked(server, lines, b"{")
+    assert received == status
+    assert re.search(message, error), error
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        ["Content-Length: 2", "Transfer-Encoding: chunked"],
+        ["Transfer-Encoding: chunked", "Content-Length: 0"],
+        ["Content-Length: abc"],
+        ["Content-Length: -1"],
+        ["Content-Length: +2"],
+        ["Content-Length: 2", "Content-Length: 3"],
+        ["Content-Length: 2, 3"],
+        [f"Content-Length: {'9' * 5000}"],
+        ["Content-Length: \xb2"],
+    ],
+)
+def test_a_body_has_one_length(server, lengths):
+    status, error = asked(server, [POST, "Host: localhost", *lengths], b"{}")
+    assert status == 400
+    assert error
+    assert server.ask("GET", "/healthz")[0] == 200
 
 
 DEEP = b'{"instances": ' + b"[" * 500_000
@@ -382,9 +469,7 @@ def test_a_hundred_megabytes(server, chunked):
 
 def stalled(server, sent=b"{"):
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=20)
-    head = (
-        b"POST /v1/models/vit:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
-    )
+    head = f"{POST}\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n".encode()
     connection.sendall(head + sent)
     return connection
 

@@ -15,7 +15,8 @@ async function ask(url, options) {
 
 async function predict(signature, b64) {
   const body = JSON.stringify({ signature_name: signature, instances: [{ b64 }] });
-  const answer = await ask(`${model}:predict`, { method: "POST", body });
+  const headers = { "Content-Type": "application/json" };
+  const answer = await ask(`${model}:predict`, { method: "POST", headers, body });
   return answer.predictions[0];
 }
 
