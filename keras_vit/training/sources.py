@@ -1,16 +1,24 @@
 """Where labelled images come from: digits, TensorFlow Datasets, folders."""
 
+import collections
 import dataclasses
 import difflib
+import logging
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from keras_vit.training.host import tensorflow
+
+logger = logging.getLogger(__name__)
+
+# Names of folders that hold the parts of a set instead of its classes.
+_TRAINING = ("train", "training")
+_HELD_OUT = ("val", "valid", "validation", "dev", "eval", "test", "testing")
 
 # Those that `tf.io.decode_image` reads.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
@@ -33,6 +41,7 @@ class Source:
         reference_bytes: int, about the memory that a reference takes.
         read: function, within `tf.data.Dataset.map`, of a reference's `image` to an
             encoded image (a string tensor) or to pixels 0 to 255.
+        encoded: bool, whether `read` returns the bytes of image files.
 
     Example:
 
@@ -51,6 +60,7 @@ class Source:
     references: Callable[[], Any]
     reference_bytes: int
     read: Callable[[Any], Any]
+    encoded: bool = False
 
     def examples(self):
         """All examples once, in an order that never changes, not decoded.
@@ -73,6 +83,27 @@ class Source:
             return {**reference, "image": self.read(reference["image"])}
 
         return self.references().map(read, tf.data.AUTOTUNE, deterministic=True)
+
+    def with_channels(self, channels: int | None) -> "Source":
+        """Return the source with its image files decoded to the channels of a model.
+
+        Args:
+            channels: int; a number that files cannot be decoded to (other than 1 and
+                3) changes nothing, nor does None.
+
+        Returns:
+            A `Source`; itself where its images are arrays.
+
+        Example:
+
+        >>> from keras_vit.training.sources import open_source
+        >>> open_source("digits:test").with_channels(3).channels
+        1
+        """
+        if not self.encoded or channels not in (1, 3):
+            return self
+        shape = self.image_shape and (*self.image_shape[:2], channels)
+        return dataclasses.replace(self, channels=channels, image_shape=shape)
 
 
 def open_source(
@@ -184,27 +215,24 @@ def _digits(name, split):
 
 def _folder(name, path):
     if not path.is_dir():
-        raise FileNotFoundError(f"{name!r}: {path} is no folder.")
-    classes = sorted(
-        entry.name
-        for entry in path.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
-    if not classes:
-        raise ValueError(
-            f"{name!r}: {path} has no folders; it needs one for each class, with its "
-            "images in it."
-        )
+        raise FileNotFoundError(f"{name!r}: {path} is not a folder.")
+    classes = _class_folders(name, path)
     files, labels = [], []
+    others: dict[str, list[str]] = collections.defaultdict(list)
     for label, class_name in enumerate(classes):
-        found = sorted(_images_below(path / class_name))
+        found, rest = image_files(path / class_name)
         if not found:
+            held = f"; it holds {_counted(rest)}" if rest else ""
             raise ValueError(
                 f"{name!r}: {path / class_name} has no images (files that end in "
-                f"{', '.join(IMAGE_SUFFIXES)}). Add some, or remove the folder."
+                f"{', '.join(IMAGE_SUFFIXES)}){held}. Add some, or remove the folder."
             )
         files += found
         labels += [label] * len(found)
+        for suffix, names in rest.items():
+            others[suffix] += names
+    if others:
+        logger.warning("%s: left out %s", name, _counted(others))
     identifiers = [os.fsencode(os.path.relpath(file, path)) for file in files]
     reference = {
         "image": np.array([os.fsencode(file) for file in files], object),
@@ -221,10 +249,85 @@ def _folder(name, path):
         references=lambda: tensorflow().data.Dataset.from_tensor_slices(reference),
         reference_bytes=500,
         read=lambda file: tensorflow().io.read_file(file),
+        encoded=True,
     )
 
 
-def _images_below(folder):
+def _class_folders(name, path):
+    """Return the names of a folder's class folders, sorted, if they can be classes."""
+    classes = sorted(
+        entry.name
+        for entry in path.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if not classes:
+        raise ValueError(
+            f"{name!r}: {path} has no folders; it needs one for each class, with its "
+            "images in it."
+        )
+    training = [n for n in classes if n.lower() in _TRAINING]
+    held_out = [n for n in classes if n.lower() in _HELD_OUT]
+    nested = any(e.is_dir() for n in training + held_out for e in (path / n).iterdir())
+    if len(training + held_out) == len(classes) or (training and held_out and nested):
+        parts = {"train": training, "validation": held_out[-1:], "test": held_out[:-1]}
+        settings = [f"data.{k}=folder:{path / n}" for k, v in parts.items() for n in v]
+        raise ValueError(
+            f"{name!r}: {path} holds the parts of a set ({', '.join(classes)}) and not "
+            f"its classes. Open a part: {', '.join(settings)}."
+        )
+    same = collections.defaultdict(list)
+    for class_name in classes:
+        same[class_name.casefold()].append(class_name)
+    for names in same.values():
+        if len(names) > 1:
+            raise ValueError(
+                f"{name!r}: the class folders {', '.join(map(repr, names))} of {path} "
+                "differ only by case. Merge or rename them."
+            )
+    return classes
+
+
+def _counted(others):
+    """Return text that counts files by the ends of their names, with one example each."""
+    counts = sorted(others.items(), key=lambda item: (-len(item[1]), item[0]))
+    texts = [
+        f"{len(names)} {'file' if len(names) == 1 else 'files'} "
+        f"{f'that end in {suffix}' if suffix else 'without an ending'} ({names[0]}"
+        f"{', ...' if len(names) > 1 else ''})"
+        for suffix, names in counts
+    ]
+    return ", ".join(texts)
+
+
+def image_files(folder: str | os.PathLike) -> tuple[list[str], dict[str, list[str]]]:
+    """List the image files below a folder, at any depth, as `folder:` sources take them.
+
+    Links are followed; names that start with a dot are left out, as are files that do
+    not end in one of `IMAGE_SUFFIXES`.
+
+    Args:
+        folder: path.
+
+    Returns:
+        The paths of the images, sorted, and a dict from the ending of the files that
+        were left out (in lower case, `""` for none) to their paths, sorted.
+
+    Example:
+
+    >>> from keras_vit.training.sources import image_files
+    >>> images, others = image_files("photographs")  # doctest: +SKIP
+    """
+    images: list[str] = []
+    others: dict[str, list[str]] = collections.defaultdict(list)
+    for file in sorted(_files_below(folder)):
+        if file.lower().endswith(IMAGE_SUFFIXES):
+            images.append(file)
+        else:
+            others[os.path.splitext(file)[1].lower()].append(file)
+    return images, others
+
+
+def _files_below(folder) -> Iterator[str]:
     # A link to a folder above would lead round in circles.
     seen = set()
     for directory, names, files in os.walk(folder, followlinks=True):
@@ -235,7 +338,7 @@ def _images_below(folder):
         seen.add(real)
         names[:] = [name for name in names if not name.startswith(".")]
         for file in files:
-            if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."):
+            if not file.startswith("."):
                 yield os.path.join(directory, file)
 
 
@@ -304,6 +407,7 @@ def _tfds(name, rest, data_dir, download):
         references=references,
         reference_bytes=max(1, info.dataset_size // info.splits.total_num_examples),
         read=lambda image: image,
+        encoded=True,
     )
 
 
