@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import errno
-import json
 import pathlib
 import re
 import sys
@@ -86,6 +85,7 @@ def run(
         made.error("--workdir is needed, but for --dry-run")
     try:
         config = configs.override(configured(options), settings(options))
+        configs.check_data(config, settings(options))
         if options.dry_run:
             dry_run.report(config)
         else:
@@ -125,14 +125,6 @@ def run_of(path: str) -> pathlib.Path | None:
         if is_run(directory):
             return directory
     return None
-
-
-def labels_of(checkpoint: str) -> list[str] | None:
-    """The names of the classes of the run that a checkpoint is of, or None."""
-    run = run_of(checkpoint)
-    if run is None or not (run / "classes.json").exists():
-        return None
-    return json.loads((run / "classes.json").read_text())
 
 
 def is_run(path: pathlib.Path) -> bool:

@@ -11,6 +11,7 @@ import importlib
 import json
 import pathlib
 import pkgutil
+import re
 import types
 import typing
 from typing import Any
@@ -232,6 +233,37 @@ def override(config: Any, settings: typing.Iterable[str]) -> Any:
             raise ValueError(f"--set takes key=value; received {setting!r}.")
         config = _replace(config, key.strip().split("."), text.strip(), key.strip())
     return config
+
+
+def check_data(config: Config, settings: typing.Iterable[str]) -> None:
+    """Check that no other set is left over from the config when `data.train` is set.
+
+    Args:
+        config: with the settings in it.
+        settings: as for `override`.
+
+    Raises:
+        ValueError: `data.train` is set, and `data.validation` or `data.test` is not and
+            belongs to another set of images.
+    """
+    data = config.data
+    changed = {setting.partition("=")[0].strip() for setting in settings}
+    if "data.train" not in changed:
+        return
+    for part in ("validation", "test"):
+        name = getattr(data, part)
+        if name and f"data.{part}" not in changed and _kind(name) != _kind(data.train):
+            remedy = " or to None" if part == "test" else ""
+            raise ValueError(
+                f"data.train={data.train!r} is set, and data.{part} is still the "
+                f"config's {name!r}: set data.{part}=... too{remedy}."
+            )
+
+
+def _kind(name):
+    """Return the part of a set's name that tells which set it is, without the split."""
+    kind, _, rest = name.partition(":")
+    return (kind, re.split("[/:]", rest)[0]) if kind == "tfds" else kind
 
 
 def _replace(config, keys, text, whole):

@@ -28,9 +28,10 @@ import keras
 import numpy as np
 
 import keras_vit
+from keras_vit.training.class_names import check_class_names
 from keras_vit.training.pipeline import evaluation_batches
 from keras_vit.training.sources import Source, open_source
-from recipes import command_line, exported, pictures
+from recipes import class_names, command_line, exported, pictures
 from recipes import config as configs
 from recipes.objectives import network
 from recipes.run_directory import write_text
@@ -43,6 +44,10 @@ NOTHING = configs.Config(
     data=configs.Data(train="", validation="", test=None),
 )
 MOST_CLASSES_SHOWN = 100
+OTHER_CLASSES = (
+    "Rename the class folders, or fine-tune the model (recipes.finetune). If only the "
+    "names differ, --set model.arguments.class_names=None compares their number only."
+)
 
 
 def evaluate(config: configs.Config) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         labels.
 
     Raises:
-        ValueError: no images are named; the model has another number of classes.
+        ValueError: no images are named; the model has other classes.
     """
     name = config.data.test or config.data.validation
     if not name:
@@ -68,10 +73,13 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
     weights = config.model.weights
     if weights is not None and exported.is_export(weights):
         model = exported.Export(weights)
+        source = source.with_channels(model.input_shape[-1])
         _check_sizes(model, weights, source, config)
     else:
         model = network(config, include_top=True, classifier_activation=None, head="keep")
-    classes = model.output_shape[-1]
+    names, classes = class_names.known(model, config), model.output_shape[-1]
+    if names is not None:
+        check_class_names(name, source.class_names, str(weights), names, OTHER_CLASSES)
     if classes != source.num_classes:
         raise ValueError(
             f"{weights} has {classes} classes, {name} {source.num_classes}: "
@@ -103,7 +111,7 @@ def _check_sizes(export, path, source, config):
 
     Resized otherwise than its checkpoint wants them, they would tell too little of it.
     """
-    if config.model.arguments:
+    if set(config.model.arguments) - {"class_names"}:
         raise ValueError(
             f"model.arguments={config.model.arguments!r} are not for an export: they "
             "would build another model."
@@ -135,7 +143,7 @@ def outputs(
         For each batch its outputs, float64, and its labels; padding is left out.
     """
     batches = evaluation_batches(
-        source,
+        source.with_channels(model.input_shape[-1]),
         model.preprocessor,
         config.batch_size,
         unreadable=config.data.unreadable,

@@ -20,7 +20,7 @@ from typing import Any
 
 import keras_vit
 from keras_vit.export.stored_weights import WEIGHTS_DTYPES
-from recipes import command_line
+from recipes import class_names, command_line
 
 NEXT = {
     "saved_model": """
@@ -111,7 +111,7 @@ def _export(options):
     if options.labels is not None:
         kwargs["labels"] = _lines(pathlib.Path(options.labels))
     elif "labels" not in REFUSED[options.format]:
-        kwargs["labels"] = command_line.labels_of(options.checkpoint)
+        kwargs["labels"] = class_names.of_run(options.checkpoint)
     for name in ("version", "top_k"):
         if getattr(options, name) is not None:
             kwargs[name] = getattr(options, name)

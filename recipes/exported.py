@@ -1,8 +1,10 @@
 """Exports as they are served: pixels to logits, without Keras's model."""
 
+import json
 import os
 import pathlib
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +36,7 @@ class Export:
         preprocessor: gives pixel values 0 to 255: an export does the rest itself.
         input_shape: `(None, height, width, channels)`, None for any size.
         output_shape: `(None, classes)`.
+        class_names: the names of its classes, or None where the file has none.
 
     Raises:
         FileNotFoundError: nothing is at the path.
@@ -46,6 +49,7 @@ class Export:
             raise FileNotFoundError(f"There is no export at {path}.")
         kind = pathlib.Path(path).suffix
         load = {".onnx": self._onnx, ".tflite": self._litert}.get(kind, self._saved_model)
+        self.class_names: list[str] | None = None
         try:
             shape, classes = load(path)
         except ImportError:
@@ -55,7 +59,13 @@ class Export:
         sizes = (n if isinstance(n, int) and n > 0 else None for n in shape[1:])
         self.input_shape = (None, *sizes)
         self.output_shape = (None, int(classes))
+        if self.class_names == [str(number) for number in range(int(classes))]:
+            self.class_names = None  # Written for a model without names.
         self.preprocessor = Preprocessor(mean=0.0, std=1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what `recipes.class_names` asks a model: its `class_names`."""
+        return {"class_names": self.class_names}
 
     def predict_on_batch(self, images) -> np.ndarray:
         """Logits `(b, classes)` of pixels float32 `(b, h, w, c)`."""
@@ -64,6 +74,8 @@ class Export:
     def _onnx(self, path):
         session = import_module("onnxruntime").InferenceSession(path)
         self._logits = lambda images: session.run(["logits"], {"images": images})[0]
+        labels = session.get_modelmeta().custom_metadata_map.get("labels")
+        self.class_names = labels and json.loads(labels)
         (output,) = (o for o in session.get_outputs() if o.name == "logits")
         return session.get_inputs()[0].shape, output.shape[-1]
 
@@ -83,7 +95,25 @@ class Export:
         serve = self._loaded.signatures["serving_default"]
         self._logits = lambda x: serve(images=tf.constant(x))["logits"].numpy()
         shape = serve.structured_input_signature[1]["images"].shape
-        return shape.as_list(), serve.structured_outputs["logits"].shape[-1]
+        classes = serve.structured_outputs["logits"].shape[-1]
+        self.class_names = _labels_of_saved_model(self._loaded, classes)
+        return shape.as_list(), classes
+
+
+def _labels_of_saved_model(loaded, classes):
+    """Return the constant of strings that the bytes signature's labels come from."""
+    for signature in loaded.signatures.values():
+        if "labels" not in signature.structured_outputs:
+            continue
+        graph = signature.graph.as_graph_def()
+        for node in (
+            *graph.node,
+            *(n for f in graph.library.function for n in f.node_def),
+        ):
+            values = node.attr["value"].tensor.string_val
+            if node.op == "Const" and len(values) == classes:
+                return [value.decode() for value in values]
+    return None
 
 
 def _versions(path):

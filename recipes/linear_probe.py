@@ -36,6 +36,7 @@ from recipes import config as configs
 from recipes.evaluate import NOTHING, outputs
 from recipes.objectives import network
 from recipes.run_directory import write_text
+from recipes.training import check_classes
 
 # big_vision's.
 REGULARIZATIONS = tuple(2.0**power for power in range(-10, 20))
@@ -149,6 +150,9 @@ def linear_probe(config: configs.Config) -> dict[str, Any]:
     Returns:
         Dict from `5-shot`, `10-shot` and `all` to `accuracy` (in few-shot the mean of
         several draws), `accuracies` of each draw, `regularization`.
+
+    Raises:
+        ValueError: a set is missing, or the sets differ in their classes.
     """
     keras.utils.set_random_seed(config.seed)
     data = config.data
@@ -159,6 +163,7 @@ def linear_probe(config: configs.Config) -> dict[str, Any]:
             "data.train=tfds:NAME:SPLIT); of them, validation chooses the regularisation."
         )
     sources = {k: open_source(v, data.data_dir, data.download) for k, v in names.items()}
+    check_classes(sources)
     model = network(config, include_top=False)
     parts = {}
     for name, source in sources.items():
@@ -198,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         config = command_line.config_of(options.what, NOTHING)
         config = configs.override(config, command_line.settings(options))
+        configs.check_data(config, command_line.settings(options))
         results = linear_probe(config)
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"error: {error}")

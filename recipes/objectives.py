@@ -1,13 +1,16 @@
 """What a run learns: which model trains, by which loss, and what is kept of it."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 import keras_vit
 from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction
+from keras_vit.training.class_names import check_class_names
 from keras_vit.training.host import tensorflow
+from recipes import class_names
 from recipes import config as configs
 
 
@@ -48,23 +51,39 @@ class Classification:
 
     Args:
         config: of the run.
-        classes: int.
+        names: the names of the classes in the order of the labels.
     """
 
     # What tells which checkpoint is best, and which of two values is better.
     watched, better = "val_accuracy", max
 
-    def __init__(self, config: configs.Config, classes: int):
-        self.config, self.classes = config, classes
+    def __init__(self, config: configs.Config, names: Sequence[str]):
+        self.config, self.names, self.classes = config, list(names), len(names)
 
     def build(self) -> keras.Model:
         """The model that trains: it gives logits."""
+        arguments: dict[str, Any] = {"include_top": True, "classifier_activation": None}
+        if self.config.model.arguments.get("head") == "keep":
+            model = network(self.config, **arguments)
+            self._check_head(model)
+            return model
         return network(
-            self.config,
-            classes=self.classes,
-            include_top=True,
-            classifier_activation=None,
+            self.config, classes=self.classes, class_names=self.names, **arguments
         )
+
+    def _check_head(self, model):
+        """Check that a head that is kept was trained on the run's classes."""
+        train, weights = self.config.data.train, self.config.model.weights
+        classes = model.output_shape[-1]
+        remedy = "Leave model.arguments.head out for a new head."
+        names = class_names.known(model, self.config)
+        if names is not None:
+            check_class_names(train, self.names, str(weights), names, remedy)
+        elif classes != self.classes:
+            raise ValueError(
+                f"{weights} has {classes} classes, data.train={train!r} {self.classes}. "
+                f"{remedy}"
+            )
 
     def kept(self, model: keras.Model) -> keras.Model:
         """What is saved of the model that trains: the model itself."""
@@ -106,7 +125,7 @@ class Classification:
 class _WithoutLabels:
     """What the objectives share that hide a part of the image."""
 
-    def __init__(self, config: configs.Config, classes: int):
+    def __init__(self, config: configs.Config, names: Sequence[str]):
         self.config = config
 
     def backbone(self):
@@ -167,8 +186,12 @@ OBJECTIVES: dict[str, Any] = {
 }
 
 
-def objective(config: configs.Config, classes: int) -> Any:
+def objective(config: configs.Config, names: Sequence[str]) -> Any:
     """The objective of a config.
+
+    Args:
+        config: of the run.
+        names: the names of the training set's classes.
 
     Raises:
         ValueError: there is no such objective.
@@ -178,7 +201,7 @@ def objective(config: configs.Config, classes: int) -> Any:
             f"objective must be one of {', '.join(map(repr, OBJECTIVES))}; received "
             f"{config.objective!r}."
         )
-    return OBJECTIVES[config.objective](config, classes)
+    return OBJECTIVES[config.objective](config, names)
 
 
 @keras.saving.register_keras_serializable(package="keras_vit_recipes")

@@ -24,8 +24,9 @@ import numpy as np
 import keras_vit
 from keras_vit.training.decoding import decode_pixels
 from keras_vit.training.host import tensorflow
-from keras_vit.training.sources import IMAGE_SUFFIXES
-from recipes import command_line
+from keras_vit.training.pipeline import reason
+from keras_vit.training.sources import counted, image_files
+from recipes import class_names, command_line
 from recipes import config as configs
 from recipes.evaluate import NOTHING
 from recipes.objectives import network
@@ -42,9 +43,10 @@ def images_in(paths: Sequence[str]) -> list[pathlib.Path]:
     for path in map(pathlib.Path, paths):
         inside = [path]
         if path.is_dir():
-            inside = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES
-            )
+            images, others = image_files(path)
+            inside = [pathlib.Path(image) for image in images]
+            if others:
+                print(f"{path}: left out {counted(others)}", file=sys.stderr)
         if not inside or not path.exists():
             raise FileNotFoundError(f"No image at {path}.")
         found += inside
@@ -71,7 +73,7 @@ def predict(
                 images.append(model.preprocessor(pixels))
                 good.append(path)
             except (OSError, tf.errors.OpError) as error:
-                yield path, str(getattr(error, "message", error)).splitlines()[0]
+                yield path, reason(error)
         if images:
             scores = model.predict_on_batch(np.stack([np.asarray(i) for i in images]))
             yield from zip(good, scores, strict=True)
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = network(
             config, include_top=True, classifier_activation="softmax", head="keep"
         )
-        names, classes = command_line.labels_of(options.what), model.output_shape[-1]
+        names, classes = class_names.known(model, config), model.output_shape[-1]
         if names is None and classes != 1000:
             names = [str(number) for number in range(classes)]
         rows, unreadable = [], 0

@@ -4,11 +4,13 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from keras_vit.training import SGD, AdamW, ParameterTable, WarmupSchedule, parameter_table
+from keras_vit.training.class_names import check_class_names
 from keras_vit.training.host import tensorflow
 from keras_vit.training.pipeline import evaluation_batches, training_batches
 from keras_vit.training.sources import Source, open_source
@@ -77,12 +79,8 @@ def plan(config: configs.Config) -> Plan:
         if name is not None
     }
     train = sources["train"]
-    for part, source in sources.items():
-        if source.num_classes != train.num_classes:
-            raise ValueError(
-                f"data.{part}={source.name!r} has {source.num_classes} classes, "
-                f"data.train={train.name!r} {train.num_classes}."
-            )
+    if config.objective == "classification":
+        check_classes(sources)
     interval = config.checkpoint_steps or train.num_examples // config.batch_size
     if interval < 1:
         raise ValueError(
@@ -110,7 +108,7 @@ def plan(config: configs.Config) -> Plan:
         )
     return Plan(
         config,
-        objective(config, train.num_classes),
+        objective(config, train.class_names),
         sources,
         steps,
         interval,
@@ -118,6 +116,32 @@ def plan(config: configs.Config) -> Plan:
         at_once,
         _phases(config, intervals),
     )
+
+
+def check_classes(sources: Mapping[str, Source]) -> None:
+    """Check that there is something to learn, and that all sets mean the same classes.
+
+    Args:
+        sources: dict of `train` and of what is evaluated.
+
+    Raises:
+        ValueError: the training set has one class; another set has other classes.
+    """
+    train = sources["train"]
+    if train.num_classes < 2:
+        raise ValueError(
+            f"data.train={train.name!r} has one class, {train.class_names[0]!r}: there "
+            "is nothing to learn. A folder: source needs one folder for each class; set "
+            "data.train to the folder that holds them."
+        )
+    for part, source in sources.items():
+        check_class_names(
+            f"data.{part}={source.name!r}",
+            source.class_names,
+            f"data.train={train.name!r}",
+            train.class_names,
+            f"Set data.{part} to images of the same classes, or rename its classes.",
+        )
 
 
 def _phases(config, intervals):
@@ -213,7 +237,7 @@ def training_data(todo: Plan, model: keras.Model, first_step: int = 0) -> Any:
     """Endless augmented batches from a step on, as `model.fit` takes them."""
     config = todo.config
     batches = training_batches(
-        todo.sources["train"],
+        todo.sources["train"].with_channels(model.input_shape[-1]),
         todo.objective.kept(model).preprocessor,
         config.augmentation,
         config.batch_size,
@@ -228,7 +252,8 @@ def training_data(todo: Plan, model: keras.Model, first_step: int = 0) -> Any:
 
 def evaluation_data(todo: Plan, part: str, model: keras.Model) -> Any:
     """Every image once, as `model.evaluate` takes them."""
-    config, source = todo.config, todo.sources[part]
+    config = todo.config
+    source = todo.sources[part].with_channels(model.input_shape[-1])
     batches = evaluation_batches(
         source,
         todo.objective.kept(model).preprocessor,
@@ -277,6 +302,9 @@ def _announce(todo, directory, model, done):
     config, source = todo.config, todo.sources["train"]
     names = list(source.class_names)
     write_text(directory.path / "classes.json", json.dumps(names, indent=0))
+    for part, examples in todo.sources.items():
+        print(f"data.{part}: {examples.num_examples:,} images of {examples.name}")
+    print(f"{len(names):,} classes: {', '.join(names[:10])}{', ...' * (len(names) > 10)}")
     print(
         f"{config.about}\n{model.count_params():,} parameters; {source.num_examples:,} "
         f"images of {source.name}; {todo.steps:,} steps of {config.batch_size}, a "

@@ -37,9 +37,7 @@ def check_class_names(
         return
     differences = []
     if len(names) != len(expected):
-        differences.append(
-            f"{given} has {len(names)} classes, {known} {len(expected)}"
-        )
+        differences.append(f"{given} has {len(names)} classes, {known} {len(expected)}")
     for here, own, other in ((given, names, expected), (known, expected, names)):
         others = set(other)
         if only := [name for name in own if name not in others]:

@@ -501,18 +501,26 @@ class _Images:
                     self.image(position, reference)
                     problems[name] = "an error that did not come back."
                 except tf.errors.OpError as error:
-                    problems[name] = _reason(error)
+                    problems[name] = reason(error)
         except tf.errors.OpError as error:
-            problems[f"a file with {missing - found} examples"] = _reason(error)
+            problems[f"a file with {missing - found} examples"] = reason(error)
         else:
             if found < missing:
                 problems[f"a file with {missing - found} examples"] = "they are missing."
         return problems
 
 
-def _reason(error):
-    """What TensorFlow says, without where in its graph it says so."""
-    text = re.sub(r"^\{\{.*?\}\}\s*|\s*\[Op:.*$", "", error.message, flags=re.DOTALL)
+def reason(error: Exception) -> str:
+    """Return why an image cannot be read, without TensorFlow's names of operations.
+
+    Args:
+        error: TensorFlow's or the operating system's.
+
+    Returns:
+        One line that ends with a period.
+    """
+    message = getattr(error, "message", str(error))
+    text = re.sub(r"^\{\{.*?\}\}\s*|\s*\[Op:.*$", "", message, flags=re.DOTALL)
     return f"{text.splitlines()[0].rstrip('.')}."
 
 

@@ -222,7 +222,7 @@ def _folder(name, path):
     for label, class_name in enumerate(classes):
         found, rest = image_files(path / class_name)
         if not found:
-            held = f"; it holds {_counted(rest)}" if rest else ""
+            held = f"; it holds {counted(rest)}" if rest else ""
             raise ValueError(
                 f"{name!r}: {path / class_name} has no images (files that end in "
                 f"{', '.join(IMAGE_SUFFIXES)}){held}. Add some, or remove the folder."
@@ -232,7 +232,7 @@ def _folder(name, path):
         for suffix, names in rest.items():
             others[suffix] += names
     if others:
-        logger.warning("%s: left out %s", name, _counted(others))
+        logger.warning("%s: left out %s", name, counted(others))
     identifiers = [os.fsencode(os.path.relpath(file, path)) for file in files]
     reference = {
         "image": np.array([os.fsencode(file) for file in files], object),
@@ -287,15 +287,24 @@ def _class_folders(name, path):
     return classes
 
 
-def _counted(others):
-    """Return text that counts files by the ends of their names, with one example each."""
-    counts = sorted(others.items(), key=lambda item: (-len(item[1]), item[0]))
-    texts = [
-        f"{len(names)} {'file' if len(names) == 1 else 'files'} "
-        f"{f'that end in {suffix}' if suffix else 'without an ending'} ({names[0]}"
-        f"{', ...' if len(names) > 1 else ''})"
-        for suffix, names in counts
-    ]
+def counted(others: dict[str, list[str]]) -> str:
+    """Return text that counts files by the ends of their names, with one example each.
+
+    Args:
+        others: as `image_files` returns them.
+
+    Example:
+
+    >>> from keras_vit.training.sources import counted
+    >>> counted({".tiff": ["a.tiff", "b.tiff"]})
+    '2 .tiff files (a.tiff, ...)'
+    """
+    texts = []
+    for suffix, names in sorted(others.items(), key=lambda item: -len(item[1])):
+        what = f"{suffix} file" if suffix else "file without an ending"
+        if len(names) > 1:
+            what = what.replace("file", "files", 1)
+        texts.append(f"{len(names)} {what} ({names[0]}{', ...' * (len(names) > 1)})")
     return ", ".join(texts)
 
 
@@ -336,7 +345,7 @@ def _files_below(folder) -> Iterator[str]:
             names.clear()
             continue
         seen.add(real)
-        names[:] = [name for name in names if not name.startswith(".")]
+        names[:] = sorted(name for name in names if not name.startswith("."))
         for file in files:
             if not file.startswith("."):
                 yield os.path.join(directory, file)

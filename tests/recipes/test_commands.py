@@ -82,9 +82,15 @@ def test_evaluate(run, tmp_path, capsys):
 def test_evaluate_an_export(file_format, name, package, run, tmp_path):
     pytest.importorskip(package, reason="writes the export")
     path = str(tmp_path / name)
-    getattr(keras_vit.export, file_format)(run / "best.keras", path, verbose=False)
+    labels = {} if file_format == "litert" else {"labels": [f"n{i}" for i in range(10)]}
+    write = getattr(keras_vit.export, file_format)
+    write(run / "best.keras", path, verbose=False, **labels)
     config = command_line.config_of(path, evaluate.NOTHING)
     config = configs.override(config, ["data.test=digits:test", "batch_size=64"])
+    if labels:
+        with pytest.raises(ValueError, match=r"only .* has 'n0'.*class_names=None"):
+            evaluate.evaluate(config)
+        config = configs.override(config, ["model.arguments.class_names=None"])
     exact = evaluate.evaluate(command_line.config_of(str(run), evaluate.NOTHING))
     served = evaluate.evaluate(config)
     assert served["confusion"] == exact["confusion"]

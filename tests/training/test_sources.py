@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_vit.training.sources import digits, open_source
+from keras_vit.training.sources import digits, image_files, open_source
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
@@ -98,3 +98,67 @@ def test_bad_folders(folder, tmp_path):
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty has no images.*\.png"):
         open_source(f"folder:{folder}")
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Training", "test"), ("valid",)])
+def test_the_parts_of_a_set_are_not_its_classes(names, tmp_path, encoded):
+    for part in names:
+        for name in ("ant", "bee"):
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "0.jpg").write_bytes(encoded())
+    with pytest.raises(ValueError, match="parts of a set") as error:
+        open_source(f"folder:{tmp_path}")
+    assert f"folder:{tmp_path / names[0]}" in str(error.value)
+    assert open_source(f"folder:{tmp_path / names[0]}").class_names == ("ant", "bee")
+    (tmp_path / "images").mkdir()  # Beside the parts, it changes nothing.
+    if len(names) > 1:
+        with pytest.raises(ValueError, match="parts of a set"):
+            open_source(f"folder:{tmp_path}")
+
+
+def test_classes_that_differ_only_by_case(folder, encoded):
+    (folder / "ANT").mkdir()
+    (folder / "ANT" / "0.jpg").write_bytes(encoded())
+    with pytest.raises(ValueError, match=r"'ANT', 'ant' .* differ only by case"):
+        open_source(f"folder:{folder}")
+
+
+def test_files_that_are_left_out_are_counted_and_named(folder, caplog):
+    (folder / "ant" / ".DS_Store").write_bytes(b"")
+    open_source(f"folder:{folder}")
+    assert not caplog.records
+    for name in ("a.svg", "b.SVG", "README"):
+        (folder / "ant" / name).write_bytes(b"")
+    open_source(f"folder:{folder}")
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert f"left out 2 .svg files ({folder / 'ant' / 'a.svg'}, ...)" in message
+    assert f"1 file without an ending ({folder / 'ant' / 'README'})" in message
+    (folder / "empty").mkdir()
+    (folder / "empty" / "c.svg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no images .*; it holds 1 \.svg file \("):
+        open_source(f"folder:{folder}")
+
+
+def test_images_are_decoded_to_the_channels_of_a_model(folder, tfds_dir):
+    for source in (
+        open_source(f"folder:{folder}"),
+        open_source("tfds:tiny:test", tfds_dir),
+    ):
+        grey = source.with_channels(1)
+        assert grey.channels == 1
+        assert source.with_channels(4) == source.with_channels(None) == source
+    assert grey.image_shape == (8, 8, 1)
+
+
+def test_hidden_files_and_links_of_any_folder(folder, tmp_path, encoded):
+    (folder / "ant" / "._0.jpg").write_bytes(b"mac")
+    (folder / "ant" / ".checkpoints").mkdir()
+    (folder / "ant" / ".checkpoints" / "0.jpg").write_bytes(encoded())
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "6.jpg").write_bytes(encoded())
+    (folder / "ant" / "linked").symlink_to(tmp_path / "far")
+    images, others = image_files(folder / "ant")
+    names = [f"{n}.jpg" for n in range(6)]
+    assert images == [str(folder / "ant" / n) for n in (*names, "linked/6.jpg")]
+    assert not others

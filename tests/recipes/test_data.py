@@ -1,0 +1,155 @@
+"""Runs and commands on sets of images that do not fit each other or the model."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_vit
+from recipes import config as configs
+from recipes import evaluate, linear_probe, predict, pretrain, training
+
+pytestmark = pytest.mark.any_backend
+COLORS = {"cat": 20, "dog": 90, "horse": 160, "zebra": 240}
+TINY = [
+    "epochs=1",
+    "batch_size=6",
+    "data.test=None",
+    "augmentation.pad_and_crop=0",
+    "model.arguments.input_shape=(8, 8, 1)",
+    "model.arguments.patch_size=4",
+    "model.arguments.hidden_dim=8",
+    "model.arguments.mlp_dim=8",
+    "model.arguments.num_heads=1",
+    "model.arguments.num_layers=1",
+]
+
+
+def write(folder, names=("cat", "dog", "horse"), count=6):
+    generator = np.random.default_rng(0)
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = COLORS[name] + generator.integers(-9, 9, (8, 8))
+            Image.fromarray(pixels.astype("uint8")).save(folder / name / f"{i}.png")
+    return f"folder:{folder}"
+
+
+def config_of(train, validation=None, *settings):
+    data = [f"data.train={train}", f"data.validation={validation or train}"]
+    return configs.override(configs.load("digits_vit"), [*TINY, *data, *settings])
+
+
+def options(*settings):
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    return {
+        "train": write(root / "animals"),
+        "other": write(root / "other", ("dog", "horse", "zebra"), 2),
+        "fewer": write(root / "fewer", ("dog", "horse"), 2),
+        "one": write(root / "one", ("dog",), 2),
+    }
+
+
+@pytest.fixture(scope="module")
+def run(sets, tmp_path_factory):
+    """A run of a model with one channel on grey images."""
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    training.train(config_of(sets["train"]), directory)
+    return directory
+
+
+def test_a_run_gives_its_class_names_to_its_models(run):
+    for name in ("best", "last"):
+        model = keras_vit.load_checkpoint(run / f"{name}.keras")
+        assert model.get_config()["class_names"] == ["cat", "dog", "horse"]
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+@pytest.mark.parametrize("other", ["other", "fewer"])
+def test_the_sets_of_a_run_have_the_same_classes(part, other, sets, tmp_path):
+    config = config_of(sets["train"], None, f"data.{part}={sets[other]}")
+    with pytest.raises(ValueError, match=rf"data\.{part}=.*'cat'.*Set data\.{part} to"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_is_nothing_to_learn(sets, tmp_path):
+    with pytest.raises(ValueError, match="one class, 'dog': there is nothing to learn"):
+        training.train(config_of(sets["one"]), tmp_path / "run")
+
+
+def test_evaluation_compares_class_names(run, sets, tmp_path):
+    def evaluated(what, test, *settings):
+        settings = [f"data.test={sets[test]}", *settings]
+        evaluate.main([str(what), *options(*settings)])
+
+    copy = shutil.copy(run / "best.keras", tmp_path / "model.keras")
+    unnamed = keras_vit.load_checkpoint(copy, class_names=None)
+    old = shutil.copytree(run, tmp_path / "old")  # Of before models had class names.
+    unnamed.save(old / "best.keras")
+    for what in (run, copy, old):
+        with pytest.raises(SystemExit, match=r"has 'zebra'; only .* has 'cat'"):
+            evaluated(what, "other")
+        evaluated(what, "train")
+    evaluated(copy, "other", "model.arguments.class_names=None")
+    unnamed.save(tmp_path / "unnamed.keras")
+    evaluated(tmp_path / "unnamed.keras", "other")
+
+
+def test_a_head_that_is_kept_has_the_classes_of_the_run(run, sets):
+    weights = [f"model.weights={run / 'best.keras'}", "model.arguments.head=keep"]
+    kept = configs.override(
+        configs.load("digits_vit_finetune"),
+        [*weights, f"data.train={sets['other']}", f"data.validation={sets['other']}"],
+    )
+    kept = configs.override(kept, ["data.test=None", "batch_size=2"])
+    with pytest.raises(ValueError, match=r"'zebra'.*Leave model\.arguments\.head out"):
+        training.plan(kept).objective.build()
+
+
+@pytest.mark.parametrize("test", ["other", "fewer"])
+def test_probes_compare_the_classes_of_their_sets(test, run, sets):
+    names = [f"data.{part}={sets['train']}" for part in ("train", "validation")]
+    with pytest.raises(SystemExit, match=r"error: The classes of data\.test=.*'cat'"):
+        linear_probe.main([str(run), *options(*names, f"data.test={sets[test]}")])
+
+
+def test_a_set_that_is_left_over_from_the_config(sets, tmp_path):
+    workdir = ["--workdir", str(tmp_path / "run")]
+    train = f"data.train={sets['train']}"
+    with pytest.raises(SystemExit, match=r"still the config's 'digits:validation': set"):
+        pretrain.main(["digits_vit", *workdir, *options(train)])
+    settings = [train, f"data.validation={sets['train']}"]
+    with pytest.raises(SystemExit, match=r"'digits:test': set data\.test=\.\.\. too or"):
+        pretrain.main(["digits_vit", *workdir, *options(*settings)])
+    assert not (tmp_path / "run").exists()
+
+
+def test_predict_takes_the_files_of_a_folder_source(run, tmp_path, capsys):
+    write(tmp_path / "far", ("dog",), 1)
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    (folder / "linked").symlink_to(tmp_path / "far" / "dog")
+    (folder / "._0.png").write_bytes(b"mac")
+    (folder / "notes.txt").write_text("no image")
+    predict.main([str(run), str(folder)])
+    printed = capsys.readouterr()
+    files = [line for line in printed.out.splitlines() if line.startswith("/")]
+    assert files == [str(folder / "linked" / "0.png")]
+    assert "%  dog" in printed.out
+    assert "left out 1 .txt file" in printed.err
+    (folder / "linked").unlink()
+    with pytest.raises(SystemExit, match="No image at"):
+        predict.main([str(run), str(folder)])
+    (folder / "broken.png").write_bytes(b"not an image")
+    with pytest.raises(SystemExit, match="1 of 1 images could not be read"):
+        predict.main([str(run), str(folder)])
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "cannot be read" in x]
+    assert "Unknown image file format" in line
+    assert "{{" not in line
