@@ -6,7 +6,7 @@ from keras import ops
 from keras_vit.layers.attention import head_dim
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.dot_product_attention import dot_product_attention
-from keras_vit.layers.initial_values import InitialValues
+from keras_vit.layers.initial_values import BudgetedLayer, InitialValues
 from keras_vit.layers.mlp import MLP
 from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.precision import wide
@@ -200,7 +200,7 @@ class AttentionPooling(InitialValues):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class PreLogits(keras.layers.Dense):
+class PreLogits(BudgetedLayer, keras.layers.Dense):
     """The hidden layer of the pretraining head: dense, then tanh.
 
     Fine-tuning drops it. A `keras.layers.Dense` with other defaults.
@@ -236,7 +236,7 @@ class PreLogits(keras.layers.Dense):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class Classifier(keras.layers.Dense):
+class Classifier(BudgetedLayer, keras.layers.Dense):
     """The last linear layer, with a kernel that starts at zero, in float32.
 
     A zero kernel makes fine-tuning start from the same loss whatever the backbone

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import dataclasses
 import math
 
 import keras
@@ -9,25 +10,71 @@ import numpy as np
 
 _checkpoint_follows = contextvars.ContextVar("checkpoint_follows", default=False)
 
+
+@dataclasses.dataclass
+class WeightBudget:
+    """The weights that a saved file has, and that the model built from it may have.
+
+    Attributes:
+        variables: their number.
+        elements: the number of their elements.
+    """
+
+    variables: int
+    elements: int
+
+    def take(self, shape: tuple[int, ...]) -> None:
+        """Subtract a weight that is about to be made.
+
+        Raises:
+            ValueError: the model would have more weights than the file.
+        """
+        self.variables -= 1
+        self.elements -= math.prod(shape)
+        if self.variables < 0 or self.elements < 0:
+            raise ValueError(
+                "The config in the file describes a larger model than the file has "
+                "weights for: it is damaged. Save the model again."
+            )
+
+
+_budget: contextvars.ContextVar[WeightBudget | None] = contextvars.ContextVar(
+    "budget", default=None
+)
+
 # Of a standard normal distribution that is cut off at -2 and 2.
 _TRUNCATED_STDDEV = 0.87962566103423978
 
 
 @contextlib.contextmanager
-def checkpoint_follows(follows: bool = True):
+def checkpoint_follows(follows: bool = True, budget: WeightBudget | None = None):
     """While it lasts, the weights of an `InitialValues` layer start at zero.
 
     Args:
         follows: bool; False changes nothing.
+        budget: None, or the weights that the checkpoint has: a model that needs more
+            raises an error before it allocates them.
     """
     token = _checkpoint_follows.set(follows or _checkpoint_follows.get())
+    budget_token = _budget.set(budget or _budget.get())
     try:
         yield
     finally:
         _checkpoint_follows.reset(token)
+        _budget.reset(budget_token)
 
 
-class InitialValues(keras.layers.Layer):
+class BudgetedLayer(keras.layers.Layer):
+    """A layer whose weights count against the budget of `checkpoint_follows`."""
+
+    def add_weight(self, shape=None, *args, **kwargs):
+        budget = _budget.get()
+        if budget is not None:
+            budget.take(() if shape is None else tuple(shape))
+        return super().add_weight(shape, *args, **kwargs)
+
+
+class InitialValues(BudgetedLayer):
     """A layer whose large weights start fast.
 
     Under JAX, Keras's random initializers are compiled anew for each shape: most of the

@@ -1,7 +1,6 @@
 """A model from a checkpoint alone."""
 
 import os
-import zipfile
 from typing import Any
 
 import keras
@@ -10,6 +9,7 @@ from keras_vit.layers.initial_values import checkpoint_follows
 from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import HEADS, ViT, check_choice
 from keras_vit.weights.download import fetch_checkpoint
+from keras_vit.weights.keras_file import check_keras_file
 from keras_vit.weights.opening import open_checkpoint
 from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
 from keras_vit.weights.source import HEAD_PATHS, PROJECTION, STEM_ROOT
@@ -20,6 +20,7 @@ from keras_vit.weights.strict import (
     check_weights,
 )
 from keras_vit.weights.t2t import T2TSource, adapt_t2t_channels
+from keras_vit.weights.tensor_file import unreadable
 
 # What says how to load, and is no part of a model.
 _LOADING = ("head", "resize", "source_grid_shape", "check_finite")
@@ -109,16 +110,16 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
 
 
 def _load_keras(path, overrides):
-    if not zipfile.is_zipfile(path):  # Keras would say that there is no such file.
-        raise ValueError(
-            f"{path} ({os.path.getsize(path)} bytes) is not a readable .keras file: "
-            "it is no whole zip archive. Save the model again, or use an older one."
-        )
-    with checkpoint_follows():
-        # Its optimizer and loss may be classes that nobody has imported.
-        saved = keras.saving.load_model(path, compile=False)
-    if not isinstance(saved, ViT):
-        raise ValueError(f"{path} holds a {type(saved).__name__}, no keras_vit.ViT.")
+    budget = check_keras_file(path, ViT)
+    try:
+        with checkpoint_follows(budget=budget):
+            # Its optimizer and loss may be classes that nobody has imported.
+            saved = keras.saving.load_model(path, compile=False)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
+        # Keras passes on whatever an absurd config raises.
+        raise unreadable(
+            path, ".keras file", f"no model can be built from it: {e}"
+        ) from e
     loading = {name: overrides.pop(name) for name in _LOADING if name in overrides}
     head = loading.get("head", "keep")
     check_choice("head", head, HEADS)

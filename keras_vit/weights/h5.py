@@ -2,11 +2,89 @@
 
 import collections
 import contextlib
+import math
 import os
 from typing import Any
 
 from keras_vit.weights.strict import check_weights
-from keras_vit.weights.tensor_file import TensorFile
+from keras_vit.weights.tensor_file import (
+    TensorFile,
+    check_regular_file,
+    exceeds_budget,
+)
+
+
+def find_datasets(file: Any, size: int) -> dict[str, Any]:
+    """Return the datasets of an HDF5 file whose values are all within that file.
+
+    HDF5 can also name other files, of any format and anywhere on the disk, whose bytes it
+    then returns as values. Keras refuses these files as well.
+
+    Args:
+        file: an open `h5py.File`.
+        size: its size in bytes, which bounds what its datasets may need in memory.
+
+    Returns:
+        Dict from name to `h5py.Dataset`.
+
+    Raises:
+        ValueError: a dataset is stored in another file, is a view of others, is not
+            stored completely, or is a link; or the datasets need too much memory.
+    """
+    import h5py
+
+    datasets: dict[str, Any] = {}
+    groups, seen, needed = [("", file)], set(), 0
+    while groups:
+        prefix, group = groups.pop()
+        if prefix.count("/") > 100:
+            raise ValueError("its groups are nested more than 100 deep")
+        for key in group:
+            name = prefix + key
+            if type(group.get(key, getlink=True)) is not h5py.HardLink:
+                raise ValueError(f"{name} is a link; links are not followed")
+            node = group[key]
+            # Hard links can form a circle.
+            address = h5py.h5o.get_info(node.id).addr
+            if address in seen:
+                raise ValueError(f"{name} is in it under another name, too")
+            seen.add(address)
+            if isinstance(node, h5py.Group):
+                groups.append((f"{name}/", node))
+                continue
+            _check_dataset(name, node)
+            datasets[name] = node
+            # Values are read by whole chunks, which may be larger than the dataset.
+            chunk = math.prod(node.chunks or ()) * node.dtype.itemsize
+            needed += max(node.size * max(node.dtype.itemsize, 4), chunk)
+    reason = exceeds_budget(needed, size)
+    if reason:
+        raise ValueError(reason)
+    return datasets
+
+
+def _check_dataset(name, node):
+    import h5py
+
+    if not isinstance(node, h5py.Dataset) or node.shape is None:
+        raise ValueError(f"{name} is not an array")
+    if node.external:
+        raise ValueError(
+            f"{name} is stored in other files, such as {node.external[0][0]}"
+        )
+    if node.is_virtual:
+        raise ValueError(f"{name} is a virtual dataset, a view of others")
+    if node.dtype.hasobject or node.dtype.kind not in "fiubV":
+        raise ValueError(f"{name} holds {node.dtype}, not numbers")
+    # HDF5 makes up the values of what was never written.
+    if node.chunks is None:
+        complete = node.size == 0 or node.id.get_storage_size() > 0
+    else:
+        sides = zip(node.shape, node.chunks, strict=True)
+        chunks = math.prod(-(-side // chunk) for side, chunk in sides)
+        complete = node.id.get_num_chunks() >= chunks
+    if not complete:
+        raise ValueError(f"{name} has a shape, {node.shape}, and no values")
 
 
 class H5File(TensorFile):
@@ -16,7 +94,8 @@ class H5File(TensorFile):
         paths: dict from a prefix for the names in a file to its path.
 
     Raises:
-        ValueError: a file is damaged, or holds something other than floats.
+        ValueError: a file is damaged, holds something other than floats, or refers to
+            other files.
     """
 
     format = ".weights.h5"
@@ -24,41 +103,66 @@ class H5File(TensorFile):
     def __init__(self, paths):
         super().__init__(next(iter(paths.values())))
         self._paths = paths
-        with self._open() as files:
-            for prefix, file in files.items():
-
-                def visit(name, node, prefix=prefix):
-                    if hasattr(node, "shape") and not name.startswith("optimizer/"):
-                        self.check_dtype(name, node.dtype)
-                        self.shapes[prefix + name] = tuple(node.shape)
-
-                file.visititems(visit)
+        for path in paths.values():
+            check_regular_file(path)
+        self._stored: dict[str, tuple[str, str]] = {}
+        for prefix, path in paths.items():
+            with self._open(path) as datasets:
+                for name, node in datasets.items():
+                    # Optimizers count steps, and layers with dropout keep seeds.
+                    if name.startswith("optimizer/") or "/seed_generator/" in name:
+                        continue
+                    self.check_dtype(name, _dtype_name(node))
+                    self.shapes[prefix + name] = tuple(node.shape)
+                    self._stored[prefix + name] = path, name
+        self.check_budget(paths.values())
 
     @contextlib.contextmanager
-    def _open(self):
+    def _open(self, path):
         import h5py
 
         with contextlib.ExitStack() as stack:
             try:
-                yield {
-                    prefix: stack.enter_context(h5py.File(path, "r"))
-                    for prefix, path in self._paths.items()
-                }
-            except (OSError, KeyError, RuntimeError) as error:
-                raise self.unreadable(error) from None
+                file = stack.enter_context(h5py.File(path, "r"))
+                datasets = find_datasets(file, os.path.getsize(path))
+            except Exception as error:
+                # h5py passes on whatever HDF5 and NumPy raise.
+                raise self.unreadable(_first_line(error)) from None
+            yield datasets
 
     @contextlib.contextmanager
     def reader(self):
-        with self._open() as files:
+        with contextlib.ExitStack() as stack:
+            files = {
+                path: stack.enter_context(self._open(path))
+                for path in self._paths.values()
+            }
 
             def read(name):
-                for prefix, file in files.items():
-                    inner = name.removeprefix(prefix)
-                    if name.startswith(prefix) and inner in file:
-                        return file[inner][()].astype("float32", copy=False)
-                raise KeyError(name)
+                path, inner = self._stored[name]
+                node = files[path][inner]
+                try:
+                    array = node[()]
+                except Exception as error:
+                    raise self.unreadable(f"{name}: {_first_line(error)}") from None
+                if _dtype_name(node) == "bfloat16":
+                    import ml_dtypes
+
+                    array = array.view(ml_dtypes.bfloat16)
+                return array.astype("float32", copy=False)
 
             yield read
+
+
+def _dtype_name(node):
+    """Return the dtype of a dataset; Keras marks bfloat16, which HDF5 does not have."""
+    if node.dtype.kind == "V" and node.attrs.get("dtype") == "bfloat16":
+        return "bfloat16"
+    return node.dtype.newbyteorder("=").name
+
+
+def _first_line(error):
+    return f"{error}".strip().split("\n")[0] or type(error).__name__
 
 
 def load_own_weights(model: Any, path: str | os.PathLike, check_finite: bool) -> None:

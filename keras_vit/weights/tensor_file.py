@@ -2,14 +2,23 @@
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 
 # The kinds of numbers that weights may have: float16, float32, float64; bfloat16.
 FLOATS = ("float16", "float32", "float64", "bfloat16")
+
+# Trained weights hardly compress: a file whose tensors, as float32, need more than this
+# many times its own size was made to exhaust the memory.
+LARGEST_EXPANSION = 10
+
+# Of a configuration, an index or a header. Parsing takes about 25 times as much memory.
+LARGEST_JSON = 8 * 2**20
 
 
 class TensorFile:
@@ -24,6 +33,7 @@ class TensorFile:
 
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
+        check_regular_file(self.path)
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     @contextlib.contextmanager
@@ -38,11 +48,7 @@ class TensorFile:
 
     def unreadable(self, reason: object) -> ValueError:
         """The error that says that the file is damaged, to be raised."""
-        return ValueError(
-            f"{self.path} ({os.path.getsize(self.path)} bytes) is not a readable "
-            f"{self.format} checkpoint: {reason}. If it was downloaded, delete it and "
-            "download it again."
-        )
+        return unreadable(self.path, f"{self.format} checkpoint", reason)
 
     def check_dtype(self, name: str, dtype: object) -> None:
         """Raises a `ValueError` unless weights may have this dtype."""
@@ -52,6 +58,82 @@ class TensorFile:
                 "checkpoint that this version reads."
             )
 
+    def check_budget(self, paths: Iterable[str | os.PathLike] = ()) -> None:
+        """Check the memory that `shapes` need against the size of the files.
+
+        Args:
+            paths: all files that the tensors are in; by default `path` alone.
+
+        Raises:
+            ValueError: the tensors need more than `LARGEST_EXPANSION` times that size.
+        """
+        needed = sum(4 * math.prod(shape) for shape in self.shapes.values())
+        size = sum(os.path.getsize(path) for path in (list(paths) or [self.path]))
+        reason = exceeds_budget(needed, size)
+        if reason:
+            raise self.unreadable(reason)
+
+
+def unreadable(path: str, kind: str, reason: object) -> ValueError:
+    """Return the error for a damaged or hostile file, to be raised."""
+    return ValueError(
+        f"{path} ({os.path.getsize(path)} bytes) is not a readable {kind}: {reason}. If "
+        "it was downloaded, delete it and download it again."
+    )
+
+
+def exceeds_budget(needed: int, size: int) -> str | None:
+    """Return why `needed` bytes of memory are too many for a file of `size` bytes."""
+    if needed <= LARGEST_EXPANSION * size:
+        return None
+    return (
+        f"its {size} bytes would expand to {needed} bytes in memory, more than "
+        f"{LARGEST_EXPANSION} times as much, which trained weights never do"
+    )
+
+
+def check_regular_file(path: str) -> None:
+    """Raise a `ValueError` for a pipe, a socket, a device or a directory.
+
+    Opening a pipe may wait forever, and a device may never end.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(
+            f"{path} is not a regular file (but a directory, pipe, socket or device): "
+            "pass the path of a checkpoint."
+        )
+
+
+def parse_json(text: str | bytes, path: str) -> dict[str, Any]:
+    """Return the JSON object in `text`.
+
+    Args:
+        text: JSON.
+        path: where it comes from, for the message.
+
+    Raises:
+        ValueError: not a JSON object, longer than `LARGEST_JSON`, nested too deeply, or
+            with NaN or infinity, which JSON does not have.
+    """
+    if len(text) > LARGEST_JSON:
+        raise ValueError(
+            f"{path} has {len(text)} bytes; configurations and indices have at most "
+            f"{LARGEST_JSON}."
+        )
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        content = json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError(f"{path} is not readable JSON: nested too deeply.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object, but {type(content).__name__}.")
+    return content
+
 
 def read_json(directory: str, name: str) -> dict[str, Any]:
     """What lies beside a checkpoint; an empty dict where there is no such file.
@@ -60,13 +142,8 @@ def read_json(directory: str, name: str) -> dict[str, Any]:
         ValueError: the file is no object of JSON.
     """
     path = os.path.join(directory, name)
-    if not os.path.isfile(path):
+    if not os.path.lexists(path):
         return {}
-    with open(path, encoding="utf-8") as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{path} is not readable JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object, but {type(content).__name__}.")
-    return content
+    check_regular_file(path)
+    with open(path, "rb") as file:
+        return parse_json(file.read(LARGEST_JSON + 1), path)

@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import re
 import zipfile
 from typing import Any
 
+from keras_vit.weights.archive import open_archive
 from keras_vit.weights.tensor_file import TensorFile
 
 # Where training scripts put the weights among other things, best first.
@@ -39,14 +41,14 @@ class TorchFile(TensorFile):
                 content = self._load(torch)
         except Exception as error:
             # torch raises whatever its pickle meets.
-            first_line = str(error).strip().split("\n")[0]
-            raise self.unreadable(f"{type(error).__name__}: {first_line}") from None
+            raise self.unreadable(_reason(error)) from None
         for key in _STATE_DICTS:
             if isinstance(content, dict) and isinstance(content.get(key), dict):
                 content = content[key]
                 break
         if not isinstance(content, dict) or not all(
-            isinstance(value, torch.Tensor) for value in content.values()
+            isinstance(name, str) and isinstance(value, torch.Tensor)
+            for name, value in content.items()
         ):
             raise self.unreadable("no dict of tensors is in it")
         self._tensors: dict[str, Any] = {}
@@ -57,14 +59,45 @@ class TorchFile(TensorFile):
             self._tensors[name] = tensor.detach()
         for name, tensor in self._tensors.items():
             self.check_dtype(name, str(tensor.dtype).removeprefix("torch."))
+            if tensor.layout != torch.strided or tensor.device.type != "cpu":
+                raise self.unreadable(
+                    f"{name} is a tensor without values of its own ({tensor.layout}, on "
+                    f"{tensor.device})"
+                )
             self.shapes[name] = tuple(tensor.shape)
+        # Strides of 0, and views of one storage, repeat the same values.
+        self.check_budget()
 
     def _load(self, torch):
-        # Mapped, the file is in memory once, tensor by tensor; the format before torch
-        # 1.6 is no zip archive and cannot be.
+        # The format before torch 1.6 is no zip archive and cannot be mapped.
         mapped = zipfile.is_zipfile(self.path)
+        if mapped:
+            self._check_archive()
+        # Mapped, the file is in memory once, tensor by tensor.
         return torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
+
+    def _check_archive(self):
+        """Check the checksums, which torch does not."""
+        with open_archive(self.path) as archive:
+            for member in archive.infolist():
+                if member.compress_type != zipfile.ZIP_STORED:
+                    # Mapped, compressed bytes would be taken for numbers.
+                    raise ValueError(f"{member.filename} is compressed")
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged: its checksum is wrong")
 
     @contextlib.contextmanager
     def reader(self):
         yield lambda name: self._tensors[name].float().numpy()
+
+
+def _reason(error):
+    """Return what torch met in a file, without its advice to execute the file's code."""
+    text = str(error)
+    code = re.search(r"GLOBAL ([\w.]+)", text)
+    if code:
+        return f"it would have to execute {code[1]}, which may be anything"
+    if "weights_only" in text:
+        return "it holds more than tensors and plain values"
+    return f"{type(error).__name__}: {text.strip().split(chr(10))[0]}"

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import keras_vit
-from keras_vit.weights.npz import LARGEST_EXPANSION
+from keras_vit.weights.tensor_file import LARGEST_EXPANSION
 from tests.cases import array
 from tests.golden import Golden
 

@@ -1,0 +1,69 @@
+"""Checks of `.keras` files, before Keras builds what is in them."""
+
+import io
+from typing import Any
+
+import keras
+
+from keras_vit.layers.initial_values import WeightBudget
+from keras_vit.weights.archive import open_archive
+from keras_vit.weights.h5 import find_datasets
+from keras_vit.weights.tensor_file import check_regular_file, parse_json, unreadable
+
+_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+
+
+def check_keras_file(path: str, model_class: type) -> WeightBudget:
+    """Check a `.keras` file before a model is built from it.
+
+    Args:
+        path: the file.
+        model_class: the class that its model must have, or a subclass of it.
+
+    Returns:
+        The weights that the file has room for.
+
+    Raises:
+        ValueError: the file is damaged, holds a model of another class, refers to other
+            files, or would expand to much more than its size.
+    """
+    check_regular_file(path)
+    try:
+        with open_archive(path) as archive:
+            missing = sorted({_CONFIG, _WEIGHTS} - set(archive.namelist()))
+            if missing:
+                raise ValueError(f"{' and '.join(missing)} is missing in it")
+            config = parse_json(archive.read(_CONFIG), _CONFIG)
+            weights = io.BytesIO(archive.read(_WEIGHTS))  # Checks their checksum.
+        budget = _read_budget(weights)
+    except Exception as error:
+        # zipfile, zlib and h5py raise many kinds.
+        first_line = str(error).strip().split("\n")[0]
+        raise unreadable(path, ".keras file", first_line) from None
+    _check_class(path, config, model_class)
+    return budget
+
+
+def _read_budget(weights):
+    import h5py
+
+    with h5py.File(weights, "r") as file:
+        datasets = find_datasets(file, len(weights.getbuffer()))
+        sizes = [
+            dataset.size
+            for name, dataset in datasets.items()
+            if not name.startswith("optimizer/")
+        ]
+    return WeightBudget(variables=len(sizes), elements=sum(sizes))
+
+
+def _check_class(path: str, config: dict[str, Any], model_class: type) -> None:
+    """Check the class by its registered name, without importing any module."""
+    name = config.get("registered_name") or config.get("class_name")
+    known = keras.saving.get_registered_object(name) if isinstance(name, str) else None
+    if not (isinstance(known, type) and issubclass(known, model_class)):
+        raise ValueError(
+            f"{path} holds a {str(config.get('class_name'))[:100]}, no keras_vit.ViT. If "
+            "it is a subclass of keras_vit.ViT, register it with "
+            "keras.saving.register_keras_serializable and import its module first."
+        )
