@@ -12,6 +12,7 @@ import http.client
 import os
 import re
 import shutil
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,6 +24,11 @@ from keras_vit.weights.registry import Checkpoint, find_checkpoint
 _CONNECTIONS = 5
 _TIMEOUT = 60  # Seconds without a byte.
 _CHUNK = 2**20
+# A connection that is slower than this, in bytes per second, after the first minute is
+# given up, as is a file larger than any checkpoint.
+_SLOWEST = 1000
+_LARGEST = 2**36
+_SCHEMES = ("http", "https")
 # Of files: such a name that is not there is no name of a published checkpoint.
 FILE_ENDINGS = (
     *(".npz", ".safetensors", ".pth", ".pt", ".bin", ".tar", ".h5", ".keras", ".json"),
@@ -39,7 +45,7 @@ def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
     interrupted download left is resumed. Several processes may ask for the same file:
     one downloads.
 
-    `$KERAS_VIT_MIRROR`, the address (`https://...` or `file://...`) of a mirror, takes
+    `$KERAS_VIT_MIRROR`, the address (`https://...` or `http://...`) of a mirror, takes
     the place of `https://storage.googleapis.com`, `https://huggingface.co` and
     `https://github.com`; the rest of the path stays. For Hugging Face's files alone,
     `$HF_ENDPOINT` does.
@@ -130,20 +136,78 @@ def _fetch_repository(name):
 def _address(url):
     """Where to download from: the URL, or its place in a mirror."""
     host, path = urllib.parse.urlsplit(url)[1:3]
-    mirror = os.environ.get("KERAS_VIT_MIRROR")
-    if not mirror and host == "huggingface.co":
-        mirror = os.environ.get("HF_ENDPOINT")
-    return mirror.rstrip("/") + path if mirror else url
+    variable = "KERAS_VIT_MIRROR"
+    if not os.environ.get(variable) and host == "huggingface.co":
+        variable = "HF_ENDPOINT"
+    mirror = os.environ.get(variable)
+    if not mirror:
+        return url
+    try:
+        scheme, mirror_host = urllib.parse.urlsplit(mirror)[:2]
+    except ValueError:
+        scheme = mirror_host = ""
+    if scheme not in _SCHEMES or not mirror_host:
+        raise ValueError(
+            f"{variable} must be an address that begins with https:// or http://; "
+            f"received {mirror!r}. A checkpoint on this disk is loaded by its path."
+        )
+    return mirror.rstrip("/") + path
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Keeps the hash that Hugging Face sends with the redirect, not with the file."""
+    """Follow redirects to other web servers, and from https to https only.
+
+    Keeps the hash that Hugging Face sends with the redirect, not with the file.
+    """
 
     etag = ""
 
+    def __init__(self, url):
+        self.first_scheme = urllib.parse.urlsplit(url).scheme
+
     def redirect_request(self, req, fp, code, msg, headers, newurl):
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        downgraded = self.first_scheme == "https" != scheme
+        if scheme not in _SCHEMES or downgraded:
+            raise http.client.HTTPException(
+                f"it redirects to {newurl!r}, which is "
+                f"{'not encrypted' if downgraded else 'no web address'}"
+            )
         self.etag = headers.get("X-Linked-ETag") or self.etag
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener(redirects):
+    """Return an opener for http and https alone: urllib's own also opens local files."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        redirects,
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _content_length(headers):
+    """Return the length that a server announces, or None.
+
+    Raises:
+        HTTPException: it is no number, or larger than any checkpoint.
+    """
+    text = headers.get("Content-Length")
+    if text is None:
+        return None
+    if not re.fullmatch("[0-9]{1,15}", text) or int(text) > _LARGEST:
+        raise http.client.HTTPException(
+            f"the server announces a Content-Length of {text[:40]!r}, which is not the "
+            "length of a checkpoint"
+        )
+    return int(text)
 
 
 def _sent_hash(headers, linked_etag):
@@ -155,6 +219,16 @@ def _sent_hash(headers, linked_etag):
     if md5:
         return "md5", base64.b64decode(md5[1]).hex()
     return None
+
+
+def _check_progress(seconds, start, end):
+    """Raise an `HTTPException` where a server sends too slowly or without end."""
+    if end > _LARGEST:
+        raise http.client.HTTPException("the server sends more than any checkpoint has")
+    if seconds > _TIMEOUT and end - start < _SLOWEST * seconds:
+        raise http.client.HTTPException(
+            f"the server sent {end - start} bytes in {seconds:.0f} seconds, too slowly"
+        )
 
 
 class _Download:
@@ -260,8 +334,8 @@ class _Download:
         if start:
             with open(self.version) as file:
                 headers |= {"Range": f"bytes={start}-", "If-Range": file.read()}
-        redirects = _Redirects()
-        opener = urllib.request.build_opener(redirects)
+        redirects = _Redirects(self.url)
+        opener = _opener(redirects)
         request = urllib.request.Request(self.url, headers=headers)
         with opener.open(request, timeout=_TIMEOUT) as response:
             if response.headers.get_content_type() == "text/html":
@@ -275,8 +349,8 @@ class _Download:
             ):
                 self._forget()
                 raise http.client.HTTPException("the server sent another part of it")
-            length = response.headers.get("Content-Length")
-            self.total = start + int(length) if length else None
+            length = _content_length(response.headers)
+            self.total = None if length is None else start + length
             self.hash = _sent_hash(response.headers, redirects.etag)
             if self.checkpoint.sha256:
                 self.hash = "sha256", self.checkpoint.sha256
@@ -284,7 +358,7 @@ class _Download:
                 raise http.client.HTTPException(
                     "the server tells neither the file's length nor its hash"
                 )
-            self._check_room(int(length or 0))
+            self._check_room(length or 0)
             etag = response.headers.get("ETag", "")
             version = etag if etag.startswith('"') else response.headers["Last-Modified"]
             if version:
@@ -293,10 +367,14 @@ class _Download:
             progress = keras.utils.Progbar(
                 self.total, verbose=int(self.verbose), interval=0.5, unit_name="byte"
             )
+            begin = time.monotonic()
             with open(self.part, "ab") as file:
-                while chunk := response.read(_CHUNK):
+                # One piece at a time, so that a server that sends a byte now and then
+                # is noticed.
+                while chunk := response.read1(_CHUNK):
                     file.write(chunk)
                     progress.update(file.tell())
+                    _check_progress(time.monotonic() - begin, start, file.tell())
                 file.flush()
                 # The rename must not reach the disk before the bytes do.
                 os.fsync(file.fileno())

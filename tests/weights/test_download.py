@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import http.client
 import http.server
 import importlib.util
 import io
@@ -20,7 +21,7 @@ import threading
 import keras
 import pytest
 
-from keras_vit.weights import registry
+from keras_vit.weights import download, registry
 from keras_vit.weights.download import fetch_checkpoint
 
 pytestmark = pytest.mark.any_backend
@@ -162,12 +163,62 @@ def test_without_a_mirror_the_published_address(server, cache, monkeypatch):
     assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
 
 
-def test_a_mirror_in_a_directory(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "address",
+    [
+        "file://{}",
+        "ftp://127.0.0.1",
+        "{}",
+        "data:,x",
+        "https:",
+        "http://[",
+        "s3://bucket",
+    ],
+)
+@pytest.mark.parametrize("variable", ["KERAS_VIT_MIRROR", "HF_ENDPOINT"])
+def test_a_mirror_that_is_no_web_address(tmp_path, monkeypatch, address, variable):
     file = tmp_path / "mirror" / PATH[1:]
     file.parent.mkdir(parents=True)
     file.write_bytes(CONTENT)
-    monkeypatch.setenv("KERAS_VIT_MIRROR", (tmp_path / "mirror").as_uri())
-    assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
+    monkeypatch.delenv("KERAS_VIT_MIRROR")
+    monkeypatch.setenv(variable, address.format(tmp_path / "mirror"))
+    name = NAME if variable == "KERAS_VIT_MIRROR" else "vit_b8.dino_in1k_224"
+    with pytest.raises(ValueError, match=rf"{variable} must .*https://.*by its path"):
+        fetch_checkpoint(name)
+
+
+@pytest.mark.parametrize(
+    "target", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:,"]
+)
+def test_a_redirect_that_is_no_web_address(mirror, cache, target):
+    mirror.redirects = {PATH: {"Location": target}}
+    with pytest.raises(OSError, match=r"is no web address|is not allowed"):
+        fetch_checkpoint(NAME)
+    assert cached(cache) == []
+
+
+def test_a_redirect_that_is_not_encrypted():
+    redirects = download._Redirects("https://huggingface.co/file")
+    arguments = (None, None, 302, "Found", {})
+    with pytest.raises(http.client.HTTPException, match="is not encrypted"):
+        redirects.redirect_request(*arguments, "http://127.0.0.1/file")
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1e9", "9" * 5000, "٣"])
+def test_a_length_that_is_no_number(mirror, cache, length):
+    mirror.headers["Content-Length"] = length.encode().decode("latin1")
+    mirror.length = False
+    with pytest.raises(OSError, match="announces a Content-Length of"):
+        fetch_checkpoint(NAME)
+    assert cached(cache) == []
+
+
+def test_a_server_that_is_too_slow(mirror, cache, monkeypatch):
+    monkeypatch.setattr(download, "_SLOWEST", 1e12)
+    monkeypatch.setattr(download, "_TIMEOUT", 1e-9)
+    monkeypatch.setattr(download, "_CONNECTIONS", 1)
+    with pytest.raises(OSError, match=r"too slowly|timed out|in progress"):
+        fetch_checkpoint(NAME)
 
 
 def test_the_mirror_of_hugging_face(server, cache, monkeypatch):

@@ -1,6 +1,9 @@
 """Names of published checkpoints and of the Hub, loaded from a mirror."""
 
+import functools
+import http.server
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -10,11 +13,25 @@ from keras_vit.weights import registry
 from tests.golden import Golden
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
 @pytest.fixture(autouse=True)
 def mirror(tmp_path, monkeypatch):
+    directory = tmp_path / "mirror"
+    handler = functools.partial(Quiet, directory=directory)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("KERAS_VIT_MIRROR", (tmp_path / "mirror").as_uri())
-    return tmp_path / "mirror"
+    monkeypatch.setenv("KERAS_VIT_MIRROR", f"http://127.0.0.1:{server.server_port}")
+    yield directory
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 def publish(mirror, name, golden, monkeypatch):
