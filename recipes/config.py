@@ -48,6 +48,8 @@ class Data:
         unreadable: `"error"`, or `"skip"` to leave unreadable images out and count them.
         cache: whether the undecoded images are kept in memory.
         shuffle_buffer: images that a shuffle sees at once; None for all.
+        exif: whether to turn images upright as their EXIF orientation asks for; also in
+            `recipes.evaluate`, `recipes.predict` and `recipes.export` of the run.
     """
 
     train: str = "digits:train"
@@ -58,6 +60,7 @@ class Data:
     unreadable: str = "error"
     cache: bool = True
     shuffle_buffer: int | None = None
+    exif: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,10 @@ def load(size: int, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for part, (images, labels, _) in sources.digits(seed).items():
         if size != 8:
             images = keras.ops.image.resize(
-                images, (size, size), interpolation="bilinear"
+                images,
+                (size, size),
+                interpolation="bilinear",
+                data_format="channels_last",
             )
             images = keras.ops.convert_to_numpy(images)
         parts[part] = images, labels

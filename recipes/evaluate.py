@@ -69,7 +69,8 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         raise ValueError(
             "Which images? --set data.test=tfds:NAME:SPLIT, folder:PATH or digits:test."
         )
-    source = open_source(name, config.data.data_dir, config.data.download)
+    data = config.data
+    source = open_source(name, data.data_dir, data.download, data.exif)
     weights = config.model.weights
     if weights is not None and exported.is_export(weights):
         model = exported.Export(weights)

@@ -21,6 +21,7 @@ from typing import Any
 import keras_vit
 from keras_vit.export.stored_weights import WEIGHTS_DTYPES
 from recipes import class_names, command_line
+from recipes.evaluate import NOTHING
 
 NEXT = {
     "saved_model": """
@@ -112,6 +113,9 @@ def _export(options):
         kwargs["labels"] = _lines(pathlib.Path(options.labels))
     elif "labels" not in REFUSED[options.format]:
         kwargs["labels"] = class_names.of_run(options.checkpoint)
+    if options.format == "saved_model":  # Files of images, not pixels.
+        config = command_line.config_of(options.checkpoint, NOTHING)
+        kwargs["exif"] = config.data.exif
     for name in ("version", "top_k"):
         if getattr(options, name) is not None:
             kwargs[name] = getattr(options, name)

@@ -16,6 +16,8 @@ import keras
 import numpy as np
 
 import keras_vit
+from keras_vit.training.decoding import decode_pixels, reason
+from keras_vit.training.host import tensorflow
 from recipes import pictures
 
 
@@ -43,7 +45,7 @@ def parse_arguments():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", nargs="+", metavar="MODEL")
-    parser.add_argument("--image", type=pathlib.Path, help="JPEG, PNG, BMP or GIF")
+    parser.add_argument("--image", type=pathlib.Path, help="JPEG, PNG, BMP, GIF or WebP")
     parser.add_argument("--channels", type=int, default=16, help="default: %(default)s")
     parser.add_argument(
         "--output", type=pathlib.Path, default=pathlib.Path("runs", "feature_maps.png")
@@ -62,7 +64,11 @@ def photograph(path):
         from sklearn.datasets import load_sample_image
 
         return load_sample_image("flower.jpg")
-    return keras.utils.img_to_array(keras.utils.load_img(path)).astype("uint8")
+    tf = tensorflow()
+    try:
+        return decode_pixels(tf.constant(path.read_bytes()), 3).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        sys.exit(f"{path} cannot be read: {reason(error)}")
 
 
 def open_model(name):

@@ -162,7 +162,10 @@ def linear_probe(config: configs.Config) -> dict[str, Any]:
             "Which images? Set data.train, data.validation and data.test (--set "
             "data.train=tfds:NAME:SPLIT); of them, validation chooses the regularisation."
         )
-    sources = {k: open_source(v, data.data_dir, data.download) for k, v in names.items()}
+    sources = {
+        k: open_source(v, data.data_dir, data.download, data.exif)
+        for k, v in names.items()
+    }
     check_classes(sources)
     model = network(config, include_top=False)
     parts = {}

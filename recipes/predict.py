@@ -22,9 +22,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 import keras_vit
-from keras_vit.training.decoding import decode_pixels
+from keras_vit.training.decoding import decode_pixels, reason
 from keras_vit.training.host import tensorflow
-from keras_vit.training.pipeline import reason
 from keras_vit.training.sources import counted, image_files
 from recipes import class_names, command_line
 from recipes import config as configs
@@ -54,7 +53,7 @@ def images_in(paths: Sequence[str]) -> list[pathlib.Path]:
 
 
 def predict(
-    model, paths: Sequence[pathlib.Path], batch_size: int
+    model, paths: Sequence[pathlib.Path], batch_size: int, exif: bool = True
 ) -> Iterator[tuple[pathlib.Path, np.ndarray | str]]:
     """Pairs of a path and its class scores, or what is wrong with it.
 
@@ -62,6 +61,7 @@ def predict(
         model: a `keras_vit` model that gives probabilities.
         paths: of image files.
         batch_size: int, images at once.
+        exif: bool, whether to turn images upright as their EXIF orientation asks for.
     """
     tf = tensorflow()
     for start in range(0, len(paths), batch_size):
@@ -69,7 +69,8 @@ def predict(
         for path in paths[start : start + batch_size]:
             try:
                 content = tf.constant(path.read_bytes())
-                pixels = decode_pixels(content, model.input_shape[-1])
+                channels = model.input_shape[-1]
+                pixels = decode_pixels(content, channels, exif=exif)
                 images.append(model.preprocessor(pixels))
                 good.append(path)
             except (OSError, tf.errors.OpError) as error:
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if names is None and classes != 1000:
             names = [str(number) for number in range(classes)]
         rows, unreadable = [], 0
-        for path, scores in predict(model, paths, config.batch_size):
+        for path, scores in predict(model, paths, config.batch_size, config.data.exif):
             print(path)
             if isinstance(scores, str):
                 unreadable += 1

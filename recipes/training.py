@@ -74,7 +74,7 @@ def plan(config: configs.Config) -> Plan:
     data = config.data
     names = {"train": data.train, "validation": data.validation, "test": data.test}
     sources = {
-        part: open_source(name, data.data_dir, data.download)
+        part: open_source(name, data.data_dir, data.download, data.exif)
         for part, name in names.items()
         if name is not None
     }

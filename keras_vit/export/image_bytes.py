@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from keras_vit.training.decoding import decode_pixels
+from keras_vit.training.decoding import decode_oriented
+from keras_vit.training.exif import orientations
 
 # Codes of the output `error`.
 FINE, UNREADABLE, TOO_LARGE, WRONG_SIZE = range(4)
@@ -11,7 +12,7 @@ _HEADER = 30  # Bytes; the longest that tells a size.
 _AT_ONCE = 4  # Images decoded at a time.
 
 
-def read_images(contents, preprocessor, input_shape, max_pixels):
+def read_images(contents, preprocessor, input_shape, max_pixels, exif=True):
     """Decodes and preprocesses a batch of encoded images.
 
     Args:
@@ -19,10 +20,12 @@ def read_images(contents, preprocessor, input_shape, max_pixels):
         preprocessor: a `keras_vit.layers.Preprocessor`.
         input_shape: `(height, width, channels)` that the preprocessor must give.
         max_pixels: int, see `largest_size`.
+        exif: bool, whether to turn images upright as their EXIF orientation asks for.
 
     Returns:
-        Images, float32 `(b, height, width, channels)`, and error codes, int32 `(b,)`;
-        where the code is not 0, the image means nothing.
+        Images, float32 `(b, height, width, channels)`; error codes, int32 `(b,)`: where
+        one is not 0, the image means nothing; and the orientations that were applied,
+        int32 `(b,)`, as EXIF numbers them.
     """
     resizes = preprocessor.image_size is not None
     with tf.init_scope():
@@ -30,11 +33,12 @@ def read_images(contents, preprocessor, input_shape, max_pixels):
 
     # No branches: a server makes this function anew for every request, and each costs
     # milliseconds. What is refused is replaced by one pixel.
-    def read(index, content, is_jpeg, area):
+    def read(index, content, is_jpeg, area, orientation):
         shape = tf.io.extract_jpeg_shape(tf.where(is_jpeg, content, blank), tf.int64)
         # Before anything is decoded: a small file can declare gigabytes.
         small = tf.where(is_jpeg, shape[0] * shape[1], area) <= max_pixels
-        pixels = decode_pixels(tf.where(small, content, blank), input_shape[2])
+        content = tf.where(small, content, blank)
+        pixels = decode_oriented(content, orientation if exif else None, input_shape[2])
         # Once more: a GIF's header may say less than its frames have.
         height, width, _ = tf.unstack(tf.shape(pixels))
         small &= largest_size(preprocessor, height, width) <= max_pixels
@@ -48,7 +52,8 @@ def read_images(contents, preprocessor, input_shape, max_pixels):
 
     is_jpeg, is_other, areas = _headers(contents)
     count = tf.size(contents)
-    inputs = (tf.range(count), contents, is_jpeg, areas)
+    applied = orientations(contents) if exif else tf.ones([count], tf.int32)
+    inputs = (tf.range(count), contents, is_jpeg, areas, applied)
     known = is_jpeg | is_other
     inputs = tuple(tf.boolean_mask(tensor, known) for tensor in inputs)
     # A dataset, because only that goes on after an operation has failed.
@@ -68,7 +73,8 @@ def read_images(contents, preprocessor, input_shape, max_pixels):
     indices = indices[:, None]
     all_images = tf.scatter_nd(indices, images, [count, *input_shape])
     all_errors = tf.fill([count], UNREADABLE)
-    return all_images, tf.tensor_scatter_nd_update(all_errors, indices, errors)
+    all_errors = tf.tensor_scatter_nd_update(all_errors, indices, errors)
+    return all_images, all_errors, applied
 
 
 def largest_size(preprocessor, height, width):

@@ -26,6 +26,7 @@ def saved_model(
     top_k: int = 5,
     max_pixels: int = 2**25,
     weights_dtype: str = "float32",
+    exif: bool = True,
     verbose: bool = True,
 ) -> pathlib.Path:
     """Writes a SavedModel that TF Serving loads: `directory/version/`.
@@ -45,15 +46,16 @@ def saved_model(
     - `predict_bytes`: `image_bytes` string `(b,)` to `probabilities`, `classes`,
       `labels`, `scores`, `error`;
     - `features`: `images` float32 `(b, h, w, c)` to `pooled`, `tokens`;
-    - `attention`: `image_bytes` string `(b,)` to `attention`, `crop_fraction`, `error`.
+    - `attention`: `image_bytes` string `(b,)` to `attention`, `crop_fraction`,
+      `orientation`, `error`.
 
     `images` are pixel values 0 to 255, of any height and width where `model.preprocessor`
     has an `image_size`; they are resized, cropped and scaled inside as it says.
     `image_bytes` are files, which may differ in size: JPEG, PNG, GIF (its first frame),
     BMP of 24 or 32 bits, WebP without animation (where the server's TensorFlow reads
-    it). Colours become grey and grey becomes colours as the model needs, alpha is
-    dropped, 16 bits become 8; a rotation that EXIF asks for is not done. Models of other
-    than 1 or 3 channels have no `predict_bytes` and no `attention`.
+    it). Files whose EXIF states an orientation are turned upright first. Colours become
+    grey and grey becomes colours as the model needs, alpha is dropped, 16 bits become 8.
+    Models of other than 1 or 3 channels have no `predict_bytes` and no `attention`.
 
     `logits` and `probabilities` are float32 `(b, classes)`; probabilities are the model's
     `classifier_activation` of the logits, softmax where that is None. `classes` int32,
@@ -65,7 +67,8 @@ def saved_model(
     `pooled` float32 `(b, d)` is what the model gives with `include_top=False`, `tokens`
     float32 `(b, gh, gw, d)` the grid of tokens that the pooling takes. `attention`
     float32 `(b, gh, gw)` says how much each part of the image counts, by attention
-    rollout (arXiv:2005.00928); it covers the image, or where `crop_fraction` float32
+    rollout (arXiv:2005.00928); it covers the image as `orientation` int32 `(b,)`, the
+    EXIF orientation that was applied, turns it upright, or where `crop_fraction` float32
     `(b,)` is not 0, that part of the largest area in its middle that has the model's
     proportions.
 
@@ -90,6 +93,8 @@ def saved_model(
             whole numbers from -127 to 127 of a step that every output channel has,
             a 127th of its largest absolute weight. Computed in float32 either way.
             The comparison is then with the model of these rounded weights.
+        exif: whether to turn files upright as their EXIF orientation asks for, as
+            training does. False for a model that was trained without.
         verbose: whether to print what is done.
 
     Returns:
@@ -126,6 +131,7 @@ def saved_model(
         "top_k": min(top_k, len(labels)),
         "max_pixels": max_pixels,
         "weights_dtype": weights_dtype,
+        "exif": exif,
     }
     target = root / str(version)
     if verbose:

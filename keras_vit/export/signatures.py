@@ -39,14 +39,16 @@ class Server:
         top_k: int, how many classes `predict_bytes` names.
         max_pixels: int, size above which an image is refused.
         weights_dtype: `"float32"`, or what to store matrices in, see `stored`.
+        exif: bool, whether to turn images upright as their EXIF orientation asks for.
     """
 
-    def __init__(self, model, activation, labels, top_k, max_pixels, weights_dtype):
+    def __init__(self, model, activation, labels, top_k, max_pixels, weights_dtype, exif):
         self._preprocessor = model.preprocessor
         self._activation = activation
         self._labels = labels
         self._top_k = top_k
         self._max_pixels = max_pixels
+        self._exif = exif
         self._input_shape = model.input_shape[1:]
         self._network = outputs_and_features(model)
         self._rollout = attention_rollout(model)
@@ -98,9 +100,7 @@ class Server:
         return {name: outputs[name] for name in ("pooled", "tokens")}
 
     def predict_bytes(self, image_bytes):
-        images, error = read_images(
-            image_bytes, self._preprocessor, self._input_shape, self._max_pixels
-        )
+        images, error, _ = self._read(image_bytes)
         probabilities = self._activation(self._run(images)["logits"])
         scores, classes = tf.math.top_k(probabilities, self._top_k)
         labels = tf.gather(tf.constant(self._labels), classes)
@@ -115,16 +115,24 @@ class Server:
         }
 
     def attention(self, image_bytes):
-        images, error = read_images(
-            image_bytes, self._preprocessor, self._input_shape, self._max_pixels
-        )
+        images, error, orientation = self._read(image_bytes)
         fine = (error == FINE)[:, None, None]
         crop_fraction = self._preprocessor.crop_fraction or 0.0
         return {
             "attention": tf.where(fine, self._attend(images), 0.0),
             "crop_fraction": tf.fill(tf.shape(error), crop_fraction),
+            "orientation": orientation,
             "error": error,
         }
+
+    def _read(self, image_bytes):
+        return read_images(
+            image_bytes,
+            self._preprocessor,
+            self._input_shape,
+            self._max_pixels,
+            self._exif,
+        )
 
     def _preprocessed(self, images):
         # A signature does not check shapes; the first reshape would mix the images.

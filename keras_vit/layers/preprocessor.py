@@ -246,7 +246,10 @@ class Preprocessor(keras.layers.Rescaling):
         if self.image_size is not None:
             images = self.backend.cast(images, "float32")
             images = self._resize(images, self.image_size)
-        return super().call(images)
+        # Not Rescaling.call, which puts channels where Keras's global image data format
+        # has them; here they are always last.
+        cast, dtype = self.backend.cast, self.compute_dtype
+        return cast(images, dtype) * cast(self.scale, dtype) + cast(self.offset, dtype)
 
     def _resize(self, images, image_size):
         *batch, height, width, channels = self.backend.shape(images)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 
 import keras
 import numpy as np
@@ -11,7 +10,7 @@ from keras_vit.layers import Preprocessor
 from keras_vit.layers.preprocessor import RESIZES
 from keras_vit.training import augment
 from keras_vit.training.augment import Augmentation
-from keras_vit.training.decoding import decode_pixels
+from keras_vit.training.decoding import decode_pixels, reason
 from keras_vit.training.host import tensorflow
 from keras_vit.training.rand_augment import RandAugment, rand_augment
 from keras_vit.training.sources import Source
@@ -223,7 +222,8 @@ def evaluation_batches(
         return _epoch(source.references(), source.num_examples, 0, first)
 
     def image(position, reference):
-        pixels = decode_pixels(source.read(reference["image"]), source.channels)
+        content = source.read(reference["image"])
+        pixels = decode_pixels(content, source.channels, exif=source.exif)
         return tf.ensure_shape(preprocessor(pixels), shape)
 
     devices = _devices()
@@ -510,20 +510,6 @@ class _Images:
         return problems
 
 
-def reason(error: Exception) -> str:
-    """Return why an image cannot be read, without TensorFlow's names of operations.
-
-    Args:
-        error: TensorFlow's or the operating system's.
-
-    Returns:
-        One line that ends with a period.
-    """
-    message = getattr(error, "message", str(error))
-    text = re.sub(r"^\{\{.*?\}\}\s*|\s*\[Op:.*$", "", message, flags=re.DOTALL)
-    return f"{text.splitlines()[0].rstrip('.')}."
-
-
 def _text(identifier):
     return os.fsdecode(identifier.numpy())
 
@@ -576,13 +562,13 @@ def _training_image(source, preprocessor, augmentation, shape):
             )
 
         if crops:
-            image = decode_pixels(content, source.channels, window)
+            image = decode_pixels(content, source.channels, window, source.exif)
             # The preprocessor's pixels, without its copy of the large image in float32.
             image = tf.image.resize(image, shape[:2], method, antialias=antialias)
             if method == "bicubic":
                 image = tf.clip_by_value(image, 0.0, 255.0)
         else:
-            image = fit(decode_pixels(content, source.channels))
+            image = fit(decode_pixels(content, source.channels, exif=source.exif))
         image = tf.ensure_shape(image, shape)
         if augmentation.pad_and_crop:
             image = augment.shifted(image, augmentation.pad_and_crop, seeds[_SHIFT])

@@ -42,6 +42,7 @@ class Source:
         read: function, within `tf.data.Dataset.map`, of a reference's `image` to an
             encoded image (a string tensor) or to pixels 0 to 255.
         encoded: bool, whether `read` returns the bytes of image files.
+        exif: bool, whether images are turned upright as their EXIF orientation asks for.
 
     Example:
 
@@ -61,6 +62,7 @@ class Source:
     reference_bytes: int
     read: Callable[[Any], Any]
     encoded: bool = False
+    exif: bool = True
 
     def examples(self):
         """All examples once, in an order that never changes, not decoded.
@@ -107,7 +109,10 @@ class Source:
 
 
 def open_source(
-    name: str, data_dir: str | os.PathLike | None = None, download: bool = False
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = False,
+    exif: bool = True,
 ) -> Source:
     """Opens a set of labelled images; no image is read yet.
 
@@ -126,6 +131,8 @@ def open_source(
               start with a dot are left out.
         data_dir: where TensorFlow Datasets has its sets; its own default if None.
         download: whether to download and prepare a TFDS set that is not there.
+        exif: whether to turn images upright as their EXIF orientation asks for. False
+            for a model that was trained without.
 
     Returns:
         A `Source`.
@@ -145,9 +152,11 @@ def open_source(
     if kind == "digits":
         return _digits(name, rest or "train")
     if kind == "tfds" and rest:
-        return _tfds(name, rest, data_dir, download)
+        source = _tfds(name, rest, data_dir, download)
+        return dataclasses.replace(source, exif=exif)
     if kind == "folder" and rest:
-        return _folder(name, pathlib.Path(rest).expanduser())
+        source = _folder(name, pathlib.Path(rest).expanduser())
+        return dataclasses.replace(source, exif=exif)
     raise ValueError(
         f"Unknown source {name!r}: use 'digits[:SPLIT]', 'tfds:NAME[:SPLIT]' or "
         "'folder:PATH'."

@@ -8,6 +8,7 @@ import pytest
 from keras_vit.layers import Preprocessor
 
 Image = pytest.importorskip("PIL.Image", reason="makes the pictures")
+ImageOps = pytest.importorskip("PIL.ImageOps", reason="turns them upright")
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
 SIZE = (12, 16)
@@ -45,7 +46,7 @@ def read(files, channels=3, resizes=True, crop_fraction=None):
     def run(contents):
         return read_images(contents, preprocessor, shape, MAX_PIXELS)
 
-    images, errors = run(tf.constant(files, tf.string))
+    images, errors, _ = run(tf.constant(files, tf.string))
     assert images.shape == (len(files), *shape)
     return images.numpy(), errors.numpy().tolist()
 
@@ -54,9 +55,16 @@ def expected(file, mode):
     """What Pillow and NumPy make of it."""
     import tensorflow as tf
 
-    pixels = np.asarray(Image.open(io.BytesIO(file)).convert(mode), "float32")
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
+    pixels = np.asarray(image.convert(mode), "float32")
     pixels = pixels.reshape(*pixels.shape[:2], len(mode))
     return (tf.image.resize(pixels, SIZE).numpy() - 10) / 4
+
+
+def orientation(number):
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return exif
 
 
 def files_of_all_kinds(image):
@@ -71,6 +79,8 @@ def files_of_all_kinds(image):
         "jpeg_cmyk": encoded(image.convert("CMYK"), "JPEG"),
         "jpeg_rotated": encoded(image, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01"
                                 b"\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
+        "png_rotated": encoded(image, "PNG", exif=orientation(8)),
+        "webp_mirrored": encoded(image, "WEBP", exif=orientation(5)),
         "png": encoded(image, "PNG"),
         "png_grey": encoded(grey, "PNG"),
         "png_16_bits": encoded(deep, "PNG"),

@@ -116,6 +116,7 @@ def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys
     attention = {
         "attention": ["float32", [-1, *exact.grid_shape]],
         "crop_fraction": ["float32", [-1]],
+        "orientation": ["int32", [-1]],
         "error": ["int32", [-1]],
     }
     assert facts["signatures"] == {

@@ -43,8 +43,8 @@ async function classify(file) {
     const b64 = await base64(file);
     const prediction = await predict("predict_bytes", b64);
     const attention = "attention" in known ? await predict("attention", b64) : null;
-    // As the model sees it, which turns no image that asks for it in EXIF. A browser may
-    // not know a format that the model does.
+    // As it is stored; `draw` turns it as the model says that it did, which exports made
+    // without EXIF do not. A browser may not know a format that the model does.
     const options = { imageOrientation: "none" };
     const picture = await createImageBitmap(file, options).catch(() => null);
     if (mine !== latest) return;
@@ -85,16 +85,28 @@ function seen(width, height, rows, columns, fraction) {
   return [(width - w) / 2, (height - h) / 2, w, h];
 }
 
+// Draws a picture turned and mirrored by an EXIF orientation, 1 to 8, over a canvas.
+function drawUpright(picture, orientation, canvas) {
+  const turned = orientation >= 5;
+  const scale = Math.min(1, WIDEST / Math.max(picture.width, picture.height));
+  const sides = [picture.width, picture.height].map((side) =>
+    Math.max(1, Math.round(side * scale)));
+  [canvas.width, canvas.height] = turned ? sides.toReversed() : sides;
+  const context = canvas.getContext("2d");
+  if ([2, 3, 6, 7].includes(orientation)) context.transform(-1, 0, 0, 1, canvas.width, 0);
+  if ([3, 4, 7, 8].includes(orientation)) context.transform(1, 0, 0, -1, 0, canvas.height);
+  if (turned) context.transform(0, 1, 1, 0, 0, 0);
+  context.drawImage(picture, 0, 0, ...sides);
+  context.resetTransform();
+  return context;
+}
+
 function draw() {
   const { picture, attention } = shown;
   const canvas = element("picture");
   canvas.hidden = !picture;
   if (!picture) return;
-  const scale = Math.min(1, WIDEST / Math.max(picture.width, picture.height));
-  canvas.width = Math.max(1, Math.round(picture.width * scale));
-  canvas.height = Math.max(1, Math.round(picture.height * scale));
-  const context = canvas.getContext("2d");
-  context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  const context = drawUpright(picture, attention?.orientation ?? 1, canvas);
   if (!attention || !element("show").checked) return;
   const map = attention.attention;
   const [rows, columns] = [map.length, map[0].length];

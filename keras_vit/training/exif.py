@@ -1,0 +1,201 @@
+"""EXIF orientation of encoded images, in plain TensorFlow operations.
+
+TensorFlow's decoders ignore EXIF, and an exported model has no Python to read it with.
+"""
+
+from keras_vit.training.file_bytes import int64, is_one_of, number, read, starts
+from keras_vit.training.host import tensorflow
+
+_SEGMENTS = 4096  # The most segments of a file that are searched for EXIF.
+_ENTRIES = 256  # The most entries of the EXIF directory that are searched.
+_ORIENTATION = 0x0112
+_EXIF = b"Exif\0\0"
+# Types of TIFF by size in bytes; signed or not makes no difference below 9.
+_SHORTS, _LONGS = (3, 8), (4, 9)
+
+
+def orientations(contents):
+    """Return the EXIF orientation of encoded images.
+
+    JPEG (the first APP1 segment with EXIF), PNG (the chunk eXIf) and WebP (the chunk
+    EXIF). As in Pillow, damaged EXIF counts as no EXIF, and only the directory of the
+    main image counts, not that of the thumbnail.
+
+    Args:
+        contents: string tensor `(b,)`, files.
+
+    Returns:
+        int32 `(b,)`: 1 to 8, as EXIF numbers the orientations; 1 (upright) for files
+        without EXIF.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vit.training.exif import orientations
+    >>> orientations(tf.constant([b"no image"])).numpy().tolist()
+    [1]
+
+    Reference: Exif 2.32 (CIPA DC-008), section 4.6.4; TIFF 6.0, section 2.
+    """
+    tf = tensorflow()
+    contents = tf.convert_to_tensor(contents)
+    kinds = _kinds(contents)
+    # Few images have EXIF, and searching for six bytes is quicker than to walk through
+    # the segments of a file.
+    return tf.cond(
+        tf.reduce_any(kinds["any"]),
+        lambda: _orientation(contents, *_exif_segment(contents, kinds)),
+        lambda: tf.ones_like(contents, tf.int32),
+    )
+
+
+def upright(pixels, orientation):
+    """Turn and mirror an image as its EXIF orientation asks for.
+
+    Args:
+        pixels: `(h, w, c)`.
+        orientation: int32 scalar, 1 to 8.
+
+    Returns:
+        `(h, w, c)`, or `(w, h, c)` for orientations 5 to 8: the pixels of Pillow's
+        `ImageOps.exif_transpose`. Upright images are not copied.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vit.training.exif import upright
+    >>> upright(tf.constant([[[1], [2]]]), tf.constant(6)).numpy().ravel().tolist()
+    [1, 2]
+    """
+    tf = tensorflow()
+    # Not tf.cond: servers pay milliseconds for every branch.
+    turned, mirrored, flipped = _operations(orientation)
+    order = tf.where(turned, (1, 0, 2), (0, 1, 2))
+    pixels = tf.transpose(pixels, order)
+    return pixels[:: tf.where(flipped, -1, 1), :: tf.where(mirrored, -1, 1)]
+
+
+def upright_shape(shape, orientation):
+    """Return the shape `(h, w, c)` that `upright` gives an image of shape `shape`."""
+    tf = tensorflow()
+    turned, _, _ = _operations(orientation)
+    return tf.where(turned, tf.gather(shape, (1, 0, 2)), shape)
+
+
+def encoded_window(window, shape, orientation):
+    """Return where a window of the upright image lies in the image as it is encoded.
+
+    Args:
+        window: int32 `(4,)`: row, column, height and width in the upright image.
+        shape: int32 `(3,)`, the shape of the upright image.
+        orientation: int32 scalar, 1 to 8.
+
+    Returns:
+        int32 `(4,)`: row, column, height and width before `upright`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vit.training.exif import encoded_window
+    >>> encoded_window([0, 1, 2, 3], (10, 20, 3), tf.constant(6)).numpy().tolist()
+    [16, 0, 3, 2]
+    """
+    tf = tensorflow()
+    turned, mirrored, flipped = _operations(orientation)
+    row, column, height, width = tf.unstack(tf.convert_to_tensor(window))
+    row = tf.where(flipped, shape[0] - row - height, row)
+    column = tf.where(mirrored, shape[1] - column - width, column)
+    window = tf.stack([row, column, height, width])
+    return tf.where(turned, tf.gather(window, (1, 0, 3, 2)), window)
+
+
+def _operations(orientation):
+    """Return whether to transpose, then to mirror columns, then to flip rows."""
+    turned = orientation >= 5
+    mirrored = is_one_of(orientation, (2, 3, 6, 7))
+    flipped = is_one_of(orientation, (3, 4, 7, 8))
+    return turned, mirrored, flipped
+
+
+def _orientation(contents, start, end):
+    """Return the orientations that EXIF between two positions has, 1 if damaged."""
+    tf = tensorflow()
+    start += tf.where(starts(read(contents, start, 6), _EXIF), int64(6), int64(0))
+    header = read(contents, start, 8)
+    little = starts(header, b"II*\0")
+    found = (start + 8 <= end) & (little | starts(header, b"MM\0*"))
+    directory = start + number(header[:, 4:8], little)
+    count = number(read(contents, directory, 2), little)
+    entries = read(contents, directory + 2, 12 * _ENTRIES)
+    entries = tf.reshape(entries, (-1, _ENTRIES, 12))
+    index = tf.range(_ENTRIES, dtype=tf.int64)
+    whole = directory[:, None] + 14 + 12 * index <= end[:, None]
+    tags = number(entries[:, :, :2], little[:, None])
+    matches = (index < count[:, None]) & whole & (tags == _ORIENTATION)
+    found &= tf.reduce_any(matches, axis=1)
+    first = tf.argmax(tf.cast(matches, tf.uint8), axis=1)
+    entry = tf.gather(entries, first, axis=1, batch_dims=1)
+    kind, values = number(entry[:, 2:4], little), number(entry[:, 4:8], little)
+    short = is_one_of(kind, _SHORTS) & ((values == 1) | (values == 2))
+    long = is_one_of(kind, _LONGS) & (values == 1)
+    value = tf.where(
+        short, number(entry[:, 8:10], little), number(entry[:, 8:12], little)
+    )
+    good = found & (short | long) & (value >= 1) & (value <= 8)
+    return tf.cast(tf.where(good, value, 1), tf.int32)
+
+
+def _kinds(contents):
+    """Return the files that may have EXIF: by name of their format and `any`, `(b,)`."""
+    tf = tensorflow()
+    header = read(contents, tf.zeros_like(contents, tf.int64), 21)
+    is_jpeg = starts(header, b"\xff\xd8\xff")
+    is_png = starts(header, b"\x89PNG")
+    # Without the flag in the header, decoders ignore the chunk.
+    has_flag = starts(header[:, 12:], b"VP8X") & (header[:, 20] // 8 % 2 == 1)
+    is_webp = starts(header, b"RIFF") & starts(header[:, 8:], b"WEBP") & has_flag
+
+    def containing(text, kind):
+        parts = tf.strings.split(tf.where(kind, contents, b""), text, maxsplit=1)
+        return tf.ensure_shape(parts.row_lengths() > 1, contents.shape)
+
+    is_jpeg, is_png = containing(_EXIF, is_jpeg), containing(b"eXIf", is_png)
+    any_kind = is_jpeg | is_png | is_webp
+    return {"jpeg": is_jpeg, "png": is_png, "webp": is_webp, "any": any_kind}
+
+
+def _exif_segment(contents, kinds):
+    """Return the first and the last position + 1 of each file's EXIF, int64 `(b,)`."""
+    tf = tensorflow()
+    is_jpeg, is_png = kinds["jpeg"], kinds["png"]
+    length = tf.cast(tf.strings.length(contents), tf.int64)
+    position = tf.where(is_jpeg, int64(2), tf.where(is_png, int64(8), int64(12)))
+
+    def step(position, start, end, active):
+        head = read(contents, position, 10)
+        # JPEG: 0xFF, marker, length with its own two bytes. Fill bytes and what follows
+        # no 0xFF are skipped; the pixels begin at 0xDA.
+        size = 2 + tf.maximum(number(head[:, 2:4], False), 2)
+        is_segment = (head[:, 0] == 0xFF) & (head[:, 1] != 0xFF)
+        size = tf.where(is_segment, size, 1)
+        is_exif = is_segment & (head[:, 1] == 0xE1) & starts(head[:, 4:], _EXIF)
+        is_end = is_segment & is_one_of(head[:, 1], (0xD9, 0xDA))
+        # PNG and WebP: the data's length and name, or name and length.
+        data = number(tf.where(is_png[:, None], head[:, :4], head[:, 4:8]), ~is_png)
+        chunk = tf.where(is_png, 12 + data, 8 + data + data % 2)
+        is_chunk = tf.where(is_png, starts(head[:, 4:], b"eXIf"), starts(head, b"EXIF"))
+        size = tf.where(is_jpeg, size, chunk)
+        found = active & tf.where(is_jpeg, is_exif, is_chunk)
+        start = tf.where(found, position + tf.where(is_jpeg, int64(4), int64(8)), start)
+        end = tf.where(found, position + tf.where(is_jpeg, size, 8 + data), end)
+        position += size
+        active &= ~found & ~(is_jpeg & is_end) & (position < length)
+        return position, start, end, active
+
+    _, start, end, _ = tf.while_loop(
+        lambda position, start, end, active: tf.reduce_any(active),
+        step,
+        (position, length, tf.zeros_like(length), kinds["any"]),
+        maximum_iterations=_SEGMENTS,
+    )
+    return start, tf.minimum(end, length)

@@ -1,0 +1,38 @@
+"""Bytes of files in string tensors, as numbers, in plain TensorFlow operations."""
+
+from keras_vit.training.host import tensorflow
+
+
+def read(contents, positions, count):
+    """Return bytes from positions on, int64 `(b, count)`, zeros after the end."""
+    tf = tensorflow()
+    length = tf.cast(tf.strings.length(contents), tf.int64)
+    counts = tf.ones_like(positions) * count
+    text = tf.strings.substr(contents, tf.minimum(positions, length), counts)
+    return tf.cast(tf.io.decode_raw(text, tf.uint8, fixed_length=count), tf.int64)
+
+
+def number(data, little_endian):
+    """Return the number that the bytes along the last axis are, int64."""
+    tf = tensorflow()
+    powers = [256**i for i in range(data.shape[-1])]
+    little = tf.convert_to_tensor(little_endian)[..., None]
+    powers = tf.where(little, int64(powers), int64(powers[::-1]))
+    return tf.reduce_sum(data * powers, axis=-1)
+
+
+def starts(data, text):
+    """Return whether the bytes along the last axis begin with `text`."""
+    tf = tensorflow()
+    return tf.reduce_all(data[..., : len(text)] == int64(list(text)), axis=-1)
+
+
+def is_one_of(values, choices):
+    """Return whether values are among `choices`, a tuple of ints."""
+    tf = tensorflow()
+    return tf.reduce_any(values[..., None] == tf.constant(choices, values.dtype), axis=-1)
+
+
+def int64(value):
+    """Return an int64 tensor."""
+    return tensorflow().constant(value, "int64")
