@@ -30,6 +30,11 @@ class Golden:
         # For 4x6 patches, 25 rows could as well be a 5x5 grid without class token.
         if name in ("timm_token", "timm_gap_class_token", "timm_no_qkv_bias"):
             self.overrides["class_token_position"] = True
+        # What no tensor of timm's shows.
+        if name == "timm_deit3":
+            self.overrides["positions"] = "learned"
+        if name == "timm_map":
+            self.overrides["activation"] = "gelu"
 
     @property
     def arrays(self):

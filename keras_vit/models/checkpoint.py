@@ -22,6 +22,8 @@ from keras_vit.weights.strict import (
 from keras_vit.weights.t2t import T2TSource, adapt_t2t_channels
 from keras_vit.weights.tensor_file import unreadable
 
+# Arguments about the file, which the readers need before they build a model.
+_OPENING = ("architecture", "state_dict")
 # What says how to load, and is no part of a model.
 _LOADING = ("head", "resize", "source_grid_shape", "check_finite")
 
@@ -50,11 +52,26 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             (FlexiViT's PI-resize), `num_heads` (where nothing tells it), `classes` with
             `head="new"` (the whole head is replaced, the tanh layer left out, as the
             paper does for fine-tuning), `include_top=False` or `head="drop"`,
-            `classifier_activation=None`, ...
+            `classifier_activation=None`, ... And for checkpoints of PyTorch:
+            `architecture`, timm's name for the network (see below), and `state_dict`,
+            which part of the file to read where it has several (`"model_ema"`, or the
+            prefix of the network's tensors).
 
     Returns:
         A `keras_vit.ViT`, or a `T2TViT`, which is one; its `preprocessor` is the
         checkpoint's, as far as the files tell.
+
+    The outputs are probabilities, unless the checkpoint states another activation of its
+    head (transformers' `problem_type`, KerasHub's `activation`) or has only one class.
+    `class_names` come from transformers' `id2label` and timm's `label_names`.
+
+    A network that is not known to be a plain ViT is refused. The tensors of timm's files
+    do not always determine the network: rotary positions beside learned ones, pooling
+    over registers, norms after the branches and the GELU of SigLIP leave no trace in
+    them. A file without timm's `config.json` that could be one of these is refused
+    unless the caller passes `architecture`, or the argument that the message names:
+    `positions="learned"`, `pooling="map"`, `activation=...`. Files of the ordinary
+    networks (AugReg, DeiT, DINO, DINOv2, MAE) need none.
 
     T2T-ViT's positions are not resized but made anew, whatever `resize` says.
 
@@ -78,13 +95,19 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     ... )  # doctest: +SKIP
     """
     if os.fspath(path).endswith(".keras"):
+        for argument in set(_OPENING) & set(overrides):
+            raise ValueError(
+                f"{argument}={overrides[argument]!r} is for checkpoints of PyTorch; "
+                f"{os.fspath(path)} has its model in it: leave it out."
+            )
         return _load_keras(fetch_checkpoint(path), overrides)
     if os.fspath(path).endswith(".weights.h5"):
         raise ValueError(
             f"{os.fspath(path)} holds weights and not the model that has them: build it, "
             "and pass weights=path. A file made by model.save('name.keras') has both."
         )
-    source = open_checkpoint(path)
+    opening = {name: overrides.pop(name, None) for name in _OPENING}
+    source = open_checkpoint(path, **opening)
     if overrides.get("head") == "drop":
         overrides = {**overrides, "include_top": False}
     config = source.infer_config(overrides)
@@ -94,7 +117,8 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
         config.pop("include_top", None)
     if overrides.get("head") == "new" or without_head:
         config.pop("representation_size", None)
-        config.pop("class_names", None)
+    if not without_head and overrides.get("head", "keep") == "keep":
+        _describe_head(source, config, overrides)
     merged = {**config, **overrides}
     if merged.get("include_top", True) and "classes" not in merged:
         raise ValueError(
@@ -107,6 +131,17 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
         )
     model = T2TViT if isinstance(source, T2TSource) else ViT
     return model(weights=source, **merged)
+
+
+def _describe_head(source, config, overrides):
+    """Add the names of the classes, and the activation if there is only one class."""
+    classes = config.get("classes")
+    if classes is None or overrides.get("classes", classes) != classes:
+        return
+    if "class_names" not in overrides:
+        config["class_names"] = source.class_names(classes)
+    if classes == 1:  # A softmax over one class is always 1.
+        config.setdefault("classifier_activation", None)
 
 
 def _load_keras(path, overrides):

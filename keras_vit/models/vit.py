@@ -255,10 +255,9 @@ class ViT(ImageModel):
                     "model in it: save the model as .keras, and use load_checkpoint."
                 )
             own_file = fetch_checkpoint(weights)
-        values, preprocessing = None, self._preprocessing
+        values = source = None
         if weights is not None and own_file is None:
             source = weights if isinstance(weights, Source) else open_checkpoint(weights)
-            preprocessing = source.preprocessing
             values = source.values(
                 {
                     **config,
@@ -272,8 +271,11 @@ class ViT(ImageModel):
                 check_finite=check_finite,
             )
         if preprocessor is None:
+            preprocessing = self._preprocessing
+            if source is not None:
+                preprocessing = source.preprocessing
             preprocessor = Preprocessor(
-                **preprocessing, image_size=(height, width), name="preprocessor"
+                **{"image_size": (height, width), **preprocessing}, name="preprocessor"
             )
             preprocessor = preprocessor.with_channels(channels)
         elif not isinstance(preprocessor, Preprocessor):

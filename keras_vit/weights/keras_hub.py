@@ -1,10 +1,12 @@
 """KerasHub's ViT presets on disk: directories that `save_to_preset` writes."""
 
+import functools
 import os
 from typing import Any
 
 import numpy as np
 
+from keras_vit.layers.preprocessor import RESIZES
 from keras_vit.weights.h5 import H5File
 from keras_vit.weights.source import POSITIONS, PROJECTION, Piece, Source
 from keras_vit.weights.tensor_file import read_json
@@ -12,6 +14,11 @@ from keras_vit.weights.tensor_file import read_json
 _EMBEDDING = "layers/vi_t_patching_and_embedding"
 _ENCODER = "layers/vi_t_encoder"
 _HEAD = "task/"
+# Entries of an image converter that are done, and those that change no pixels.
+_CONVERTER = {
+    *("scale", "offset", "interpolation", "antialias", "crop_to_aspect_ratio"),
+    *("image_size", "name", "dtype", "trainable", "bounding_box_format", "data_format"),
+}
 
 
 def open_preset(directory: str, config: dict[str, Any]) -> "KerasHubSource":
@@ -72,23 +79,61 @@ class KerasHubSource(Source):
         converter = ((task.get("preprocessor") or {}).get("config") or {}).get(
             "image_converter"
         )
-        if not converter:  # Of a preset without a task.
+        if not converter:  # A preset without a task.
             converter = read_json(os.path.dirname(self.path), "image_converter.json")
-        if converter:
-            self._read_preprocessing(converter["config"])
+        self._converter = (converter or {}).get("config") or {}
 
-    def _read_preprocessing(self, converter):
-        scale = converter.get("scale")
-        if scale is None:
-            return
-        scale, offset = np.asarray(scale), np.asarray(converter.get("offset") or 0.0)
-        self.preprocessing = {
-            "mean": (-offset / scale).tolist(),
-            "std": (1 / scale).tolist(),
-            "resize": converter.get("interpolation", "bilinear")
-            + ("_antialias" if converter.get("antialias") else ""),
-            "crop_fraction": 1.0 if converter.get("crop_to_aspect_ratio", True) else None,
-        }
+    @functools.cached_property
+    def preprocessing(self):
+        """What KerasHub's image converter does, as arguments of `Preprocessor`."""
+        converter = self._converter
+        if not converter:
+            return {}
+        other = [
+            f"{key}={value!r}"
+            for key, value in converter.items()
+            if value and key not in _CONVERTER
+        ]
+        scale, offset = converter.get("scale"), converter.get("offset")
+        scale = np.asarray(1.0 if scale is None else scale)
+        offset = np.asarray(0.0 if offset is None else offset)
+        resize = converter.get("interpolation") or "bilinear"
+        resize += "_antialias" if converter.get("antialias") else ""
+        if resize not in RESIZES:
+            other.append(f"interpolation of {resize!r}")
+        if not np.all(scale > 0):
+            other.append(f"scale={converter['scale']!r}")
+        size, (height, width, _) = converter.get("image_size"), self._image_shape()
+        if size is not None and tuple(size) != (height, width):
+            other.append(f"image_size={size!r}, for a network of {(height, width)}")
+        if other:
+            raise self.not_honored(f"The image converter of {self.path}", other)
+        scaling = {"mean": (-offset / scale).tolist(), "std": (1 / scale).tolist()}
+        if size is None:
+            return {**scaling, "image_size": None}
+        crops = converter.get("crop_to_aspect_ratio", True)
+        return {**scaling, "resize": resize, "crop_fraction": 1.0 if crops else None}
+
+    def _image_shape(self):
+        """Return height, width and channels, in whatever order the preset has them."""
+        shape, (_, channels) = tuple(self._backbone["image_shape"]), self.patches()
+        if shape[-1] != channels and shape[0] == channels:
+            return (*shape[1:], shape[0])  # `channels_first`.
+        return shape
+
+    def _activation(self):
+        """Return the name of the head's activation; None for logits."""
+        activation = self._task.get("activation")
+        if isinstance(activation, dict):  # As Keras serializes functions.
+            activation = activation.get("config")
+        if activation in (None, "linear"):
+            return None
+        if not isinstance(activation, str):
+            raise ValueError(
+                f"The head of {self.path} has activation={activation!r}, which is not "
+                "the name of one of Keras. Pass classifier_activation=..."
+            )
+        return activation
 
     def check(self):
         kernel = f"{_EMBEDDING}/patch_embedding/vars/0"
@@ -97,7 +142,7 @@ class KerasHubSource(Source):
     def infer_config(self, overrides):
         backbone = self._backbone
         config: dict[str, Any] = {
-            "input_shape": tuple(backbone["image_shape"]),
+            "input_shape": self._image_shape(),
             "patch_size": self.patches()[0],
             "hidden_dim": backbone["hidden_dim"],
             "num_layers": backbone["num_layers"],
@@ -109,12 +154,18 @@ class KerasHubSource(Source):
             "activation": self.activation,
             "layer_norm_epsilon": self.layer_norm_epsilon,
         }
+        without_head = not overrides.get("include_top", True)
         if self._task.get("pooling") == "gap" and self._class_token():
-            raise ValueError(
-                f"{self.path} averages its class token with the other tokens, which no "
-                "keras_vit model does: use include_top=False."
-            )
+            if not without_head and overrides.get("head") != "new":
+                raise ValueError(
+                    f"The head of {self.path} averages the class token with the other "
+                    "tokens, which keras_vit does not do. Load it without its head "
+                    "(include_top=False), or with a new one (head='new', classes=...)."
+                )
+            config["pooling"] = "token"
         if self._task:
+            if "classifier_activation" not in overrides:
+                config["classifier_activation"] = self._activation()
             config["classes"] = self._task["num_classes"]
             config["representation_size"] = self._task.get("intermediate_dim")
         else:
@@ -138,7 +189,7 @@ class KerasHubSource(Source):
         self, target=None, source_grid_shape=None, class_token_position=None
     ):
         patch, _ = self.patches()
-        height, width, _ = self._backbone["image_shape"]
+        height, width, _ = self._image_shape()
         return self.position_prefixes()[0], (height // patch, width // patch)
 
     def pieces(self, config):

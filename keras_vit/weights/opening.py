@@ -1,46 +1,62 @@
 """From a path to the source that understands it."""
 
 import os
+from collections.abc import Callable
 
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource
 from keras_vit.weights.keras_hub import open_preset
 from keras_vit.weights.npz import NpzFile
+from keras_vit.weights.parts import TorchShards, Unwrapped
 from keras_vit.weights.registry import checkpoints
 from keras_vit.weights.safetensors import SafetensorsFile
 from keras_vit.weights.source import Source
 from keras_vit.weights.t2t import T2TSource
-from keras_vit.weights.tensor_file import read_json
+from keras_vit.weights.tensor_file import TensorFile, read_json
 from keras_vit.weights.timm import TimmSource
-from keras_vit.weights.torch_file import TorchFile
-from keras_vit.weights.transformers import TransformersSource
+from keras_vit.weights.torch_file import AVERAGED, TorchFile
+from keras_vit.weights.transformers import TransformersSource, check_model_type
 
-_FILES = {
+_PICKLES = (".pth", ".pt", ".pth.tar", ".bin", ".ckpt")
+_FILES: dict[str, Callable[[str], TensorFile]] = {
     ".npz": NpzFile,
     ".safetensors": SafetensorsFile,
     ".safetensors.index.json": SafetensorsFile,
-    ".pth": TorchFile,
-    ".pt": TorchFile,
-    ".pth.tar": TorchFile,
-    ".bin": TorchFile,
+    ".bin.index.json": TorchShards,
 }
-# What each kind of source has, at the end of a name.
+_ENDINGS = (*_FILES, *_PICKLES)
+# A tensor that each kind of source has, and what its own names may begin with.
 _SIGNS = {
-    "patch_embed.proj.weight": TimmSource,
-    "tokens_to_token.project.weight": T2TSource,
-    "patch_embeddings.projection.weight": TransformersSource,
+    "patch_embed.proj.weight": (TimmSource, ("",)),
+    "tokens_to_token.project.weight": (T2TSource, ("",)),
+    "embeddings.patch_embeddings.projection.weight": (
+        TransformersSource,
+        ("vit.", "deit.", ""),
+    ),
 }
 # What a directory of transformers or timm has, best first.
-_IN_DIRECTORY = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_IN_DIRECTORY = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
-def open_checkpoint(name_or_path: str | os.PathLike) -> Source:
-    """Reads the names and shapes of a checkpoint, and tells whose it is.
+def open_checkpoint(
+    name_or_path: str | os.PathLike,
+    architecture: str | None = None,
+    state_dict: str | None = None,
+) -> Source:
+    """Open a checkpoint, and detect which library wrote it. Reads names and shapes only.
 
     Args:
-        name_or_path: a file: `.npz` (Google), `.safetensors`, `.pth`, `.pth.tar`, `.bin`
-            (timm, DeiT, transformers); a directory of transformers, timm or KerasHub;
-            or what `fetch_checkpoint` downloads.
+        name_or_path: a file: `.npz` (Google), `.safetensors`, `.pth`, `.pth.tar`,
+            `.ckpt`, `.bin` (timm, DeiT, transformers); a directory of transformers, timm
+            or KerasHub; or what `fetch_checkpoint` downloads.
+        architecture: None, or timm's name for the network.
+        state_dict: None, or the part of a PyTorch file to read: the key of one of
+            several state dicts, or the prefix of the network's tensors.
 
     Returns:
         A `Source`.
@@ -49,47 +65,97 @@ def open_checkpoint(name_or_path: str | os.PathLike) -> Source:
         FileNotFoundError: there is no such file, or no weights in the directory.
         ImportError: a package that the format needs is not installed.
         OSError: a download failed.
-        ValueError: the file is damaged, or of no kind that is known; or no such name.
+        ValueError: the file is damaged, or of no kind that is known; or no such name;
+            or the arguments do not go with this kind of file.
     """
     path = fetch_checkpoint(name_or_path)
-    source = _open(path)
-    source.check()
     published = checkpoints().get(os.fspath(name_or_path))
-    if published is not None and path != os.fspath(name_or_path):
+    if path == os.fspath(name_or_path):
+        published = None
+    source = _open(path, architecture, state_dict, published is not None)
+    if architecture is not None and not isinstance(source, TimmSource):
+        raise ValueError(
+            f"architecture={architecture!r} names a network of timm, and {path} is a "
+            f"{source.kind} checkpoint: leave it out."
+        )
+    source.check()
+    if published is not None:
+        source.published = True
         source.preprocessing = published.preprocessing
     return source
 
 
-def _open(path):
+def _open(path, architecture, state_dict, published):
     if os.path.isdir(path):
         config = read_json(path, "config.json")
         if str(config.get("registered_name", "")).startswith("keras_hub>"):
             return open_preset(path, config)
-        for name in _IN_DIRECTORY:
-            if os.path.isfile(os.path.join(path, name)):
-                path = os.path.join(path, name)
-                break
-        else:
-            raise FileNotFoundError(
-                f"No checkpoint in the directory {path!r}: none of "
-                f"{', '.join(_IN_DIRECTORY)} is in it, and no KerasHub preset."
-            )
-    for extension, reader in _FILES.items():
-        if path.endswith(extension):
-            file = reader(path)
-            break
+        check_model_type(path, config)
+        path = _file_in_directory(path)
+    file: TensorFile
+    if path.endswith(_PICKLES):
+        preferred = (state_dict,) if state_dict else AVERAGED if published else ()
+        file = TorchFile(path, preferred)
+    elif path.endswith(tuple(_FILES)):
+        file = next(_FILES[e] for e in _FILES if path.endswith(e))(path)
     else:
         raise ValueError(
-            f"{path} is of no kind that can be loaded here: use {', '.join(_FILES)}. "
+            f"{path} is of no kind that can be loaded here: use {', '.join(_ENDINGS)}. "
             "load_checkpoint reads .keras too, and ViT(weights=...) .weights.h5."
         )
     if isinstance(file, NpzFile):
         return GoogleSource(file)
-    for sign, source in _SIGNS.items():
-        if any(name.endswith(sign) for name in file.shapes):
-            return source(file)
-    raise ValueError(
-        f"{path} is no checkpoint of a ViT that this version knows: no tensor in it is "
-        f"called ...{', ...'.join(_SIGNS)}. It has {len(file.shapes)}: "
-        f"{', '.join(sorted(file.shapes)[:5])}, ..."
+    file, source = _unwrapped(file, state_dict)
+    return source(file, architecture) if source is TimmSource else source(file)
+
+
+def _file_in_directory(directory):
+    """Return the path of the checkpoint in a directory of timm or transformers."""
+    for name in _IN_DIRECTORY:
+        if os.path.isfile(os.path.join(directory, name)):
+            return os.path.join(directory, name)
+    found = sorted(n for n in os.listdir(directory) if n.endswith(_ENDINGS))
+    if len(found) == 1:
+        return os.path.join(directory, found[0])
+    if found:
+        raise ValueError(
+            f"The directory {directory!r} has several checkpoints: {', '.join(found)}. "
+            "Pass the path of one of them."
+        )
+    raise FileNotFoundError(
+        f"No checkpoint in the directory {directory!r}: no file in it ends in "
+        f"{', '.join(_ENDINGS)}, and it is no KerasHub preset."
     )
+
+
+def _unwrapped(file, state_dict):
+    """Return a file without a wrapper's prefix, and the class of its source."""
+    networks = {}
+    for sign, (source, own) in _SIGNS.items():
+        for name in file.shapes:
+            if f".{name}".endswith(f".{sign}"):
+                prefix = name.removesuffix(sign)
+                beginning = next(b for b in own if prefix.endswith(b))
+                networks[prefix.removesuffix(beginning)] = source
+    if not networks:
+        raise ValueError(
+            f"{file.path} is no checkpoint of a ViT that this version knows: no tensor "
+            f"in it is called ...{', ...'.join(_SIGNS)}. It has {len(file.shapes)}: "
+            f"{', '.join(sorted(file.shapes)[:5])}, ..."
+        )
+    chosen = [p for p in networks if state_dict and p.strip(".") == state_dict.strip(".")]
+    if len(networks) > 1 and not chosen:
+        prefixes = ", ".join(repr(prefix.rstrip(".")) for prefix in networks)
+        raise ValueError(
+            f"{file.path} has more than one network, with names that begin with "
+            f"{prefixes}. Choose one with load_checkpoint(path, state_dict=...)."
+        )
+    prefix = (chosen or list(networks))[0]
+    outside = [name for name in file.shapes if not name.startswith(prefix)]
+    if outside and not chosen:
+        raise ValueError(
+            f"{file.path} has a network with names that begin with {prefix!r}, and "
+            f"{len(outside)} other tensors: {', '.join(outside[:5])}, ... To leave these "
+            f"aside, pass state_dict={prefix.rstrip('.')!r}."
+        )
+    return (Unwrapped(file, prefix) if prefix else file), networks[prefix]

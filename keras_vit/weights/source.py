@@ -5,6 +5,7 @@ model are made of (`pieces`). Everything else is the same for all and stands her
 comparison of the two sides, heads, positions, patches and channels of another size.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -66,7 +67,8 @@ class Source:
         num_heads: of the network, where the source tells; else None.
         image_size: height and width that it was trained with, where the source tells.
         resize: the source's own convention for positions on another grid.
-        preprocessing: arguments of `Preprocessor`.
+        published: whether the file was downloaded by its name in
+            `keras_vit.checkpoints()`, so that its network is known.
         stem_stride: pixels from one position of what is cut into patches to the next.
         may_resize_patches: whether a model may have patches of another size.
     """
@@ -84,6 +86,7 @@ class Source:
     published_heads: ClassVar[dict[int, int]] = {}
     image_size: tuple[int, int] | None = None
     resize = "google"
+    published = False
     # Pixels from one position of the map that is cut into patches to the next.
     stem_stride = 1
     # Only where a caller has asked for another patch size than the file's.
@@ -93,9 +96,47 @@ class Source:
         self.file = file
         self.path = file.path
         self.shapes = dict(file.shapes)
-        self.preprocessing: dict[str, Any] = {}
 
     # What a source says.
+
+    @functools.cached_property
+    def preprocessing(self) -> dict[str, Any]:
+        """Arguments of `Preprocessor`; only asked for where the caller gives none.
+
+        Raises:
+            ValueError: the source states preprocessing that `Preprocessor` does not do.
+        """
+        return {}
+
+    def class_names(self, classes: int) -> list[str] | None:
+        """Return the names of the classes, or None if the source has none.
+
+        Raises:
+            ValueError: the source has another number of names than `classes`.
+        """
+        labels = self._labels()
+        if not labels:
+            return None
+        if isinstance(labels, dict):
+            indexed = {int(index): str(name) for index, name in labels.items()}
+            complete = sorted(indexed) == list(range(classes))
+            names = [indexed[index] for index in sorted(indexed)]
+        else:
+            names = [str(name) for name in labels]
+            complete = len(names) == classes
+        if not complete:
+            raise ValueError(
+                f"The configuration beside {self.path} names {len(names)} classes, and "
+                f"its classifier has {classes}. Pass class_names=... with the right "
+                "names, or class_names=None for none."
+            )
+        if names == [f"LABEL_{index}" for index in range(classes)]:
+            return None  # transformers' placeholders.
+        return names
+
+    def _labels(self):
+        """Return a sequence of class names, or a dict from index to name, or None."""
+        return None
 
     def check(self) -> None:
         """Raises a `ValueError` where tensors are missing that everything hangs on."""
@@ -139,6 +180,14 @@ class Source:
         return read(name)
 
     # What is the same for all.
+
+    def not_honored(self, path: str, what: list[str]) -> ValueError:
+        """Return the error that preprocessing is stated that `Preprocessor` lacks."""
+        return ValueError(
+            f"{path} is not understood: it asks for preprocessing that keras_vit does "
+            f"not do ({', '.join(what)}). Pass the one that you want instead: "
+            "preprocessor=keras_vit.layers.Preprocessor(...)."
+        )
 
     def not_of_this_kind(self, wrong: list[str]) -> ValueError:
         """The error that tensors are missing or of a wrong rank, to be raised."""

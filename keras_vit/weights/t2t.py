@@ -1,5 +1,6 @@
 """T2T-ViT's released checkpoints."""
 
+import functools
 import math
 import re
 from typing import Any
@@ -55,9 +56,9 @@ class T2TSource(Source):
         "pooling": ("token", "gap", None),
     }
 
-    def __init__(self, file):
-        super().__init__(file)
-        self.preprocessing = dict(PREPROCESSING)
+    @functools.cached_property
+    def preprocessing(self):
+        return dict(PREPROCESSING)
 
     def check(self):
         self.check_ranks(

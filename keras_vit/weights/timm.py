@@ -1,11 +1,17 @@
 """timm's ViT and DeiT checkpoints, and DINOv2's, which have the same names."""
 
+import functools
 import os
 import re
 from typing import Any
 
+from keras_vit.layers.preprocessor import IMAGENET_MEAN, IMAGENET_STD, RESIZES
 from keras_vit.weights.source import POSITIONS, Piece, Source
 from keras_vit.weights.tensor_file import read_json
+from keras_vit.weights.timm_architectures import (
+    find_architecture,
+    similar_architectures,
+)
 from keras_vit.weights.torch_layout import TorchPieces
 
 # Heads by width, in all published sizes: nothing in the file tells them.
@@ -16,30 +22,90 @@ _RENAMED = {
     r"\.gamma_([12])$": r".ls\1.gamma",
     r"^register_tokens$": "reg_token",
 }
-_POOLINGS = {"token": "token", "avg": "gap", "map": "map"}
-# Architectures whose tensors may look like a ViT's, and which compute something else.
-_OTHER = re.compile(r"rope|dinov3|rpn|relpos|^eva|^beit|_pe_|swiglu|parallel|diffattn")
-# Of SigLIP, not all of timm's have Google's GELU.
-_GELU_TANH = re.compile(
-    r"(base_patch32|so400m_patch16|giantopt_patch16)_siglip|large_patch16_siglip.*_512"
-)
+# timm's `global_pool`; "" is a backbone that returns its tokens.
+_POOLINGS = {"token": "token", "avg": "gap", "map": "map", "": None}
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "gelu_erf": "gelu"}
-# Arguments of timm's models that the tensors tell as well, or that only training meets.
-_TOLD = {
-    *("num_heads", "act_layer", "patch_size", "embed_dim", "depth", "mlp_ratio"),
-    *("img_size", "in_chans", "num_classes", "class_token", "reg_tokens", "init_values"),
-    *("no_embed_class", "qkv_bias", "fc_norm", "global_pool", "dynamic_img_size"),
+# Arguments of timm's models that the tensors show as well, or that only training uses.
+_SHOWN = {
+    *("num_heads", "patch_size", "embed_dim", "depth", "mlp_ratio", "img_size"),
+    *("in_chans", "num_classes", "class_token", "reg_tokens", "init_values"),
+    *("no_embed_class", "qkv_bias", "fc_norm", "dynamic_img_size", "strict_img_size"),
     *("drop_rate", "drop_path_rate", "proj_drop_rate", "pos_drop_rate"),
-    *("attn_drop_rate", "weight_init"),
+    *("attn_drop_rate", "patch_drop_rate", "weight_init", "fix_init"),
 }
+# Arguments that change what is computed, with the values of a plain ViT.
+_PLAIN: dict[str, tuple] = {
+    "act_layer": (None, *_ACTIVATIONS),
+    "global_pool": (None, *_POOLINGS),
+    "pos_embed": ("learn", "none", ""),
+    "final_norm": (True,),
+    "proj_bias": (True,),
+    "norm_layer": (None, "layernorm"),
+    **dict.fromkeys(
+        ("pre_norm", "qk_norm", "scale_attn_norm", "scale_mlp_norm"), (False, None)
+    ),
+    **dict.fromkeys(("pool_include_prefix", "dynamic_img_pad", "use_naflex"), (False,)),
+    **dict.fromkeys(
+        ("embed_layer", "embed_norm_layer", "block_fn", "mlp_layer", "attn_layer"),
+        (None,),
+    ),
+}
+# Entries of `pretrained_cfg` that say nothing about evaluation at the trained size.
+_DESCRIPTIVE = {
+    *("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "tag"),
+    *("architecture", "custom_load", "test_input_size", "min_input_size"),
+    *("fixed_input_size", "test_crop_pct", "num_classes", "label_names"),
+    *("label_descriptions", "labels", "pool_size", "test_pool_size", "first_conv"),
+    *("classifier", "license", "description", "origin_url", "paper_name", "paper_ids"),
+    *("notes", "input_size"),
+}
+_EVALUATION = {"mean", "std", "interpolation", "crop_pct", "crop_mode", "label_offset"}
+# Entries of config.json around `pretrained_cfg`; older files have everything in one dict.
+_AROUND = {
+    *("architecture", "num_features", "num_classes", "global_pool", "model_args"),
+    *("label_names", "label_descriptions", "pretrained_cfg"),
+}
+
+
+def _read_config(path):
+    """Return timm's config.json in the directory of `path` in its current form, or {}."""
+    config = read_json(os.path.dirname(path), "config.json")
+    if "architecture" not in config:
+        return {}
+    if "pretrained_cfg" not in config:
+        inner = {key: value for key, value in config.items() if key not in _AROUND}
+        config = {**config, "pretrained_cfg": inner}
+    for key, kind in (
+        ("architecture", str),
+        ("model_args", dict),
+        ("pretrained_cfg", dict),
+    ):
+        if not isinstance(config.setdefault(key, {}) or kind(), kind):
+            raise ValueError(
+                f"{key} must be a {kind.__name__} in the config.json beside {path}; "
+                f"received {config[key]!r}."
+            )
+    return config
 
 
 class TimmSource(Source):
     """A `.safetensors` or `.pth` file with timm's names.
 
-    A `config.json` beside it, as on the Hugging Face hub, tells the preprocessing, the
-    pooling and the heads. Without it heads come from the width; and images are taken
-    for scaled to -1 to 1, which DeiT's are not.
+    Some architectures have exactly the tensors of another one, so the tensors alone do
+    not always determine the network. A `config.json` beside the file, as on the Hugging
+    Face Hub, names the architecture; without one the caller may name it, or pass the
+    arguments that differ. Otherwise such a file is refused.
+
+    Without `config.json` the default preprocessing scales pixels to -1 to 1, which is
+    not DeiT's.
+
+    Args:
+        file: the opened file.
+        architecture: None, or timm's name for the network, instead of the one in
+            `config.json`.
+
+    Raises:
+        ValueError: the network is not known to be a plain ViT.
     """
 
     kind = "timm ViT"
@@ -52,7 +118,7 @@ class TimmSource(Source):
         "stem": (None,),
     }
 
-    def __init__(self, file):
+    def __init__(self, file, architecture=None):
         super().__init__(file)
         self._stored: dict[str, str] = {}
         self.shapes = {}
@@ -69,46 +135,96 @@ class TimmSource(Source):
                 )
             self.shapes[name] = shape
             self._stored[name] = stored
-        config = self._config()
-        self._pooling = config.get("global_pool") or None
-        arguments = config.get("model_args") or {}
-        self.num_heads = arguments.get("num_heads")
-        self._check_architecture(config.get("architecture", ""), arguments)
-        if "act_layer" in arguments:
-            self.activation = _ACTIVATIONS[arguments["act_layer"]]
-        elif _GELU_TANH.search(config.get("architecture", "")):
-            self.activation = "gelu_tanh"
-        published = config.get("pretrained_cfg") or {}
-        if "input_size" in published:
-            _, height, width = published["input_size"]
-            self.image_size = (height, width)
-        if "mean" in published:
-            self.preprocessing = {
-                "mean": [255 * x for x in published["mean"]],
-                "std": [255 * x for x in published["std"]],
-                "crop_fraction": published.get("crop_pct", 0.875),
-                "resize": f"{published.get('interpolation', 'bicubic')}_antialias",
-            }
-
-    def _check_architecture(self, architecture, arguments):
-        other = [name for name in arguments if name not in _TOLD]
-        if _OTHER.search(architecture):
-            other = [architecture]
-        if arguments.get("act_layer", "gelu") not in _ACTIVATIONS:
-            other = [f"act_layer={arguments['act_layer']!r}"]
-        if self._pooling is not None and self._pooling not in _POOLINGS:
-            other = [f"global_pool={self._pooling!r}"]
-        if other:
-            raise ValueError(
-                f"The config.json beside {self.path} describes a network that keras_vit "
-                f"does not have ({', '.join(map(str, other))}): its tensors would load "
-                "and give other outputs. Without config.json they are taken for a plain "
-                "ViT."
+        self._config = _read_config(self.path)
+        self._arguments = self._config.get("model_args") or {}
+        self._published = self._config.get("pretrained_cfg") or {}
+        self._architecture = self._find_architecture(architecture)
+        if self._architecture is not None:
+            self._check_arguments()
+            self.num_heads = self._arguments.get(
+                "num_heads", self._architecture.num_heads
             )
+            activation = self._arguments.get("act_layer")
+            activation = activation or self._architecture.activation
+            self.activation = _ACTIVATIONS[activation]
+        size = self._arguments.get("img_size")
+        if size is None and "input_size" in self._published:
+            size = self._published["input_size"][1:]
+        if size is not None:
+            height, width = (size, size) if isinstance(size, int) else size
+            self.image_size = (height, width)
 
-    def _config(self):
-        config = read_json(os.path.dirname(self.path), "config.json")
-        return config if "architecture" in config else {}
+    def _find_architecture(self, given):
+        """Return the facts about the named architecture; None if there is no name."""
+        name = given or self._config.get("architecture")
+        if not name:
+            return None
+        found = find_architecture(name)
+        if found is not None:
+            return found
+        if given is not None:
+            raise ValueError(
+                f"architecture={given!r} is not one of timm's that keras_vit knows to be "
+                f"a plain ViT. The closest of these: {similar_architectures(given)}."
+            )
+        raise self._other_network([f"architecture {name!r}"])
+
+    def _check_arguments(self):
+        other = [
+            f"{name}={value!r}"
+            for name, value in self._arguments.items()
+            if name not in _SHOWN and (name not in _PLAIN or value not in _PLAIN[name])
+        ]
+        pooling = self._config.get("global_pool")
+        if pooling is not None and pooling not in _POOLINGS:
+            other.append(f"global_pool={pooling!r}")
+        if other:
+            raise self._other_network(other)
+
+    def _other_network(self, what):
+        return ValueError(
+            f"The config.json beside {self.path} describes a network that keras_vit "
+            f"does not have, or does not know ({', '.join(what)}): its tensors might "
+            "load and give other outputs. If it computes exactly what another "
+            "architecture of timm computes, name that one: "
+            "architecture='vit_base_patch16_224', for example."
+        )
+
+    @functools.cached_property
+    def preprocessing(self):
+        """What timm does to images in evaluation, as arguments of `Preprocessor`."""
+        published = {k: v for k, v in self._published.items() if v is not None}
+        if not published:
+            return {}
+        mode = published.get("crop_mode", "center")
+        crop = published.get("crop_pct") or 0.875
+        resize = f"{published.get('interpolation') or 'bicubic'}_antialias"
+        other = sorted(set(published) - _DESCRIPTIVE - _EVALUATION)
+        other = [f"{key}={published[key]!r}" for key in other]
+        if published.get("label_offset"):
+            other.append(f"label_offset={published['label_offset']!r}")
+        if resize not in RESIZES:
+            other.append(f"interpolation={published['interpolation']!r}")
+        if mode == "squash" and crop == 1:
+            crop = None  # The whole image, whatever its aspect ratio.
+        elif mode != "center" or not 0 < crop <= 1:
+            other.append(f"crop_mode={mode!r} with crop_pct={crop!r}")
+        if other:
+            raise self.not_honored(
+                os.path.join(os.path.dirname(self.path), "config.json"), other
+            )
+        mean = published.get("mean") or [x / 255 for x in IMAGENET_MEAN]
+        std = published.get("std") or [x / 255 for x in IMAGENET_STD]
+        return {
+            "mean": [255 * x for x in mean],
+            "std": [255 * x for x in std],
+            "crop_fraction": crop,
+            "resize": resize,
+        }
+
+    def _labels(self):
+        names = self._config.get("label_names") or self._published.get("label_names")
+        return names or self._published.get("labels")
 
     def read(self, read, name):
         return read(self._stored[name])
@@ -122,28 +238,124 @@ class TimmSource(Source):
             },
             {"pos_embed": 3, "head.bias": 1, "reg_token": 3},
         )
+        shapes = self.shapes
+        if "dist_token" in shapes and ("reg_token" in shapes or "fc_norm.bias" in shapes):
+            raise ValueError(
+                f"{self.path} has a distillation token beside "
+                f"{'reg_token' if 'reg_token' in shapes else 'fc_norm'}, which timm's "
+                "distilled networks store and do not use: keras_vit has no such network."
+            )
+        if "pos_embed" not in shapes and self._arguments.get("pos_embed") not in (
+            "none",
+            "",
+        ):
+            raise ValueError(
+                f"{self.path} has no position embeddings (pos_embed). Networks like that "
+                "compute rotary positions instead (DINOv3 and others), which keras_vit "
+                "does not have: this file cannot be loaded."
+            )
+
+    def _check_shown(self, overrides, has_rows):
+        """Raise a `ValueError` where a network with other outputs has the same tensors.
+
+        Args:
+            overrides: arguments of the caller, which may tell the networks apart.
+            has_rows: bool, whether prefix tokens have rows in the position table.
+        """
+        if self._architecture is not None or self.published:
+            return
+        shapes = self.shapes
+        bare = "cls_token" not in shapes and "blocks.0.ls1.gamma" not in shapes
+        has_bias = "blocks.0.attn.qkv.bias" in shapes
+        after = "fc_norm.bias" in shapes
+        if "cls_token" in shapes and not has_rows and "reg_token" not in shapes:
+            self._ask(
+                overrides,
+                "positions",
+                "whether its learned positions are all (DeiT III) or there are rotary "
+                "ones too (vit_*_rope_ape_224, which keras_vit does not have)",
+                "positions='learned' if they are all",
+            )
+        if "attn_pool.latent" in shapes and "reg_token" in shapes:
+            self._ask(
+                overrides,
+                "pooling",
+                "whether it pools over its registers, which keras_vit does not",
+                "pooling='map' if it pools over the patches alone",
+            )
+        if bare and not has_bias and after:
+            self._ask(
+                overrides,
+                "architecture",
+                "whether its norms come before the branches of a block or after them "
+                "(vit_base_patch16_rpn_224, which keras_vit does not have)",
+            )
+        if bare and has_bias and not after:
+            self._ask(
+                overrides,
+                "activation",
+                "which GELU it has (those of SigLIP differ)",
+                "activation='gelu' or 'gelu_tanh'",
+            )
+
+    def _ask(self, overrides, argument, question, answer=None):
+        if overrides.get(argument) is None:
+            raise ValueError(
+                f"No tensor in {self.path} shows {question}. Pass "
+                f"{f'{answer}, or ' if answer else ''}architecture=... with timm's name "
+                "for the network, such as 'vit_base_patch16_224'; or put timm's "
+                "config.json beside the file."
+            )
+
+    def _num_heads(self, overrides, width):
+        # vit_base_patch16_gap_224 has 16 heads, SigLIP's networks of that width 12.
+        bare = {"cls_token", "fc_norm.bias", "attn_pool.latent"}.isdisjoint(self.shapes)
+        known = overrides.get("num_heads") or self.num_heads or self.published
+        if width == 768 and bare and not known:
+            raise ValueError(
+                f"No tensor in {self.path} shows the number of attention heads: "
+                "networks of width 768 that average their patches have 12 or 16. Pass "
+                "num_heads=..."
+            )
+        return self.heads(overrides, width)
+
+    def _check_grid(self, overrides):
+        """Raise a `ValueError` if config.json and the table of positions disagree."""
+        if self.image_size is None or overrides.get("source_grid_shape") is not None:
+            return
+        patch, channels = self.patches()
+        if "input_shape" not in overrides and any(s % patch for s in self.image_size):
+            height, width = (side // patch * patch for side in self.image_size)
+            raise ValueError(
+                f"The config.json beside {self.path} says that images have "
+                f"{self.image_size[0]}x{self.image_size[1]} pixels, which patches of "
+                f"{patch}x{patch} do not divide; timm ignores the last ones. Pass "
+                f"input_shape={(height, width, channels)}."
+            )
+        rows = self.num_position_rows()
+        sizes = [self.image_size, overrides.get("input_shape", (0, 0))[:2]]
+        grids = {(height // patch) * (width // patch) for height, width in sizes}
+        if not grids & {rows - prefix for prefix in self.position_prefixes()}:
+            height, width = self.image_size
+            raise ValueError(
+                f"The config.json beside {self.path} says that images have "
+                f"{height}x{width} pixels, a grid of {height // patch}x{width // patch} "
+                f"patches, but the table of positions has {rows} rows. Pass "
+                "source_grid_shape=(rows, columns), the grid that it is for."
+            )
 
     def infer_config(self, overrides):
         shapes = self.shapes
         width = shapes["patch_embed.proj.weight"][0]
-        if "pos_embed" not in shapes and "positions" not in overrides:
-            raise ValueError(
-                f"{self.path} has no positions. Its network computes them (DINOv3 and "
-                "others with rotary ones, which keras_vit does not have), or does "
-                "without: then pass positions='none', or 'sincos_2d'."
-            )
         class_token = "cls_token" in shapes
         after_pooling = "fc_norm.weight" in shapes
-        pooling = "token" if class_token and not after_pooling else "gap"
-        if "attn_pool.latent" in shapes:
-            pooling = "map"
         config: dict[str, Any] = {
             "patch_size": shapes["patch_embed.proj.weight"][2],
             "hidden_dim": width,
             "num_layers": sum(name.endswith("attn.qkv.weight") for name in shapes),
-            "num_heads": self.heads(overrides, width),
+            "num_heads": self._num_heads(overrides, width),
             "mlp_dim": shapes["blocks.0.mlp.fc1.weight"][0],
-            "pooling": _POOLINGS[self._pooling] if self._pooling else pooling,
+            "pooling": self._pooling(),
             "class_token": class_token,
             "distillation_token": "dist_token" in shapes,
             "final_norm": "after_pooling" if after_pooling else "before_pooling",
@@ -160,8 +372,25 @@ class TimmSource(Source):
         else:
             config["include_top"] = False
         if "pos_embed" in shapes:
+            self._check_grid(overrides)
             config |= self.square_input_shape(overrides)
+        elif self.image_size is not None:
+            config["input_shape"] = (*self.image_size, self.patches()[1])
+        self._check_shown(overrides, config.get("class_token_position", False))
         return config
+
+    def _pooling(self):
+        pooling = self._config.get("global_pool", self._arguments.get("global_pool"))
+        if pooling is None and self._architecture is not None:
+            pooling = self._architecture.pooling
+        if pooling == "" and "head.bias" in self.shapes:
+            raise self._other_network(["global_pool='' with a head"])
+        if pooling is not None:
+            return _POOLINGS[pooling]
+        if "attn_pool.latent" in self.shapes:
+            return "map"
+        token = "cls_token" in self.shapes and "fc_norm.weight" not in self.shapes
+        return "token" if token else "gap"
 
     def patches(self):
         _, channels, _, patch = self.shapes["patch_embed.proj.weight"]

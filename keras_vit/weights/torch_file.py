@@ -3,28 +3,34 @@
 import argparse
 import contextlib
 import re
+import warnings
 import zipfile
 from typing import Any
 
 from keras_vit.weights.archive import open_archive
 from keras_vit.weights.tensor_file import TensorFile
 
-# Where training scripts put the weights among other things, best first.
-_STATE_DICTS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# Where training scripts put averaged weights.
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 
 
 class TorchFile(TensorFile):
     """A file that `torch.save` wrote; nothing in it is executed.
 
+    Args:
+        path: of the file.
+        preferred: names of the state dict to read if the file has several, best first.
+
     Raises:
         ImportError: torch is not installed.
         ValueError: the file is damaged, holds anything but tensors and plain values, or
-            tensors of other kinds than floats.
+            tensors of other kinds than floats; or several state dicts, none of them
+            preferred.
     """
 
     format = ".pth"
 
-    def __init__(self, path):
+    def __init__(self, path, preferred=()):
         super().__init__(path)
         try:
             import torch
@@ -42,21 +48,10 @@ class TorchFile(TensorFile):
         except Exception as error:
             # torch raises whatever its pickle meets.
             raise self.unreadable(_reason(error)) from None
-        for key in _STATE_DICTS:
-            if isinstance(content, dict) and isinstance(content.get(key), dict):
-                content = content[key]
-                break
-        if not isinstance(content, dict) or not all(
-            isinstance(name, str) and isinstance(value, torch.Tensor)
-            for name, value in content.items()
-        ):
-            raise self.unreadable("no dict of tensors is in it")
-        self._tensors: dict[str, Any] = {}
-        for stored, tensor in content.items():
-            name = stored.removeprefix("module.")
-            if name in self._tensors:
-                raise self.unreadable(f"{name} is in it twice")
-            self._tensors[name] = tensor.detach()
+        content = self._choose(_state_dicts(content, torch.Tensor), preferred)
+        self._tensors: dict[str, Any] = {
+            name: tensor.detach() for name, tensor in content.items()
+        }
         for name, tensor in self._tensors.items():
             self.check_dtype(name, str(tensor.dtype).removeprefix("torch."))
             if tensor.layout != torch.strided or tensor.device.type != "cpu":
@@ -67,6 +62,33 @@ class TorchFile(TensorFile):
             self.shapes[name] = tuple(tensor.shape)
         # Strides of 0, and views of one storage, repeat the same values.
         self.check_budget()
+
+    def _choose(self, found, preferred):
+        """Return the only state dict, or the preferred one of several."""
+        if not found:
+            raise self.unreadable("no dict of tensors is in it")
+        # A loss or a scheduler may keep a few tensors of its own.
+        least = max(map(len, found.values())) / 2
+        networks = {key: value for key, value in found.items() if len(value) >= least}
+        for key in preferred:
+            if key in networks:
+                return networks[key]
+        if len(networks) == 1:
+            return next(iter(networks.values()))
+        choices = ", ".join(map(repr, networks))
+        averaged = next((key for key in AVERAGED if key in networks), None)
+        if averaged is None:
+            raise ValueError(
+                f"{self.path} has more than one set of weights: {choices}. Choose one "
+                "with load_checkpoint(path, state_dict=...)."
+            )
+        warnings.warn(
+            f"{self.path} has more than one set of weights: {choices}. The averaged ones, "
+            f"{averaged!r}, were read, as timm does. load_checkpoint(path, "
+            "state_dict=...) chooses others.",
+            stacklevel=2,
+        )
+        return networks[averaged]
 
     def _load(self, torch):
         # The format before torch 1.6 is no zip archive and cannot be mapped.
@@ -101,3 +123,19 @@ def _reason(error):
     if "weights_only" in text:
         return "it holds more than tensors and plain values"
     return f"{type(error).__name__}: {text.strip().split(chr(10))[0]}"
+
+
+def _state_dicts(content, tensor_class, path="", depth=3):
+    """Return the dicts of tensors in what `torch.save` wrote, by their path of keys."""
+    if not isinstance(content, dict) or not content or not depth:
+        return {}
+    if all(
+        isinstance(name, str) and isinstance(value, tensor_class)
+        for name, value in content.items()
+    ):
+        return {path: content}
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in content.items():
+        inner = f"{path}/{key}" if path else str(key)
+        found |= _state_dicts(value, tensor_class, inner, depth - 1)
+    return found

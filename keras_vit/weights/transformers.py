@@ -1,6 +1,8 @@
 """transformers' ViT and DeiT: directories, or their `.safetensors` and `.bin` files."""
 
+import functools
 import os
+import re
 from typing import Any
 
 from keras_vit.weights.source import POSITIONS, Piece, Source
@@ -8,8 +10,19 @@ from keras_vit.weights.tensor_file import read_json
 from keras_vit.weights.timm import HEADS
 from keras_vit.weights.torch_layout import TorchPieces
 
+# Those whose classes compute what a plain ViT does.
+_MODEL_TYPES = ("vit", "deit", "vit_msn")
+_PROBLEMS = {
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+    "regression": None,
+}
 _ACTIVATIONS = {
     "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_accurate": "gelu_tanh",
+    **{name: name for name in ("relu", "relu6", "silu", "tanh", "sigmoid", "mish")},
+    "swish": "silu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
@@ -32,6 +45,36 @@ _NEW = {
     "expand": "mlp.fc1",
     "contract": "mlp.fc2",
 }
+
+
+# Entries of preprocessor_config.json that are done, and those that change no pixels.
+_HONORED = {
+    *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale"),
+    *("rescale_factor", "do_normalize", "image_mean", "image_std"),
+}
+_DESCRIPTIVE = {
+    *("image_processor_type", "feature_extractor_type", "processor_class"),
+    *("do_convert_rgb", "data_format", "input_data_format", "return_tensors", "device"),
+    *("disable_grouping", "_valid_processor_keys", "default_to_square", "_name_or_path"),
+}
+_PROCESSORS = re.compile(
+    r"(ViT|DeiT|CLIP|Bit)(ImageProcessor(Fast|Pil)?|FeatureExtractor)"
+)
+
+
+def check_model_type(path: str, config: dict[str, Any]) -> None:
+    """Raise a `ValueError` if transformers' config.json is of another kind of model.
+
+    Args:
+        path: the file or directory, for the message.
+        config: content of its `config.json`; timm's passes.
+    """
+    model_type = config.get("model_type")
+    if model_type not in (None, *_MODEL_TYPES) and "architecture" not in config:
+        raise ValueError(
+            f"{path} is a checkpoint of transformers with model_type={model_type!r}; "
+            f"keras_vit reads {', '.join(map(repr, _MODEL_TYPES))}, and no others."
+        )
 
 
 def _sides(size):
@@ -90,40 +133,105 @@ class TransformersSource(Source):
         config = read_json(directory, "config.json")
         self.num_heads = config.get("num_attention_heads")
         self.layer_norm_epsilon = config.get("layer_norm_eps", self.layer_norm_epsilon)
+        check_model_type(self.path, config)
+        self._config = config
         activation = config.get("hidden_act", "gelu")
-        self.activation = _ACTIVATIONS.get(activation, activation)
+        if activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"The config.json beside {self.path} has hidden_act={activation!r}, "
+                f"which keras_vit does not have; it reads {', '.join(_ACTIVATIONS)}."
+            )
+        self.activation = _ACTIVATIONS[activation]
         if config.get("image_size") is not None:
             self.image_size = _sides(config["image_size"])
-        name = "preprocessor_config.json"
+
+    @functools.cached_property
+    def preprocessing(self):
+        """What `preprocessor_config.json` says, as arguments of `Preprocessor`."""
+        directory, name = os.path.dirname(self.path), "preprocessor_config.json"
+        path = os.path.join(directory, name)
+        config = read_json(directory, name)
+        if not config:
+            return {}
         try:
-            self._read_preprocessing(read_json(directory, name))
-        except (KeyError, TypeError, ValueError) as error:
+            preprocessing, other = self._read_preprocessing(config)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
-                f"{os.path.join(directory, name)} is not understood "
-                f"({type(error).__name__}: {error}). Mend it, or move it away and pass "
-                "preprocessor=..."
+                f"{path} is not understood ({type(error).__name__}: {error}). Pass "
+                "preprocessor=keras_vit.layers.Preprocessor(...) instead."
             ) from None
+        if other:
+            raise self.not_honored(path, other)
+        return preprocessing
 
     def _read_preprocessing(self, config):
-        if "image_mean" not in config:
-            return
+        """Return the arguments of `Preprocessor`, and a list of what it does not do."""
+        other = [
+            f"{key}={value!r}"
+            for key, value in config.items()
+            if value and key not in _HONORED | _DESCRIPTIVE
+        ]
+        kind = config.get("image_processor_type") or config.get("feature_extractor_type")
+        if kind is not None and not _PROCESSORS.fullmatch(kind):
+            other.append(kind)
         scale = config.get("rescale_factor", 1 / 255)
         if not config.get("do_rescale", True):
             scale = 1.0
-        mean, std = config["image_mean"], config["image_std"]
+        mean = config.get("image_mean", [0.5, 0.5, 0.5])
+        std = config.get("image_std", [0.5, 0.5, 0.5])
         if not config.get("do_normalize", True):
             mean, std = [0.0] * len(mean), [1.0] * len(std)
-        self.preprocessing = {
+        preprocessing: dict[str, Any] = {
             "mean": [x / scale for x in mean],
             "std": [x / scale for x in std],
-            "resize": _RESAMPLE[config.get("resample", 2)],
         }
-        crop = config.get("crop_size") if config.get("do_center_crop") else None
-        if crop is not None:
-            # DeiT's processor makes images square before the crop; here, as in DeiT's own
-            # code, they keep their aspect ratio.
-            inner, outer = (min(_sides(size)) for size in (crop, config["size"]))
-            self.preprocessing["crop_fraction"] = inner / outer
+        crops = bool(config.get("do_center_crop"))
+        if not config.get("do_resize", True):
+            if crops:
+                other.append("a center crop without a resize")
+            return {**preprocessing, "image_size": None}, other
+        resample = config.get("resample", 2)
+        if resample not in _RESAMPLE:
+            other.append(f"resample={resample!r}")
+        preprocessing["resize"] = _RESAMPLE.get(resample)
+        size = config["size"] if "size" in config else self.image_size or 224
+        shortest = isinstance(size, dict) and "shortest_edge" in size
+        # CLIP's processors read a single number as the shortest edge.
+        shortest |= isinstance(size, int) and str(kind).startswith(("CLIP", "Bit"))
+        output = resized = _sides(size)
+        if crops:
+            output = _sides(config["crop_size"])
+        if self.image_size is not None and output != tuple(self.image_size):
+            other.append(f"images of {output}, for a network of {self.image_size}")
+        if shortest and output[0] == output[1] <= resized[0]:
+            # Half a pixel more than needed, since the quotient is rounded down.
+            preprocessing["crop_fraction"] = min(1.0, output[0] / (resized[0] + 0.5))
+            if output == resized:
+                preprocessing["crop_fraction"] = 1.0
+        if shortest and not crops:
+            other.append(f"size={size!r} without a crop")
+        elif shortest and "crop_fraction" not in preprocessing:
+            other.append(f"size={size!r} with crop_size={config['crop_size']!r}")
+        elif not shortest and output != resized:
+            # DeiT's processor: images become square before the crop.
+            other.append(f"size={size!r}, not shortest_edge, with a center crop")
+        return preprocessing, other
+
+    def _labels(self):
+        return self._config.get("id2label")
+
+    def _classifier_activation(self, overrides, classes):
+        problem = self._config.get("problem_type")
+        if "classifier_activation" in overrides:
+            return overrides["classifier_activation"]
+        if problem is None:
+            return "softmax" if classes > 1 else None
+        if problem not in _PROBLEMS:
+            raise ValueError(
+                f"The config.json beside {self.path} has problem_type={problem!r}, not "
+                f"one of {', '.join(_PROBLEMS)}. Pass classifier_activation=..."
+            )
+        return _PROBLEMS[problem]
 
     def _has_head(self):
         heads = ("classifier.bias", "cls_classifier.bias")
@@ -167,7 +275,10 @@ class TransformersSource(Source):
         for name in ("classifier.bias", "cls_classifier.bias"):
             if name in shapes:
                 config["classes"] = shapes[name][0]
-        if "classes" not in config:
+        if "classes" in config:
+            activation = self._classifier_activation(overrides, config["classes"])
+            config["classifier_activation"] = activation
+        else:
             config["include_top"] = False
         return config | self.square_input_shape(overrides)
 

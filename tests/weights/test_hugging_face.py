@@ -171,7 +171,7 @@ def test_half_precision(tmp_path, dtype):
     kind = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
     path = tmp_path / "half.safetensors"
     save_file({n: x.astype(kind) for n, x in load_file(golden.path).items()}, path)
-    model = keras_vit.load_checkpoint(path, num_heads=4)
+    model = keras_vit.load_checkpoint(path, num_heads=4, activation="gelu")
     exact = golden.load()
     for half, whole in zip(model.weights, exact.weights, strict=True):
         expected = array(whole).astype(kind).astype("float32")
@@ -250,17 +250,23 @@ def test_other_networks_whose_tensors_look_alike(tmp_path, change):
         keras_vit.load_checkpoint(path, **golden.overrides)
 
 
-def test_a_file_without_positions_is_not_taken_for_a_network_without(tmp_path):
+def test_a_file_without_positions_is_refused(tmp_path):
     """DINOv3 has none: it computes rotary ones."""
     golden = Golden("timm_map")
     tensors = load_file(golden.path)
     del tensors["pos_embed"]
     path = tmp_path / "rope.safetensors"
     save_file(tensors, path)
-    with pytest.raises(ValueError, match=r"no positions.*pass positions='none'"):
-        keras_vit.load_checkpoint(path, **golden.overrides)
-    model = keras_vit.load_checkpoint(path, **golden.overrides, positions="none")
+    for overrides in ({}, {"positions": "none"}, {"positions": "sincos_2d"}):
+        with pytest.raises(ValueError, match=r"no position embeddings.*rotary"):
+            keras_vit.load_checkpoint(path, **golden.overrides, **overrides)
+    arguments = {"num_heads": 4, "pos_embed": "none", "img_size": 64}
+    config = {**TIMM_CONFIG, "global_pool": "map", "model_args": arguments}
+    model = keras_vit.load_checkpoint(
+        repository(tmp_path, golden, config, tensors=tensors)
+    )
     assert model.get_config()["positions"] == "none"
+    assert model.input_shape == (None, 64, 64, 3)
 
 
 @pytest.mark.parametrize(

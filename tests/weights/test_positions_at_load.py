@@ -53,7 +53,7 @@ def test_196_patches_are_not_taken_for_a_class_token_and_195(tmp_path):
     tensors["pos_embed"] = generator.normal(size=(1, 196, 64)).astype("float32")
     path = tmp_path / "196.safetensors"
     save_file(tensors, path)
-    model = keras_vit.load_checkpoint(path, num_heads=4)
+    model = keras_vit.load_checkpoint(path, num_heads=4, activation="gelu")
     assert model.grid_shape == (14, 14)
     np.testing.assert_array_equal(positions(model), tensors["pos_embed"])
 

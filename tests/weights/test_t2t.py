@@ -133,8 +133,13 @@ def test_what_training_saves(tmp_path):
     path = written(tmp_path, content)
     overrides = {**PERFORMER.overrides, "input_shape": (32, 32, 3)}
     expected = values(PERFORMER.load(input_shape=(32, 32, 3)))
-    for name, value in values(keras_vit.load_checkpoint(path, **overrides)).items():
+    with pytest.warns(UserWarning, match="averaged ones, 'state_dict_ema', were read"):
+        averaged = keras_vit.load_checkpoint(path, **overrides)
+    for name, value in values(averaged).items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    with pytest.warns(UserWarning, match="is all zeros"):
+        raw = keras_vit.load_checkpoint(path, **overrides, state_dict="state_dict")
+    assert not values(raw)["norm/gamma"].any()
 
 
 def test_heads_that_nothing_tells():

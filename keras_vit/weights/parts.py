@@ -1,0 +1,84 @@
+"""Checkpoints whose tensors lie in several files, or below a wrapper's prefix."""
+
+import contextlib
+import os
+
+from keras_vit.weights.tensor_file import TensorFile, read_json
+from keras_vit.weights.torch_file import TorchFile
+
+
+class Unwrapped(TensorFile):
+    """The tensors of a file below a prefix, under their names without it.
+
+    `DistributedDataParallel`, `torch.compile`, Lightning and classes that hold a network
+    as an attribute put a prefix before every name: `module.`, `_orig_mod.`, `model.`.
+
+    Args:
+        file: the opened file.
+        prefix: str.
+    """
+
+    def __init__(self, file: TensorFile, prefix: str):
+        super().__init__(file.path)
+        self.format = file.format  # type: ignore[misc]
+        self._file, self._prefix = file, prefix
+        self.shapes = {
+            name.removeprefix(prefix): shape
+            for name, shape in file.shapes.items()
+            if name.startswith(prefix)
+        }
+
+    @contextlib.contextmanager
+    def reader(self):
+        with self._file.reader() as read:
+            yield lambda name: read(self._prefix + name)
+
+
+class TorchShards(TensorFile):
+    """The `.bin` files that a `pytorch_model.bin.index.json` names.
+
+    Args:
+        path: of the index.
+
+    Raises:
+        ValueError: the index or a file is damaged, or they do not match.
+    """
+
+    format = ".bin.index.json"
+
+    def __init__(self, path):
+        super().__init__(path)
+        directory, name = os.path.split(self.path)
+        names = read_json(directory, name).get("weight_map")
+        if not isinstance(names, dict) or not all(
+            isinstance(shard, str) for shard in names.values()
+        ):
+            raise self.unreadable("it has no weight_map from tensors to files")
+        # Base names only: an index cannot point out of its directory.
+        shards = sorted({os.path.basename(shard) for shard in names.values()})
+        self._files = []
+        for shard in shards:
+            shard_path = os.path.join(directory, shard)
+            if not os.path.isfile(shard_path):
+                raise self.unreadable(f"{shard_path}, which it names, is missing")
+            self._files.append(TorchFile(shard_path))
+            self.shapes |= self._files[-1].shapes
+        differing = sorted(set(names) ^ set(self.shapes))
+        if differing or len(self.shapes) != sum(len(f.shapes) for f in self._files):
+            raise self.unreadable(
+                "its tensors are not those of its files: "
+                f"{', '.join(differing[:5]) or 'some are in two files'}"
+            )
+
+    @contextlib.contextmanager
+    def reader(self):
+        with contextlib.ExitStack() as stack:
+            readers = [stack.enter_context(file.reader()) for file in self._files]
+
+            def read(name):
+                for file, reader in zip(self._files, readers, strict=True):
+                    if name in file.shapes:
+                        return reader(name)
+                raise KeyError(name)
+
+            yield read
