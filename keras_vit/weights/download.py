@@ -32,6 +32,7 @@ _SCHEMES = ("http", "https")
 # Of files: such a name that is not there is no name of a published checkpoint.
 FILE_ENDINGS = (
     *(".npz", ".safetensors", ".pth", ".pt", ".bin", ".tar", ".h5", ".keras", ".json"),
+    ".ckpt",
 )
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
 

@@ -83,8 +83,8 @@ class TorchFile(TensorFile):
                 "with load_checkpoint(path, state_dict=...)."
             )
         warnings.warn(
-            f"{self.path} has more than one set of weights: {choices}. The averaged ones, "
-            f"{averaged!r}, were read, as timm does. load_checkpoint(path, "
+            f"{self.path} has more than one set of weights: {choices}. The averaged "
+            f"ones, {averaged!r}, were read, as timm does. load_checkpoint(path, "
             "state_dict=...) chooses others.",
             stacklevel=2,
         )

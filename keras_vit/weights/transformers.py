@@ -194,7 +194,7 @@ class TransformersSource(Source):
         if resample not in _RESAMPLE:
             other.append(f"resample={resample!r}")
         preprocessing["resize"] = _RESAMPLE.get(resample)
-        size = config["size"] if "size" in config else self.image_size or 224
+        size = config.get("size", self.image_size or 224)
         shortest = isinstance(size, dict) and "shortest_edge" in size
         # CLIP's processors read a single number as the shortest edge.
         shortest |= isinstance(size, int) and str(kind).startswith(("CLIP", "Bit"))
