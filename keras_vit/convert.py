@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_vit.models.checkpoint import load_checkpoint
+from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource, save_npz
 from keras_vit.weights.opening import open_checkpoint
 
@@ -66,9 +67,8 @@ def convert(
 
 
 def _google_names(source):
-    if os.fspath(source).endswith(".keras"):
-        return "published"
-    opened = open_checkpoint(source)
+    path = fetch_checkpoint(source)
+    opened = open_checkpoint(path) if path.endswith(".npz") else None
     return opened.names if isinstance(opened, GoogleSource) else "published"
 
 
@@ -126,6 +126,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--num-heads", type=int, help="where the source does not tell")
     parser.add_argument(
+        "--architecture", help="timm's name for the network, where no config.json has it"
+    )
+    parser.add_argument(
+        "--state-dict", help="which part of a PyTorch file to read, where it has several"
+    )
+    parser.add_argument(
         "--no-top", action="store_true", help="leave the classifier in the source"
     )
     options = parser.parse_args(arguments)
@@ -134,6 +140,9 @@ def main(arguments: list[str] | None = None) -> None:
         overrides["input_shape"] = tuple(options.input_shape)
     if options.num_heads:
         overrides["num_heads"] = options.num_heads
+    for name in ("architecture", "state_dict"):
+        if getattr(options, name):
+            overrides[name] = getattr(options, name)
     if options.no_top:
         overrides["include_top"] = False
     try:

@@ -17,6 +17,7 @@ from keras_vit.weights.source import POSITIONS, PROJECTION, STEM_ROOT, Piece, So
 _BLOCK = "Transformer/encoderblock_"
 _STACKED = "Transformer/encoderblock/"
 _POSITIONS = "Transformer/posembed_input/pos_embedding"
+_AT_THE_TOP = "pos_embedding"  # big_vision's, since 2022.
 _KERNEL = "embedding/kernel"
 
 # What a block's modules are called: in the published files, and by Linen.
@@ -180,7 +181,7 @@ class GoogleSource(Source):
                 )
             file.check_dtype(stored, file.dtypes[stored])
             name = stored.removeprefix(prefix)
-            if name == "pos_embedding":
+            if name == _AT_THE_TOP:
                 name = _POSITIONS
             # Both spellings of the hybrids' units.
             name = re.sub(r"/unit0+(\d)", r"/unit\1", name)
@@ -336,6 +337,9 @@ def save_npz(model: Any, path: str | os.PathLike, names: str = "published") -> N
         parts = np.split(whole, len(piece.names), axis=-1)
         for name, part in zip(piece.names, parts, strict=True):
             arrays[name] = part.reshape(piece.shape)
+    if names == "linen" and _POSITIONS in arrays:
+        # big_vision and timm look for the positions of such a file at the top.
+        arrays[_AT_THE_TOP] = arrays.pop(_POSITIONS)
     temporary = f"{os.fspath(path)}.{os.getpid()}.partial"
     try:
         with open(temporary, "wb") as file:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_vit
+from keras_vit.convert import convert
 from keras_vit.weights.google import save_npz
 from keras_vit.weights.opening import open_checkpoint
 from tests.cases import array, perturb, tiny_vit
@@ -110,6 +111,16 @@ def test_fixed_positions_are_not_in_the_file(golden, tmp_path):
     assert model.get_config()["positions"] == "sincos_2d"
     with pytest.raises(ValueError, match="does not tell the size"):
         keras_vit.load_checkpoint(path)
+
+
+def test_positions_are_written_where_big_vision_looks(golden, tmp_path):
+    """Its `fix_old_checkpoints` and timm's `_load_weights` read these names."""
+    path = tmp_path / "converted.npz"
+    convert(golden.path, path, input_shape=golden.input_shape)
+    with np.load(path) as arrays:
+        assert POSITIONS not in arrays
+        np.testing.assert_array_equal(arrays["pos_embedding"], golden.arrays[POSITIONS])
+    assert_same_logits(path, golden)
 
 
 def test_attention_pooling(tmp_path):

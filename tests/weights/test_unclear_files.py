@@ -1,0 +1,278 @@
+"""Networks that are not understood, stated preprocessing, wrapped and sharded files."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import keras_vit
+from keras_vit.layers import Preprocessor
+from keras_vit.weights.opening import open_checkpoint
+from keras_vit.weights.timm_architectures import ARCHITECTURES, find_architecture
+from tests.cases import array
+from tests.golden import Golden
+from tests.weights.test_hugging_face import TIMM_CONFIG, repository
+
+pytestmark = pytest.mark.any_backend
+
+
+def configuration(source, overrides=None):
+    """What a file implies; nothing is built."""
+    return open_checkpoint(source).infer_config(overrides or {"num_heads": 4})
+
+
+def written(path, tensors, **changes):
+    save_file({**tensors, **changes}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        ("timm_deit3", "positions", "learned"),  # vit_small_patch16_rope_ape_224
+        ("timm_map", "activation", "gelu_tanh"),  # vit_base_patch32_siglip_256
+    ],
+)
+def test_what_no_tensor_shows_needs_an_argument(name, argument, value):
+    golden = Golden(name)
+    overrides = {k: v for k, v in golden.overrides.items() if k != argument}
+    with pytest.raises(ValueError, match=rf"No tensor in .*{argument}=.*architecture="):
+        configuration(golden.path, overrides)
+    configuration(golden.path, {**overrides, argument: value})
+    named = open_checkpoint(golden.path, architecture="vit_base_patch32_siglip_256")
+    assert named.infer_config(overrides)["activation"] == "gelu_tanh"
+
+
+def test_networks_with_the_tensors_of_a_plain_vit(tmp_path):
+    tensors = load_file(Golden("timm_map").path)
+    registers = np.zeros((1, 2, 64), "float32")
+    path = written(tmp_path / "registers.safetensors", tensors, reg_token=registers)
+    with pytest.raises(ValueError, match="pools over its registers"):
+        configuration(path, {"num_heads": 4, "activation": "gelu"})
+    tensors = load_file(Golden("timm_gap_fcnorm").path)
+    no_bias = {n: x for n, x in tensors.items() if not n.endswith("qkv.bias")}
+    path = written(tmp_path / "after.safetensors", no_bias)
+    with pytest.raises(ValueError, match="norms come before the branches"):
+        configuration(path)
+    tensors = load_file(Golden("timm_deit_distilled").path)
+    for change in (
+        {"reg_token": np.zeros((1, 2, 32), "float32")},
+        {f"fc_norm.{n}": np.zeros(32, "float32") for n in ("weight", "bias")},
+    ):
+        path = written(tmp_path / "distilled.safetensors", tensors, **change)
+        with pytest.raises(ValueError, match="distillation token beside"):
+            open_checkpoint(path)
+
+
+def test_architectures():
+    assert len(ARCHITECTURES) == 115
+    assert find_architecture("vit_base_patch16_gap_224").num_heads == 16
+    assert find_architecture("vit_base_patch16_224.augreg_in21k").num_heads == 12
+    assert find_architecture("vit_small_patch16_224_in21k").num_heads == 6
+    for other in ("test_vit3", "vit_base_patch16_rpn_224", "eva02_tiny_patch14_224"):
+        assert find_architecture(other) is None
+    with pytest.raises(ValueError, match=r"'vit_tiny_patch61_224'.*closest.*vit_tiny"):
+        open_checkpoint(Golden("timm_token").path, architecture="vit_tiny_patch61_224")
+    with pytest.raises(ValueError, match="names a network of timm"):
+        open_checkpoint(Golden("hf_vit").path, architecture="vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"pool_include_prefix": True},
+        {"dynamic_img_pad": True},
+        {"pos_embed": "rope"},
+        {"a_later_argument": 1},
+    ],
+)
+def test_arguments_of_timm_that_change_the_network(tmp_path, arguments):
+    config = {**TIMM_CONFIG, "model_args": {"num_heads": 4, **arguments}}
+    path = repository(tmp_path, Golden("timm_token"), config)
+    with pytest.raises(ValueError, match="network that keras_vit does not have"):
+        open_checkpoint(path)
+
+
+def test_the_grid_that_timms_configuration_states(tmp_path):
+    golden = Golden("timm_map")  # 16 rows
+    arguments = {"num_heads": 4, "img_size": [32, 128], "dynamic_img_size": True}
+    published = {"input_size": [3, 224, 224]}
+    config = {**TIMM_CONFIG, "global_pool": "map", "pretrained_cfg": published}
+    path = repository(tmp_path, golden, {**config, "model_args": arguments})
+    assert configuration(path)["input_shape"] == (32, 128, 3)
+    repository(tmp_path, golden, config)
+    with pytest.raises(ValueError, match=r"14x14 patches, but .* 16 rows.*source_grid"):
+        configuration(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, 0.95),
+        ({"crop_mode": "squash", "crop_pct": 1.0}, None),
+        ({"crop_mode": "squash"}, "crop_mode='squash' with crop_pct=0.95"),
+        ({"crop_mode": "border"}, "crop_mode='border'"),
+        ({"interpolation": "lanczos"}, "interpolation='lanczos'"),
+        ({"crop_border_pixels": 3}, "crop_border_pixels=3"),
+    ],
+)
+@pytest.mark.parametrize("flat", [False, True])
+def test_timms_preprocessing(tmp_path, change, expected, flat):
+    published = {**TIMM_CONFIG["pretrained_cfg"], **change}
+    config = {**TIMM_CONFIG, "pretrained_cfg": published}
+    if flat:
+        config = {"architecture": "vit_tiny_patch16_224", **published}
+    source = open_checkpoint(repository(tmp_path, Golden("timm_token"), config))
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=f"{expected}.*preprocessor="):
+            source.preprocessing  # noqa: B018
+    else:
+        assert source.preprocessing["crop_fraction"] == expected
+        np.testing.assert_allclose(
+            source.preprocessing["mean"], [123.675, 116.28, 103.53]
+        )
+
+
+IMAGENET = {"image_mean": [0.485] * 3, "image_std": [0.229] * 3, "resample": 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"size": {"height": 64, "width": 64}}, {"resize": "bicubic_antialias"}),
+        ({"do_resize": False}, {"image_size": None}),
+        (
+            {"size": {"shortest_edge": 72}, "do_center_crop": True, "crop_size": 64},
+            {"crop_fraction": 64 / 72.5},
+        ),
+        ({"size": 72, "do_center_crop": True, "crop_size": 64}, "not shortest_edge"),
+        ({"size": {"shortest_edge": 64}}, "without a crop"),
+        ({"size": 32}, "for a network of"),
+        ({"do_pad": True}, "do_pad=True"),
+        ({"image_processor_type": "ConvNextImageProcessor"}, "ConvNext"),
+    ],
+)
+def test_transformers_preprocessing(tmp_path, change, expected):
+    golden = Golden("hf_vit")
+    config = {**golden.config, "image_size": 64}
+    path = repository(tmp_path, golden, config, {**IMAGENET, **change})
+    source = open_checkpoint(path)
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=f"{expected}.*preprocessor="):
+            source.preprocessing  # noqa: B018
+    else:
+        assert source.preprocessing.items() >= expected.items()
+
+
+def test_a_given_preprocessor_is_taken_instead(tmp_path):
+    golden = Golden("hf_vit")
+    path = repository(tmp_path, golden, golden.config, {**IMAGENET, "do_pad": True})
+    preprocessor = Preprocessor(1.0, 2.0)
+    model = keras_vit.load_checkpoint(path, preprocessor=preprocessor)
+    assert model.preprocessor is preprocessor
+
+
+@pytest.mark.parametrize(
+    ("change", "activation"),
+    [
+        ({}, "softmax"),
+        ({"problem_type": "multi_label_classification"}, "sigmoid"),
+        ({"problem_type": "regression"}, None),
+    ],
+)
+def test_the_head_that_transformers_configuration_states(tmp_path, change, activation):
+    golden = Golden("hf_vit")
+    names = [f"species {i}" for i in range(10)]
+    labels = {str(i): name for i, name in enumerate(names)}
+    config = {**golden.config, "id2label": labels, **change}
+    source = open_checkpoint(repository(tmp_path, golden, config))
+    assert source.infer_config({})["classifier_activation"] == activation
+    assert source.class_names(10) == names
+    with pytest.raises(ValueError, match="names 10 classes, and its classifier has 11"):
+        source.class_names(11)
+    config["id2label"] = {str(i): f"LABEL_{i}" for i in range(10)}
+    assert open_checkpoint(repository(tmp_path, golden, config)).class_names(10) is None
+
+
+def test_class_names_of_checkpoints(tmp_path):
+    golden = Golden("timm_map")
+    config = {**TIMM_CONFIG, "global_pool": "map"}
+    path = repository(tmp_path, golden, config)
+    model = keras_vit.load_checkpoint(path)
+    assert model.get_config()["class_names"] == list("abcdefghij")
+    new = keras_vit.load_checkpoint(path, head="new", classes=2)
+    assert new.get_config()["class_names"] is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"model_type": "dinov2"}, {"hidden_act": "quick_gelu"}]
+)
+def test_other_models_of_transformers(tmp_path, change):
+    golden = Golden("hf_vit")
+    path = repository(tmp_path, golden, {**golden.config, **change})
+    with pytest.raises(ValueError, match=next(iter(change.values()))):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["timm_token", "hf_vit"])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "net."])
+def test_prefixes_of_wrappers(tmp_path, name, prefix):
+    golden = Golden(name)
+    tensors = {prefix + n: x for n, x in load_file(golden.path).items()}
+    path = written(tmp_path / "wrapped.safetensors", tensors)
+    source, plain = open_checkpoint(path), open_checkpoint(golden.path)
+    assert source.shapes == plain.shapes
+    with source.file.reader() as read, plain.file.reader() as read_plain:
+        for tensor in plain.file.shapes:
+            np.testing.assert_array_equal(read(tensor), read_plain(tensor))
+    extra = np.zeros(3, "float32")
+    path = written(tmp_path / "more.safetensors", tensors, **{"criterion.weight": extra})
+    with pytest.raises(
+        ValueError, match=r"1 other tensors: criterion\.weight.*state_dict"
+    ):
+        open_checkpoint(path)
+    chosen = open_checkpoint(path, state_dict=prefix.rstrip("."))
+    assert chosen.shapes == plain.shapes
+
+
+def test_state_dicts_of_training_scripts(tmp_path):
+    torch = pytest.importorskip("torch")
+    golden = Golden("timm_token")
+    tensors = {n: torch.from_numpy(x) for n, x in load_file(golden.path).items()}
+    twice = {n: 2 * x for n, x in tensors.items()}
+    path = tmp_path / "last.pth"
+    torch.save(
+        {"student": twice, "teacher": tensors, "loss": {"c": tensors["norm.bias"]}}, path
+    )
+    with pytest.raises(ValueError, match=r"'student', 'teacher'.*state_dict=\.\.\."):
+        open_checkpoint(path)
+    source = open_checkpoint(path, state_dict="teacher")
+    with source.file.reader() as read:
+        np.testing.assert_array_equal(read("norm.bias"), array(tensors["norm.bias"]))
+    torch.save({"model": {"weights": tensors}, "epoch": 3}, path)
+    assert open_checkpoint(path).shapes == source.shapes
+
+
+def test_directories_of_pytorch(tmp_path):
+    torch = pytest.importorskip("torch")
+    golden = Golden("hf_vit")
+    tensors = {n: torch.from_numpy(x) for n, x in load_file(golden.path).items()}
+    (tmp_path / "config.json").write_text(json.dumps(golden.config))
+    shards = {"a.bin": list(tensors)[:9], "b.bin": list(tensors)[9:]}
+    for shard, names in shards.items():
+        torch.save({n: tensors[n] for n in names}, tmp_path / shard)
+    index = {n: shard for shard, names in shards.items() for n in names}
+    path = tmp_path / "pytorch_model.bin.index.json"
+    path.write_text(json.dumps({"weight_map": index}))
+    source, plain = open_checkpoint(tmp_path), open_checkpoint(golden.path)
+    assert source.shapes == plain.shapes
+    (tmp_path / "b.bin").unlink()
+    with pytest.raises(ValueError, match=r"b\.bin, which it names, is missing"):
+        open_checkpoint(tmp_path)
+    path.unlink()
+    torch.save(tensors, tmp_path / "a.bin")
+    assert open_checkpoint(tmp_path).shapes == plain.shapes
+    torch.save(tensors, tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=r"several checkpoints: a\.bin, c\.pth"):
+        open_checkpoint(tmp_path)
