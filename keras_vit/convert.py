@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_vit.models.adaptation import merged
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource, save_npz
@@ -46,6 +47,8 @@ def convert(
     if target.exists():
         raise FileExistsError(f"{target} exists; delete it or name another.")
     model = load_checkpoint(source, **overrides)
+    if ending == ".npz" or "quantized" not in model.get_config():
+        model = merged(model)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as temporary:
         written = pathlib.Path(temporary) / f"model{ending}"

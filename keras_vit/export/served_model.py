@@ -14,6 +14,7 @@ from keras_vit.export import comparison
 from keras_vit.export.staging import place, staged
 from keras_vit.export.stored_weights import restored, stored
 from keras_vit.labels import imagenet_1k
+from keras_vit.models.adaptation import merged
 from keras_vit.models.checkpoint import load_checkpoint
 
 
@@ -53,7 +54,7 @@ def loaded(model):
                 f"{type(part).__qualname__} is a class of {package!r}, which the process "
                 "that writes exports does not know: use one of keras or keras_vit."
             )
-    return model
+    return merged(model)
 
 
 def names_of_classes(model, labels):

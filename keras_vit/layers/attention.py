@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_vit.layers.adaptation import Composite
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.dot_product_attention import (
     attention_weights,
@@ -30,7 +31,7 @@ def head_dim(hidden_dim, num_heads):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class SelfAttention(keras.layers.Layer):
+class SelfAttention(Composite):
     """Multi-head self-attention with one fused projection to q, k and v.
 
     Input and output: `(b, n, d)`, any float dtype. The softmax runs in float32.

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_vit.layers.adaptation import Composite
 from keras_vit.layers.attention import SelfAttention
 from keras_vit.layers.mlp import MLP
 from keras_vit.layers.norm import LayerNorm
@@ -10,7 +11,7 @@ from keras_vit.layers.residual import LayerScale, StochasticDepth
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(Composite):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`.
 
     Each branch may be scaled (LayerScale) and dropped (stochastic depth).

@@ -6,8 +6,26 @@ from keras import ops
 from keras_vit.layers.initial_values import InitialValues
 
 
+class AdaptableDense(keras.layers.Dense):
+    """A `keras.layers.Dense` whose subclasses can be quantized and adapted by LoRA."""
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        # Keras quantizes exact instances of its Dense only: a subclass may compute
+        # something else. The subclasses here compute the same product.
+        del type_check
+        return super().quantize(mode, type_check=False, config=config)
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        if self.lora_enabled:
+            # Files hold the merged kernel, and Keras sets both factors to zero: neither
+            # would ever get a gradient again. One factor at zero leaves outputs alone.
+            shape = self.lora_kernel_a.shape
+            self.lora_kernel_a.assign(keras.initializers.HeUniform()(shape))
+
+
 @keras.saving.register_keras_serializable(package="keras_vit")
-class Dense(InitialValues, keras.layers.Dense):
+class Dense(InitialValues, AdaptableDense):
     """`keras.layers.Dense`, computed over `(b * n, d)` in place of `(b, n, d)`.
 
     The same numbers, arguments and weights. A product of matrices keeps its gradients

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_vit.layers.adaptation import Composite
 from keras_vit.layers.attention import SelfAttention
 from keras_vit.layers.block import TransformerBlock
 from keras_vit.layers.dense import Dense
@@ -10,7 +11,7 @@ from keras_vit.layers.mlp import MLP, get_activation
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class GhostDense(keras.layers.Layer):
+class GhostDense(Composite):
     """A dense layer that computes a part of its outputs; the others are scaled copies.
 
     `x, scale_1 * activation(x), scale_2 * activation(x), ...`, with `x = dense(inputs)`

@@ -67,5 +67,14 @@ def in_one_pass(function):
     if keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf
+    from tensorflow.python.eager.context import context
 
-    return tf.function(function, jit_compile=True)
+    compiled = tf.function(function, jit_compile=True)
+
+    @functools.wraps(function)
+    def call(*tensors):
+        # XLA cannot compile what tf.debugging.enable_check_numerics and
+        # enable_dump_debug_info add to every operation.
+        return (function if context().op_callbacks else compiled)(*tensors)
+
+    return call

@@ -3,8 +3,9 @@
 import keras
 from keras import ops
 
+from keras_vit.layers.adaptation import Composite
 from keras_vit.layers.attention import head_dim
-from keras_vit.layers.dense import Dense
+from keras_vit.layers.dense import AdaptableDense, Dense
 from keras_vit.layers.dot_product_attention import dot_product_attention
 from keras_vit.layers.initial_values import BudgetedLayer, InitialValues
 from keras_vit.layers.mlp import MLP
@@ -97,7 +98,7 @@ class GlobalAveragePooling(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class AttentionPooling(InitialValues):
+class AttentionPooling(InitialValues, Composite):
     """One learned probe attends to the grid tokens (MAP), then a residual MLP.
 
     `x = attention(probe, tokens)`, then `x + mlp(norm(x))`.
@@ -200,7 +201,7 @@ class AttentionPooling(InitialValues):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class PreLogits(BudgetedLayer, keras.layers.Dense):
+class PreLogits(BudgetedLayer, AdaptableDense):
     """The hidden layer of the pretraining head: dense, then tanh.
 
     Fine-tuning drops it. A `keras.layers.Dense` with other defaults.
@@ -236,7 +237,7 @@ class PreLogits(BudgetedLayer, keras.layers.Dense):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class Classifier(BudgetedLayer, keras.layers.Dense):
+class Classifier(BudgetedLayer, AdaptableDense):
     """The last linear layer, with a kernel that starts at zero, in float32.
 
     A zero kernel makes fine-tuning start from the same loss whatever the backbone

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_vit.layers.adaptation import Composite
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.gradient import hand_written_gradient, in_one_pass
 from keras_vit.layers.precision import wide
@@ -17,6 +18,7 @@ def _plain_gelu_tanh(x):
     return ops.gelu(x, approximate=True)
 
 
+@keras.saving.register_keras_serializable(package="keras_vit")
 @hand_written_gradient(_plain_gelu_tanh)
 def gelu_tanh(x):
     """The tanh approximation of GELU: Flax's default, so Google's checkpoints'.
@@ -48,6 +50,7 @@ def _plain_gelu_exact(x):
     return 0.5 * x * (1.0 + ops.erf(x * 0.5**0.5))
 
 
+@keras.saving.register_keras_serializable(package="keras_vit")
 @hand_written_gradient(_plain_gelu_exact)
 def gelu_exact(x):
     """GELU by the error function: timm, transformers, T2T-ViT."""
@@ -90,7 +93,7 @@ def get_activation(name):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class MLP(keras.layers.Layer):
+class MLP(Composite):
     """Two dense layers with an activation between; dropout after each.
 
     Input and output: `(..., d)`.

@@ -3,13 +3,14 @@
 import keras
 from keras import ops
 
+from keras_vit.layers.adaptation import Composite
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.initial_values import InitialValues
 from keras_vit.layers.positions import ADDED_POSITIONS, check_positions
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class PatchEncoder(InitialValues):
+class PatchEncoder(InitialValues, Composite):
     """Projects patches, puts prefix tokens in front, and adds positions.
 
     The tokens come in the order class token, distillation token, registers, grid in

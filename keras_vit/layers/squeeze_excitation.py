@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_vit.layers.adaptation import Composite
 from keras_vit.layers.attention import SelfAttention
 from keras_vit.layers.block import TransformerBlock
 from keras_vit.layers.dense import Dense
@@ -10,7 +11,7 @@ from keras_vit.layers.precision import wide
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class SqueezeExcitation(keras.layers.Layer):
+class SqueezeExcitation(Composite):
     """Weighs channels: `x * sigmoid(W2 relu(W1 mean(x)))`, the mean over all tokens.
 
     Input and output: `(b, n, d)`, any float dtype; the mean in float32.

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_vit.layers.adaptation import Composite
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.dot_product_attention import self_attention
 from keras_vit.layers.mlp import MLP
@@ -56,7 +57,7 @@ def performer_attention(query, key, value, features):
     return ops.cast(ops.matmul(query, mixed) / (row_sum + 1e-8), value.dtype)
 
 
-class _TokenAttention(keras.layers.Layer):
+class _TokenAttention(Composite):
     """`x = value + projection(attention)`, then `x + mlp(norm(x))`.
 
     The residual starts from the values, as input and output differ in width.
@@ -253,7 +254,7 @@ _TOKENS = {
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class TokensToToken(keras.layers.Layer):
+class TokensToToken(Composite):
     """Soft split, attention, soft split, attention, soft split: images to token map.
 
     Splits of 7x7 pixels with stride 4, then twice of 3x3 tokens with stride 2: each

@@ -180,6 +180,9 @@ def _load_keras(path, overrides):
         overrides = {**overrides, "include_top": False}
     if new_head or not overrides.get("include_top", True):
         old["representation_size"] = old["class_names"] = None
+        for name in ("lora", "quantized"):  # What was added to the old head.
+            entry = old.pop(name, {}).items()
+            old[name] = {p: v for p, v in entry if not f"{p}/".startswith(HEAD_PATHS)}
     with checkpoint_follows():
         config = {**old, "preprocessor": preprocessor, **overrides}
         model = type(saved).from_config(config)

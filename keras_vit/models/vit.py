@@ -19,12 +19,14 @@ from keras_vit.layers import (
     TokenPooling,
     TransformerBlock,
 )
+from keras_vit.layers.adaptation import adapt, adaptations
 from keras_vit.layers.attention import head_dim
 from keras_vit.layers.initial_values import checkpoint_follows
 from keras_vit.layers.mlp import get_activation
 from keras_vit.layers.patches import grid_shape
 from keras_vit.layers.positions import check_positions
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
+from keras_vit.models.adaptation import MODES, bases
 from keras_vit.models.image_model import ImageModel
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.h5 import load_own_weights
@@ -527,8 +529,33 @@ class ViT(ImageModel):
         >>> next(iter(model.weights_by_path()))
         'patch_encoder/class_token'
         """
-        scope = self.get_layer("patch_encoder").path.removesuffix("patch_encoder")
+        scope = self.weights_scope()
         return {weight.path.removeprefix(scope): weight for weight in self.weights}
+
+    def weights_scope(self):
+        """Return the name scope that the model was made in: a prefix of all its paths."""
+        return self.get_layer("patch_encoder").path.removesuffix("patch_encoder")
+
+    def quantize(self, mode=None, config=None, filters=None, **kwargs):
+        """Quantize the dense layers, as `keras.Model.quantize` does.
+
+        Args:
+            mode: `"int8"`, `"int4"` or `"float8"`; may be left out with a `config`.
+            config: None, or one of Keras's quantization configs.
+            filters: None, or which layers: see `keras.Model.quantize`.
+            **kwargs: as for `keras.Model.quantize`.
+
+        Raises:
+            ValueError: another mode: `"gptq"` and `"awq"` calibrate text models.
+        """
+        chosen = mode or getattr(config, "mode", None)
+        if chosen not in MODES:
+            raise ValueError(
+                f"Unknown quantization mode {chosen!r} for a Vision Transformer; choose "
+                f"one of {', '.join(map(repr, MODES))}. (Keras calibrates 'gptq' and "
+                "'awq' on text.)"
+            )
+        super().quantize(mode, config=config, filters=filters, **kwargs)
 
     def get_config(self):
         """Exactly the constructor's arguments, but those about loading `weights`.
@@ -545,21 +572,24 @@ class ViT(ImageModel):
             "dtype": policy.name if plain else keras.dtype_policies.serialize(policy),
         }
         weights = self.weights_by_path().items()
-        frozen = [p for p, w in weights if not w.trainable and p not in self._fixed]
+        fixed = self._fixed | bases(self)
+        frozen = [p for p, w in weights if not w.trainable and p not in fixed]
         if frozen:
             config["frozen"] = frozen
-        return config
+        return {**config, **adaptations(self, self.weights_scope())}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         frozen = set(config.pop("frozen", ()))
+        added = {name: config.pop(name, {}) for name in ("lora", "quantized")}
         for argument in ("stem", "preprocessor"):
             if isinstance(config.get(argument), dict):
                 config[argument] = keras.saving.deserialize_keras_object(
                     config[argument], custom_objects=custom_objects
                 )
         model = cls(**config)
+        adapt(model, model.weights_scope(), added)
         for path, weight in model.weights_by_path().items():
             if path in frozen:
                 weight.trainable = False

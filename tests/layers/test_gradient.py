@@ -145,3 +145,17 @@ def test_a_wrong_gradient_is_seen():
     x, upstream = random_array(3), np.ones(3, "float32")
     _, (wrong,) = output_and_gradients(square, [x], upstream)
     np.testing.assert_allclose(wrong, 3 * x, rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's checks")
+@pytest.mark.parametrize("function", [gelu_tanh, gelu_exact])
+def test_beside_checks_of_numerics(function, tensorflow):
+    arguments = function, [random_array(2, 8)], random_array(2, 8, seed=1)
+    expected, (expected_gradient,) = output_and_gradients(*arguments)
+    tensorflow.debugging.enable_check_numerics()
+    try:
+        checked, (gradient,) = output_and_gradients(*arguments)
+    finally:
+        tensorflow.debugging.disable_check_numerics()
+    np.testing.assert_allclose(checked, expected, atol=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-6)

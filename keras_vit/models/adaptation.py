@@ -1,0 +1,99 @@
+"""LoRA and quantization of models: which modes there are, and how to merge LoRA."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_vit.layers.adaptation import adaptable_layers, adaptations
+from keras_vit.weights.strict import assign
+
+# Modes of `quantize` that need no calibration data.
+MODES = ("int8", "int4", "float8")
+
+
+def merged(model: Any) -> Any:
+    """Return a model whose kernels include what LoRA has learned.
+
+    Args:
+        model: a `keras_vit.ViT`.
+
+    Returns:
+        The model itself if it does not use LoRA, otherwise a new, uncompiled one.
+
+    Raises:
+        ValueError: the model is quantized.
+    """
+    found = adaptations(model, model.weights_scope())
+    refuse_quantized(found.get("quantized", {}))
+    if "lora" not in found:
+        return model
+    values = {
+        path: keras.ops.convert_to_numpy(weight)
+        for path, weight in model.weights_by_path().items()
+    }
+    leaves = adaptable_layers(model, model.weights_scope())
+    for path, (rank, alpha) in found["lora"].items():
+        product = np.matmul(
+            *(values.pop(_path_of(model, factor)) for factor in _factors(leaves[path]))
+        )
+        kernel = _path_of(model, _base(leaves[path]))
+        value = values[kernel].astype("float32") + alpha / rank * product
+        values[kernel] = value.astype(values[kernel].dtype)
+    config = model.get_config()
+    del config["lora"]
+    plain = type(model).from_config(config)
+    assign(plain.weights_by_path(), values.items())
+    return plain
+
+
+def refuse_quantized(quantized: dict[str, Any]) -> None:
+    """Raise a `ValueError` unless the entry of `adaptations` is empty."""
+    if quantized:
+        path, (mode, _) = next(iter(quantized.items()))
+        raise ValueError(
+            f"The model is quantized ({mode}; {len(quantized)} layers, the first is "
+            f"{path}), and exports and conversions start from float weights. Export the "
+            "model as it was before quantize(); keras_vit.export stores and computes in "
+            "8 bits with weights_dtype='int8'."
+        )
+
+
+def _path_of(model, weight):
+    return weight.path.removeprefix(model.weights_scope())
+
+
+def _factors(layer):
+    """Return the two factors of what LoRA adds to a layer's weights."""
+    if hasattr(layer, "lora_embeddings_a"):
+        return layer.lora_embeddings_a, layer.lora_embeddings_b
+    return layer.lora_kernel_a, layer.lora_kernel_b
+
+
+def _base(layer):
+    """Return the weights that LoRA leaves frozen."""
+    return layer._embeddings if hasattr(layer, "_embeddings") else layer._kernel
+
+
+def bases(model: Any) -> set[str]:
+    """Return the paths of the kernels that LoRA or quantization made untrainable.
+
+    They are not frozen by the user: a kernel under LoRA counts as frozen only if LoRA's
+    own factors are frozen too.
+
+    Args:
+        model: a `keras_vit.ViT`.
+    """
+    paths = set()
+    for layer in adaptable_layers(model, model.weights_scope()).values():
+        quantized = layer.quantization_mode in ("int8", "int4")
+        if layer.lora_enabled:
+            if any(factor.trainable for factor in _factors(layer)):
+                paths.add(_path_of(model, _base(layer)))
+        elif quantized and layer.trainable:
+            paths |= {
+                _path_of(model, weight)
+                for weight in layer.weights
+                if not weight.trainable
+            }
+    return paths
