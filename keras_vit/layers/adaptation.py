@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from keras_vit.layers.initial_values import without_budget
+
 
 def adaptable_layers(whole: Any, scope: str) -> dict[str, Any]:
     """Return the layers to which Keras can add LoRA or quantization, by path.
@@ -54,13 +56,24 @@ def adapt(whole: Any, scope: str, entries: dict[str, dict[str, Any]]) -> None:
         entries: of `adaptations`; paths that do not exist are skipped.
     """
     layers = adaptable_layers(whole, scope) if any(entries.values()) else {}
-    for path, (mode, config) in entries.get("quantized", {}).items():
-        if path in layers:
-            config = keras.saving.deserialize_keras_object(config)
-            layers[path].quantize(mode, type_check=False, config=config)
-    for path, (rank, alpha) in entries.get("lora", {}).items():
-        if path in layers:
-            layers[path].enable_lora(rank, lora_alpha=alpha)
+    with without_budget():  # Files do not have LoRA's factors, nor what was quantized.
+        for path, (mode, config) in entries.get("quantized", {}).items():
+            if path in layers:
+                config = keras.saving.deserialize_keras_object(config)
+                layers[path].quantize(mode, type_check=False, config=config)
+        for path, (rank, alpha) in entries.get("lora", {}).items():
+            if path in layers:
+                _check_rank(path, layers[path], rank)
+                layers[path].enable_lora(rank, lora_alpha=alpha)
+
+
+def _check_rank(path, layer, rank):
+    largest = max(size for weight in layer.weights for size in weight.shape)
+    if not isinstance(rank, int) or not 0 < rank <= largest:
+        raise ValueError(
+            f"LoRA of {path} must have a rank from 1 to {largest}, the layer's width; "
+            f"the config has {rank!r}."
+        )
 
 
 class Composite(keras.layers.Layer):

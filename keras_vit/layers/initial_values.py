@@ -64,6 +64,16 @@ def checkpoint_follows(follows: bool = True, budget: WeightBudget | None = None)
         _budget.reset(budget_token)
 
 
+@contextlib.contextmanager
+def without_budget():
+    """While it lasts, weights do not count against the budget of `checkpoint_follows`."""
+    token = _budget.set(None)
+    try:
+        yield
+    finally:
+        _budget.reset(token)
+
+
 class BudgetedLayer(keras.layers.Layer):
     """A layer whose weights count against the budget of `checkpoint_follows`."""
 

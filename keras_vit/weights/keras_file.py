@@ -50,7 +50,8 @@ def _read_budget(weights):
     with h5py.File(weights, "r") as file:
         datasets = find_datasets(file, len(weights.getbuffer()))
         sizes = [
-            dataset.size
+            # Quantization to 4 bits stores two elements in each integer of 8.
+            dataset.size * (2 if dataset.dtype.kind in "iu" else 1)
             for name, dataset in datasets.items()
             if not name.startswith("optimizer/")
         ]
