@@ -17,6 +17,7 @@ import typing
 from typing import Any
 
 from keras_vit.training.augment import Augmentation
+from keras_vit.weights.tensor_file import check_regular_file, parse_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,7 +192,13 @@ def load(name_or_path: str) -> Config:
         ValueError: no such config; the nearest names are in the message.
     """
     if name_or_path.endswith(".json"):
-        return from_dict(json.loads(pathlib.Path(name_or_path).read_text()))
+        path = pathlib.Path(name_or_path)
+        check_regular_file(name_or_path)
+        values = parse_json(path.read_bytes(), name_or_path)
+        try:
+            return from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{name_or_path} is no config: {error}") from None
     if name_or_path not in names():
         near = difflib.get_close_matches(name_or_path, names(), n=3, cutoff=0.3)
         raise ValueError(
@@ -209,6 +216,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(values: dict[str, Any], kind: type = Config) -> Any:
     """The config that `to_dict` was given."""
     hints = typing.get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise ValueError(f"{kind.__name__} must be an object; received {values!r:.100}.")
     _check_keys(kind, values, "")
     arguments = {}
     for key, value in values.items():
@@ -216,6 +225,14 @@ def from_dict(values: dict[str, Any], kind: type = Config) -> Any:
             arguments[key] = from_dict(value, hints[key])
         else:
             arguments[key] = _checked(value, hints[key], key)
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.name not in arguments
+        and field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} is missing.")
     return kind(**arguments)
 
 
@@ -290,8 +307,8 @@ def _replace(config, keys, text, whole):
 def _parse(text):
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text  # Python raises the last two for deep nesting.
 
 
 def _check_keys(kind, keys, whole):
@@ -319,8 +336,14 @@ def _checked(value, hint, key):
     for option in options:
         origin = typing.get_origin(option) or option
         if origin is tuple and isinstance(value, list | tuple):
+            if typing.get_args(option)[:1] == (str,) and any(
+                not isinstance(part, str) for part in value
+            ):
+                continue
             return tuple(value)
-        if option is float and type(value) is int:
+        if option is float and type(value) in (int, float):
+            if not abs(value) < 1e38:  # NaN, infinity, and what no float holds.
+                continue
             return float(value)
         if option is type(None) and value is None:
             return None
@@ -328,8 +351,15 @@ def _checked(value, hint, key):
             return value
     raise ValueError(
         f"{key} must be {' or '.join(_name(option) for option in options)}; received "
-        f"{value!r}."
+        f"{_shorten(value)}."
     )
+
+
+def _shorten(value):
+    try:
+        return f"{value!r:.200}"
+    except ValueError:  # Python writes no int of more than 4,300 digits.
+        return "an int of thousands of digits"
 
 
 def _name(option):

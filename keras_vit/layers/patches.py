@@ -20,12 +20,12 @@ def grid_shape(input_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
         ValueError: `input_shape` is not three positive ints, `patch_size` is not
             a positive int, or the patch does not divide the image.
     """
-    if not isinstance(patch_size, int) or patch_size < 1:
+    if type(patch_size) is not int or patch_size < 1:
         raise ValueError(
             f"patch_size must be a positive int (pixels); received {patch_size!r}."
         )
     sizes = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
-    if len(sizes) != 3 or not all(isinstance(s, int) and s > 0 for s in sizes):
+    if len(sizes) != 3 or not all(type(s) is int and s > 0 for s in sizes):
         raise ValueError(
             "input_shape must be three positive ints (height, width, channels); "
             f"received {input_shape!r}."

@@ -4,6 +4,8 @@ import contextlib
 
 import keras
 
+from keras_vit.models.argument_names import check_argument_names
+
 
 class ImageModel(keras.Model):
     """A functional model of images that checks what it is given.
@@ -15,6 +17,11 @@ class ImageModel(keras.Model):
     A subclass makes its graph, calls the constructor with `inputs` and `outputs`, and
     has `input_shape` `(None, height, width, channels)`.
     """
+
+    # Here and not in a subclass, whose signature would be this one.
+    def __new__(cls, *args, **kwargs):
+        check_argument_names(cls, kwargs)
+        return super().__new__(cls, *args, **kwargs)
 
     def __call__(self, inputs, *args, **kwargs):
         self._check_data(inputs)

@@ -622,6 +622,11 @@ def _grid_shape(input_shape, patch_size, stem):
             "stem must give maps of features (batch, height, width, channels) of known "
             f"size; {stem!r} gives {(None, *features)} for images of {input_shape}."
         )
+    if math.prod(features) > _LARGEST_IMAGE:
+        raise ValueError(
+            f"The stem gives maps of {features}, more than {_LARGEST_IMAGE} numbers an "
+            "image: make it smaller."
+        )
     sides = features[:2]
     if isinstance(patch_size, int) and any(side % max(patch_size, 1) for side in sides):
         nearest = [_nearest_side(axis, input_shape, patch_size, stem) for axis in (0, 1)]
@@ -677,42 +682,98 @@ def _check_class_names(class_names, classes):
         )
 
 
+# Larger than any that was ever trained (ViT-22B has 48 blocks of a width of 6144).
+_LARGEST_SIZES = {
+    "hidden_dim": 2**17,
+    "num_layers": 10_000,
+    "num_heads": 2**17,
+    "mlp_dim": 2**20,
+    "classes": 10**8,
+    "representation_size": 2**20,
+    "registers": 10**6,
+}
+_LARGEST_MODEL = 10**11  # Weights: 400 GB as float32.
+_LARGEST_IMAGE = 2**28  # Numbers: 1 GB as float32.
+
+
+def _is_int(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value):
+    """Return True for a finite int or float that a float32 can hold."""
+    number = _is_int(value) or isinstance(value, float)
+    return number and abs(value) < 1e38
+
+
+def _is_activation(name):
+    try:
+        return isinstance(name, str) and callable(keras.activations.get(name))
+    except (ValueError, TypeError):
+        return False
+
+
+def _shorten(value):
+    """Return `repr(value)`, which may have thousands of digits, in one line."""
+    if _is_int(value) and abs(value) > 10**20:
+        return "an int of more than 20 digits"
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _check_total(config, grid):
+    """Check roughly how many weights the model would have."""
+    height, width, channels = config["input_shape"]
+    if height * width * channels > _LARGEST_IMAGE:
+        raise ValueError(
+            f"input_shape={_shorten(config['input_shape'])} has more than "
+            f"{_LARGEST_IMAGE} numbers an image: make it smaller."
+        )
+    d, rows = config["hidden_dim"], grid[0] * grid[1]
+    if config["stem"] is None:
+        rows += config["patch_size"] ** 2 * channels
+    if config["include_top"]:
+        rows += config["classes"]
+    rows += config["registers"] + config["num_layers"] * (4 * d + 2 * config["mlp_dim"])
+    if d * rows > _LARGEST_MODEL:
+        raise ValueError(
+            f"The model would have about {d * rows:.1e} weights, more than "
+            f"{_LARGEST_MODEL:.0e}: make hidden_dim, num_layers, mlp_dim, classes, "
+            "patch_size or input_shape smaller."
+        )
+
+
 def _check_config(config):
     """Raises before anything is built; returns the grid's rows and columns."""
-    for argument in ("hidden_dim", "num_layers", "num_heads", "mlp_dim", "classes"):
-        if not isinstance(config[argument], int) or config[argument] < 1:
+    for argument, largest in _LARGEST_SIZES.items():
+        size = config[argument]
+        if size is None and argument == "representation_size":
+            continue
+        smallest = 0 if argument == "registers" else 1
+        if not _is_int(size) or not smallest <= size <= largest:
+            what = {
+                "registers": "an int, 0 or more",
+                "representation_size": "None or a positive int",
+            }.get(argument, "a positive int")
             raise ValueError(
-                f"{argument} must be a positive int (int(...) makes one of a NumPy "
-                f"number); received {config[argument]!r}."
+                f"{argument} must be {what}, at most {largest} (int(...) makes an int of "
+                f"a NumPy number); received {_shorten(size)}."
             )
     _check_class_names(config["class_names"], config["classes"])
     representation_size = config["representation_size"]
-    if representation_size is not None and (
-        not isinstance(representation_size, int) or representation_size < 1
-    ):
-        raise ValueError(
-            "representation_size must be None or a positive int; received "
-            f"{representation_size!r}."
-        )
     epsilon = config["layer_norm_epsilon"]
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
         raise ValueError(
             f"layer_norm_epsilon must be a float between 0 and 1; received {epsilon!r}."
         )
-    if not isinstance(config["registers"], int) or config["registers"] < 0:
-        raise ValueError(
-            f"registers must be an int, 0 or more; received {config['registers']!r}."
-        )
     layer_scale = config["layer_scale"]
-    if layer_scale is not None and not (
-        isinstance(layer_scale, int | float) and layer_scale > 0
-    ):
+    if layer_scale is not None and not (_is_number(layer_scale) and layer_scale > 0):
         raise ValueError(
             "layer_scale must be None or a positive number, the initial scale; received "
             f"{layer_scale!r}."
         )
     bias = config["classifier_bias"]
-    if not isinstance(bias, int | float) or not math.isfinite(bias):
+    if not _is_number(bias):
         raise ValueError(f"classifier_bias must be a finite number; received {bias!r}.")
     for argument in (
         "include_top",
@@ -729,15 +790,16 @@ def _check_config(config):
         "stochastic_depth_rate",
     ):
         rate = config[argument]
-        if not isinstance(rate, int | float) or not 0 <= rate < 1:
+        if not _is_number(rate) or not 0 <= rate < 1:
             raise ValueError(
                 f"{argument} must be a number, at least 0 and below 1; received {rate!r}."
             )
     grid = _grid_shape(config["input_shape"], config["patch_size"], config["stem"])
+    _check_total(config, grid)
     head_dim(config["hidden_dim"], config["num_heads"])
     get_activation(config["activation"])
     activation = config["classifier_activation"]
-    if activation is not None and not hasattr(keras.activations, str(activation)):
+    if activation is not None and not _is_activation(activation):
         raise ValueError(
             f"Unknown classifier_activation {activation!r}; use None for logits, "
             "'softmax', 'sigmoid' or another name of keras.activations."

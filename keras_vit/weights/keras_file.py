@@ -33,7 +33,7 @@ def check_keras_file(path: str, model_class: type) -> WeightBudget:
             missing = sorted({_CONFIG, _WEIGHTS} - set(archive.namelist()))
             if missing:
                 raise ValueError(f"{' and '.join(missing)} is missing in it")
-            config = parse_json(archive.read(_CONFIG), _CONFIG)
+            config = parse_json(archive.read(_CONFIG), _CONFIG, allow_nan=True)
             weights = io.BytesIO(archive.read(_WEIGHTS))  # Checks their checksum.
         budget = _read_budget(weights)
     except Exception as error:

@@ -104,12 +104,13 @@ def check_regular_file(path: str) -> None:
         )
 
 
-def parse_json(text: str | bytes, path: str) -> dict[str, Any]:
+def parse_json(text: str | bytes, path: str, allow_nan: bool = False) -> dict[str, Any]:
     """Return the JSON object in `text`.
 
     Args:
         text: JSON.
         path: where it comes from, for the message.
+        allow_nan: bool, whether NaN and infinity may be in it, as in Keras's.
 
     Raises:
         ValueError: not a JSON object, longer than `LARGEST_JSON`, nested too deeply, or
@@ -125,7 +126,7 @@ def parse_json(text: str | bytes, path: str) -> dict[str, Any]:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        content = json.loads(text, parse_constant=refuse)
+        content = json.loads(text, parse_constant=None if allow_nan else refuse)
     except RecursionError:
         raise ValueError(f"{path} is not readable JSON: nested too deeply.") from None
     except ValueError as error:

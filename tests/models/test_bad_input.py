@@ -1,9 +1,12 @@
 """Bad arguments and images: the value, the limit and the remedy, before building."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 
+import keras_vit
 from keras_vit.layers import Preprocessor, ResNetStem
 from tests.cases import random_array, tiny_vit
 
@@ -66,6 +69,22 @@ BAD_ARGUMENTS = [
         {"stem": ResNetStem(()), "patch_size": 8},
         r"16x24 pixels leaves.*a map of 4x6.*Resize to 29x29",
     ),
+    ({"patch_size": "16"}, "patch_size must be a positive int.*'16'"),
+    ({"patch_size": True}, "patch_size must be a positive int.*True"),
+    ({"input_shape": (True, 24, 3)}, "three positive ints"),
+    ({"num_layers": 10**9}, r"num_layers must be .*at most 10000.*1000000000"),
+    ({"num_layers": 10**6000}, "num_layers must be.*an int of more than 20 digits"),
+    ({"num_heads": True}, "num_heads must be a positive int.*True"),
+    ({"classes": [5]}, r"classes must be a positive int.*\[5\]"),
+    ({"registers": 10**12}, "registers must be an int, 0 or more, at most 1000000"),
+    ({"hidden_dim": 2**17, "num_layers": 100}, r"weights, more than 1e\+11: make hidden"),
+    ({"input_shape": (2**20, 2**20, 3)}, "numbers an image: make it smaller"),
+    ({"stem": keras.layers.Dense(10**9)}, "maps of .*numbers an image: make it smaller"),
+    ({"dropout_rate": float("nan")}, "dropout_rate must be a number.*nan"),
+    ({"dropout_rate": False}, "dropout_rate must be a number.*False"),
+    ({"classifier_bias": 10**400}, "classifier_bias must be a finite number"),
+    ({"layer_scale": float("inf")}, "layer_scale must be None or a positive.*inf"),
+    ({"classifier_activation": "deserialize"}, "Unknown classifier_activation 'deseri"),
     ({"stem": ResNetStem(()), "patch_size": 0}, "patch_size must be a positive int.*0"),
     ({"stem": ResNetStem(()), "input_shape": (16, 24)}, "three positive ints"),
     (
@@ -91,6 +110,21 @@ def test_bad_argument(arguments, message, monkeypatch):
     monkeypatch.setattr(keras.layers.Layer, "add_weight", built)
     with pytest.raises(ValueError, match=message):
         tiny_vit(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("num_classes", ": did you mean classes?"),
+        ("num_layer", ": did you mean num_layers"),
+        ("drop_path_rate", ": did you mean stochastic_depth_rate?"),
+        ("xyz", "."),
+    ],
+)
+@pytest.mark.parametrize("make", [keras_vit.ViT, keras_vit.ViTTi16, keras_vit.T2TViT7])
+def test_an_unknown_argument(make, argument, hint):
+    with pytest.raises(TypeError, match=re.escape(f"has no argument '{argument}'{hint}")):
+        make(**{argument: 2})
 
 
 def test_a_stem_that_has_weights():

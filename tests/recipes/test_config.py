@@ -116,11 +116,41 @@ def test_override():
         ("optimization=3", r"optimization has parts"),
         ("epochs.more=3", "epochs is one value"),
         ("augmentation.mixup=-1", "mixup must be 0 or more"),
+        ("optimization.learning_rate=1e999", "learning_rate must be float; received inf"),
+        ("optimization.learning_rate=1" + "0" * 400, "learning_rate must be float; rec"),
+        ("epochs=" + "[" * 10_000, r"epochs must be int; received '\[\["),
+        ("epochs=1" + "0" * 5000, "epochs must be int; received '1000"),
+        ("epochs={[]: 1}", r"epochs must be int; received '\{\[\]: 1\}'"),
+        ("epochs=True", "epochs must be int; received True"),
+        (
+            "optimization.frozen=[1]",
+            r"frozen must be tuple; received \[1\]",
+        ),
     ],
 )
 def test_bad_settings(setting, message):
     with pytest.raises(ValueError, match=message):
         configs.override(configs.load("digits_vit"), [setting])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"about"', "is not readable JSON"),
+        ("[" * 100_000, "is not readable JSON: nested too deeply"),
+        ("[]", "holds no JSON object"),
+        ("{}", "is no config: about, command, hardware, expected is missing"),
+        ('{"model": 3}', "is no config: Model must be an object; received 3"),
+        ('{"epochs": NaN}', "NaN is not JSON"),
+        ('{"seed": "0"}', "is no config: seed must be int; received '0'"),
+        ('{"model": {"arguments": []}}', "is no config: arguments must be dict"),
+    ],
+)
+def test_a_json_that_is_no_config(tmp_path, text, message):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"config\.json.* {message}"):
+        configs.load(str(path))
 
 
 def test_bad_names():
