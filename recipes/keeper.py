@@ -10,6 +10,7 @@ import keras
 from keras_vit.training.host import tensorflow
 from keras_vit.training.pipeline import batch_ids
 from recipes import cost
+from recipes.fingerprint import check_unchanged, fingerprints
 from recipes.run_directory import RunDirectory
 
 # A loss that is so many times that of guessing has exploded.
@@ -36,6 +37,8 @@ class Keeper(keras.callbacks.Callback):
         self.failure: str | None = None
         state = directory.load_state(variables(model)) or {}
         self.history: list[dict[str, Any]] = state.get("history", [])
+        self.data = fingerprints(plan.sources)
+        check_unchanged(state.get("data", {}), self.data, plan.sources)
         # Those of the last checkpoint, and those to be set before the next batch.
         self.generators: list[list[int]] = state.get("generators", [])
         self.pending: list[list[int]] = []
@@ -129,7 +132,11 @@ class Keeper(keras.callbacks.Callback):
         self.generators = generators()
         self.directory.save_state(
             variables(self.model),
-            {"history": self.history, "generators": self.generators},
+            {
+                "history": self.history,
+                "generators": self.generators,
+                "data": self.data,
+            },
         )
         left = (self.plan.steps - row["step"]) * seconds / self.plan.interval
         print(f"  {self._described(row)}; {left / 60:.0f} min left", flush=True)

@@ -348,7 +348,9 @@ def _epoch(references, count, number, skipped):
     """`(position in the stream, False, reference)`, and at the end a mark with True."""
     tf = tensorflow()
     first = number * count + skipped
-    positions = tf.data.Dataset.range(first, tf.int64.max)
+    # A file that cannot be opened fails at every try, and `ignore_errors` tries again.
+    # Each try takes a position, so that their end bounds the tries.
+    positions = tf.data.Dataset.range(first, (number + 1) * count)
     no_end = tf.data.Dataset.from_tensors(False).repeat()
     end = (
         tf.cast((number + 1) * count, "int64"),
@@ -469,6 +471,8 @@ class _Images:
         return np.True_
 
     def _report_gap(self, first, missing):
+        if lost := self.source.lost():
+            raise ValueError(f"{self.source.name}: {lost}")
         problems = self._problems(first, missing)
         if not self.skip or missing >= self.source.num_examples:
             name, reason = next(iter(problems.items()))
@@ -503,11 +507,17 @@ class _Images:
                 except tf.errors.OpError as error:
                     problems[name] = reason(error)
         except tf.errors.OpError as error:
-            problems[f"a file with {missing - found} examples"] = reason(error)
-        else:
-            if found < missing:
-                problems[f"a file with {missing - found} examples"] = "they are missing."
+            self._raise_damaged(missing - found, reason(error))
+        if found < missing:
+            self._raise_damaged(missing - found, "they are missing.")
         return problems
+
+    def _raise_damaged(self, examples, reason):
+        """Raise an error that names the damaged file of a set that packs its images."""
+        damaged = self.source.damaged()
+        if damaged is None:
+            damaged = f"a file with {examples} examples cannot be read: {reason}"
+        raise ValueError(f"{self.source.name}: {damaged}")
 
 
 def _text(identifier):

@@ -1,13 +1,16 @@
 """Where labelled images come from: digits, TensorFlow Datasets, folders."""
 
 import collections
+import concurrent.futures
 import dataclasses
 import difflib
 import logging
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+import stat
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,9 @@ logger = logging.getLogger(__name__)
 # Names of folders that hold the parts of a set instead of its classes.
 _TRAINING = ("train", "training")
 _HELD_OUT = ("val", "valid", "validation", "dev", "eval", "test", "testing")
+
+# Sets of files of up to so many bytes together are recorded by their contents.
+_CHECKSUM_BYTES = 2**26
 
 # Those that `tf.io.decode_image` reads.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
@@ -43,6 +49,14 @@ class Source:
             encoded image (a string tensor) or to pixels 0 to 255.
         encoded: bool, whether `read` returns the bytes of image files.
         exif: bool, whether images are turned upright as their EXIF orientation asks for.
+        listing: function of no arguments that lists what the set consists of, in order:
+            tuples of a unique name (an example's id, or a file with many examples), the
+            label (or the number of examples) and a text that changes with the contents.
+            None if unknown.
+        lost: function of no arguments that returns a sentence that names a file or folder
+            of the set that is gone, or None.
+        damaged: function of no arguments that reads all files that hold many examples
+            and returns a sentence that names a damaged one, or None.
 
     Example:
 
@@ -63,6 +77,9 @@ class Source:
     read: Callable[[Any], Any]
     encoded: bool = False
     exif: bool = True
+    listing: Callable[[], list[tuple[str, int, str]]] | None = None
+    lost: Callable[[], str | None] = lambda: None
+    damaged: Callable[[], str | None] = lambda: None
 
     def examples(self):
         """All examples once, in an order that never changes, not decoded.
@@ -219,6 +236,12 @@ def _digits(name, split):
         references=lambda: tensorflow().data.Dataset.from_tensor_slices(reference),
         reference_bytes=images[0].nbytes,
         read=lambda image: image,
+        listing=lambda: [
+            (name, int(label), f"{zlib.crc32(image.tobytes()):08x}")
+            for name, label, image in zip(
+                reference["id"], reference["label"], images, strict=True
+            )
+        ],
     )
 
 
@@ -259,6 +282,13 @@ def _folder(name, path):
         reference_bytes=500,
         read=lambda file: tensorflow().io.read_file(file),
         encoded=True,
+        listing=lambda: [
+            (os.fsdecode(identifier).encode(errors="replace").decode(), label, content)
+            for identifier, label, content in zip(
+                identifiers, labels, contents(files), strict=True
+            )
+        ],
+        lost=lambda: _gone([path, *(path / class_name for class_name in classes)]),
     )
 
 
@@ -390,6 +420,21 @@ def _tfds(name, rest, data_dir, download):
     if num_examples == 0:
         raise ValueError(f"{name!r} has no examples.")
     shape = image.shape
+    # Parts of TFRecord files.
+    parts = info.splits[split].file_instructions
+    files = [str(part.filename) for part in parts]
+    if gone := _gone(files):
+        raise FileNotFoundError(f"{name!r}: {gone}")
+
+    def listing():
+        return [
+            (
+                f"{info.full_name}/{os.path.basename(file)}[{part.skip}:{part.take}]",
+                part.examples_in_shard,
+                content,
+            )
+            for part, file, content in zip(parts, files, contents(files), strict=True)
+        ]
 
     def references():
         config = tfds.ReadConfig(
@@ -426,7 +471,84 @@ def _tfds(name, rest, data_dir, download):
         reference_bytes=max(1, info.dataset_size // info.splits.total_num_examples),
         read=lambda image: image,
         encoded=True,
+        listing=listing,
+        lost=lambda: _gone(files),
+        damaged=lambda: _damaged(parts),
     )
+
+
+def _gone(paths):
+    """Return a sentence that names the first of some paths that does not exist."""
+    # TensorFlow's file systems include gs:// and others that TFDS reads from.
+    exists = tensorflow().io.gfile.exists
+    for path in map(os.fspath, paths):
+        if not exists(path):
+            return f"{path} is missing. Restore it, or mount the disk that holds it."
+    return None
+
+
+def _damaged(parts):
+    """Return a sentence that names the first TFRecord file that cannot be read whole."""
+    tf = tensorflow()
+    for part in parts:
+        found = 0
+        try:
+            for _ in tf.data.TFRecordDataset(str(part.filename)):
+                found += 1
+        except tf.errors.OpError as error:
+            return (
+                f"{part.filename} is damaged after {found} of {part.examples_in_shard} "
+                f"examples ({error.message.splitlines()[0]}). Restore it."
+            )
+        if found < part.examples_in_shard:
+            return (
+                f"{part.filename} has {found} of {part.examples_in_shard} examples. "
+                "Restore it."
+            )
+    return None
+
+
+def contents(files: Sequence[str]) -> list[str]:
+    """Return a text for each file that changes with its contents, as far as is cheap.
+
+    Args:
+        files: paths.
+
+    Returns:
+        The size of each file, and a checksum too where all of them together are small;
+        `"missing"` for a file that does not exist.
+
+    Example:
+
+    >>> from keras_vit.training.sources import contents
+    >>> contents(["/no/such/file"])
+    ['missing']
+    """
+    # On network file systems each of these waits.
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        sizes = list(pool.map(_size, files, chunksize=64))
+        if sum(size or 0 for size in sizes) > _CHECKSUM_BYTES:
+            return ["missing" if size is None else str(size) for size in sizes]
+        return list(pool.map(_checksum, files))
+
+
+def _size(file):
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _checksum(file):
+    size = _size(file)
+    if size is None:
+        return "missing"
+    try:
+        with open(file, "rb") as opened:
+            return f"{size} {zlib.crc32(opened.read()):08x}"
+    except OSError:
+        return f"{size} unreadable"
 
 
 def _builder(tfds, name, dataset, data_dir, download):

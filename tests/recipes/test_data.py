@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 import keras_vit
+from keras_vit.training import sources as sources_module
+from keras_vit.training.sources import open_source
 from recipes import config as configs
-from recipes import evaluate, linear_probe, predict, pretrain, training
+from recipes import evaluate, fingerprint, linear_probe, predict, pretrain, training
 
 pytestmark = pytest.mark.any_backend
 COLORS = {"cat": 20, "dog": 90, "horse": 160, "zebra": 240}
@@ -153,3 +155,95 @@ def test_predict_takes_the_files_of_a_folder_source(run, tmp_path, capsys):
     (line,) = [x for x in capsys.readouterr().out.splitlines() if "cannot be read" in x]
     assert "Unknown image file format" in line
     assert "{{" not in line
+
+
+def add(folder):
+    shutil.copy(folder / "cat" / "0.png", folder / "cat" / "new.png")
+
+
+def remove(folder):
+    (folder / "dog" / "3.png").unlink()
+
+
+def rename(folder):
+    (folder / "dog" / "3.png").rename(folder / "dog" / "33.png")
+
+
+def relabel(folder):
+    (folder / "dog" / "3.png").rename(folder / "cat" / "dog3.png")
+
+
+def swap(folder):
+    first, second = (folder / name / "3.png" for name in ("dog", "cat"))
+    contents = first.read_bytes(), second.read_bytes()
+    second.write_bytes(contents[0])
+    first.write_bytes(contents[1])
+
+
+def rename_class(folder):
+    (folder / "dog").rename(folder / "elk")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (add, r"18 examples became 19; 1 added \(cat/new\.png\)"),
+        (remove, r"18 examples became 17; 1 removed \(dog/3\.png\)"),
+        (rename, r"1 added \(dog/33\.png\); 1 removed \(dog/3\.png\)"),
+        (relabel, r"1 added \(cat/dog3\.png\); 1 removed \(dog/3\.png\)"),
+        (swap, r"2 with other contents \(cat/3\.png, dog/3\.png\)"),
+        (rename_class, r"1 classes added \(elk\); 1 classes removed \(dog\)"),
+    ],
+)
+def test_what_changed_in_a_set(change, message, tmp_path, monkeypatch):
+    name = write(tmp_path / "set")
+    sources = {"train": open_source(name)}
+    before = fingerprint.fingerprints(sources)
+    fingerprint.check_unchanged(before, fingerprint.fingerprints(sources), sources)
+    fingerprint.check_unchanged({}, before, sources)  # Of a run without fingerprints.
+    monkeypatch.setattr(fingerprint, "MOST_ROWS", 5)
+    by_class = fingerprint.fingerprints(sources)
+    monkeypatch.undo()
+    change(tmp_path / "set")
+    sources = {"train": open_source(name)}
+    after = fingerprint.fingerprints(sources)
+    with pytest.raises(ValueError, match=rf"data\.train=.*{message}.*restore the set"):
+        fingerprint.check_unchanged(before, after, sources)
+    monkeypatch.setattr(fingerprint, "MOST_ROWS", 5)
+    after = fingerprint.fingerprints(sources)
+    with pytest.raises(ValueError, match=r"data\.train=.*class"):
+        fingerprint.check_unchanged(by_class, after, sources)
+
+
+def test_large_files_are_compared_by_size(tmp_path, monkeypatch):
+    write(tmp_path / "set")
+    monkeypatch.setattr(sources_module, "_CHECKSUM_BYTES", 100)
+    source = open_source(f"folder:{tmp_path / 'set'}")
+    file = tmp_path / "set" / "cat" / "0.png"
+    assert source.listing()[0] == ("cat/0.png", 0, str(file.stat().st_size))
+    file.unlink()
+    assert source.listing()[0] == ("cat/0.png", 0, "missing")
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_run_does_not_resume_on_other_data(part, tmp_path):
+    names = {p: write(tmp_path / p) for p in ("train", "validation")}
+    config = config_of(names["train"], names["validation"])
+    directory = tmp_path / "run"
+    training.train(config, directory)
+    state = (directory / "state.npz").read_bytes()
+    training.train(config, directory)  # It is finished, and the data are the same.
+    remove(tmp_path / part)
+    with pytest.raises(ValueError, match=rf"data\.{part}=.*1 removed \(dog/3\.png\)"):
+        training.train(config, directory)
+    assert (directory / "state.npz").read_bytes() == state
+
+
+def test_fingerprints_of_the_digits():
+    sources = {part: open_source(f"digits:{part}") for part in ("train", "test")}
+    both = fingerprint.fingerprints(sources)
+    assert both["train"] != both["test"]
+    with pytest.raises(ValueError, match=r"1,257 examples became 360; 360 added"):
+        fingerprint.check_unchanged(
+            {"test": both["train"]}, {"test": both["test"]}, sources
+        )

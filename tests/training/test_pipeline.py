@@ -380,6 +380,81 @@ def test_a_damaged_file_of_tfds_is_an_error(tfds_dir):
         collect(training_batches(source, PIXELS, Augmentation(), 4, 0), 20)
 
 
+@pytest.fixture
+def shards(tmp_path):
+    """A TFDS set of 40 images in four files, and the files."""
+    tfds = pytest.importorskip("tensorflow_datasets", reason="makes the set")
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(8, 8, 3)),
+            "label": tfds.features.ClassLabel(names=["ant", "bee"]),
+        }
+    )
+    image = np.zeros((8, 8, 3), "uint8")
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="sharded",
+        version="1.0.0",
+        data_dir=tmp_path,
+        features=features,
+        split_datasets={
+            "train": [(n, {"image": image, "label": n % 2}) for n in range(40)]
+        },
+        disable_shuffling=True,
+        download_config=tfds.download.DownloadConfig(num_shards=4),
+    )
+    files = sorted(tmp_path.glob("sharded/1.0.0/*.tfrecord*"))
+    assert len(files) == 4
+    return tmp_path, files
+
+
+@pytest.mark.parametrize("unreadable", ["error", "skip"])
+@pytest.mark.parametrize("change", ["gone", "truncated"])
+def test_a_lost_shard_is_an_error_that_names_it(change, unreadable, shards):
+    import tensorflow as tf
+
+    directory, files = shards
+    source = open_source("tfds:sharded", directory)
+    training = training_batches(
+        source, PIXELS, Augmentation(), 4, 0, unreadable=unreadable
+    )
+    evaluation = evaluation_batches(source, PIXELS, 4, unreadable=unreadable)
+    if change == "gone":
+        files[2].unlink()
+    else:
+        files[2].write_bytes(files[2].read_bytes()[:-100])
+    for batches, steps in ((training, 30), (evaluation, None)):
+        with pytest.raises(tf.errors.InvalidArgumentError) as error:
+            collect(batches, steps)
+        assert files[2].name in str(error.value)
+    if change == "gone":
+        with pytest.raises(FileNotFoundError, match=rf"{files[2].name} is missing"):
+            open_source("tfds:sharded", directory)
+
+
+@pytest.mark.parametrize("unreadable", ["error", "skip"])
+def test_data_that_vanish_while_they_are_read_are_an_error(unreadable, shards, folder):
+    import tensorflow as tf
+
+    directory, _ = shards
+    sources = (
+        open_source("tfds:sharded", directory),
+        open_source(f"folder:{folder}"),
+    )
+    preprocessor = Preprocessor(0.0, 1.0, image_size=(8, 8))
+    for source, path in zip(sources, (directory / "sharded", folder), strict=True):
+        batches = iter(
+            training_batches(
+                source, preprocessor, Augmentation(), 4, 0, unreadable=unreadable
+            )
+        )
+        next(batches)
+        path.rename(path.with_name("elsewhere"))
+        path.mkdir()  # As an unmounted disk leaves it.
+        with pytest.raises(tf.errors.InvalidArgumentError, match=str(path)):
+            for _ in range(2000):
+                next(batches)
+
+
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_label_out_of_range_is_an_error_that_names_the_example(label):
     import tensorflow as tf

@@ -1,0 +1,122 @@
+"""Fingerprints of sets of images, so that a run resumes only on the same data."""
+
+import base64
+import collections
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from keras_vit.training.sources import Source
+
+# Sets with more examples are recorded by class: how many, and a hash of their rows.
+MOST_ROWS = 100_000
+# Names that an error lists of each kind of change.
+LISTED = 3
+
+
+def fingerprints(sources: Mapping[str, Source]) -> dict[str, str]:
+    """Return compact texts that tell sets of images apart, one for each part of a run.
+
+    A fingerprint covers the ids, the labels and the order of the examples, the names of
+    the classes, and of the files their sizes, or their contents where the set is small.
+
+    Args:
+        sources: dict from the part (`train`, `validation`, `test`) to its source.
+    """
+    return {part: _packed(_description(source)) for part, source in sources.items()}
+
+
+def check_unchanged(
+    before: Mapping[str, str], now: Mapping[str, str], sources: Mapping[str, Source]
+) -> None:
+    """Check that sets of images are what they were at a run's last checkpoint.
+
+    Args:
+        before: the fingerprints in the run's state; empty for runs of versions that
+            recorded none, which pass.
+        now: the present fingerprints.
+        sources: what the present fingerprints are of.
+
+    Raises:
+        ValueError: a set has changed; the error says how.
+    """
+    for part, text in now.items():
+        if part not in before or before[part] == text:
+            continue
+        changes = _changes(_unpacked(before[part]), _unpacked(text))
+        if changes:
+            raise ValueError(
+                f"data.{part}={sources[part].name!r} has changed since the last "
+                f"checkpoint of the run: {'; '.join(changes)}. The run cannot be resumed "
+                "on other data: restore the set, or choose another --workdir to start "
+                "from scratch."
+            )
+
+
+def _description(source) -> dict[str, Any]:
+    rows = source.listing() if source.listing is not None else []
+    if len(rows) > MOST_ROWS:
+        rows = _by_class(rows, source.class_names)
+    return {
+        "classes": list(source.class_names),
+        "examples": source.num_examples,
+        "rows": [list(row) for row in rows],
+    }
+
+
+def _by_class(rows, class_names):
+    """Return one row for each class: its name, its number of examples and a hash."""
+    classes = collections.defaultdict(list)
+    for row in rows:
+        classes[row[1]].append(row)
+    return [
+        (
+            f"class {class_names[label]}",
+            len(own),
+            hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16],
+        )
+        for label, own in classes.items()
+    ]
+
+
+def _packed(description):
+    text = json.dumps(description, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode())).decode()
+
+
+def _unpacked(text):
+    return json.loads(zlib.decompress(base64.b64decode(text)))
+
+
+def _changes(old, new) -> list[str]:
+    """Return what changed from one description to another, a sentence part for each."""
+    if old == new:  # Packed by different versions of zlib.
+        return []
+    changes: list[str] = []
+    if old["classes"] != new["classes"]:
+        added = [name for name in new["classes"] if name not in set(old["classes"])]
+        removed = [name for name in old["classes"] if name not in set(new["classes"])]
+        changes += _named("classes", "added", added)
+        changes += _named("classes", "removed", removed)
+        changes = changes or ["the order of its classes differs"]
+    if old["examples"] != new["examples"]:
+        changes.append(f"{old['examples']:,} examples became {new['examples']:,}")
+    before, after = ({name: rest for name, *rest in side["rows"]} for side in (old, new))
+    both = [name for name in after if name in before]
+    changes += _named("", "added", [name for name in after if name not in before])
+    changes += _named("", "removed", [name for name in before if name not in after])
+    relabelled = [name for name in both if before[name][0] != after[name][0]]
+    if old["classes"] == new["classes"]:
+        changes += _named("", "relabelled", relabelled)
+    other = [name for name in both if before[name][1] != after[name][1]]
+    changes += _named("", "with other contents", other)
+    return changes or ["the order of its examples differs"]
+
+
+def _named(what, change, names):
+    if not names:
+        return []
+    listed = ", ".join(map(str, names[:LISTED])) + ", ..." * (len(names) > LISTED)
+    return [f"{len(names):,} {what}{' ' if what else ''}{change} ({listed})"]
