@@ -67,15 +67,15 @@ def _description(source) -> dict[str, Any]:
 
 
 def _by_class(rows, class_names):
-    """Return one row for each class: its name, its number of examples and a hash."""
+    """Return one row for each class, with its number of examples and a hash of them."""
     classes = collections.defaultdict(list)
     for row in rows:
         classes[row[1]].append(row)
     return [
         (
             f"class {class_names[label]}",
-            len(own),
-            hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16],
+            label,
+            f"{len(own)} {hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16]}",
         )
         for label, own in classes.items()
     ]

@@ -51,7 +51,7 @@ class Source:
         exif: bool, whether images are turned upright as their EXIF orientation asks for.
         listing: function of no arguments that lists what the set consists of, in order:
             tuples of a unique name (an example's id, or a file with many examples), the
-            label (or the number of examples) and a text that changes with the contents.
+            label (0 for such a file) and a text that changes with the contents.
             None if unknown.
         lost: function of no arguments that returns a sentence that names a file or folder
             of the set that is gone, or None.
@@ -430,8 +430,8 @@ def _tfds(name, rest, data_dir, download):
         return [
             (
                 f"{info.full_name}/{os.path.basename(file)}[{part.skip}:{part.take}]",
-                part.examples_in_shard,
-                content,
+                0,
+                f"{part.examples_in_shard} {content}",
             )
             for part, file, content in zip(parts, files, contents(files), strict=True)
         ]
