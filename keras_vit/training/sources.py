@@ -221,7 +221,7 @@ def _digits(name, split):
     if split not in parts:
         raise ValueError(_unknown("split of digits", split, parts))
     images, labels, index = parts[split]
-    reference = {
+    reference: dict[str, Any] = {
         "image": images,
         "label": labels.astype("int64"),
         "id": [f"digits-{i}" for i in index],
