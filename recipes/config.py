@@ -83,7 +83,9 @@ class Optimization:
         clip_norm: None, or the largest norm of the whole gradient.
         layer_decay: factor by which each block learns slower than the one above it.
         backbone_multiplier: factor of the rate of all that is not the head.
-        frozen: beginnings of paths of weights that do not train.
+        frozen: beginnings of paths of weights that do not train: `"block_0/attention"`
+            and `"block_1"` mean those layers alone, `"block_"` all blocks. All other
+            weights train, whatever the checkpoint had frozen.
         accumulation_steps: batches whose gradients make one step.
         ema: None, or the momentum of the average of weights that is evaluated and saved.
         loss: `"softmax"` or `"sigmoid"`.

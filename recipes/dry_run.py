@@ -9,6 +9,7 @@ import numpy as np
 
 from recipes import config as configs
 from recipes import cost, training
+from recipes.keeper import given_optimizer
 
 MEASURED_STEPS = 5
 
@@ -24,9 +25,8 @@ def report(config: configs.Config) -> None:
     todo = training.plan(config)
     model = todo.objective.build()
     training.compile(model, todo)
-    kept = todo.objective.kept(model)
-    print(f"\n{model.optimizer.parameters}\n")
-    frozen = [path for path, w in kept.weights_by_path().items() if not w.trainable]
+    print(f"\n{given_optimizer(model).parameters}\n")
+    frozen = [path for path, w in model.weights_by_path().items() if not w.trainable]
     if frozen:
         print(f"Not trained: {', '.join(frozen)}\n")
     state = sum(_bytes(v) for v in (*model.variables, *model.optimizer.variables))

@@ -54,7 +54,8 @@ class Keeper(keras.callbacks.Callback):
         """The model has its averaged weights, if it has any, while this lasts."""
         if self.config.optimization.ema is None:
             return contextlib.nullcontext()
-        return self.model_of_run.optimizer.averaged_weights(self.model_of_run)
+        optimizer = given_optimizer(self.model_of_run)
+        return optimizer.averaged_weights(self.model_of_run)
 
     def curves(self) -> dict[str, list[float]]:
         """Values by metric, one a checkpoint, of the metrics that validation has too."""
@@ -69,6 +70,11 @@ class Keeper(keras.callbacks.Callback):
         """The best value so far of what the objective watches."""
         values = [row[self.objective.watched] for row in self.history]
         return self.objective.better(values, default=None)
+
+    def best_row(self) -> dict[str, Any]:
+        """Return the row of the checkpoint that best.keras holds."""
+        watched, best = self.objective.watched, self.best()
+        return next(row for row in self.history if row[watched] == best)
 
     def on_train_begin(self, logs=None):
         self.pending = self.generators
@@ -160,6 +166,14 @@ class Keeper(keras.callbacks.Callback):
                 if name != "step":
                     tf.summary.scalar(name, value)
         writer.close()
+
+
+def given_optimizer(model: keras.Model) -> Any:
+    """Return the optimizer that `compile` was given.
+
+    Under mixed_float16 Keras wraps it in one that scales the loss.
+    """
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
 
 
 def variables(model: keras.Model) -> list:

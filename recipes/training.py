@@ -1,14 +1,16 @@
 """A training run: from a config to weights, resumable at every checkpoint."""
 
 import dataclasses
+import difflib
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
+import keras_vit
 from keras_vit.training import SGD, AdamW, ParameterTable, WarmupSchedule, parameter_table
 from keras_vit.training.class_names import check_class_names
 from keras_vit.training.host import tensorflow
@@ -174,9 +176,7 @@ def _phases(config, intervals):
 def compile(model: keras.Model, todo: Plan) -> None:
     """Gives a model its optimizer, its loss and its metrics."""
     settings = todo.config.optimization
-    for layer in todo.objective.kept(model).layers:
-        if any(layer.name.startswith(prefix) for prefix in settings.frozen):
-            layer.trainable = False
+    freeze(model, settings.frozen)
 
     def part(steps):
         return round(steps * todo.updates) if isinstance(steps, float) else steps
@@ -216,6 +216,56 @@ def compile(model: keras.Model, todo: Plan) -> None:
         jit_compile=jit[keras.backend.backend()],
     )
     model.optimizer.build(model.trainable_variables)
+
+
+def freeze(model: keras.Model, frozen: Sequence[str]) -> None:
+    """Train all weights of a model except those whose paths begin as given.
+
+    Whatever the checkpoint of the model had frozen trains again.
+
+    Args:
+        model: the model that trains.
+        frozen: beginnings of paths. The path of a layer means that layer alone:
+            `"block_1"` leaves block_10 to train, `"block_"` freezes all blocks.
+
+    Raises:
+        ValueError: no path begins so, or no weight is left to train.
+    """
+    model.trainable = True  # Leaves weights alone that never train, such as features.
+    paths = model.weights_by_path()
+    for prefix in frozen:
+        found = _of_prefix(paths, prefix)
+        if not found:
+            near = difflib.get_close_matches(str(prefix), _beginnings(paths), 3, 0.5)
+            raise ValueError(
+                f"optimization.frozen: no weight has a path that begins with {prefix!r}."
+                + (f" Did you mean {' or '.join(map(repr, near))}?" if near else "")
+                + f" The paths begin with {', '.join(_beginnings(paths, 1))}."
+            )
+        for path in found:
+            paths[path].trainable = False
+    if not model.trainable_weights:
+        raise ValueError(
+            f"optimization.frozen={tuple(frozen)!r} leaves nothing to train: freeze less."
+        )
+
+
+def _of_prefix(paths, prefix):
+    """Return the paths of a layer or a weight; if there is none, those that begin so."""
+    if not prefix or not isinstance(prefix, str):
+        return []
+    whole = [p for p in paths if f"{p}/".startswith(f"{prefix.rstrip('/')}/")]
+    return whole or [p for p in paths if p.startswith(prefix)]
+
+
+def _beginnings(paths, depth=None):
+    """Return the paths of weights and of the layers that hold them, in order."""
+    found = {}
+    for path in paths:
+        names = path.split("/")
+        for length in range(1, len(names[:depth]) + 1):
+            found["/".join(names[:length])] = None
+    return list(found)
 
 
 def parameters(model: keras.Model, settings: configs.Optimization) -> ParameterTable:
@@ -276,12 +326,14 @@ def train(config: configs.Config, workdir: str, resume: bool | None = None) -> d
         resume: see `RunDirectory`.
 
     Returns:
-        The last row of the log, with `test_accuracy` and so on where there is a test
-        set.
+        What results.json holds: the row of the log of best.keras, with `test_accuracy`
+        and so on where there is a test set; `weights`, the file they are of; and `last`,
+        the same of last.keras.
     """
     keras.utils.set_random_seed(config.seed)
     todo = plan(config)
     model = todo.objective.build()
+    freeze(model, config.optimization.frozen)  # An unknown path, before a file is there.
     directory = RunDirectory(workdir, configs.to_dict(config), resume)
     done = directory.checkpoints()
     phases = [phase for phase in todo.phases if phase.last >= max(done, 1)]
@@ -361,23 +413,43 @@ def _fit(todo, model, keeper, first, last):
 
 
 def _finish(todo, directory, model, keeper):
-    """The model, its results on the test set, the curves."""
-    results = dict(keeper.history[-1])
+    """Test and save the model, write the results and the curves, and print them.
+
+    The results are those of best.keras, which `evaluate`, `predict` and `export` use, and
+    under "last" those of last.keras.
+    """
+    last = {"weights": "last.keras", **keeper.history[-1]}
+    best = {"weights": "best.keras", **keeper.best_row()}
     with keeper.averaged():
-        if "test" in todo.sources:
-            data = evaluation_data(todo, "test", model)
-            tested = model.evaluate(data, verbose=0, return_dict=True)
-            results |= {f"test_{name}": value for name, value in tested.items()}
+        last |= _tested(todo, model)
         directory.save_model(todo.objective.kept(model), "last")
+    if best["step"] == last["step"]:
+        best = {**last, "weights": "best.keras"}
+    elif todo.objective.kept(model) is model:
+        saved = keras_vit.load_checkpoint(directory.path / "best.keras")
+        saved.compile(**todo.objective.compilation())
+        best |= _tested(todo, saved)
+    else:  # A file of the backbone alone cannot be tested.
+        best = last
+    results = {**best, "last": last}
     write_text(directory.path / "results.json", json.dumps(results, indent=1))
     pictures.learning_curves(
         {todo.config.model.architecture: keeper.curves()}, directory.path / "curves.png"
     )
-    for name in ("test_accuracy", "val_accuracy", "test_loss", "val_loss"):
-        if name in results:
-            value = results[name]
-            print(
-                f"{name}: {value:.2%}" if "accuracy" in name else f"{name}: {value:.4f}"
-            )
+    for row in (best,) if best is last else (best, last):
+        print(f"{row['weights']}, of step {row['step']:,}:")
+        for name in ("test_accuracy", "val_accuracy", "test_loss", "val_loss"):
+            if name in row:
+                form = ".2%" if "accuracy" in name else ".4f"
+                print(f"  {name}: {row[name]:{form}}")
     print(f"models, log and curves: {directory.path}/")
     return results
+
+
+def _tested(todo, model):
+    """Return the metrics on the test set, if there is one."""
+    if "test" not in todo.sources:
+        return {}
+    data = evaluation_data(todo, "test", model)
+    tested = model.evaluate(data, verbose=0, return_dict=True)
+    return {f"test_{name}": value for name, value in tested.items()}

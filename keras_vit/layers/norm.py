@@ -60,8 +60,8 @@ def layer_norm(epsilon):
 class LayerNorm(keras.layers.LayerNormalization):
     """`keras.layers.LayerNormalization` over the last axis, faster to train.
 
-    The same numbers and weights. Input and output: `(..., d)`, any float dtype;
-    statistics in float32.
+    The same numbers and weights. Input `(..., d)`, any float dtype; output of the same
+    shape in the policy's compute dtype; statistics in float32.
 
     Args:
         epsilon: float, added to the variance.
@@ -83,7 +83,9 @@ class LayerNorm(keras.layers.LayerNormalization):
     def call(self, inputs):
         # Reshaped into tensors: TensorFlow's custom gradients refuse variables.
         gamma, beta = ops.reshape(self.gamma, (-1,)), ops.reshape(self.beta, (-1,))
-        return layer_norm(self.epsilon)(inputs, gamma, beta)
+        outputs = layer_norm(self.epsilon)(inputs, gamma, beta)
+        # Keras does not cast the inputs of this layer to the compute dtype.
+        return ops.cast(outputs, self.compute_dtype)
 
     def get_config(self):
         return {**keras.layers.Layer.get_config(self), "epsilon": self.epsilon}

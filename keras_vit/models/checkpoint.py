@@ -183,6 +183,9 @@ def _load_keras(path, overrides):
         for name in ("lora", "quantized"):  # What was added to the old head.
             entry = old.pop(name, {}).items()
             old[name] = {p: v for p, v in entry if not f"{p}/".startswith(HEAD_PATHS)}
+    if new_head:  # It trains, even where the old one was frozen.
+        frozen = [p for p in old.get("frozen", ()) if not p.startswith(HEAD_PATHS)]
+        old["frozen"] = frozen
     with checkpoint_follows():
         config = {**old, "preprocessor": preprocessor, **overrides}
         model = type(saved).from_config(config)

@@ -293,7 +293,8 @@ class _ByVariable(keras.optimizers.Optimizer):
             )
         # Within `fit`, Keras's JAX trainer has the newest values elsewhere.
         getattr(model, "jax_state_sync", lambda: None)()
-        if not self.built or not int(self.iterations):
+        # Through NumPy: under tf.distribute the counter is one variable a replica.
+        if not self.built or not int(ops.convert_to_numpy(self.iterations)):
             yield model
             return
         both = zip(self._trainable_variables, self._averages, strict=True)

@@ -90,7 +90,9 @@ def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
     data = training.evaluation_data(todo, "test", model)
     tested = model.evaluate(data, verbose=0, return_dict=True)
     results = json.loads((whole / "results.json").read_text())
-    assert tested["accuracy"] == pytest.approx(results["test_accuracy"])
+    assert results["last"]["weights"] == "last.keras"
+    assert tested["accuracy"] == pytest.approx(results["last"]["test_accuracy"])
+    assert tested["loss"] == pytest.approx(results["last"]["test_loss"])
     kernel = array(model.weights_by_path()["block_0/mlp/expand/kernel"])
     # In the state: its own value, Adam's two moments, its average.
     values = [x for x in state(whole).values() if x.shape == kernel.shape]
@@ -210,6 +212,45 @@ def test_rates_and_frozen_parts(config):
     assert rows["block_1/mlp/expand/kernel"].rate == pytest.approx(0.05)
     assert rows["block_0/mlp/expand/bias"].rate == pytest.approx(0.025)
     assert rows["block_0/mlp/expand/bias"].weight_decay == 0.0
+
+
+def frozen_by(todo, *frozen):
+    model = todo.objective.build()
+    model.trainable = False  # As a checkpoint that was saved so.
+    training.freeze(model, frozen)
+    return {path for path, w in model.weights_by_path().items() if not w.trainable}
+
+
+@pytest.mark.any_backend
+def test_frozen_paths(config):
+    todo = training.plan(config)
+    assert frozen_by(todo) == set()
+    found = frozen_by(todo, "block_0/attention")
+    assert len(found) == 4
+    assert all(path.startswith("block_0/attention/") for path in found)
+    assert frozen_by(todo, "block_0/attention/") == found
+    assert frozen_by(todo, "norm/gamma", "patch_encoder/pos") == {
+        "norm/gamma",
+        "patch_encoder/positions/embedding",
+    }
+    blocks = frozen_by(todo, "block_")
+    assert {path.split("/")[0] for path in blocks} == {"block_0", "block_1"}
+    for wrong, message in (
+        ("blok_0", "begins with 'blok_0'. Did you mean 'block_0'"),
+        ("", "begins with ''"),
+        ("block_0/attention/kernel", "no weight has a path"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            frozen_by(todo, wrong)
+    with pytest.raises(ValueError, match="leaves nothing to train"):
+        frozen_by(todo, "patch_encoder", "block_", "norm", "classifier")
+
+
+def test_an_unknown_frozen_path_leaves_no_directory(config, tmp_path):
+    wrong = configs.override(config, ["optimization.frozen=['blok_0']"])
+    with pytest.raises(ValueError, match="blok_0"):
+        training.train(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
