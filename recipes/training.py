@@ -260,7 +260,7 @@ def _of_prefix(paths, prefix):
 
 def _beginnings(paths, depth=None):
     """Return the paths of weights and of the layers that hold them, in order."""
-    found = {}
+    found: dict[str, None] = {}
     for path in paths:
         names = path.split("/")
         for length in range(1, len(names[:depth]) + 1):
