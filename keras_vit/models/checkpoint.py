@@ -10,7 +10,7 @@ from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import HEADS, ViT, check_choice
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.keras_file import check_keras_file
-from keras_vit.weights.opening import open_checkpoint
+from keras_vit.weights.opening import config_errors, open_checkpoint
 from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
 from keras_vit.weights.source import HEAD_PATHS, PROJECTION, STEM_ROOT
 from keras_vit.weights.strict import (
@@ -106,6 +106,11 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             f"{os.fspath(path)} holds weights and not the model that has them: build it, "
             "and pass weights=path. A file made by model.save('name.keras') has both."
         )
+    with config_errors(path):
+        return _load_source(path, overrides)
+
+
+def _load_source(path, overrides):
     opening = {name: overrides.pop(name, None) for name in _OPENING}
     source = open_checkpoint(path, **opening)
     if overrides.get("head") == "drop":

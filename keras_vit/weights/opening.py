@@ -1,7 +1,8 @@
 """From a path to the source that understands it."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource
@@ -72,7 +73,8 @@ def open_checkpoint(
     published = checkpoints().get(os.fspath(name_or_path))
     if path == os.fspath(name_or_path):
         published = None
-    source = _open(path, architecture, state_dict, published is not None)
+    with config_errors(path):
+        source = _open(path, architecture, state_dict, published is not None)
     if architecture is not None and not isinstance(source, TimmSource):
         raise ValueError(
             f"architecture={architecture!r} names a network of timm, and {path} is a "
@@ -83,6 +85,21 @@ def open_checkpoint(
         source.published = True
         source.preprocessing = published.preprocessing
     return source
+
+
+@contextlib.contextmanager
+def config_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turn what absurd values in a configuration raise into an error that names it."""
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, ValueError):  # An argument that does not exist.
+            raise
+        raise ValueError(
+            f"A value in the configuration of {os.fspath(path)} (config.json and others "
+            f"beside it), or an argument, cannot be used: {type(error).__name__}: "
+            f"{error}. Correct it."
+        ) from error
 
 
 def _open(path, architecture, state_dict, published):

@@ -1,9 +1,8 @@
 """Checkpoints whose tensors lie in several files, or below a wrapper's prefix."""
 
 import contextlib
-import os
 
-from keras_vit.weights.tensor_file import TensorFile, read_json
+from keras_vit.weights.tensor_file import TensorFile
 from keras_vit.weights.torch_file import TorchFile
 
 
@@ -48,19 +47,9 @@ class TorchShards(TensorFile):
 
     def __init__(self, path):
         super().__init__(path)
-        directory, name = os.path.split(self.path)
-        names = read_json(directory, name).get("weight_map")
-        if not isinstance(names, dict) or not all(
-            isinstance(shard, str) for shard in names.values()
-        ):
-            raise self.unreadable("it has no weight_map from tensors to files")
-        # Base names only: an index cannot point out of its directory.
-        shards = sorted({os.path.basename(shard) for shard in names.values()})
+        names = self.read_index()
         self._files = []
-        for shard in shards:
-            shard_path = os.path.join(directory, shard)
-            if not os.path.isfile(shard_path):
-                raise self.unreadable(f"{shard_path}, which it names, is missing")
+        for shard_path in sorted(set(names.values())):
             self._files.append(TorchFile(shard_path))
             self.shapes |= self._files[-1].shapes
         differing = sorted(set(names) ^ set(self.shapes))

@@ -2,19 +2,14 @@
 
 import contextlib
 import os
-from typing import Any
 
 from keras_vit.weights.tensor_file import (
     LARGEST_JSON,
     TensorFile,
     check_regular_file,
-    parse_json,
 )
 
 _DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
-
-# Files of one checkpoint. The largest published ones have less than 200.
-_MOST_FILES = 1000
 
 
 class SafetensorsFile(TensorFile):
@@ -29,7 +24,7 @@ class SafetensorsFile(TensorFile):
 
     def __init__(self, path):
         super().__init__(path)
-        index = self._read_index() if self.path.endswith(".json") else None
+        index = self.read_index() if self.path.endswith(".json") else None
         files = [self.path] if index is None else sorted(set(index.values()))
         self._file_of: dict[str, str] = {}
         for part in files:
@@ -41,27 +36,7 @@ class SafetensorsFile(TensorFile):
             )
         self.check_budget(files)
 
-    def _read_index(self):
-        """Return the path of each tensor's file."""
-        with open(self.path, "rb") as file:
-            content = parse_json(file.read(LARGEST_JSON + 1), self.path)
-        index = _text_to_text(content.get("weight_map"))
-        names = set(index.values())
-        if not names or len(names) > _MOST_FILES:
-            raise self.unreadable(
-                "its weight_map must give the name of a file for each tensor, of at most "
-                f"{_MOST_FILES} files"
-            )
-        for name in names:
-            # Names, not paths: an index must not point out of its directory.
-            if name != os.path.basename(name) or "\\" in name or "\0" in name:
-                raise self.unreadable(f"its index names {name!r}, which is no file name")
-        directory = os.path.dirname(self.path)
-        return {tensor: os.path.join(directory, file) for tensor, file in index.items()}
-
     def _read_header(self, part):
-        if not os.path.exists(part):
-            raise self.unreadable(f"its index names {part}, which does not exist")
         check_regular_file(part)
         with open(part, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -100,10 +75,3 @@ class SafetensorsFile(TensorFile):
                 return tensors.get_tensor(name).astype("float32", copy=False)
 
         yield read
-
-
-def _text_to_text(value: Any) -> dict[str, str]:
-    """Return `value` if it maps text to text, else an empty dict."""
-    if isinstance(value, dict) and all(isinstance(x, str) for x in value.values()):
-        return value
-    return {}

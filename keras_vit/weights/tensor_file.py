@@ -20,6 +20,9 @@ LARGEST_EXPANSION = 10
 # Of a configuration, an index or a header. Parsing takes about 25 times as much memory.
 LARGEST_JSON = 8 * 2**20
 
+# Files of one checkpoint. The largest published ones have less than 200.
+_MOST_FILES = 1000
+
 
 class TensorFile:
     """A file of named tensors. Opening reads names and shapes only.
@@ -57,6 +60,32 @@ class TensorFile:
                 f"{name} in {self.path} holds {dtype}, not {', '.join(FLOATS)}: not a "
                 "checkpoint that this version reads."
             )
+
+    def read_index(self) -> dict[str, str]:
+        """Return the path of each tensor's file, for an index of several files.
+
+        Raises:
+            ValueError: not an index, or it names files in other directories.
+        """
+        directory, name = os.path.split(self.path)
+        index = read_json(directory, name).get("weight_map")
+        known = isinstance(index, dict) and all(
+            isinstance(x, str) for x in index.values()
+        )
+        files = set(index.values()) if index and known else set()
+        if not files or len(files) > _MOST_FILES:
+            raise self.unreadable(
+                "its weight_map must give the name of a file for each tensor, of at most "
+                f"{_MOST_FILES} files"
+            )
+        for file in files:
+            # Names, not paths: an index must not point out of its directory.
+            if file != os.path.basename(file) or "\\" in file or "\0" in file:
+                raise self.unreadable(f"its index names {file!r}, which is no file name")
+            if not os.path.exists(os.path.join(directory, file)):
+                raise self.unreadable(f"{os.path.join(directory, file)} is missing")
+        assert index is not None
+        return {tensor: os.path.join(directory, file) for tensor, file in index.items()}
 
     def check_budget(self, paths: Iterable[str | os.PathLike] = ()) -> None:
         """Check the memory that `shapes` need against the size of the files.

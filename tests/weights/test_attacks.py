@@ -229,7 +229,7 @@ def test_the_advice_of_torch_is_not_repeated(tmp_path):
         ("..", "not a regular file"),
         ("pipe", "not a regular file"),
         ("device", "not a regular file"),
-        ("gone", "does not exist"),
+        ("gone", "gone is missing"),
         (3, "must give the name of a file"),
         (None, "at most 1000 files"),
         ("other.safetensors", "does not agree with its files"),
@@ -295,3 +295,45 @@ def test_json_beside_a_checkpoint(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config\.json is not readable JSON"):
         keras_vit.load_checkpoint(tmp_path)
+
+
+ABSURD = [True, "16", 1e308, -1, 0, [], {}, None]
+
+
+@pytest.mark.parametrize("name", ["hf_vit", "keras_hub_token", "timm_token"])
+def test_absurd_values_of_a_config(tmp_path, monkeypatch, name):
+    """Each value in turn: an error of ours, or a model that is built as without it."""
+    golden = Golden(name)
+    if golden.path.is_dir():
+        shutil.copytree(golden.path, tmp_path, dirs_exist_ok=True)
+        config = json.loads((tmp_path / "config.json").read_text())
+    else:
+        shutil.copy(golden.path, tmp_path / "model.safetensors")
+        config = golden.config if name == "hf_vit" else {}
+        if name == "timm_token":
+            published = {"input_size": [3, 48, 48], "mean": [0.5] * 3, "std": [0.5] * 3}
+            published |= {"crop_pct": 0.9, "interpolation": "bicubic"}
+            arguments = {"num_heads": 4, "act_layer": "gelu"}
+            config = {"architecture": "vit_tiny_patch16_224", "global_pool": "token"}
+            config |= {"pretrained_cfg": published, "model_args": arguments}
+
+    class BuiltError(Exception):
+        pass
+
+    def built(*_, **__):
+        raise BuiltError
+
+    monkeypatch.setattr("keras.layers.Layer.add_weight", built)
+    for parent in (config, *(v for v in config.values() if isinstance(v, dict))):
+        for key, value in list(parent.items()):
+            for absurd in ABSURD:
+                parent[key] = absurd
+                (tmp_path / "config.json").write_text(json.dumps(config))
+                try:
+                    keras_vit.load_checkpoint(tmp_path)
+                except (ValueError, OSError, BuiltError):
+                    continue
+                except Exception as error:
+                    message = f"{key}={absurd!r:.20}: {type(error).__name__}: {error}"
+                    raise AssertionError(message) from error
+            parent[key] = value
