@@ -1,6 +1,8 @@
 """Runs and commands on sets of images that do not fit each other or the model."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -247,3 +249,16 @@ def test_fingerprints_of_the_digits():
         fingerprint.check_unchanged(
             {"test": both["train"]}, {"test": both["test"]}, sources
         )
+
+
+def test_a_command_that_fails_ends_without_the_destructors_of_tensorflow():
+    code = (
+        "import atexit, sys\n"
+        "from recipes import command_line\n"
+        "atexit.register(print, 'destructors')\n"
+        "command_line.run_as_process(lambda: sys.exit('error: this image'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: this image"
+    assert "destructors" not in done.stdout
