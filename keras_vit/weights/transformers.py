@@ -1,6 +1,7 @@
 """transformers' ViT and DeiT: directories, or their `.safetensors` and `.bin` files."""
 
 import functools
+import math
 import os
 import re
 from typing import Any
@@ -201,13 +202,12 @@ class TransformersSource(Source):
         output = resized = _sides(size)
         if crops:
             output = _sides(config["crop_size"])
-        if self.image_size is not None and output != tuple(self.image_size):
-            other.append(f"images of {output}, for a network of {self.image_size}")
         if shortest and output[0] == output[1] <= resized[0]:
-            # Half a pixel more than needed, since the quotient is rounded down.
-            preprocessing["crop_fraction"] = min(1.0, output[0] / (resized[0] + 0.5))
-            if output == resized:
-                preprocessing["crop_fraction"] = 1.0
+            fraction = output[0] / resized[0]
+            if math.floor(output[0] / fraction) != resized[0]:
+                # `Preprocessor` rounds this quotient down: keep it off the edge.
+                fraction = output[0] / (resized[0] + 0.5)
+            preprocessing["crop_fraction"] = fraction
         if shortest and not crops:
             other.append(f"size={size!r} without a crop")
         elif shortest and "crop_fraction" not in preprocessing:

@@ -249,7 +249,8 @@ def test_the_command(tmp_path):
         )
 
     target = tmp_path / "model.keras"
-    process = run(golden.path, target, "--num-heads", 4)
+    named = ("--architecture", "vit_base_patch16_siglip_224")
+    process = run(golden.path, target, "--num-heads", 4, *named)
     assert process.returncode == 0, process.stderr
     assert f"Wrote {target}" in process.stdout
     logits = keras_vit.load_checkpoint(target, classifier_activation=None).predict(
