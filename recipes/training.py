@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 import keras_vit
+from keras_vit.models.adaptation import bases
 from keras_vit.training import SGD, AdamW, ParameterTable, WarmupSchedule, parameter_table
 from keras_vit.training.class_names import check_class_names
 from keras_vit.training.host import tensorflow
@@ -233,6 +234,8 @@ def freeze(model: keras.Model, frozen: Sequence[str]) -> None:
     """
     model.trainable = True  # Leaves weights alone that never train, such as features.
     paths = model.weights_by_path()
+    for path in bases(getattr(model, "backbone", model)):
+        paths[path].trainable = False  # LoRA trains its factors instead.
     for prefix in frozen:
         found = _of_prefix(paths, prefix)
         if not found:

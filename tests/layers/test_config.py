@@ -156,6 +156,14 @@ def test_round_trip(name, dtype):
     assert tuple(outputs[0].shape) == tuple(layer.compute_output_shape(shape))
 
 
+def test_outputs_have_the_dtype_of_the_spec():
+    for name, (arguments, shape) in CASES.items():
+        layer = getattr(layers, name)(**arguments, dtype="mixed_bfloat16")
+        found = keras.backend.standardize_dtype(layer(random_array(*shape)).dtype)
+        spec = layer.compute_output_spec(keras.KerasTensor(shape, "float32"))
+        assert found == spec.dtype, name
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_argument_is_in_the_config(name):
     arguments, _ = CASES[name]

@@ -246,6 +246,15 @@ def test_frozen_paths(config):
         frozen_by(todo, "patch_encoder", "block_", "norm", "classifier")
 
 
+@pytest.mark.any_backend
+def test_the_kernels_under_lora_stay_frozen(config):
+    model = training.plan(config).objective.build()
+    model.get_layer("block_0").mlp.expand.enable_lora(2)
+    training.freeze(model, ())
+    frozen = [w.path for w in model.weights if not w.trainable]
+    assert frozen == ["block_0/mlp/expand/kernel"]
+
+
 def test_an_unknown_frozen_path_leaves_no_directory(config, tmp_path):
     wrong = configs.override(config, ["optimization.frozen=['blok_0']"])
     with pytest.raises(ValueError, match="blok_0"):
