@@ -8,17 +8,22 @@ from keras_vit.training.exif import (
     upright,
     upright_shape,
 )
+from keras_vit.training.file_bytes import number, read, starts
 from keras_vit.training.host import tensorflow
 
 # Pillow's, at the same speed; TensorFlow's own choice is one grey level off on average.
 _DCT = "INTEGER_ACCURATE"
+
+# Red, green and blue in 32 bits whose bytes are blue, green and red.
+_BGR_MASKS = b"\0\0\xff\0" + b"\0\xff\0\0" + b"\xff\0\0\0"
 
 
 def decode_pixels(content, channels, window=None, exif=True):
     """Decode one image, inside `tf.data` or any other graph of TensorFlow.
 
     Reads JPEG, PNG, WebP, BMP and GIF; of an animation, the first frame. Colors become
-    grey and grey becomes colors as `channels` asks for. Alpha is dropped. 16 bits become
+    grey and grey becomes colors as `channels` asks for. Alpha and transparency
+    are dropped. 16 bits become
     8 by division by 256; Pillow clips grey images of 16 bits instead. Orientations that
     only XMP states are ignored.
 
@@ -82,9 +87,10 @@ def decode_oriented(content, orientation, channels, window=None):
         return tf.image.decode_and_crop_jpeg(content, part, 3, dct_method=_DCT)
 
     def other():
-        with tf.control_dependencies([_no_palette(content)]):
-            pixels = tf.io.decode_image(content, 3, expand_animations=False)
-        pixels = tf.ensure_shape(pixels, (None, None, 3))
+        # With any channels, because TensorFlow drops no alpha from WebP.
+        file = _without_transparency(_checked(content))
+        pixels = tf.io.decode_image(file, 0, expand_animations=False)
+        pixels = _in_color(tf.ensure_shape(pixels, (None, None, None)))
         return pixels if window is None else _cropped(pixels, box(tf.shape(pixels)))
 
     pixels = tf.cond(tf.io.is_jpeg(content), jpeg, other)
@@ -113,12 +119,51 @@ def _cropped(pixels, window):
     return pixels[row : row + height, column : column + width]
 
 
-def _no_palette(content):
-    """Refuses BMPs of less than 24 bits a pixel."""
+def _in_color(pixels):
+    """Return grey, color, or either with alpha as color; color is not copied."""
     tf = tensorflow()
-    header = tf.strings.substr(content, 0, 30) + b"\0" * 30
-    bits = tf.io.decode_raw(tf.strings.substr(header, 28, 2), tf.uint16)[0]
-    good = (tf.strings.substr(header, 0, 2) != b"BM") | (bits >= 24)
+    height, width, channels = tf.unstack(tf.shape(pixels))
+    pixels = pixels[:, :, : tf.where(channels < 3, 1, 3)]
+    return tf.broadcast_to(pixels, (height, width, 3))
+
+
+def _without_transparency(content):
+    """Return the file; GIFs without the extension that makes a color transparent.
+
+    TensorFlow paints transparent pixels black, Pillow in their own color. Without the
+    extension of its first frame, nothing else changes in that.
+    """
+    tf = tensorflow()
+    is_gif = tf.strings.substr(content, 0, tf.minimum(tf.strings.length(content), 3))
+    is_gif = is_gif == b"GIF"
+    # RE2 reads UTF-8, in which no pattern but \C matches the extension's byte 0xF9.
+    extension = r"\x21\C\x04[\x00-\x1f]\C\C\C\x00([\x21\x2c])"
+    gif = tf.where(is_gif, content, b"")
+    gif = tf.strings.regex_replace(gif, extension, r"\1", replace_global=False)
+    return tf.where(is_gif, gif, content)
+
+
+def _checked(content):
+    """Return the file; refuse what TensorFlow decodes to wrong colors, or crashes on.
+
+    In BMPs it takes palettes and 16 bits for pixels, and all headers for those of 40
+    bytes or more with blue, green, red and perhaps alpha. Opaque animated WebPs overflow
+    its buffer (2.21).
+    """
+    tf = tensorflow()
+    header = read(content[None], tf.zeros([1], tf.int64), 66)[0]
+    little = tf.constant(True)
+    bits, compression = number(header[28:30], little), number(header[30:34], little)
+    plain = (compression == 0) | (compression == 3) & starts(header[54:], _BGR_MASKS)
+    good_bmp = (number(header[14:18], little) >= 40) & (bits >= 24) & plain
+    is_webp = starts(header, b"RIFF") & starts(header[8:], b"WEBP")
+    moves = is_webp & starts(header[12:], b"VP8X") & (header[20] // 2 % 2 == 1)
+    good = ~moves & (~starts(header, b"BM") | good_bmp)
+    message = (
+        "Animated WebP, or BMP with a palette, of 16 bits, compressed, of OS/2, or with "
+        "its colors in another order: save it as PNG."
+    )
     # tf.debugging's would put it into a branch, which servers pay for in milliseconds.
-    message = "BMP with a palette; save it as PNG."
-    return tf.raw_ops.Assert(condition=good, data=[message])
+    check = tf.raw_ops.Assert(condition=good, data=[message])
+    with tf.control_dependencies([check]):
+        return tf.where(good, content, b"")

@@ -97,9 +97,21 @@ def files_of_all_kinds(image):
     }  # fmt: skip
 
 
+def transparent_files(image):
+    palette, clear = image.quantize(16), image.convert("RGBA")
+    clear.putalpha(image.convert("L"))
+    return {
+        "gif_transparent": encoded(palette, "GIF", transparency=3),
+        "gif_comment": encoded(palette, "GIF", transparency=3, comment=b"abcd"),
+        "png_transparent": encoded(palette, "PNG", transparency=bytes(range(256))),
+        "webp_alpha": encoded(clear, "WEBP"),
+        "webp_lossless_alpha": encoded(clear, "WEBP", lossless=True, exact=True),
+    }
+
+
 @pytest.mark.parametrize(("mode", "tolerance"), [("RGB", 1e-4), ("L", 0.4)])
 def test_files_are_read_as_pillow_reads_them(photograph, mode, tolerance):
-    files = files_of_all_kinds(photograph)
+    files = files_of_all_kinds(photograph) | transparent_files(photograph)
     images, errors = read(list(files.values()), len(mode))
     assert dict(zip(files, errors, strict=True)) == dict.fromkeys(files, FINE)
     for name, image in zip(files, images, strict=True):
@@ -132,6 +144,14 @@ def small_header_gif(image):
     return bytes(file)
 
 
+def bmp_of_other_colors(image):
+    pixels = np.dstack([np.asarray(image)[::-1], np.full((40, 60), 255, "uint8")])
+    header = struct.pack("<IiiHHIIiiII", 108, 60, 40, 1, 32, 3, pixels.nbytes, 0, 0, 0, 0)
+    masks = struct.pack("<IIII", 0xFF, 0xFF00, 0xFF0000, 0xFF000000) + bytes(52)
+    file = struct.pack("<IHHI", 122 + pixels.nbytes, 0, 0, 122) + header + masks
+    return b"BM" + file + pixels.tobytes()
+
+
 def test_what_cannot_be_read_gets_its_code_and_spoils_nothing(photograph):
     good = encoded(photograph, "JPEG")
     large = photograph.resize((90, 70))
@@ -150,6 +170,11 @@ def test_what_cannot_be_read_gets_its_code_and_spoils_nothing(photograph):
         encoded(photograph, "WEBP")[:-40]: UNREADABLE,
         encoded(photograph, "TIFF"): UNREADABLE,
         encoded(photograph.convert("P"), "BMP"): UNREADABLE,
+        bmp_of_other_colors(photograph): UNREADABLE,
+        encoded(photograph, "BMP").replace(b"\x28\0\0\0", b"\x0c\0\0\0"): UNREADABLE,
+        encoded(
+            photograph, "WEBP", save_all=True, append_images=[photograph.rotate(9)]
+        ): UNREADABLE,
         hollow_png(0, 0): UNREADABLE,
         hollow_png(10, 10): UNREADABLE,
         hollow_png(60000, 60000): TOO_LARGE,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_vit.layers import Preprocessor
-from tests.cases import array
+from tests.cases import array, perturb, tiny_t2t, tiny_vit
 
 RESIZES = ["bilinear", "bilinear_antialias", "bicubic_antialias"]
 MEAN, STD = [123.7, 116.3, 103.5], [58.4, 57.1, 57.4]
@@ -368,3 +368,21 @@ def test_std_that_is_not_positive(std):
 def test_something_that_is_no_array():
     with pytest.raises(ValueError, match=r"Expected an array.*list"):
         Preprocessor()([[1.0]])
+
+
+@pytest.mark.parametrize(
+    ("make", "image_size"), [(tiny_vit, (16, 24)), (tiny_t2t, (32, 48))]
+)
+def test_the_global_image_data_format_changes_nothing(make, image_size):
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 20, 30, 3)).astype("float32")
+    before = keras.config.image_data_format()
+    outputs = []
+    try:
+        for data_format in ("channels_last", "channels_first"):
+            keras.config.set_image_data_format(data_format)
+            keras.utils.set_random_seed(0)
+            model = perturb(make(preprocessor=Preprocessor.imagenet(image_size)))
+            outputs.append(array(model(model.preprocessor(pixels))))
+    finally:
+        keras.config.set_image_data_format(before)
+    np.testing.assert_array_equal(*outputs)
