@@ -11,6 +11,8 @@ SIGTERM and SIGINT stop it when every request that has come has been answered.
 """
 
 import argparse
+import dataclasses
+import os
 import pathlib
 import re
 import signal
@@ -18,6 +20,8 @@ import sys
 
 # As in recipes.classify: what runs here is what runs where there is no Keras.
 sys.modules["keras"] = None  # type: ignore[assignment]
+# TensorFlow's own allocator never returns the memory of a large image.
+os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
 
 from recipes.serve.limits import Limits  # noqa: E402
 
@@ -44,6 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
     add("--max-body", limits.max_body, "bytes of a request", _positive)
     add("--max-instances", limits.max_instances, "instances of a request", _positive)
     add("--max-waiting", limits.max_waiting, "requests at a time", _positive)
+    add("--max-pixels", limits.max_pixels, "decoded for a request", _positive)
+    add("--max-values", limits.max_values, "in a request's JSON", _positive)
+    add("--deadline", limits.deadline, "seconds for an answer", _number)
     add("--body-timeout", limits.body_timeout, "seconds for a body", _number)
     parser.add_argument(
         "--allow-host",
@@ -74,12 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     app = App(
         model,
         name,
-        Limits(
-            options.max_body,
-            options.max_instances,
-            options.max_waiting,
-            options.body_timeout,
-        ),
+        Limits(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Limits)}),
         options.max_batch,
         options.batch_delay / 1000,
         options.host,

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import html
 import pathlib
 import string
@@ -22,6 +23,7 @@ from starlette.staticfiles import StaticFiles
 from recipes.image_errors import IMAGE_ERRORS
 from recipes.serve import tensor_json
 from recipes.serve.batching import Batcher
+from recipes.serve.images import read_files
 from recipes.serve.limits import Admission, Limits, RefusedError
 from recipes.serve.model import Model
 from recipes.serve.origin import OriginCheck
@@ -31,6 +33,10 @@ _SELF_ONLY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'"
 )
+# Pixels that are decoded at once, except for those of a single larger image.
+_MAX_WORK = 2**22
+_SMALL_BODY = 2**20  # Bytes.
+_PIECE = 2**16  # Bytes of an answer that are given to the transport together.
 
 
 class _Name(Convertor[str]):
@@ -95,10 +101,16 @@ class App(Starlette):
         }
         self._admission = Admission(limits)
         self._make_metrics()
-        self._batcher = Batcher(model.run, max_batch, delay, self._observe_batch)
-        # One, because of the interpreter's lock; and so one body at a time is a tree of
-        # Python objects, which take many times its bytes.
-        self._json = concurrent.futures.ThreadPoolExecutor(1, "json")
+        # Small requests never wait for large ones. One thread each, so that the memory
+        # of only one large image and one large tree of Python objects is needed at once.
+        self._batcher, self._large_batcher = (
+            Batcher(model.run, max_batch, delay, _MAX_WORK, self._observe_batch)
+            for _ in range(2)
+        )
+        self._json, self._large_json = (
+            concurrent.futures.ThreadPoolExecutor(1, name)
+            for name in ("json", "large json")
+        )
         served = "/v1/models/{name:model}"
         super().__init__(
             routes=[
@@ -132,7 +144,10 @@ class App(Starlette):
                 message = {**message, "headers": headers}
             await send(message)
 
-        await super().__call__(scope, receive, send_last)
+        # A request is accounted for until its answer has been sent.
+        with contextlib.ExitStack() as until_sent:
+            scope.setdefault("state", {})["until_sent"] = until_sent
+            await super().__call__(scope, receive, send_last)
 
     def _make_metrics(self):
         self._registry = registry = prometheus_client.CollectorRegistry()
@@ -165,13 +180,20 @@ class App(Starlette):
         start = time.perf_counter()
         status = 500
         try:
-            with self._admission.one(request):
-                body = await self._admission.body(request)
-                self._check_served(request)
-                signature, answer = await self._answer(body)
+            held = request.state.until_sent.enter_context(self._admission.held(request))
+            body = await self._admission.body(held)
+            self._check_served(request)
+            with self._admission.place():
+                async with asyncio.timeout(self._limits.deadline):
+                    signature, answer = await self._answer(body)
+            self._admission.send(held, len(answer))
             self._seconds.labels(signature).observe(time.perf_counter() - start)
             status = 200
-            return _json(answer)
+            return _Answer(answer, media_type="application/json")
+        except TimeoutError:
+            status = 504
+            message = f"The request took more than {self._limits.deadline:g} seconds."
+            return RefusedError(status, message).response()
         except RefusedError as refusal:
             status = refusal.status
             return refusal.response()
@@ -183,18 +205,33 @@ class App(Starlette):
 
     async def _answer(self, body):
         loop = asyncio.get_running_loop()
+        json = self._json if len(body) <= _SMALL_BODY else self._large_json
         request = await loop.run_in_executor(
-            self._json,
+            json,
             tensor_json.read_request,
             body,
             self._model.signatures,
             self._limits.max_instances,
+            self._limits.max_values,
         )
-        outputs = await self._batcher(request.signature, request.inputs)
+        files = await loop.run_in_executor(
+            json, read_files, request.inputs, self._limits.max_pixels
+        )
+        if sum(files.work) <= _MAX_WORK:
+            outputs = await self._batcher(request.signature, files.inputs, files.work)
+        else:
+            with self._admission.decoding(sum(files.work)):
+                outputs = await self._large_batcher(
+                    request.signature, files.inputs, files.work
+                )
         if "error" in outputs and outputs["error"].all():
-            raise RefusedError(400, _reasons(outputs["error"]))
+            raise RefusedError(400, _reasons(outputs["error"], files.reasons))
+        values = sum(output.size for output in outputs.values())
         answer = await loop.run_in_executor(
-            self._json, tensor_json.write_answer, outputs, request.by_rows
+            self._json if values <= _SMALL_BODY // 8 else self._large_json,
+            tensor_json.write_answer,
+            outputs,
+            request.by_rows,
         )
         return request.signature, answer
 
@@ -259,6 +296,21 @@ def _json(body):
     return Response(body, media_type="application/json")
 
 
-def _reasons(codes):
-    texts = [f"image {i} {IMAGE_ERRORS[code]}" for i, code in enumerate(codes[:10])]
+def _reasons(codes, reasons):
+    texts = [
+        f"image {i} {reasons.get(i) or IMAGE_ERRORS[code]}"
+        for i, code in enumerate(codes[:10])
+    ]
     return f"No image could be read: {'; '.join(texts)}."
+
+
+class _Answer(Response):
+    """A response that waits for its client to read it, a piece at a time."""
+
+    async def __call__(self, scope, receive, send):
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **start})
+        for i in range(0, len(self.body), _PIECE):
+            piece, more = self.body[i : i + _PIECE], i + _PIECE < len(self.body)
+            message = {"type": "http.response.body", "body": piece, "more_body": more}
+            await send(message)

@@ -9,8 +9,13 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-# Bodies that are held together, in multiples of the largest.
-_BODIES_TOGETHER = 8
+# Bodies and answers that are held together, in multiples of the largest body. Those over
+# a small size leave some room for the small ones.
+_HELD_TOGETHER = 4
+_LARGE_TOGETHER = 3
+_SMALL = 1 / 32
+# Work that may wait to be decoded, in multiples of the most of one request.
+_WORK_TOGETHER = 4
 # Seconds for which what a refused client still sends is read and forgotten. Closing at
 # once would reset the connection, and the client might not see why.
 _LINGER = 2.0
@@ -23,14 +28,20 @@ class Limits:
     Args:
         max_body: int, bytes of a request's body.
         max_instances: int, instances of a request.
-        max_waiting: int, requests that are read, computed or wait for it.
+        max_waiting: int, requests that are computed or wait for it.
         body_timeout: float, seconds in which a body must arrive.
+        max_pixels: int, pixels of the image files of a request.
+        max_values: int, values and lists in the JSON of a request.
+        deadline: float, seconds in which a request is answered once its body is there.
     """
 
     max_body: int = 32 * 2**20
     max_instances: int = 256
     max_waiting: int = 256
     body_timeout: float = 20.0
+    max_pixels: int = 2**25
+    max_values: int = 2**23
+    deadline: float = 30.0
 
 
 class RefusedError(Exception):
@@ -78,8 +89,40 @@ class _LastResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
+@dataclasses.dataclass(eq=False)
+class Held:
+    """A request and the bytes that the server holds for it.
+
+    Args:
+        request: the request.
+
+    Attributes:
+        size: int, bytes of its body, or of its answer once there is one.
+        reading: the timeout of its body while that arrives, otherwise None.
+        evicted: bool, whether its memory was needed for others.
+    """
+
+    request: Request
+    size: int = 0
+    reading: asyncio.Timeout | None = None
+    sending: bool = False
+    evicted: bool = False
+
+    def evict(self) -> None:
+        """Drop what is held for a client that does not send or read."""
+        self.evicted, self.size = True, 0
+        if self.reading is not None:
+            self.reading.reschedule(asyncio.get_running_loop().time())
+        else:
+            self.request.state.connection.transport.abort()
+
+
 class Admission:
-    """Counts the requests inside, and the bytes of their bodies.
+    """Bounds the requests inside, and the bytes held for them.
+
+    A client that sends its request or reads its answer slowly takes no place from
+    others: places are counted once a body is there, and where bytes are scarce, the
+    client that makes the server hold the most of them is refused.
 
     Args:
         limits: a `Limits`.
@@ -87,55 +130,102 @@ class Admission:
 
     def __init__(self, limits: Limits):
         self._limits = limits
-        self._bytes = 0
+        self._held: list[Held] = []
+        self._work = 0
         self.waiting = 0
 
     @contextlib.contextmanager
-    def one(self, request: Request) -> Iterator[None]:
-        """Lets a request in, or raises RefusedError before any of its body is read."""
-        limits = self._limits
-        size = _announced(request)
-        if size is None:
-            size = limits.max_body
-        if size > limits.max_body:
-            raise _too_large(limits)
-        if (
-            self.waiting >= limits.max_waiting
-            or self._bytes + size > _BODIES_TOGETHER * limits.max_body
-        ):
-            raise RefusedError(503, "Too many requests are waiting.", unread=True)
+    def held(self, request: Request) -> Iterator[Held]:
+        """Account for a request until its answer is sent."""
+        length = request.headers.get("content-length")
+        if length is not None and int(length) > self._limits.max_body:
+            raise _too_large(self._limits)
+        held = Held(request)
+        self._held.append(held)
+        try:
+            yield held
+        finally:
+            self._held.remove(held)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Let a request in whose body is there, or raise RefusedError."""
+        if self.waiting >= self._limits.max_waiting:
+            raise RefusedError(503, "Too many requests are waiting.")
         self.waiting += 1
-        self._bytes += size
         try:
             yield
         finally:
             self.waiting -= 1
-            self._bytes -= size
 
-    async def body(self, request: Request) -> bytes:
-        """The body of a request that has been let in; raises RefusedError."""
+    @contextlib.contextmanager
+    def decoding(self, work: int) -> Iterator[None]:
+        """Let in a request whose images are large, or raise RefusedError."""
+        limit = self._limits.max_pixels
+        if work > limit:
+            raise RefusedError(
+                413,
+                f"The images of the request take the work of {work} pixels to decode; "
+                f"this server takes {limit} in a request (--max-pixels).",
+            )
+        if self._work + work > _WORK_TOGETHER * limit:
+            raise RefusedError(503, "Too many large images are waiting.")
+        self._work += work
+        try:
+            yield
+        finally:
+            self._work -= work
+
+    async def body(self, held: Held) -> bytearray:
+        """Return the body of a request, or raise RefusedError."""
         limits = self._limits
         body = bytearray()
         try:
-            async with asyncio.timeout(limits.body_timeout):
-                async for chunk in request.stream():
+            async with asyncio.timeout(limits.body_timeout) as held.reading:
+                async for chunk in held.request.stream():
                     body += chunk
                     if len(body) > limits.max_body:
                         raise _too_large(limits)
+                    self._grow(held, len(body))
         except TimeoutError:
+            if held.evicted:
+                raise _no_room() from None
             message = f"The body did not arrive in {limits.body_timeout:g} seconds."
             raise RefusedError(408, message, unread=True) from None
         except ClientDisconnect:
             raise RefusedError(400, "The body ended too soon.") from None
-        return bytes(body)
+        finally:
+            held.reading = None
+        return body
+
+    def send(self, held: Held, size: int) -> None:
+        """Account for an answer of `size` bytes instead of the body."""
+        held.size, held.sending = 0, True
+        self._grow(held, size)
+
+    def _grow(self, held, size):
+        held.size = size
+        small = _SMALL * self._limits.max_body
+        while True:
+            sizes = [other.size for other in self._held]
+            large = sum(size for size in sizes if size > small)
+            if (
+                sum(sizes) <= _HELD_TOGETHER * self._limits.max_body
+                and large <= _LARGE_TOGETHER * self._limits.max_body
+            ):
+                return
+            victim = max(
+                (other for other in self._held if other.reading or other.sending),
+                key=lambda other: other.size,
+            )
+            if victim is held:
+                held.size = 0
+                raise _no_room()
+            victim.evict()
 
 
-def _announced(request):
-    """Length of the body where the request says it; the parser has seen to its form."""
-    length = request.headers.get("content-length")
-    if length is not None:
-        return int(length)
-    return None if "transfer-encoding" in request.headers else 0
+def _no_room():
+    return RefusedError(503, "Too many large requests are waiting.", unread=True)
 
 
 def _too_large(limits):

@@ -1,7 +1,12 @@
 """A server that stops without losing a request."""
 
 import asyncio
+import functools
+import os
+import resource
+import threading
 import time
+from typing import Any
 
 import h11
 import orjson
@@ -13,6 +18,14 @@ from recipes.serve.app import App
 # Seconds in which a request may still come over a connection that is open when the server
 # stops. uvicorn closes idle ones at once, and with them requests that it has not read.
 _GRACE = 1.0
+# Seconds in which all requests are answered, or dropped, when the server stops.
+_STOP = 8
+# Seconds after which the process ends, whatever still runs.
+_EXIT = 12
+# Seconds in which a client must read 64 KiB of its answer, or the rest of it.
+_WRITE_TIMEOUT = 10.0
+# Connections that are open together, if the operating system allows as many files.
+_CONNECTIONS = 2000
 # Seconds for the headers of a request, and between requests.
 _HEADERS_TIMEOUT = 20.0
 _KEEP_ALIVE = 75
@@ -38,6 +51,7 @@ class Server(uvicorn.Server):
             access_log=False,
             log_level="warning",
             timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=_STOP,
         )
         super().__init__(config)
         self._app = app
@@ -52,7 +66,18 @@ class Server(uvicorn.Server):
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(f"Serving {self._app.name}, version {self._app.version}: {url}", flush=True)
 
+    async def on_tick(self, counter):
+        now = asyncio.get_running_loop().time()
+        connections: list[Any] = list(self.server_state.connections)
+        for connection in connections:
+            connection.check_reader(now)
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets=None):
+        # Python waits for threads, and a batch may still be running.
+        watchdog = threading.Timer(_EXIT, os._exit, [0])
+        watchdog.daemon = True
+        watchdog.start()
         accepted = _accepted(sockets[0])
         for server in self.servers:
             server.close()
@@ -69,6 +94,17 @@ class Server(uvicorn.Server):
         return _Protocol(self.config, self.server_state, app_state={})
 
 
+@functools.cache
+def _most_connections():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _CONNECTIONS + 100
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted - 100
+
+
 def _accepted(listener):
     """What the kernel has accepted; closing the listener would reset it."""
     connections = []
@@ -83,10 +119,44 @@ class _Protocol(H11Protocol):
     """uvicorn's, which would wait for ever for the headers of a request."""
 
     _timer = None
+    _unread_since: float | None = None  # A client has not read since then.
 
     def connection_made(self, transport):
+        # A copy for each request, with the connection in it.
+        self.app_state = {**self.app_state, "connection": self}
+        if len(self.connections) >= _most_connections():
+            self._drop_another()
+        self._since = self.loop.time()
         super().connection_made(transport)
         self._expect_headers()
+
+    def _drop_another(self):
+        connections: list[Any] = list(self.connections)
+        waiting = [c for c in connections if c.waits_for_client()]
+        if waiting:
+            min(waiting, key=lambda connection: connection._since).transport.abort()
+
+    def waits_for_client(self):
+        """Return whether the client has to send or to read something next."""
+        cycle = self.cycle
+        return cycle is None or cycle.response_started or cycle.more_body
+
+    def resume_writing(self):
+        self._unread_since = None
+        super().resume_writing()
+
+    def check_reader(self, now):
+        """Drop a client that does not read its answer."""
+        if not self.transport.get_write_buffer_size():
+            self._unread_since = None
+        elif self._unread_since is None:
+            self._unread_since = now
+        elif now - self._unread_since > _WRITE_TIMEOUT:
+            self.transport.abort()
+
+    def on_response_complete(self):
+        self._since = self.loop.time()
+        super().on_response_complete()
 
     def data_received(self, data):
         super().data_received(data)
