@@ -19,9 +19,9 @@ from recipes.serve.app import App
 # stops. uvicorn closes idle ones at once, and with them requests that it has not read.
 _GRACE = 1.0
 # Seconds in which all requests are answered, or dropped, when the server stops.
-_STOP = 8
+_STOP = 6
 # Seconds after which the process ends, whatever still runs.
-_EXIT = 12
+_EXIT = 10
 # Seconds in which a client must read 64 KiB of its answer, or the rest of it.
 _WRITE_TIMEOUT = 10.0
 # Connections that are open together, if the operating system allows as many files.
@@ -73,11 +73,15 @@ class Server(uvicorn.Server):
             connection.check_reader(now)
         return await super().on_tick(counter)
 
+    def handle_exit(self, sig, frame):
+        if not self.should_exit:
+            # Python waits for threads, and a batch may still be running.
+            watchdog = threading.Timer(_EXIT, os._exit, [0])
+            watchdog.daemon = True
+            watchdog.start()
+        super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets=None):
-        # Python waits for threads, and a batch may still be running.
-        watchdog = threading.Timer(_EXIT, os._exit, [0])
-        watchdog.daemon = True
-        watchdog.start()
         accepted = _accepted(sockets[0])
         for server in self.servers:
             server.close()

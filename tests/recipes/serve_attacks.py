@@ -62,7 +62,9 @@ def compressed_text(chunks):
 
     def chunk(keyword):
         data = b"zTXt" + keyword + b"\0\0" + text
-        return struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+        return (
+            struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+        )
 
     return file[:33] + b"".join(chunk(b"%d" % i) for i in range(chunks)) + file[33:]
 
