@@ -1,8 +1,12 @@
 """What models of images share: bad images are refused before anything is computed."""
 
 import contextlib
+import inspect
+import types
+import warnings
 
 import keras
+import numpy as np
 
 from keras_vit.models.argument_names import check_argument_names
 
@@ -35,17 +39,18 @@ class ImageModel(keras.Model):
         return super().call(inputs, training=training, mask=mask)
 
     def fit(self, x=None, *args, **kwargs):
-        self._check_data(x)
-        if kwargs.get("validation_data") is not None:
-            self._check_data(kwargs["validation_data"])
-        return super().fit(x, *args, **kwargs)
+        bound = inspect.signature(super().fit).bind(x, *args, **kwargs)
+        for name in ("x", "validation_data"):
+            if bound.arguments.get(name) is not None:
+                bound.arguments[name] = self._checked_data(bound.arguments[name])
+        return super().fit(*bound.args, **bound.kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
-        self._check_data(x)
+        x = self._checked_data(x)
         return super().evaluate(x, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
-        self._check_data(x)
+        x = self._checked_data(x)
         return super().predict(x, *args, **kwargs)
 
     def train_on_batch(self, x, *args, **kwargs):
@@ -71,16 +76,71 @@ class ImageModel(keras.Model):
                 self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
+    def _checked_data(self, data):
+        """Check the first batch of whatever Keras's loops take, and return the data.
+
+        The first batch of a `tf.data.Dataset` is not drawn: that could cost minutes, and
+        would change the order of a shuffled one. Its element_spec is checked instead.
+        """
+        if isinstance(data, types.GeneratorType):
+            # Keras draws the first batch ahead of time as well.
+            first = next(data, None)
+            if first is None:
+                return data
+            self._check_data(first)
+            return _with_first(first, data)
+        if isinstance(data, keras.utils.PyDataset):
+            if data.num_batches is None or data.num_batches > 0:
+                self._check_data(data[0])
+            return data
+        self._check_data(data)
+        return data
+
     def _check_data(self, data):
-        """Checks images, or what `fit` takes: the images come first."""
-        # A tf.data.Dataset; what a generator gives is seen when it is called.
-        data = getattr(data, "element_spec", data)
-        leaves = keras.tree.flatten(data)
-        if leaves and hasattr(leaves[0], "shape") and hasattr(leaves[0], "dtype"):
-            _check_images(leaves[0], self.input_shape[1:])
+        """Check images, or what `fit` takes: the images come first."""
+        data = getattr(data, "element_spec", data)  # Of a tf.data.Dataset.
+        while isinstance(data, dict | list | tuple) and data:
+            if isinstance(data, dict):
+                data = data.get(self.inputs[0].name, next(iter(data.values())))
+            else:
+                data = data[0]
+        if hasattr(data, "shape") and hasattr(data, "dtype"):
+            _check_images(data, self.input_shape[1:])
+            self._warn_of_raw_pixels(data)
+
+    def _warn_of_raw_pixels(self, images):
+        """Warn once if an array holds pixel values that were not preprocessed."""
+        preprocessor = getattr(self, "preprocessor", None)
+        if preprocessor is None or self._warned or not isinstance(images, np.ndarray):
+            return
+        sample = images[:8]
+        if not sample.size:
+            return
+        # No image can become brighter than a white one.
+        white = (255 - np.asarray(preprocessor.mean)) / np.asarray(preprocessor.std)
+        if sample.min() >= 0 and sample.max() > 10 * max(float(np.max(white)), 0.1):
+            self._warned = True
+            warnings.warn(
+                f"The images have values up to {float(sample.max()):.5g}; after "
+                f"preprocessing they would be at most {float(np.max(white)):.3g}. The "
+                "model does not scale pixels: pass model.preprocessor(images).",
+                stacklevel=4,
+            )
+
+    _warned = False
+
+
+def _with_first(first, generator):
+    yield first
+    yield from generator
 
 
 def _check_images(images, input_shape):
+    if hasattr(images, "ragged_rank"):
+        raise ValueError(
+            "The model takes images of one size; received a ragged tensor, "
+            f"{images.shape}. Resize each image with model.preprocessor before batching."
+        )
     if getattr(images.shape, "rank", 0) is None:
         return  # A tensor of tf.data whose shape is not known yet.
     shape = tuple(images.shape)

@@ -1,0 +1,103 @@
+"""Every way Keras feeds a model: bad images are refused before the first step."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+from tests.cases import random_array, tiny_vit
+
+GOOD, LABELS = random_array(2, 16, 24, 3), np.array([0, 1])
+BAD = random_array(2, 24, 16, 3)
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, images):
+        super().__init__()
+        self.images = images
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.images, LABELS
+
+
+def generator(images):
+    for _ in range(2):
+        yield images, LABELS
+
+
+FEEDS = {
+    "dictionary": lambda images: {"x": {"images": images}, "y": LABELS},
+    "dictionary with more": lambda images: {
+        "x": {"extra": LABELS, "images": images},
+        "y": LABELS,
+    },
+    "list": lambda images: {"x": [images], "y": LABELS},
+    "generator": lambda images: {"x": generator(images)},
+    "PyDataset": lambda images: {"x": Batches(images)},
+    "validation arrays": lambda images: {
+        "x": GOOD,
+        "y": LABELS,
+        "validation_data": (images, LABELS),
+    },
+    "validation PyDataset": lambda images: {
+        "x": GOOD,
+        "y": LABELS,
+        "validation_data": Batches(images),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = tiny_vit(num_layers=1)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+def test_fit(model, feed):
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="images of 16x24 pixels"):
+        model.fit(**FEEDS[feed](BAD), verbose=0)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+    if "more" not in feed:  # Keras itself warns of the other entries.
+        steps = {"steps_per_epoch": 2} if feed == "generator" else {}
+        history = model.fit(**FEEDS[feed](GOOD), verbose=0, **steps)
+        assert np.isfinite(history.history["loss"]).all()
+
+
+def test_validation_data_by_position(model):
+    with pytest.raises(ValueError, match="images of 16x24 pixels"):
+        model.fit(GOOD, LABELS, 2, 1, 0, None, 0.0, (BAD, LABELS))
+
+
+def test_ragged_images(model, tensorflow):
+    ragged = tensorflow.RaggedTensor.from_row_lengths(random_array(4, 24, 3), [2, 2])
+    with pytest.raises(ValueError, match="one size; received a ragged tensor"):
+        model.predict(ragged, verbose=0)
+
+
+@pytest.mark.parametrize("feed", ["array", "generator", "PyDataset"])
+def test_unscaled_pixels_warn_once(feed):
+    model = tiny_vit(num_layers=1)
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=False)
+    pixels = np.abs(80 * GOOD)
+    feeds = {
+        "array": (pixels,),
+        "generator": generator(pixels),
+        "PyDataset": Batches(pixels),
+    }
+    with pytest.warns(
+        UserWarning, match=r"at most 1\. The.*model\.preprocessor\(images\)"
+    ):
+        model._checked_data(feeds[feed])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model._checked_data(pixels)
+        tiny_vit(num_layers=1)._checked_data(GOOD)
+        tiny_vit(num_layers=1)._checked_data(np.array(model.preprocessor(pixels)))
