@@ -1,18 +1,20 @@
 """What the recipes' commands share: how a run is named on the command line."""
 
 import argparse
+import contextlib
 import dataclasses
-import errno
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from keras_vit.export.staging import disk_is_full
 from keras_vit.training.host import tensorflow
 from recipes import config as configs
-from recipes import dry_run
+from recipes import dry_run, objectives
+from recipes.directory_lock import locked
 
 
 def parser(
@@ -84,22 +86,37 @@ def run(
     options = made.parse_args(arguments)
     if options.workdir is None and not options.dry_run:
         made.error("--workdir is needed, but for --dry-run")
-    try:
+    with reported(options.workdir):
         config = configs.override(configured(options), settings(options))
         configs.check_data(config, settings(options))
         if options.dry_run:
             dry_run.report(config)
         else:
             start(config, options.workdir, options.resume)
-    except (OSError, ValueError, ImportError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            sys.exit(
-                f"error: no space left for {options.workdir}. What was written before is "
-                "whole: make room and give the same command, which goes on from there."
-            )
-        sys.exit(f"error: {error}")
+
+
+@contextlib.contextmanager
+def reported(workdir: str | None = None) -> Iterator[None]:
+    """Exit with one line for errors that the user can mend, and for Ctrl-C.
+
+    Args:
+        workdir: the directory that the command writes to, if any.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        print(str(interruption) or "interrupted", file=sys.stderr)
+        sys.exit(130)  # What shells report for SIGINT.
     except Exception as error:
-        reason = _reading_error(error)
+        reason = str(error)
+        if workdir and disk_is_full(error):
+            reason = (
+                f"no space left for {workdir}. What was written "
+                "before is whole: make room and give the same command again; a training "
+                "run resumes from its last checkpoint."
+            )
+        elif not isinstance(error, OSError | ValueError | ImportError):
+            reason = _reading_error(error)
         if reason is None:
             raise
         sys.exit(f"error: {reason}")
@@ -128,6 +145,13 @@ def run_as_process(main: Callable[[], None]) -> None:
         os._exit(status)
 
 
+@contextlib.contextmanager
+def writing(workdir: str | None) -> Iterator[None]:
+    """Report errors as `reported` does, and hold the directory of results, if any."""
+    with reported(workdir), locked(workdir) if workdir else contextlib.nullcontext():
+        yield
+
+
 def _reading_error(error):
     """What the data pipeline says of an image or a label; None for another error."""
     if not isinstance(error, tensorflow().errors.OpError):
@@ -149,6 +173,21 @@ def run_of(path: str) -> pathlib.Path | None:
         if is_run(directory):
             return directory
     return None
+
+
+def head_of(checkpoint: str) -> dict[str, Any]:
+    """Return the arguments for the head of a run's model, by the run's config.
+
+    The models of older runs say that they end in logits, whatever loss trained them.
+    """
+    run = run_of(checkpoint)
+    names = ("best.keras", "last.keras")
+    if run is None or pathlib.Path(checkpoint_file(checkpoint)).name not in names:
+        return {}
+    config = configs.load(str(run / "config.json"))
+    if config.objective != "classification":
+        return {}
+    return {"classifier_activation": objectives.activation(config)}
 
 
 def is_run(path: pathlib.Path) -> bool:

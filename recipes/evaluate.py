@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "recipes.evaluate", __doc__, "CHECKPOINT", "where results go; printed without"
     )
     options = parser.parse_args(arguments)
-    try:
+    with command_line.writing(options.workdir):
         config = command_line.config_of(options.what, NOTHING)
         config = configs.override(config, command_line.settings(options))
         if config.model.weights is None:
@@ -182,25 +182,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "directory of its run, or a checkpoint."
             )
         results = evaluate(config)
-    except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    print(f"{config.model.weights} on {config.data.test or config.data.validation}:")
-    print(f"  images: {results['images']:,} ({results['unreadable']:,} unreadable)")
-    print(
-        f"  accuracy: {results['accuracy']:.2%}; in the first five: {results['top5']:.2%}"
-    )
-    print(f"  loss: {results['loss']:.4f}")
-    if published := published_accuracy(options.what):
-        print(f"  published: {published}")
-    if options.workdir is not None:
-        directory = pathlib.Path(options.workdir)
-        directory.mkdir(parents=True, exist_ok=True)
-        confusion = np.array(results.pop("confusion"))
-        results |= {"checkpoint": config.model.weights, "config": configs.to_dict(config)}
-        write_text(directory / "evaluation.json", json.dumps(results, indent=1))
-        if len(confusion) <= MOST_CLASSES_SHOWN:
-            pictures.confusion(confusion, directory / "confusion.png")
-        print(f"  results: {directory}/")
+        print(f"{config.model.weights} on {config.data.test or config.data.validation}:")
+        print(f"  images: {results['images']:,} ({results['unreadable']:,} unreadable)")
+        accuracy, top5 = results["accuracy"], results["top5"]
+        print(f"  accuracy: {accuracy:.2%}; in the first five: {top5:.2%}")
+        print(f"  loss: {results['loss']:.4f}")
+        if published := published_accuracy(options.what):
+            print(f"  published: {published}")
+        if options.workdir is not None:
+            directory = pathlib.Path(options.workdir)
+            confusion = np.array(results.pop("confusion"))
+            results |= {
+                "checkpoint": config.model.weights,
+                "config": configs.to_dict(config),
+            }
+            write_text(directory / "evaluation.json", json.dumps(results, indent=1))
+            if len(confusion) <= MOST_CLASSES_SHOWN:
+                pictures.confusion(confusion, directory / "confusion.png")
+            print(f"  results: {directory}/")
 
 
 if __name__ == "__main__":

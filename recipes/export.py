@@ -16,9 +16,11 @@ or nothing. Examples:
 import argparse
 import pathlib
 import shlex
+import sys
 from typing import Any
 
 import keras_vit
+from keras_vit.export.head import Head
 from keras_vit.export.stored_weights import WEIGHTS_DTYPES
 from recipes import class_names, command_line
 from recipes.evaluate import NOTHING
@@ -36,13 +38,13 @@ Ask it (REST, then gRPC):
 Run it, on images float32 (b, h, w, c), pixel values 0 to 255:
   import json, onnxruntime
   session = onnxruntime.InferenceSession({path!r})
-  (probabilities,) = session.run(["probabilities"], {{"images": images}})
+  ({output},) = session.run(["{output}"], {{"images": images}})
   labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])""",
     "litert": """
 Run it, on images float32 (b, h, w, c) of the model's size, pixel values 0 to 255:
   from ai_edge_litert.interpreter import Interpreter
   predict = Interpreter({path!r}).get_signature_runner("serving_default")
-  probabilities = predict(images=images)["probabilities"]""",
+  {output} = predict(images=images)["{output}"]""",
 }
 
 # What a format has no place for, and why.
@@ -50,11 +52,11 @@ REFUSED: dict[str, dict[str, str]] = {
     "saved_model": {},
     "onnx": {
         "version": "a file has no versions",
-        "top_k": "the file gives the probabilities of all classes",
+        "top_k": "the file gives the values of all classes",
     },
     "litert": {
         "version": "a file has no versions",
-        "top_k": "the file gives the probabilities of all classes",
+        "top_k": "the file gives the values of all classes",
         "labels": "LiteRT's files have no place for names that its interpreter reads",
     },
 }
@@ -100,10 +102,11 @@ def main(arguments: list[str] | None = None) -> None:
         if getattr(options, name) is not None:
             option = "--" + name.replace("_", "-")
             parser.error(f"{option} is not for --format {options.format}: {reason}.")
-    try:
-        print(_export(options))
-    except (OSError, ImportError, RuntimeError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
+    with command_line.reported():
+        try:
+            print(_export(options))
+        except RuntimeError as error:
+            sys.exit(f"error: {error}")
 
 
 def _export(options):
@@ -120,11 +123,16 @@ def _export(options):
         if getattr(options, name) is not None:
             kwargs[name] = getattr(options, name)
     write = getattr(keras_vit.export, options.format)
-    path = write(command_line.checkpoint_file(options.checkpoint), options.to, **kwargs)
+    model = keras_vit.load_checkpoint(
+        command_line.checkpoint_file(options.checkpoint),
+        **command_line.head_of(options.checkpoint),
+    )
+    path = write(model, options.to, **kwargs)
     if options.format == "saved_model":
         path = path.parent.resolve()  # Its parent is what a server is given.
         return NEXT["saved_model"].format(path=shlex.quote(str(path)), name=path.name)
-    return NEXT[options.format].format(path=str(path))
+    output = Head.of(model.get_config()["classifier_activation"]).output
+    return NEXT[options.format].format(path=str(path), output=output)
 
 
 def _lines(path):

@@ -39,6 +39,8 @@ class Keeper(keras.callbacks.Callback):
         self.history: list[dict[str, Any]] = state.get("history", [])
         self.data = fingerprints(plan.sources)
         check_unchanged(state.get("data", {}), self.data, plan.sources)
+
+        self.step = self.last_saved = len(self.history) * plan.interval
         # Those of the last checkpoint, and those to be set before the next batch.
         self.generators: list[list[int]] = state.get("generators", [])
         self.pending: list[list[int]] = []
@@ -76,6 +78,13 @@ class Keeper(keras.callbacks.Callback):
         watched, best = self.objective.watched, self.best()
         return next(row for row in self.history if row[watched] == best)
 
+    def interruption(self) -> str:
+        """Return what to tell when the run is interrupted."""
+        resumed = "starts from the first step"
+        if self.last_saved:
+            resumed = f"resumes from the checkpoint of step {self.last_saved:,}"
+        return f"interrupted at step {self.step:,}; the same command {resumed}"
+
     def on_train_begin(self, logs=None):
         self.pending = self.generators
 
@@ -88,6 +97,7 @@ class Keeper(keras.callbacks.Callback):
         self.start = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
+        self.step = len(self.history) * self.plan.interval + batch + 1
         loss = logs["loss"]
         if math.isfinite(loss) and loss < self.largest_loss:
             return
@@ -131,8 +141,8 @@ class Keeper(keras.callbacks.Callback):
             row |= {f"val_{name}": float(value) for name, value in results.items()}
             self.history.append(row)
             if self.best() != before:
-                kept = self.objective.kept(self.model_of_run)
-                self.directory.save_model(kept, "best")
+                saved = self.objective.saved(self.model_of_run)
+                self.directory.save_model(saved, "best")
         self.directory.save_history(self.history)
         self._write_tensorboard(row)
         self.generators = generators()
@@ -144,6 +154,7 @@ class Keeper(keras.callbacks.Callback):
                 "data": self.data,
             },
         )
+        self.last_saved = row["step"]
         left = (self.plan.steps - row["step"]) * seconds / self.plan.interval
         print(f"  {self._described(row)}; {left / 60:.0f} min left", flush=True)
 

@@ -23,7 +23,6 @@ Source: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_lsr
 
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -203,22 +202,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "where linear_probe.json goes",
     )
     options = parser.parse_args(arguments)
-    try:
+    with command_line.writing(options.workdir):
         config = command_line.config_of(options.what, NOTHING)
         config = configs.override(config, command_line.settings(options))
         configs.check_data(config, command_line.settings(options))
         results = linear_probe(config)
-    except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"error: {error}")
-    what = config.model.weights or f"{options.what}, random weights"
-    print(f"{what}, test accuracy of a linear probe:")
-    for name, row in results.items():
-        print(f"  {name:8} {row['accuracy']:.2%}")
-    if options.workdir is not None:
-        directory = pathlib.Path(options.workdir)
-        directory.mkdir(parents=True, exist_ok=True)
-        results = {"of": what, "config": configs.to_dict(config), **results}
-        write_text(directory / "linear_probe.json", json.dumps(results, indent=1))
+        what = config.model.weights or f"{options.what}, random weights"
+        print(f"{what}, test accuracy of a linear probe:")
+        for name, row in results.items():
+            print(f"  {name:8} {row['accuracy']:.2%}")
+        if options.workdir is not None:
+            directory = pathlib.Path(options.workdir)
+            results = {"of": what, "config": configs.to_dict(config), **results}
+            write_text(directory / "linear_probe.json", json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 import keras_vit
+from keras_vit.layers.initial_values import checkpoint_follows
 from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction
 from keras_vit.training.class_names import check_class_names
 from keras_vit.training.host import tensorflow
@@ -44,6 +45,12 @@ def network(config: configs.Config, **settled: Any) -> keras.Model:
     else:
         arguments["head"] = "drop"
     return keras_vit.load_checkpoint(config.model.weights, **arguments)
+
+
+def activation(config: configs.Config) -> str | None:
+    """Return the activation that belongs to the loss of a run, None without one."""
+    named = config.optimization.loss in ("softmax", "sigmoid")
+    return config.optimization.loss if named else None
 
 
 class Classification:
@@ -88,6 +95,17 @@ class Classification:
     def kept(self, model: keras.Model) -> keras.Model:
         """What is saved of the model that trains: the model itself."""
         return model
+
+    def saved(self, model: keras.Model) -> keras.Model:
+        """Return the model to save: a copy that ends in the activation of its loss.
+
+        The model itself ends in logits, and is compiled with a loss of logits.
+        """
+        config = {**model.get_config(), "classifier_activation": activation(self.config)}
+        with checkpoint_follows(), keras.device("cpu"):
+            copy = type(model).from_config(config)
+        copy.set_weights(model.get_weights())
+        return copy
 
     def compilation(self) -> dict[str, Any]:
         """Arguments of `compile`: loss and metrics."""
@@ -134,6 +152,10 @@ class _WithoutLabels:
     def kept(self, model: keras.Model) -> keras.Model:
         """The backbone, without what only the objective needs."""
         return model.backbone
+
+    def saved(self, model: keras.Model) -> keras.Model:
+        """Return the model to save: what is kept."""
+        return self.kept(model)
 
     def compilation(self) -> dict[str, Any]:
         """Nothing: these models have their own loss and metrics."""

@@ -5,7 +5,8 @@ python -m recipes.predict CHECKPOINT IMAGE [IMAGE ...] [--workdir DIR] [--top 5]
 CHECKPOINT is the directory of a run (its best model), or what `keras_vit.load_checkpoint`
 reads. IMAGE is a JPEG, PNG, BMP, GIF or WebP file, or a folder of them. Names of classes
 are those of the run, or ImageNet's for 1,000 classes. An image that cannot be read is
-named and left out. Examples:
+named and left out. Scores are the model's own outputs: probabilities in percent where it
+ends in a softmax or a sigmoid, else plain numbers. Examples:
 
   python -m recipes.predict runs/flowers photographs/ --workdir predictions
   python -m recipes.predict vit_b16.augreg_in21k_ft_in1k_224 dog.jpg
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 import keras_vit
+from keras_vit.export.head import Head
 from keras_vit.training.decoding import decode_pixels, reason
 from keras_vit.training.host import tensorflow
 from keras_vit.training.sources import counted, image_files
@@ -58,7 +60,7 @@ def predict(
     """Pairs of a path and its class scores, or what is wrong with it.
 
     Args:
-        model: a `keras_vit` model that gives probabilities.
+        model: a `keras_vit` model with its classifier.
         paths: of image files.
         batch_size: int, images at once.
         exif: bool, whether to turn images upright as their EXIF orientation asks for.
@@ -90,13 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.top < 1:
         parser.error(f"--top must be 1 or more; received {options.top}.")
-    try:
+    with command_line.writing(options.workdir):
         config = command_line.config_of(options.what, NOTHING)
         config = configs.override(config, command_line.settings(options))
         paths = images_in(options.images)
-        model = network(
-            config, include_top=True, classifier_activation="softmax", head="keep"
-        )
+        head = command_line.head_of(config.model.weights or "")
+        model = network(config, include_top=True, head="keep", **head)
+        shown = Head.of(model.get_config()["classifier_activation"]).shown
         names, classes = class_names.known(model, config), model.output_shape[-1]
         if names is None and classes != 1000:
             names = [str(number) for number in range(classes)]
@@ -109,18 +111,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             ((*best,),) = keras_vit.decode_predictions(scores[None], options.top, names)
             for place, name, score in best:
-                print(f"  {score:7.2%}  {name}")
+                print(f"  {shown(score)}  {name}")
                 rows.append((str(path), place, name, f"{score:.6f}"))
         if options.workdir is not None:
             directory = pathlib.Path(options.workdir)
-            directory.mkdir(parents=True, exist_ok=True)
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerows([("image", "class", "name", "score"), *rows])
             write_text(directory / "predictions.csv", text.getvalue())
             print(f"predictions: {directory / 'predictions.csv'}")
-    except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"error: {error}")
     if unreadable:
         sys.exit(f"{unreadable} of {len(paths)} images could not be read.")
 

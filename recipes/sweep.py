@@ -15,7 +15,6 @@ a table of all runs, the best on validation first; sweep.json has it too. Exampl
 import itertools
 import json
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,12 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.workdir is None:
         parser.error("--workdir is needed")
-    try:
+    with command_line.writing(options.workdir):
         config = configs.load(options.what)
         config = configs.override(config, command_line.settings(options))
         rows = sweep(config, parse(options.grid) or config.grid, options.workdir)
-    except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"error: {error}")
     shown = [n for n in ("val_accuracy", "test_accuracy", "val_loss") if n in rows[0]]
     width = max(len(row["run"]) for row in rows)
     print(f"\n{'run':{width}}  " + "  ".join(f"{name:>13}" for name in shown))

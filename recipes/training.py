@@ -334,28 +334,41 @@ def train(config: configs.Config, workdir: str, resume: bool | None = None) -> d
         the same of last.keras.
     """
     keras.utils.set_random_seed(config.seed)
-    todo = plan(config)
-    model = todo.objective.build()
-    freeze(model, config.optimization.frozen)  # An unknown path, before a file is there.
     directory = RunDirectory(workdir, configs.to_dict(config), resume)
-    done = directory.checkpoints()
-    phases = [phase for phase in todo.phases if phase.last >= max(done, 1)]
-    model = _of_size(model, phases[0].side)
-    compile(model, todo)
-    keeper = Keeper(todo, directory, model, evaluation_data(todo, "validation", model))
-    _announce(todo, directory, model, done)
+    with directory.held():
+        todo = plan(config)
+        model = todo.objective.build()
+        freeze(model, config.optimization.frozen)
+        done = directory.checkpoints()
+        phases = [phase for phase in todo.phases if phase.last >= max(done, 1)]
+        model = _of_size(model, phases[0].side)
+        compile(model, todo)
+        keeper = Keeper(
+            todo, directory, model, evaluation_data(todo, "validation", model)
+        )
+        _announce(todo, directory, model, keeper)
+        try:
+            model = _train_phases(todo, model, keeper, phases, done)
+            return _finish(todo, directory, model, keeper)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(keeper.interruption()) from None
+
+
+def _train_phases(todo, model, keeper, phases, done):
+    """Train through the remaining sizes of images; return the model of the last."""
     for phase in phases:
         if phase != phases[0]:
             print(f"From here on at {phase.side}x{phase.side} pixels.", flush=True)
             model = _grown(model, phase.side, todo)
             keeper.watch(model, evaluation_data(todo, "validation", model))
         _fit(todo, model, keeper, max(done, phase.first), phase.last)
-    return _finish(todo, directory, model, keeper)
+    return model
 
 
-def _announce(todo, directory, model, done):
+def _announce(todo, directory, model, keeper):
     config, source = todo.config, todo.sources["train"]
     names = list(source.class_names)
+    directory.record()
     write_text(directory.path / "classes.json", json.dumps(names, indent=0))
     for part, examples in todo.sources.items():
         print(f"data.{part}: {examples.num_examples:,} images of {examples.name}")
@@ -367,8 +380,16 @@ def _announce(todo, directory, model, done):
         f"everything goes to {directory.path}/",
         flush=True,
     )
-    if done:
-        print(f"Resumed at step {done * todo.interval:,}.", flush=True)
+    if keeper.history:
+        # A kill between two writes, or a damaged state, leaves a log that is longer.
+        directory.save_history(keeper.history)
+        print(f"Resumed at step {keeper.step:,}.", flush=True)
+    if directory.damage:
+        print(
+            f"warning: {directory.damage}. The state before it was used: the "
+            f"{todo.interval:,} steps after step {keeper.step:,} are trained again.",
+            flush=True,
+        )
 
 
 def _of_size(model, side):
@@ -425,11 +446,13 @@ def _finish(todo, directory, model, keeper):
     best = {"weights": "best.keras", **keeper.best_row()}
     with keeper.averaged():
         last |= _tested(todo, model)
-        directory.save_model(todo.objective.kept(model), "last")
+        directory.save_model(todo.objective.saved(model), "last")
     if best["step"] == last["step"]:
         best = {**last, "weights": "best.keras"}
     elif todo.objective.kept(model) is model:
-        saved = keras_vit.load_checkpoint(directory.path / "best.keras")
+        saved = keras_vit.load_checkpoint(
+            directory.path / "best.keras", classifier_activation=None
+        )
         saved.compile(**todo.objective.compilation())
         best |= _tested(todo, saved)
     else:  # A file of the backbone alone cannot be tested.

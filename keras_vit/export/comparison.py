@@ -11,7 +11,7 @@ from keras_vit.export.features import outputs_and_features
 TOLERANCE = 1e-4
 
 
-def difference(model, activation, options, check, tolerance):
+def difference(model, head, options, check, tolerance):
     """Largest difference between the export's outputs and Keras's; raises if too large.
 
     For batches of 1, 2 and 7; where an output has values beyond 1 or -1, as a part of
@@ -19,7 +19,7 @@ def difference(model, activation, options, check, tolerance):
 
     Args:
         model: what the export must equal.
-        activation: function from its logits to probabilities.
+        head: its `Head`.
         options: `labels` and `top_k` of `predict_bytes`.
         check: arrays that the other process left: pixels, `images` and where there are
             files `decoded`; and outputs, `"signature output size"`.
@@ -35,7 +35,7 @@ def difference(model, activation, options, check, tolerance):
         if any(output == "attention" for _, output, _ in served):
             # Of files only.
             outputs["attention"] = attention_rollout(model)(images[count:])
-        outputs["probabilities"] = activation(outputs["logits"])
+        outputs |= head.outputs(outputs["logits"])
     outputs = {k: keras.ops.convert_to_numpy(value) for k, value in outputs.items()}
     largest = 0.0
     for (signature, output, size), values in served.items():
@@ -50,7 +50,7 @@ def difference(model, activation, options, check, tolerance):
         else:
             classes = check[f"predict_bytes classes {size}"]
             values, expected = _of_files(
-                output, values, classes, outputs["probabilities"][batch], options
+                output, values, classes, outputs[head.output][batch], options
             )
         scale = max(1.0, float(np.max(np.abs(expected))))
         distance = float(np.max(np.abs(values - expected))) / scale
@@ -64,11 +64,11 @@ def difference(model, activation, options, check, tolerance):
     return largest
 
 
-def _of_files(output, served, classes, probabilities, options):
+def _of_files(output, served, classes, scores, options):
     """What only `predict_bytes` returns, and what it should, as numbers."""
-    best = -np.sort(-probabilities, axis=1)[:, : options["top_k"]]
+    best = -np.sort(-scores, axis=1)[:, : options["top_k"]]
     if output == "classes":  # Two that are as likely may be in either order.
-        return np.take_along_axis(probabilities, classes, axis=1), best
+        return np.take_along_axis(scores, classes, axis=1), best
     if output == "labels":
         wrong = np.char.decode(served, "utf-8") != np.asarray(options["labels"])[classes]
         return wrong, np.zeros(served.shape)

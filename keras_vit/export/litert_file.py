@@ -9,8 +9,8 @@ from ai_edge_litert.interpreter import Interpreter
 from keras_vit.export.plain_graph import plain_graph
 
 
-def write(model, activation, options, path):
-    """Writes the model, from pixels of its own size to probabilities.
+def write(model, head, options, path):
+    """Writes the model, from pixels of its own size to its outputs.
 
     Keras's `model.export(format="litert")` has the network alone, and names of its own.
     """
@@ -19,7 +19,7 @@ def write(model, activation, options, path):
     # The hand-written gradients stay out.
     save_options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with tempfile.TemporaryDirectory() as folder:
-        signatures = {"serving_default": plain_graph(model, activation)}
+        signatures = {"serving_default": plain_graph(model, head)}
         tf.saved_model.save(module, folder, signatures=signatures, options=save_options)
         # Of a SavedModel and not of the function: that loses the names, and its int8
         # gives NaN.

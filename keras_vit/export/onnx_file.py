@@ -14,13 +14,13 @@ from keras_vit.export.plain_graph import plain_graph
 OPSET = 18
 
 
-def write(model, activation, options, path):
-    """Writes the model, from pixels to probabilities.
+def write(model, head, options, path):
+    """Writes the model, from pixels to its outputs.
 
     Keras's `model.export(format="onnx")` goes the same way through tf2onnx, but has the
     network alone, names of its own, and an `Erfc` that no ONNX has for exact GELU.
     """
-    predict = plain_graph(model, activation)
+    predict = plain_graph(model, head)
     proto, _ = tf2onnx.convert.from_function(
         predict,
         input_signature=predict.input_signature,

@@ -1,4 +1,4 @@
-"""A model from pixels to probabilities, in operations that ONNX and LiteRT have too."""
+"""A model from pixels to its outputs, in operations that ONNX and LiteRT have too."""
 
 import sys
 
@@ -9,17 +9,17 @@ from keras_vit.layers import dot_product_attention
 from keras_vit.layers.preprocessor import RESIZES
 
 
-def plain_graph(model, activation):
+def plain_graph(model, head):
     """The graph of the signature `serving_default`.
 
     The process must do nothing else with models: attention stays in one piece in it.
 
     Args:
         model: a `keras_vit.ViT` that gives logits.
-        activation: function from logits to probabilities.
+        head: its `Head`.
 
     Returns:
-        `tf.function` from `images` to a dict of `logits` and `probabilities`.
+        `tf.function` from `images` to the dict of outputs that `head` names.
     """
     # By blocks it is a loop: LiteRT has none over a batch of any size, and onnxruntime
     # cannot quantize a graph with one.
@@ -37,7 +37,7 @@ def plain_graph(model, activation):
         # An error where there are not as many as images: LiteRT runs any size, and the
         # first reshape would mix the images.
         logits = tf.reshape(logits, (count, logits.shape[-1]))
-        return {"logits": logits, "probabilities": activation(logits)}
+        return head.outputs(logits)
 
     return predict
 

@@ -41,7 +41,7 @@ def saved_model(
 
     Each signature takes one input and returns outputs by name; b is any number:
 
-    - `serving_default`: `images` float32 `(b, h, w, c)` to `probabilities`, `logits`;
+    - `serving_default`: `images` float32 `(b, h, w, c)` to `logits`, `probabilities`;
     - `predict_uint8`: the same of uint8 `images`;
     - `predict_bytes`: `image_bytes` string `(b,)` to `probabilities`, `classes`,
       `labels`, `scores`, `error`;
@@ -58,12 +58,15 @@ def saved_model(
     Models of other than 1 or 3 channels have no `predict_bytes` and no `attention`.
 
     `logits` and `probabilities` are float32 `(b, classes)`; probabilities are the model's
-    `classifier_activation` of the logits, softmax where that is None. `classes` int32,
-    `labels` string and `scores` float32, all `(b, top_k)`, name the most probable, best
-    first. `error` int32 `(b,)` is 0, or says why the image was not classified: 1, it
-    cannot be decoded; 2, it has more than `max_pixels`; 3, it is not of the size that a
-    model takes whose preprocessor does not resize. Its other outputs are then 0, classes
-    -1 and labels empty (JSON has no NaN); the rest of the batch is not touched by it.
+    `classifier_activation` of the logits, softmax or sigmoid. A model that ends in its
+    logits (`classifier_activation=None`, a regression for instance) has no
+    `probabilities`: `predict_bytes` then returns `logits`. The values of any other
+    activation are called `outputs`. `classes` int32, `labels` string and `scores`
+    float32, all `(b, top_k)`, name the classes with the highest values, best first.
+    `error` int32 `(b,)` is 0, or says why the image was not classified: 1, it cannot be
+    decoded; 2, it has more than `max_pixels`; 3, it is not of the size that a model takes
+    whose preprocessor does not resize. Its other outputs are then 0, classes -1 and
+    labels empty (JSON has no NaN); the rest of the batch is not touched by it.
     `pooled` float32 `(b, d)` is what the model gives with `include_top=False`, `tokens`
     float32 `(b, gh, gw, d)` the grid of tokens that the pooling takes. `attention`
     float32 `(b, gh, gw)` says how much each part of the image counts, by attention
@@ -118,7 +121,7 @@ def saved_model(
     """
     root = pathlib.Path(directory).expanduser()
     check_packages(["tensorflow"], "tensorflow")
-    version = _check_place(root, version)
+    _check_place(root, version)
     check_weights_dtype(weights_dtype, WEIGHTS_DTYPES)
     for name, value in (("top_k", top_k), ("max_pixels", max_pixels)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -133,12 +136,12 @@ def saved_model(
         "weights_dtype": weights_dtype,
         "exif": exif,
     }
-    target = root / str(version)
+    target = root / str(version or _next_version(root))
     if verbose:
         print(f"Exporting to {target} (TensorFlow, {weights_dtype}) ...", flush=True)
-    difference, result = export(
+    target, difference, result = export(
         model,
-        target,
+        [target] if version else _free_versions(root),
         "saved_model",
         options,
         model.preprocessor,
@@ -159,7 +162,7 @@ def saved_model(
 
 
 def _check_place(directory, version):
-    """Raises where nothing can be written; returns the number of the version."""
+    """Raise if nothing can be written to the directory."""
     if version is not None and (
         not isinstance(version, int) or isinstance(version, bool) or version < 1
     ):
@@ -176,13 +179,22 @@ def _check_place(directory, version):
             f"{directory} holds other files ({', '.join(sorted(foreign)[:5])}); choose a "
             "new directory, or one that holds versions of this model only."
         )
-    free = max(map(int, versions), default=0) + 1
     if version is not None and (directory / str(version)).exists():
         raise FileExistsError(
             f"{directory / str(version)} exists and is not overwritten: use "
-            f"version={free} or another directory."
+            f"version={_next_version(directory)} or another directory."
         )
-    return version or free
+
+
+def _next_version(directory):
+    names = [path.name for path in directory.glob("*") if path.name.isdecimal()]
+    return max(map(int, names), default=0) + 1
+
+
+def _free_versions(directory):
+    """Yield the next version, again and again: other exports may take it meanwhile."""
+    while True:
+        yield directory / str(_next_version(directory))
 
 
 def _check_max_pixels(model, max_pixels):

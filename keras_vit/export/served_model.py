@@ -1,6 +1,7 @@
 """What all formats share: a model is rebuilt under TensorFlow, written, and compared."""
 
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_vit.export import comparison
+from keras_vit.export.head import Head
 from keras_vit.export.staging import place, staged
 from keras_vit.export.stored_weights import restored, stored
 from keras_vit.labels import imagenet_1k
@@ -80,13 +82,13 @@ def names_of_classes(model, labels):
 
 
 def export(
-    model, target, file_format, options, preprocessor, *, tolerance, rounded="float32"
+    model, targets, file_format, options, preprocessor, *, tolerance, rounded="float32"
 ):
-    """Writes `target`, or nothing.
+    """Write an export to the first free one of `targets`, or nothing.
 
     Args:
         model: as `loaded` gives it.
-        target: `pathlib.Path`, which does not exist.
+        targets: paths in one directory; a generator may look for what is free by then.
         file_format: a key of `tensorflow_process.FORMATS`.
         options: dict for that format, which JSON can hold.
         preprocessor: a `Preprocessor`, what the export does with pixels.
@@ -95,25 +97,27 @@ def export(
             weights rounded to this.
 
     Returns:
-        The largest difference, and what else the other process found, a dict.
+        The path written, the largest difference, and what else the other process found,
+        a dict.
     """
-    with staged(target) as staging:
-        exact, activation = _describe(
-            model, file_format, options, preprocessor, rounded, staging
-        )
+    targets = iter(targets)
+    first = next(targets)
+    with staged(first.parent) as staging:
+        exact = _describe(model, file_format, options, preprocessor, rounded, staging)
         result = _run_under_tensorflow(staging)
         with np.load(staging / "check.npz") as check:
+            head = Head.of(model.get_config()["classifier_activation"])
             difference = comparison.difference(
-                exact, activation, options, dict(check), tolerance
+                exact, head, options, dict(check), tolerance
             )
-        place(staging / "export", target)
-    return difference, result
+        target = place(staging / "export", itertools.chain([first], targets))
+    return target, difference, result
 
 
 def _describe(model, file_format, options, preprocessor, rounded, staging):
     """Leaves for the other process what it needs to rebuild the model.
 
-    Returns the model whose outputs the export must have, and its activation.
+    Returns the model whose outputs the export must have.
     """
     config = {
         **model.get_config(),
@@ -121,7 +125,6 @@ def _describe(model, file_format, options, preprocessor, rounded, staging):
         "classifier_activation": None,
         "preprocessor": keras.saving.serialize_keras_object(preprocessor),
     }
-    activation = model.get_config()["classifier_activation"] or "softmax"
     # On the CPU, as the other process: an accelerator rounds float32 products.
     with keras.device("cpu"):  # Not cpu:0: torch then refuses the seeds of dropout.
         exact = type(model).from_config(config)
@@ -134,12 +137,12 @@ def _describe(model, file_format, options, preprocessor, rounded, staging):
     description = {
         "class": keras.saving.get_registered_name(type(model)),
         "config": config,
-        "activation": activation,
+        "activation": model.get_config()["classifier_activation"],
         "format": file_format,
         "options": options,
     }
     (staging / "model.json").write_text(json.dumps(description))
-    return exact, keras.activations.get(activation)
+    return exact
 
 
 def _run_under_tensorflow(staging):
@@ -154,16 +157,26 @@ def _run_under_tensorflow(staging):
         # What converters write in between goes when the rest goes.
         "TMPDIR": str(staging.resolve()),
     }
-    process = subprocess.run(
-        [sys.executable, "-P", "-m", "keras_vit.export.tensorflow_process", staging],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    # By its path and not by `-m`: it watches for the end of this process before it
+    # imports anything of Keras.
+    program = pathlib.Path(__file__).with_name("tensorflow_process.py")
+    alive, until_end = os.pipe()
+    try:
+        process = subprocess.run(
+            [sys.executable, "-P", program, staging.resolve()],
+            env=environment,
+            stdin=alive,
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        os.close(alive)
+        os.close(until_end)
     if process.returncode:
+        last_words = "\n".join(process.stderr.splitlines()[-20:])
         raise RuntimeError(
             f"The export under TensorFlow failed (exit status {process.returncode}; -9 "
             "is mostly a lack of memory); nothing was written. Its last words:\n"
-            + "\n".join(process.stderr.splitlines()[-20:])
+            f"{last_words}"
         )
     return json.loads((staging / "result.json").read_text())

@@ -9,9 +9,9 @@ from keras_vit.export.image_bytes import FINE, largest_size, read_images
 from keras_vit.export.stored_weights import restored, stored
 
 
-def write(model, activation, options, path):
+def write(model, head, options, path):
     """Writes the model as a SavedModel; `options` as `Server` takes them."""
-    Server(model, activation, **options).save(path)
+    Server(model, head, **options).save(path)
 
 
 def load(path):
@@ -34,7 +34,7 @@ class Server:
 
     Args:
         model: a `keras_vit.ViT` that gives logits.
-        activation: function from logits to probabilities.
+        head: its `Head`.
         labels: list of str, a name for each class.
         top_k: int, how many classes `predict_bytes` names.
         max_pixels: int, size above which an image is refused.
@@ -42,9 +42,9 @@ class Server:
         exif: bool, whether to turn images upright as their EXIF orientation asks for.
     """
 
-    def __init__(self, model, activation, labels, top_k, max_pixels, weights_dtype, exif):
+    def __init__(self, model, head, labels, top_k, max_pixels, weights_dtype, exif):
         self._preprocessor = model.preprocessor
-        self._activation = activation
+        self._head = head
         self._labels = labels
         self._top_k = top_k
         self._max_pixels = max_pixels
@@ -92,8 +92,7 @@ class Server:
         }
 
     def predict(self, images):
-        logits = self._run(self._preprocessed(images))["logits"]
-        return {"logits": logits, "probabilities": self._activation(logits)}
+        return self._head.outputs(self._run(self._preprocessed(images))["logits"])
 
     def features(self, images):
         outputs = self._run(self._preprocessed(images))
@@ -101,13 +100,14 @@ class Server:
 
     def predict_bytes(self, image_bytes):
         images, error, _ = self._read(image_bytes)
-        probabilities = self._activation(self._run(images)["logits"])
-        scores, classes = tf.math.top_k(probabilities, self._top_k)
+        name = self._head.output
+        values = self._head.outputs(self._run(images)["logits"])[name]
+        scores, classes = tf.math.top_k(values, self._top_k)
         labels = tf.gather(tf.constant(self._labels), classes)
         fine = (error == FINE)[:, None]
         # Zeros, because JSON has no NaN.
         return {
-            "probabilities": tf.where(fine, probabilities, 0.0),
+            name: tf.where(fine, values, 0.0),
             "classes": tf.where(fine, classes, -1),
             "labels": tf.where(fine, labels, ""),
             "scores": tf.where(fine, scores, 0.0),

@@ -44,8 +44,9 @@ def onnx(
 
     Input: `images` float32 `(b, h, w, c)`, pixel values 0 to 255, any b; any h and w
     where `model.preprocessor` has an `image_size`, else the model's. They are resized,
-    cropped and scaled inside as it says. Outputs: `logits` and `probabilities`, float32
-    `(b, classes)`, as those of the `serving_default` of `saved_model`.
+    cropped and scaled inside as it says. Outputs: `logits` and, of a softmax or a
+    sigmoid, `probabilities`, float32 `(b, classes)`, as those of the `serving_default`
+    of `saved_model`.
 
     Args:
         model: a `keras_vit.ViT` with its classifier, or what
@@ -109,9 +110,9 @@ def litert(
     Signature `serving_default`. Input: `images` float32 `(b, h, w, c)`, pixel values 0
     to 255, any b, the h and w of the model: scaled inside, but resized by the client,
     as `model.preprocessor` says. (LiteRT has no resize with antialiasing, and its
-    delegates want sizes that they know.) Outputs: `logits` and `probabilities`, float32
-    `(b, classes)`, as those of the `serving_default` of `saved_model`. The file has no
-    names of classes.
+    delegates want sizes that they know.) Outputs: `logits` and, of a softmax or a
+    sigmoid, `probabilities`, float32 `(b, classes)`, as those of the `serving_default`
+    of `saved_model`. The file has no names of classes.
 
     Args:
         model: a `keras_vit.ViT` with its classifier, or what
@@ -177,8 +178,8 @@ def _write(model, target, file_format, options, preprocessor, verbose):
     if verbose:
         print(f"Exporting to {target} ({weights_dtype}) ...", flush=True)
     tolerance = INT8_TOLERANCE if weights_dtype == "int8" else TOLERANCE
-    difference, _ = export(
-        model, target, file_format, options, preprocessor, tolerance=tolerance
+    _, difference, _ = export(
+        model, [target], file_format, options, preprocessor, tolerance=tolerance
     )
     if verbose:
         print(

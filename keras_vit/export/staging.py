@@ -1,36 +1,173 @@
 """Exports appear whole or not at all."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import shutil
+import signal
+import sys
 import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+
+import filelock
+
+PREFIX = ".export-"
+_LOCK = ".lock"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def staged(target):
-    """A directory beside `target`, which is gone in the end.
+def staged(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield a temporary directory inside `directory`, and remove it afterwards.
 
-    `place` something in it at the target, or leave without, and nothing is left behind,
-    directories that had to be made included.
+    `place` something from it, or leave without: nothing else remains, and directories
+    that had to be created are removed again after an error. SIGTERM and SIGHUP raise
+    `SystemExit` inside. What killed processes have left in `directory` is removed first.
+
+    Args:
+        directory: path, created where it does not exist.
+
+    Raises:
+        OSError: the disk is full.
     """
-    made = [path for path in target.parents if not path.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
-        # Beside the target, so that the last step is a rename on one file system.
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as staging:
-            yield pathlib.Path(staging)
-    except BaseException:
-        with contextlib.suppress(OSError):  # Something else has come to lie there.
-            for path in made:
+        with _terminable(), _locked_staging(directory) as staging:
+            yield staging
+    except BaseException as error:
+        for path in made:
+            with contextlib.suppress(OSError):  # Something else is in it by now.
                 path.rmdir()
+        if isinstance(error, Exception) and disk_is_full(error):
+            raise OSError(
+                errno.ENOSPC,
+                f"No space left on the disk of {directory}; nothing was written. Make "
+                "room, or export to another disk",
+            ) from error
         raise
 
 
-def place(written, target):
-    """Gives what was written its final name."""
+@contextlib.contextmanager
+def _locked_staging(directory):
+    # The system releases the lock when this process ends, however it ends.
+    lock = None
+    while lock is None:
+        directory.mkdir(parents=True, exist_ok=True)
+        _sweep(directory)
+        # A sweep of another process may remove the directory before its lock is held.
+        with contextlib.suppress(FileNotFoundError):
+            staging = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=directory))
+            lock = _lock(staging)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        lock.release()
+
+
+def _sweep(directory):
+    """Remove the staging directories of processes that no longer run."""
+    for staging in directory.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if (lock := _lock(staging)) is not None:
+                shutil.rmtree(staging, ignore_errors=True)
+                lock.release()
+
+
+def _lock(staging):
+    """Return the lock of a staging directory, or None where a process holds it."""
+    lock = filelock.FileLock(staging / _LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        return None
+    if not (staging / _LOCK).exists():
+        lock.release()
+        return None
+    return lock
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Raise `SystemExit` for signals that would end the process without a cleanup."""
+    names = ("SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # Only the main thread receives signals.
+    numbers = [n for n in numbers if signal.getsignal(n) is signal.SIG_DFL]
+
+    def stop(number, frame):
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)  # The cleanup must not be interrupted.
+        sys.exit(128 + number)
+
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def place(written: pathlib.Path, targets: Iterable[pathlib.Path]) -> pathlib.Path:
+    """Move what was written to the first of `targets` that does not exist yet.
+
+    Nothing is ever overwritten, even if two processes finish at the same moment.
+
+    Args:
+        written: path of a file or a directory.
+        targets: paths on the same file system.
+
+    Returns:
+        The target that was taken.
+
+    Raises:
+        FileExistsError: all targets exist.
+    """
+    for target in targets:
+        with contextlib.suppress(FileExistsError):
+            (_place_directory if written.is_dir() else _place_file)(written, target)
+            return target
+    raise FileExistsError(
+        f"{target} appeared during the export and was left as it is: export to another "
+        "place, or another version."
+    )
+
+
+def _place_directory(written, target):
     if os.path.lexists(target):
-        raise FileExistsError(
-            f"{target} appeared during the export and was left as it is: export to "
-            "another place, or another version."
-        )
-    os.rename(written, target)
+        raise FileExistsError(target)
+    try:
+        # This fails if `target` has become a file, or a directory with something in it.
+        os.rename(written, target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise FileExistsError(target) from error
+        raise
+
+
+def _place_file(written, target):
+    try:
+        os.link(written, target)  # Unlike a rename, this fails if `target` exists.
+    except FileExistsError:
+        raise
+    except OSError:  # The file system has no hard links: reserve the name.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.replace(written, target)
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Return True if an error, or one that it was raised from, says so.
+
+    HDF5 raises errors without a number, and TensorFlow has classes of its own.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        if any(os.strerror(number) in str(error) for number in _DISK_FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

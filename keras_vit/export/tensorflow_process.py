@@ -1,24 +1,44 @@
 """The other process of an export: rebuilds a model under TensorFlow and writes it.
 
-`python -m keras_vit.export.tensorflow_process STAGING`, with what
-`keras_vit.export.served_model` left in STAGING; run with KERAS_BACKEND=tensorflow. It
-leaves there `export`, and in `check.npz` what that gives for some images.
+`python tensorflow_process.py STAGING`, with what `keras_vit.export.served_model` left in
+STAGING; run with KERAS_BACKEND=tensorflow. It leaves there `export`, and in `check.npz`
+what that gives for some images. It ends, and removes STAGING, when the other end of its
+standard input is closed: the process that waits for it is gone.
 """
 
 import importlib
 import json
+import os
 import pathlib
+import shutil
 import sys
+import threading
 
-import keras
-import numpy as np
-import tensorflow as tf
 
-import keras_vit  # noqa: F401  (registers the layers)
+def die_with_parent(staging):
+    """Start a thread that ends this process, and cleans up, after its parent died."""
+
+    def watch():
+        os.read(0, 1)  # Nothing is ever written: this returns at the end of the file.
+        shutil.rmtree(staging, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":  # Before the imports, which take seconds.
+    die_with_parent(sys.argv[1])
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+import keras_vit  # noqa: E402, F401  (registers the layers)
+from keras_vit.export.head import Head  # noqa: E402
 
 BATCH_SIZES = (1, 2, 7)
 
-# Modules with `write(model, activation, options, path)`, and `load(path)`, which gives
+# Modules with `write(model, head, options, path)`, and `load(path)`, which gives
 # for each signature a function of arrays by name that returns such. Imported when
 # needed, as not all that they need may be installed.
 FORMATS = {
@@ -34,10 +54,10 @@ def main(staging):
     model_class = keras.saving.get_registered_object(description["class"])
     model = model_class.from_config(description["config"])
     model.load_weights(staging / "model.weights.h5")
-    activation = keras.activations.get(description["activation"])
+    head = Head.of(description["activation"])
     path = staging / "export"
     file_format = importlib.import_module(FORMATS[description["format"]])
-    file_format.write(model, activation, description["options"], path)
+    file_format.write(model, head, description["options"], path)
     signatures = file_format.load(path)
     inputs, check = check_images(signatures, model)
     for name, predict in signatures.items():

@@ -63,6 +63,7 @@ def assert_same_state(directory, other):
 def test_what_a_run_leaves(whole, config):
     names = {path.name for path in whole.iterdir()}
     assert names == {
+        ".lock",
         "best.keras",
         "classes.json",
         "config.json",
@@ -71,6 +72,7 @@ def test_what_a_run_leaves(whole, config):
         "last.keras",
         "log.csv",
         "results.json",
+        "state-previous.npz",
         "state.npz",
         "tensorboard",
     }
