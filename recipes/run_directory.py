@@ -190,7 +190,8 @@ class RunDirectory:
                 "from its first step on: choose another --workdir for it. Or train the "
                 "weights of this run further, with a schedule of their own: the same "
                 f"command with --set model.weights={last}, "
-                "--set model.arguments.head=keep, another --workdir, and as epochs those to add."
+                "--set model.arguments.head=keep, another --workdir, and as epochs those "
+                "to add."
             )
         raise FileExistsError(
             f"{self.path} holds the run of another config "
