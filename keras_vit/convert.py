@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_vit.export.staging import place
 from keras_vit.models.adaptation import merged
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.weights.download import fetch_checkpoint
@@ -65,7 +66,7 @@ def convert(
                 f"{source} by {difference:.3g}, and these weights: "
                 f"{', '.join(changed) or 'none'}. Please report it."
             )
-        os.rename(written, target)
+        place(written, [target])
     return difference
 
 

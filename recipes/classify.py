@@ -3,7 +3,8 @@
 python -m recipes.classify SAVED_MODEL IMAGES.npz PREDICTIONS.npz
 
 IMAGES.npz holds `images`, pixel values 0 to 255, as the model's signature takes them;
-PREDICTIONS.npz will hold `logits` and `probabilities`. Needs TensorFlow and NumPy only.
+PREDICTIONS.npz will hold `logits`, and `probabilities` where the model ends in a softmax
+or a sigmoid. Needs TensorFlow and NumPy only.
 """
 
 import argparse

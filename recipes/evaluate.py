@@ -11,7 +11,7 @@ has none. Examples:
   python -m recipes.evaluate runs/digits
   python -m recipes.evaluate runs/digits --set data.test=folder:photographs
   python -m recipes.evaluate vit_b16.augreg_in21k_ft_in1k_224 --set \
-      data.test=tfds:imagenet2012:validation --set model.arguments.input_shape=(384,384,3)
+      data.test=tfds:imagenet2012:validation --set model.arguments.input_shape=384,384,3
   python -m recipes.evaluate digits.onnx --set data.test=digits:test
 
 With --workdir: evaluation.json, and confusion.png for up to 100 classes.

@@ -8,7 +8,7 @@ is trained as the ViT paper does (SGD, momentum 0.9, cosine schedule, clipping a
 weight decay). Examples:
 
   python -m recipes.finetune runs/digits --workdir runs/digits_16 \
-      --set model.arguments.input_shape=(96,96,1) --set epochs=10
+      --set model.arguments.input_shape=96,96,1 --set epochs=10
   python -m recipes.finetune vit_b16_cifar10 --workdir runs/cifar10 \
       --set model.weights=ViT-B_16.npz
 """

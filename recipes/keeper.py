@@ -39,7 +39,6 @@ class Keeper(keras.callbacks.Callback):
         self.history: list[dict[str, Any]] = state.get("history", [])
         self.data = fingerprints(plan.sources)
         check_unchanged(state.get("data", {}), self.data, plan.sources)
-
         self.step = self.last_saved = len(self.history) * plan.interval
         # Those of the last checkpoint, and those to be set before the next batch.
         self.generators: list[list[int]] = state.get("generators", [])

@@ -11,6 +11,7 @@ from keras_vit.layers.initial_values import checkpoint_follows
 from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction
 from keras_vit.training.class_names import check_class_names
 from keras_vit.training.host import tensorflow
+from keras_vit.training.losses import SigmoidLoss
 from recipes import class_names
 from recipes import config as configs
 
@@ -224,24 +225,6 @@ def objective(config: configs.Config, names: Sequence[str]) -> Any:
             f"{config.objective!r}."
         )
     return OBJECTIVES[config.objective](config, names)
-
-
-@keras.saving.register_keras_serializable(package="keras_vit_recipes")
-class SigmoidLoss(keras.losses.Loss):
-    """Binary cross-entropy of each class, summed: big_vision's and AugReg's."""
-
-    def __init__(self, label_smoothing=0.0, **kwargs):
-        super().__init__(**kwargs)
-        self.label_smoothing = label_smoothing
-
-    def call(self, y_true, y_pred):
-        smoothing = self.label_smoothing
-        y_true = y_true * (1.0 - smoothing) + 0.5 * smoothing
-        losses = keras.ops.binary_crossentropy(y_true, y_pred, from_logits=True)
-        return keras.ops.sum(losses, axis=-1)
-
-    def get_config(self):
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}
 
 
 def one_hot(batches: Any, classes: int) -> Any:

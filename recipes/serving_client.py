@@ -40,7 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{path}: {IMAGE_ERRORS[answer['error'][i]]}")
             continue
         best = zip(answer["labels"][i], answer["scores"][i], strict=True)
-        print(f"{path}:", ", ".join(f"{label.decode()} {p:.1%}" for label, p in best))
+        # A model without softmax or sigmoid gives scores that are no probabilities.
+        form = ".1%" if "probabilities" in answer else ".4f"
+        print(f"{path}:", ", ".join(f"{label.decode()} {p:{form}}" for label, p in best))
 
 
 def classify(channel, model, files, timeout):

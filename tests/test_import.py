@@ -48,3 +48,20 @@ def test_import_loads_no_framework_that_keras_does_not():
 )
 def test_tensorflow_stays_out_under_another_backend():
     assert "tensorflow" not in loaded_by("keras_vit")
+
+
+def test_import_is_enough_to_read_what_trained():
+    # The optimizers and losses that compiled models are saved with.
+    names = ("keras_vit>AdamW", "keras_vit>SGD", "keras_vit_recipes>SigmoidLoss")
+    code = """if True:
+        import keras, keras_vit, sys
+        print(*map(keras.saving.get_registered_object, sys.argv[1:]))
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", code, *names],
+        env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "None" not in process.stdout

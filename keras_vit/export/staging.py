@@ -132,8 +132,8 @@ def place(written: pathlib.Path, targets: Iterable[pathlib.Path]) -> pathlib.Pat
             (_place_directory if written.is_dir() else _place_file)(written, target)
             return target
     raise FileExistsError(
-        f"{target} appeared during the export and was left as it is: export to another "
-        "place, or another version."
+        f"{target} appeared meanwhile and was left as it is: choose another place, or "
+        "another version of an export."
     )
 
 

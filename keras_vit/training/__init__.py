@@ -1,5 +1,6 @@
 """What trains the models: data, augmentation, learning rates, optimizers, objectives."""
 
+from keras_vit.training.losses import SigmoidLoss
 from keras_vit.training.masked_autoencoder import MaskedAutoencoder
 from keras_vit.training.masked_patch_prediction import MaskedPatchPrediction
 from keras_vit.training.optimizers import (
@@ -18,6 +19,7 @@ __all__ = [
     "MaskedPatchPrediction",
     "ParameterRow",
     "ParameterTable",
+    "SigmoidLoss",
     "WarmupSchedule",
     "parameter_table",
 ]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ from recipes import (
     training,
 )
 from recipes import config as configs
-from tests.cases import array
+from tests.cases import array, perturb, tiny_vit
 
 TINY = [
     "epochs=4",
@@ -58,7 +59,9 @@ def test_evaluate(run, tmp_path, capsys):
     found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     model = keras_vit.load_checkpoint(run / "best.keras")
     images, labels, _ = sources.digits()["test"]
-    logits = model.predict(np.asarray(model.preprocessor(images)), verbose=0)
+    probabilities = model.predict(np.asarray(model.preprocessor(images)), verbose=0)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
+    logits = np.log(probabilities)
     assert found["images"] == 360
     assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels))
     first_five = np.argsort(-logits, axis=1)[:, :5]
@@ -145,16 +148,58 @@ def test_predict(run, tmp_path, capsys):
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     assert len(rows) == 3 * 2
     model = keras_vit.load_checkpoint(run / "best.keras")
-    logits = model.predict(np.asarray(model.preprocessor(images)), verbose=0)
+    probabilities = model.predict(np.asarray(model.preprocessor(images)), verbose=0)
     best = [int(row["class"]) for row in rows[::2]]
-    assert best == logits.argmax(1).tolist()
+    assert best == probabilities.argmax(1).tolist()
     assert all(row["name"] == row["class"] for row in rows)
-    scores = array(keras.ops.softmax(logits)).max(1)
+    scores = probabilities.max(1)
     np.testing.assert_allclose(
         [float(row["score"]) for row in rows[::2]], scores, atol=1e-5
     )
     with pytest.raises(SystemExit, match="No image at"):
         predict.main([str(run), str(tmp_path / "none")])
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("classes", "activation"), [(3, "softmax"), (3, "sigmoid"), (1, "sigmoid"), (1, None)]
+)
+def test_predictions_are_the_models_own_outputs(classes, activation, tmp_path, capsys):
+    model = perturb(tiny_vit(classes=classes, classifier_activation=activation))
+    model.save(tmp_path / "model.keras")
+    pixels = np.random.default_rng(0).integers(0, 255, model.input_shape[1:], "uint8")
+    (tmp_path / "a.png").write_bytes(tensorflow().io.encode_png(pixels).numpy())
+    predict.main(
+        [
+            str(tmp_path / "model.keras"),
+            str(tmp_path / "a.png"),
+            "--workdir",
+            str(tmp_path),
+        ]
+    )
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    scores = [float(row["score"]) for row in rows]
+    wanted = array(model(model.preprocessor(pixels[None].astype("float32"))))[0]
+    np.testing.assert_allclose(scores, -np.sort(-wanted), atol=1e-5)
+    printed = capsys.readouterr().out
+    if activation is None:
+        assert "%" not in printed
+        assert f"{wanted[0]:.4f}" in printed
+    else:
+        assert f"{wanted.max():.2%}" in printed
+
+
+@pytest.mark.any_backend
+def test_the_head_of_an_older_run(run, tmp_path):
+    """The models of older runs said that they end in logits."""
+    older = tmp_path / "run"
+    shutil.copytree(run, older)
+    model = keras_vit.load_checkpoint(run / "best.keras", classifier_activation=None)
+    model.save(older / "best.keras")
+    assert command_line.head_of(str(older)) == {"classifier_activation": "softmax"}
+    assert command_line.head_of(str(older / "best.keras"))
+    model.save(older / "mine.keras")
+    assert command_line.head_of(str(older / "mine.keras")) == {}
 
 
 def test_finetune_at_another_size(run, tmp_path):

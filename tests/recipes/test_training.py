@@ -1,6 +1,8 @@
 """A run that is interrupted ends as one that was not."""
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 import keras_vit
 from recipes import config as configs
 from recipes import training
+from recipes.keeper import Keeper
 from recipes.objectives import SigmoidLoss
 from recipes.pretrain import main
 from tests.cases import array
@@ -121,6 +124,60 @@ def test_a_killed_run_ends_as_one_that_was_not(whole, config, tmp_path):
     training.train(config, directory, resume=True)
     assert_same_state(directory, whole)
     assert not list(directory.glob(".partial*"))
+
+
+def test_a_damaged_state_is_made_up_for_by_the_one_before(
+    whole, config, tmp_path, capsys
+):
+    directory = tmp_path / "run"
+    shutil.copytree(whole, directory)
+    with open(directory / "state.npz", "r+b") as file:
+        file.seek(1000)
+        file.write(b"damage")
+    training.train(config, directory)
+    printed = capsys.readouterr().out
+    assert "Resumed at step 24." in printed
+    assert "state.npz is damaged" in printed
+    assert "the 12 steps after step 24 are trained again" in printed
+    assert_same_state(directory, whole)
+    steps = [
+        [row.split(",")[0] for row in (d / "log.csv").open()] for d in (directory, whole)
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_training_on(whole, config, tmp_path):
+    """The remedy of the error for more epochs works."""
+    settings = [f"model.weights={whole / 'last.keras'}", "model.arguments.head=keep"]
+    longer = configs.override(config, [*settings, "epochs=1"])
+    training.train(longer, tmp_path / "run")
+    before, after = (
+        keras_vit.load_checkpoint(path / "last.keras").weights_by_path()
+        for path in (whole, tmp_path / "run")
+    )
+    change = array(after["classifier/kernel"]) - array(before["classifier/kernel"])
+    assert 0 < np.abs(change).max() < 0.1
+
+
+def test_an_interrupted_run(tmp_path, monkeypatch, capsys):
+    ended = Keeper.on_train_batch_end
+
+    def interrupted(keeper, batch, logs=None):
+        ended(keeper, batch, logs)
+        if keeper.step >= 20:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Keeper, "on_train_batch_end", interrupted)
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    with pytest.raises(SystemExit) as exit_info:
+        main(["digits_vit", *settings, "--workdir", str(tmp_path / "run")])
+    assert exit_info.value.code == 130
+    assert re.search(
+        r"^interrupted at step 2\d; the same command resumes from the checkpoint of step "
+        r"12$",
+        capsys.readouterr().err,
+        flags=re.MULTILINE,
+    )
 
 
 def test_a_finished_run_is_left_as_it_is(whole, config):

@@ -59,19 +59,24 @@ async function classify(file) {
   }
 }
 
-function showBars({ labels, scores }) {
+function showBars({ labels, scores, probabilities }) {
   const rows = labels.map((label, i) => {
     const row = document.createElement("li");
     const text = document.createElement("div");
     const name = document.createElement("span");
     name.textContent = label;
     const percent = document.createElement("span");
-    percent.textContent = `${(100 * scores[i]).toFixed(1)} %`;
     text.append(name, percent);
+    row.append(text);
+    if (probabilities === undefined) {
+      percent.textContent = scores[i].toPrecision(4);
+      return row;
+    }
+    percent.textContent = `${(100 * scores[i]).toFixed(1)} %`;
     const bar = document.createElement("meter");
     bar.value = scores[i];
     bar.setAttribute("aria-label", label);
-    row.append(text, bar);
+    row.append(bar);
     return row;
   });
   element("bars").replaceChildren(...rows);
