@@ -3,13 +3,12 @@
 import argparse
 import os
 import pathlib
-import tempfile
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_vit.export.staging import place
+from keras_vit.export.staging import place, staged
 from keras_vit.models.adaptation import merged
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.weights.download import fetch_checkpoint
@@ -50,9 +49,8 @@ def convert(
     model = load_checkpoint(source, **overrides)
     if ending == ".npz" or "quantized" not in model.get_config():
         model = merged(model)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as temporary:
-        written = pathlib.Path(temporary) / f"model{ending}"
+    with staged(target.parent) as staging:
+        written = staging / f"model{ending}"
         again = _write(model, written, source)
         images = np.random.default_rng(0).uniform(-1, 1, (2, *model.input_shape[1:]))
         images = images.astype("float32")
@@ -151,6 +149,8 @@ def main(arguments: list[str] | None = None) -> None:
         overrides["include_top"] = False
     try:
         difference = convert(options.source, options.target, **overrides)
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted\n")
     except (OSError, ImportError, RuntimeError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
     size = os.path.getsize(options.target)

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 import keras_vit
-from recipes import digits, pictures
+from recipes import command_line, digits, pictures
 
 SEED = 0
 BATCH_SIZE = 32
@@ -178,4 +178,5 @@ def artefact(what, path):
 
 
 if __name__ == "__main__":
-    main()
+    with command_line.reported():
+        main()
