@@ -263,3 +263,19 @@ if __name__ == "__main__":  # The other backend of test_files_on_another_backend
         # bfloat16 products are rounded at other places.
         check_files(pathlib.Path(sys.argv[1]), case, 1e-2 if case == "dtype" else 1e-5)
     print(f"{len(FILES)} cases on {keras.backend.backend()}")
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("make", [tiny_vit, tiny_t2t])
+def test_a_new_head_trains_on_a_frozen_model(make, tmp_path):
+    model = make(classes=5)
+    perturb(model)
+    model.trainable = False
+    model.save(tmp_path / "frozen.keras")
+    new = keras_vit.load_checkpoint(tmp_path / "frozen.keras", classes=3, head="new")
+    trained = {path for path, w in new.weights_by_path().items() if w.trainable}
+    assert trained == {"classifier/kernel", "classifier/bias"}
+    assert len(new.trainable_weights) == 2
+    kept = keras_vit.load_checkpoint(tmp_path / "frozen.keras")
+    assert not kept.trainable_weights
+    assert not new.resized((32, 32, 3)).get_layer("block_0").trainable_weights

@@ -377,6 +377,30 @@ def test_the_weights_come_back_after_an_error():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's"
+)
+def test_averages_under_tf_distribute():
+    import tensorflow as tf
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        optimizer = AdamW(0.05, ema_decay=0.5)
+        model.compile(optimizer, "mse", jit_compile=False)
+    x, y = np.ones((4, 3), "float32"), np.ones((4, 2), "float32")
+    seen = []
+    for _ in range(3):
+        model.fit(x, y, verbose=0)
+        seen.append(weights(model))
+    expected = [0.25 * a + 0.25 * b + 0.5 * c for a, b, c in zip(*seen, strict=True)]
+    with optimizer.averaged_weights(model):
+        for found, average in zip(weights(model), expected, strict=True):
+            np.testing.assert_allclose(found, average, rtol=1e-5)
+        model.evaluate(x, y, verbose=0)
+    for found, own in zip(weights(model), seen[-1], strict=True):
+        np.testing.assert_array_equal(found, own)
+
+
 def test_before_the_first_update_the_average_is_the_weights():
     model, _, _ = small_model()
     optimizer = SGD(0.1, ema_decay=0.9)
