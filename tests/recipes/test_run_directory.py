@@ -204,7 +204,7 @@ def test_a_config_of_an_older_version(run):
         resumed(run)
 
 
-HOLDER = """
+HOLDER = r"""
 import os, sys, time
 from recipes.directory_lock import locked
 with locked(sys.argv[1]):
