@@ -89,7 +89,8 @@ def test_what_a_run_leaves(whole, config):
 
 
 def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
-    model = keras_vit.load_checkpoint(whole / "last.keras")
+    # The loss takes logits; the saved model ends in its softmax.
+    model = keras_vit.load_checkpoint(whole / "last.keras", classifier_activation=None)
     todo = training.plan(config)
     training.compile(model, todo)
     data = training.evaluation_data(todo, "test", model)
