@@ -93,7 +93,3 @@ def test_the_table_of_t2t_vits_in_the_readme():
 def test_the_number_of_published_checkpoints_in_the_readme():
     (number,) = re.findall(r"(\d+) published files", README.read_text())
     assert int(number) == len(keras_vit.checkpoints())
-
-
-def test_the_readme_is_short():
-    assert len(README.read_text().splitlines()) < 200
