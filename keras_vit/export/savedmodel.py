@@ -51,10 +51,11 @@ def saved_model(
 
     `images` are pixel values 0 to 255, of any height and width where `model.preprocessor`
     has an `image_size`; they are resized, cropped and scaled inside as it says.
-    `image_bytes` are files, which may differ in size: JPEG, PNG, GIF (its first frame),
-    BMP of 24 or 32 bits, WebP without animation (where the server's TensorFlow reads
-    it). Files whose EXIF states an orientation are turned upright first. Colours become
-    grey and grey becomes colours as the model needs, alpha is dropped, 16 bits become 8.
+    `image_bytes` are files, which may differ in size: JPEG, PNG, GIF (its first frame,
+    which must fill its screen), uncompressed BMP of 24 or 32 bits, WebP without
+    animation (where the server's TensorFlow reads it). Files whose EXIF states an
+    orientation are turned upright first. Colors become grey and grey becomes colors as
+    the model needs, alpha is dropped, 16 bits become 8.
     Models of other than 1 or 3 channels have no `predict_bytes` and no `attention`.
 
     `logits` and `probabilities` are float32 `(b, classes)`; probabilities are the model's

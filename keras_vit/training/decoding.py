@@ -42,7 +42,8 @@ def decode_pixels(content, channels, window=None, exif=True):
 
     Raises:
         tensorflow.errors.InvalidArgumentError: when it runs: the file is damaged or no
-            image, or a BMP that TensorFlow would decode to wrong colors.
+            image, a BMP that TensorFlow would decode to wrong colors, or a GIF whose
+            first frame does not fill its screen.
 
     Example:
 
@@ -90,7 +91,8 @@ def decode_oriented(content, orientation, channels, window=None):
         # With any channels, because TensorFlow drops no alpha from WebP.
         file = _without_transparency(_checked(content))
         pixels = tf.io.decode_image(file, 0, expand_animations=False)
-        pixels = _in_color(tf.ensure_shape(pixels, (None, None, None)))
+        pixels = _whole_screen(file, tf.ensure_shape(pixels, (None, None, None)))
+        pixels = _in_color(pixels)
         return pixels if window is None else _cropped(pixels, box(tf.shape(pixels)))
 
     pixels = tf.cond(tf.io.is_jpeg(content), jpeg, other)
@@ -141,6 +143,47 @@ def _without_transparency(content):
     gif = tf.where(is_gif, content, b"")
     gif = tf.strings.regex_replace(gif, extension, r"\1", replace_global=False)
     return tf.where(is_gif, gif, content)
+
+
+def _whole_screen(content, pixels):
+    """Return the pixels; refuse GIFs whose first frame is only a part of the image.
+
+    TensorFlow returns an image of the size of the largest frame, black around the first;
+    Pillow one of the size of the screen, in the background color around the first.
+
+    Args:
+        content: scalar string tensor, the file, as `_without_transparency` returns it.
+        pixels: the file as TensorFlow decodes it, `(h, w, c)`.
+    """
+    tf = tensorflow()
+    header = read(content[None], tf.zeros([1], tf.int64), 13)[0]
+    little, is_gif = tf.constant(True), starts(header, b"GIF")
+    screen = number(tf.reshape(header[6:10], (2, 2)), little)
+    frame = _first_descriptor(content, header, is_gif)[1:]
+    frame = number(tf.reshape(frame, (4, 2)), little)
+    height, width, _ = tf.unstack(tf.shape(pixels, tf.int64))
+    decoded = tf.stack([tf.zeros_like(width), tf.zeros_like(width), width, height])
+    whole = tf.reduce_all(frame == decoded) & tf.reduce_all(screen <= decoded[2:])
+    message = "GIF whose first frame does not fill its screen: save it as PNG."
+    check = tf.raw_ops.Assert(condition=whole | ~is_gif, data=[message])
+    with tf.control_dependencies([check]):
+        return tf.identity(pixels)
+
+
+def _first_descriptor(content, header, is_gif):
+    """Return the first 9 bytes of the first frame's descriptor in a GIF, or zeros.
+
+    The extensions before it end with a zero byte, and the descriptor begins with a comma.
+    An extension that happens to contain both makes the image be refused.
+    """
+    tf = tensorflow()
+    length = tf.cast(tf.strings.length(content), tf.int64)
+    colors = tf.where(header[10] >= 128, 3 * 2 ** (header[10] % 8 + 1), 0)
+    start = tf.minimum(13 + colors, length)
+    blocks = tf.strings.substr(content, start, tf.where(is_gif, length - start, 0))
+    before = tf.strings.regex_replace(b"\0" + blocks, r"\x00\x2c\C*$", "")
+    position = start + tf.cast(tf.strings.length(before), tf.int64)
+    return read(content[None], position[None], 9)[0]
 
 
 def _checked(content):

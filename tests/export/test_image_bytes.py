@@ -97,12 +97,26 @@ def files_of_all_kinds(image):
     }  # fmt: skip
 
 
+def gif_on_screen(image, size, corner=(0, 0), *frames):
+    """A GIF of a screen of any size whose first frame, at a corner, has the image."""
+    file = bytearray(encoded(image, "GIF", save_all=True, append_images=frames))
+    file[6:10] = struct.pack("<HH", *size)
+    frame = file.index(b"\x2c" + bytes(4) + struct.pack("<HH", *image.size))
+    file[frame + 1 : frame + 5] = struct.pack("<HH", *corner)
+    return bytes(file)
+
+
 def transparent_files(image):
     palette, clear = image.quantize(16), image.convert("RGBA")
     clear.putalpha(image.convert("L"))
     return {
         "gif_transparent": encoded(palette, "GIF", transparency=3),
         "gif_comment": encoded(palette, "GIF", transparency=3, comment=b"abcd"),
+        # A delay of 44 hundredths is a comma, which also begins a frame.
+        "gif_moving_slowly": encoded(
+            image, "GIF", save_all=True, append_images=[palette], duration=440, loop=0
+        ),
+        "gif_of_small_screen": gif_on_screen(image, (3, 3)),
         "png_transparent": encoded(palette, "PNG", transparency=bytes(range(256))),
         "webp_alpha": encoded(clear, "WEBP"),
         "webp_lossless_alpha": encoded(clear, "WEBP", lossless=True, exact=True),
@@ -138,18 +152,24 @@ def hollow_jpeg(image, height, width):
     return bytes(file)
 
 
-def small_header_gif(image):
-    file = bytearray(encoded(image, "GIF"))
-    file[6:10] = struct.pack("<HH", 1, 1)
-    return bytes(file)
-
-
 def bmp_of_other_colors(image):
     pixels = np.dstack([np.asarray(image)[::-1], np.full((40, 60), 255, "uint8")])
     header = struct.pack("<IiiHHIIiiII", 108, 60, 40, 1, 32, 3, pixels.nbytes, 0, 0, 0, 0)
     masks = struct.pack("<IIII", 0xFF, 0xFF00, 0xFF0000, 0xFF000000) + bytes(52)
     file = struct.pack("<IHHI", 122 + pixels.nbytes, 0, 0, 122) + header + masks
     return b"BM" + file + pixels.tobytes()
+
+
+def rle_bmp(image):
+    file = bytearray(encoded(image, "BMP"))
+    file[30] = 1
+    return bytes(file)
+
+
+def part_before_whole_gif(image):
+    part = gif_on_screen(image.resize((9, 8)), image.size, (20, 10))
+    frame = gif_on_screen(image, image.size)
+    return part[:-1] + frame[frame.index(b"\x2c" + bytes(4)) :]
 
 
 def test_what_cannot_be_read_gets_its_code_and_spoils_nothing(photograph):
@@ -171,6 +191,11 @@ def test_what_cannot_be_read_gets_its_code_and_spoils_nothing(photograph):
         encoded(photograph, "TIFF"): UNREADABLE,
         encoded(photograph.convert("P"), "BMP"): UNREADABLE,
         bmp_of_other_colors(photograph): UNREADABLE,
+        rle_bmp(photograph): UNREADABLE,
+        gif_on_screen(photograph, (70, 45)): UNREADABLE,
+        gif_on_screen(photograph, (70, 5)): UNREADABLE,
+        gif_on_screen(photograph, (60, 40), (2, 1)): UNREADABLE,
+        part_before_whole_gif(photograph): UNREADABLE,
         encoded(photograph, "BMP").replace(b"\x28\0\0\0", b"\x0c\0\0\0"): UNREADABLE,
         encoded(
             photograph, "WEBP", save_all=True, append_images=[photograph.rotate(9)]
@@ -180,7 +205,7 @@ def test_what_cannot_be_read_gets_its_code_and_spoils_nothing(photograph):
         hollow_png(60000, 60000): TOO_LARGE,
         hollow_png(2**31 - 1, 2**31 - 1): TOO_LARGE,
         hollow_jpeg(photograph, 65500, 65500): TOO_LARGE,
-        small_header_gif(large): TOO_LARGE,
+        gif_on_screen(large, (1, 1)): TOO_LARGE,
         encoded(large, "BMP"): TOO_LARGE,
         encoded(large, "PNG"): TOO_LARGE,
         encoded(large, "JPEG"): TOO_LARGE,

@@ -259,6 +259,7 @@ BAD = {
     "ant/truncated.jpg": "JPEG",
     "ant/zero.png": "empty",
     "bee/huge.jpg": "JPEG",
+    "bee/part.gif": "first frame does not fill its screen",
     "bee/text ünï.jpg": "Unknown image file format",
     "çat/gone.jpg": "No such file",
     "çat/huge.png": "PNG",
@@ -272,10 +273,12 @@ def damaged(folder, encoded):
     whole = encoded()
     start = whole.find(b"\xff\xc0")
     size = struct.pack(">HH", 65500, 65500)
+    gif = encoded(mode="P", file_format="GIF")
     contents = (
         whole[: len(whole) // 2],
         b"",
         whole[: start + 5] + size + whole[start + 9 :],
+        gif[:6] + struct.pack("<HH", 99, 99) + gif[10:],
         b"This is not an image.",
         whole,
         png_header(100_000, 100_000),
