@@ -10,6 +10,10 @@ import numpy as np
 IMAGENET_MEAN = [123.675, 116.28, 103.53]
 IMAGENET_STD = [58.395, 57.12, 57.375]
 
+# A single image with more channels than colors and alpha is more likely a batch of grey
+# images without an axis for channels, unless mean or std have as many values.
+_MOST_CHANNELS_UNASKED = 4
+
 # Those that every backend computes alike. (Interpolation, antialias) of Keras's resize.
 RESIZES = {
     "bilinear": ("bilinear", False),
@@ -60,7 +64,8 @@ class Preprocessor(keras.layers.Rescaling):
     Raises:
         ValueError: an argument is out of its range; an input of another rank, of
             boolean or string dtype, or with another number of channels than `mean` and
-            `std` have.
+            `std` have; a single image of more than 4 channels where these are one float
+            each (see `with_channels`).
 
     Example:
 
@@ -175,7 +180,8 @@ class Preprocessor(keras.layers.Rescaling):
 
         One channel gets the averages of `mean` and of `std`; more or fewer channels
         get their entries in order, again from the first after the last. A `mean` or
-        `std` that is one float holds for any channels and stays.
+        `std` that is one float holds for any channels and stays, except that for more
+        than 4 channels `mean` becomes a list, which allows single images `(h, w, c)`.
 
         Args:
             channels: int, the number of channels.
@@ -205,6 +211,8 @@ class Preprocessor(keras.layers.Rescaling):
 
         config = self.get_config()
         values = {"mean": entries(self.mean), "std": entries(self.std)}
+        if self._holds_for_any_channels() and channels > _MOST_CHANNELS_UNASKED:
+            values["mean"] = [self.mean] * channels
         return self.from_config({**config, **values})
 
     def __call__(self, images, **kwargs):
@@ -235,12 +243,33 @@ class Preprocessor(keras.layers.Rescaling):
                 "Images must hold pixel values 0 to 255 as integers or floats; "
                 f"received dtype {dtype}."
             )
-        channels = {len(v) for v in (self.mean, self.std) if isinstance(v, list)}
-        if channels - {1, shape[-1]}:
+        self._check_channels(shape)
+
+    def _check_channels(self, shape):
+        own = max(
+            (len(v) for v in (self.mean, self.std) if isinstance(v, list)), default=1
+        )
+        grey_batch = len(shape) == 3 and (shape[-1] or 0) > _MOST_CHANNELS_UNASKED
+        if own not in (1, shape[-1]):
+            grey = f"np.repeat(images[..., None], {own}, axis=-1)"
             raise ValueError(
-                f"This preprocessor has a mean and std for {max(channels)} channels; "
-                f"received images of shape {shape}."
+                f"This preprocessor has a mean and std for {own} channels; received "
+                f"images of shape {shape}."
+                + f" A batch of grey images needs {grey}."
+                * grey_batch
             )
+        if own == 1 and grey_batch:
+            several = f" An image of {shape[-1]} channels needs "
+            several += f"preprocessor.with_channels({shape[-1]})."
+            raise ValueError(
+                f"Received shape {shape}, which is one image of {shape[-1]} channels. "
+                "A batch of grey images needs images[..., None]."
+                + several
+                * self._holds_for_any_channels()
+            )
+
+    def _holds_for_any_channels(self):
+        return not isinstance(self.mean, list) and not isinstance(self.std, list)
 
     def call(self, images):
         if self.image_size is not None:

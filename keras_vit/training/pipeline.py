@@ -108,6 +108,7 @@ def training_batches(
             f"{source.num_examples} examples in batches of {batch_size}."
         )
     shape = _image_shape(source, preprocessor)
+    preprocessor = _of_channels(preprocessor, shape[-1])
     prepare = _training_image(source, preprocessor, augmentation, shape)
     run_seed = tf.constant((seed, 0), "int64")
     example_seed = _fold(run_seed, _EXAMPLE)[0]
@@ -217,6 +218,7 @@ def evaluation_batches(
     tf = tensorflow()
     classes = _check(source, batch_size, num_classes, unreadable)
     shape = _image_shape(source, preprocessor)
+    preprocessor = _of_channels(preprocessor, shape[-1])
 
     def stream(first):
         return _epoch(source.references(), source.num_examples, 0, first)
@@ -285,6 +287,13 @@ def _image_shape(source, preprocessor):
             "image_size: use preprocessor.with_image_size((height, width))."
         )
     return source.image_shape
+
+
+def _of_channels(preprocessor, channels):
+    """Return the preprocessor; one that holds for any channels for these of a source."""
+    if isinstance(preprocessor.mean, list) or isinstance(preprocessor.std, list):
+        return preprocessor  # A mismatch is an error.
+    return preprocessor.with_channels(channels)
 
 
 def _map(dataset, function):
@@ -557,7 +566,7 @@ def _training_image(source, preprocessor, augmentation, shape):
     fit = preprocessor
     if pixels_only:
         config = {**preprocessor.get_config(), "mean": 0.0, "std": 1.0}
-        fit = Preprocessor.from_config(config)
+        fit = Preprocessor.from_config(config).with_channels(shape[-1])
     scale = preprocessor.with_image_size(None)
     mean = np.broadcast_to(preprocessor.mean, shape[-1:])
     fill = tuple(np.round(mean).tolist())

@@ -359,6 +359,33 @@ def test_wrong_channels():
         Preprocessor(MEAN, STD)(np.zeros((4, 5, 1)))
 
 
+@pytest.mark.parametrize(
+    ("preprocessor", "remedy"),
+    [
+        (Preprocessor(), r"with_channels\(9\)"),
+        (Preprocessor([2.0], [3.0]), "images"),
+        (Preprocessor(MEAN, STD), r"np\.repeat\(images\[\.\.\., None\], 3, axis=-1\)"),
+    ],
+)
+def test_a_batch_of_grey_images_without_channels(preprocessor, remedy, tensorflow):
+    images = np.arange(8 * 9 * 9, dtype="float32").reshape(8, 9, 9)
+    data = tensorflow.data.Dataset.from_tensors(images)
+    for apply in (preprocessor, lambda _: data.map(preprocessor)):
+        with pytest.raises(ValueError, match=rf"\(8, 9, 9\).*grey.*{remedy}"):
+            apply(images)
+    grey = images[..., None]
+    grey = grey if np.size(preprocessor.mean) == 1 else np.repeat(grey, 3, axis=-1)
+    assert preprocessor(grey).shape == grey.shape
+
+
+def test_one_image_of_many_channels():
+    image = np.random.default_rng(0).uniform(0, 255, (4, 5, 7))
+    asked = Preprocessor(2.0, 3.0).with_channels(7)
+    np.testing.assert_allclose(array(asked(image)), (image - 2) / 3, atol=1e-4)
+    batch = Preprocessor(2.0, 3.0)(image[None])
+    np.testing.assert_array_equal(array(batch)[0], array(asked(image)))
+
+
 @pytest.mark.parametrize("std", [0.0, -1.0, [1.0, 0.0, 1.0]])
 def test_std_that_is_not_positive(std):
     with pytest.raises(ValueError, match="std must be positive"):

@@ -208,6 +208,15 @@ def test_evaluation_sees_every_image_once(batch_size):
     np.testing.assert_array_equal(labels, np.arange(7))
 
 
+def test_images_of_many_channels():
+    source = arrays(np.full((3, 4, 4, 7), 9, "uint8"))
+    ((images, *_),) = collect(evaluation_batches(source, PIXELS, 3))
+    assert (images == 9).all()
+    augmentation = Augmentation(crop_area=(1.0, 1.0))
+    ((images, _),) = collect(training_batches(source, PIXELS, augmentation, 3, 0), 1)
+    assert (images == 9).all()
+
+
 def test_formats(tmp_path, encoded):
     image_module = pytest.importorskip("PIL.Image", reason="makes the pictures")
     pictures = [
