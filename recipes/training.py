@@ -27,6 +27,8 @@ from recipes.run_directory import RunDirectory, write_text
 # step. Nothing is gained elsewhere.
 STEPS_PER_EXECUTION = {"tensorflow": 8}
 
+MOST_CLASSES_COUNTED = 20
+
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
@@ -372,6 +374,8 @@ def _announce(todo, directory, model, keeper):
     write_text(directory.path / "classes.json", json.dumps(names, indent=0))
     for part, examples in todo.sources.items():
         print(f"data.{part}: {examples.num_examples:,} images of {examples.name}")
+        if examples.class_counts is not None:
+            print(f"  of each class: {_counts(examples)}")
     print(f"{len(names):,} classes: {', '.join(names[:10])}{', ...' * (len(names) > 10)}")
     print(
         f"{config.about}\n{model.count_params():,} parameters; {source.num_examples:,} "
@@ -390,6 +394,14 @@ def _announce(todo, directory, model, keeper):
             f"{todo.interval:,} steps after step {keeper.step:,} are trained again.",
             flush=True,
         )
+
+
+def _counts(source):
+    """Return text with the number of images of the largest classes."""
+    counts = zip(source.class_names, source.class_counts, strict=True)
+    largest = sorted(counts, key=lambda row: -row[1])[:MOST_CLASSES_COUNTED]
+    texts = [f"{name} {count:,}" for name, count in largest]
+    return ", ".join(texts) + ", ..." * (source.num_classes > len(texts))
 
 
 def _of_size(model, side):

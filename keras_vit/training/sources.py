@@ -57,6 +57,8 @@ class Source:
             of the set that is gone, or None.
         damaged: function of no arguments that reads all files that hold many examples
             and returns a sentence that names a damaged one, or None.
+        class_counts: the number of images of each class in the order of the labels, or
+            None where counting would take reading them.
 
     Example:
 
@@ -80,6 +82,7 @@ class Source:
     listing: Callable[[], list[tuple[str, int, str]]] | None = None
     lost: Callable[[], str | None] = lambda: None
     damaged: Callable[[], str | None] = lambda: None
+    class_counts: tuple[int, ...] | None = None
 
     def examples(self):
         """All examples once, in an order that never changes, not decoded.
@@ -236,6 +239,7 @@ def _digits(name, split):
         references=lambda: tensorflow().data.Dataset.from_tensor_slices(reference),
         reference_bytes=images[0].nbytes,
         read=lambda image: image,
+        class_counts=_class_counts(labels, 10),
         listing=lambda: [
             (name, int(label), f"{zlib.crc32(image.tobytes()):08x}")
             for name, label, image in zip(
@@ -282,6 +286,7 @@ def _folder(name, path):
         reference_bytes=500,
         read=lambda file: tensorflow().io.read_file(file),
         encoded=True,
+        class_counts=_class_counts(labels, len(classes)),
         listing=lambda: [
             (os.fsdecode(identifier).encode(errors="replace").decode(), label, content)
             for identifier, label, content in zip(
@@ -290,6 +295,10 @@ def _folder(name, path):
         ],
         lost=lambda: _gone([path, *(path / class_name for class_name in classes)]),
     )
+
+
+def _class_counts(labels, classes):
+    return tuple(np.bincount(labels, minlength=classes).tolist())
 
 
 def _class_folders(name, path):

@@ -228,11 +228,17 @@ def test_large_files_are_compared_by_size(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
-def test_a_run_does_not_resume_on_other_data(part, tmp_path):
+def test_a_run_does_not_resume_on_other_data(part, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "MOST_CLASSES_COUNTED", 2)
     names = {p: write(tmp_path / p) for p in ("train", "validation")}
     config = config_of(names["train"], names["validation"])
     directory = tmp_path / "run"
+    (tmp_path / "train" / "dog" / "0.png").unlink()
     training.train(config, directory)
+    printed = capsys.readouterr().out
+    assert "17 images of folder:" in printed
+    assert "of each class: cat 6, horse 6, ...\n" in printed  # Of train.
+    assert "of each class: cat 6, dog 6, ...\n" in printed
     state = (directory / "state.npz").read_bytes()
     training.train(config, directory)  # It is finished, and the data are the same.
     remove(tmp_path / part)

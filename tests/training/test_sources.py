@@ -20,6 +20,7 @@ def test_digits():
     assert source.image_shape == (8, 8, 1)
     np.testing.assert_array_equal([e["image"] for e in found], images)
     np.testing.assert_array_equal([e["label"] for e in found], labels)
+    assert source.class_counts == tuple((labels == n).sum() for n in range(10))
     assert [e["id"].decode() for e in found] == [f"digits-{i}" for i in index]
     assert open_source("digits").num_examples == open_source("digits:train").num_examples
 
