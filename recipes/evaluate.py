@@ -31,7 +31,7 @@ import keras_vit
 from keras_vit.training.class_names import check_class_names
 from keras_vit.training.pipeline import evaluation_batches
 from keras_vit.training.sources import Source, open_source
-from recipes import class_names, command_line, exported, pictures
+from recipes import class_names, command_line, dark_images, exported, pictures
 from recipes import config as configs
 from recipes.objectives import network
 from recipes.run_directory import write_text
@@ -143,6 +143,7 @@ def outputs(
     Yields:
         For each batch its outputs, float64, and its labels; padding is left out.
     """
+    dark_images.warn(source)
     batches = evaluation_batches(
         source.with_channels(model.input_shape[-1]),
         model.preprocessor,

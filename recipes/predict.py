@@ -27,7 +27,7 @@ from keras_vit.export.head import Head
 from keras_vit.training.decoding import decode_pixels, reason
 from keras_vit.training.host import tensorflow
 from keras_vit.training.sources import counted, image_files
-from recipes import class_names, command_line
+from recipes import class_names, command_line, dark_images
 from recipes import config as configs
 from recipes.evaluate import NOTHING
 from recipes.objectives import network
@@ -70,9 +70,11 @@ def predict(
         good, images = [], []
         for path in paths[start : start + batch_size]:
             try:
-                content = tf.constant(path.read_bytes())
+                content = path.read_bytes()
+                if text := dark_images.warning(str(path), content):
+                    print(text, file=sys.stderr)
                 channels = model.input_shape[-1]
-                pixels = decode_pixels(content, channels, exif=exif)
+                pixels = decode_pixels(tf.constant(content), channels, exif=exif)
                 images.append(model.preprocessor(pixels))
                 good.append(path)
             except (OSError, tf.errors.OpError) as error:

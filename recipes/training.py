@@ -18,7 +18,7 @@ from keras_vit.training.host import tensorflow
 from keras_vit.training.pipeline import evaluation_batches, training_batches
 from keras_vit.training.sources import Source, open_source
 from recipes import config as configs
-from recipes import pictures
+from recipes import dark_images, pictures
 from recipes.keeper import Keeper, variables
 from recipes.objectives import objective
 from recipes.run_directory import RunDirectory, write_text
@@ -376,6 +376,7 @@ def _announce(todo, directory, model, keeper):
         print(f"data.{part}: {examples.num_examples:,} images of {examples.name}")
         if examples.class_counts is not None:
             print(f"  of each class: {_counts(examples)}")
+        dark_images.warn(examples)
     print(f"{len(names):,} classes: {', '.join(names[:10])}{', ...' * (len(names) > 10)}")
     print(
         f"{config.about}\n{model.count_params():,} parameters; {source.num_examples:,} "

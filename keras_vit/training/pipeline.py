@@ -485,9 +485,11 @@ class _Images:
         problems = self._problems(first, missing)
         if not self.skip or missing >= self.source.num_examples:
             name, reason = next(iter(problems.items()))
+            remedy = "Remove or replace it, or skip such images (unreadable='skip')."
+            if self.skip:
+                remedy = "No other image can be read either: replace them."
             raise ValueError(
-                f"{self.source.name}: {name} cannot be read: {reason} Remove or replace "
-                "it, or skip such images (unreadable='skip')."
+                f"{self.source.name}: {name} cannot be read: {reason} {remedy}"
             )
         for name, reason in problems.items():
             if name not in self.skipped:

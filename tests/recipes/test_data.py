@@ -159,6 +159,24 @@ def test_predict_takes_the_files_of_a_folder_source(run, tmp_path, capsys):
     assert "{{" not in line
 
 
+def test_pngs_of_16_bits_that_use_12(run, tmp_path, capsys):
+    folder = tmp_path / "set"
+    for name in COLORS.keys() - {"zebra"}:
+        (folder / name).mkdir(parents=True)
+        pixels = np.linspace(0, 4095, 64).reshape(8, 8).astype("uint16")
+        Image.fromarray(pixels).save(folder / name / "0.png")
+    (folder / "cat" / "00.png").write_bytes((folder / "cat" / "0.png").read_bytes()[:50])
+    source = f"data.test=folder:{folder}"
+    evaluate.main([str(run), *options(source, "data.unreadable=skip")])
+    assert capsys.readouterr().out.count("no value above 4,095 of 65,535") == 1
+    predict.main([str(run), str(folder / "dog")])
+    assert "dog/0.png has 16 bits" in capsys.readouterr().err
+    bright = Image.fromarray(pixels * 16)
+    bright.save(folder / "dog" / "0.png")
+    predict.main([str(run), str(folder / "dog")])
+    assert not capsys.readouterr().err.count("warning: ")
+
+
 def add(folder):
     shutil.copy(folder / "cat" / "0.png", folder / "cat" / "new.png")
 
