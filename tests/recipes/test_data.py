@@ -124,6 +124,15 @@ def test_probes_compare_the_classes_of_their_sets(test, run, sets):
         linear_probe.main([str(run), *options(*names, f"data.test={sets[test]}")])
 
 
+@pytest.mark.parametrize("command", [evaluate, linear_probe])
+def test_an_unreadable_image_ends_a_command_in_one_line(command, run, sets, tmp_path):
+    bad = write(tmp_path / "bad", count=1)
+    (tmp_path / "bad" / "cat" / "1.png").write_bytes(b"no image")
+    names = [f"data.{part}={sets['train']}" for part in ("train", "validation")]
+    with pytest.raises(SystemExit, match=r"^error: folder:.*: cat/1\.png cannot be read"):
+        command.main([str(run), *options(*names, f"data.test={bad}")])
+
+
 def test_a_set_that_is_left_over_from_the_config(sets, tmp_path):
     workdir = ["--workdir", str(tmp_path / "run")]
     train = f"data.train={sets['train']}"
