@@ -22,6 +22,10 @@ import sys
 sys.modules["keras"] = None  # type: ignore[assignment]
 # TensorFlow's own allocator never returns the memory of a large image.
 os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
+# Operations that wait in TensorFlow's pool of threads, by default one a core, would make
+# small requests wait for the decoding of a large image.
+threads = max(16, 2 * (os.cpu_count() or 1))
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(threads))
 
 from recipes.serve.limits import Limits  # noqa: E402
 

@@ -12,10 +12,6 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from recipes.serve.tensor_json import BadRequestError, Tensor
 
-# Operations that wait in TensorFlow's pool of threads, by default one a core, would make
-# small requests wait for the decoding of a large image.
-tf.config.threading.set_inter_op_parallelism_threads(max(16, 2 * (os.cpu_count() or 1)))
-
 
 class Model:
     """The highest version of an export that can be served.
