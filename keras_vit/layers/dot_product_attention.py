@@ -235,7 +235,11 @@ def _forward_by_blocks(query, key, value):
             d_logits = ops.cast(d_logits, value.dtype)
             weights = ops.cast(weights, value.dtype)
             d_query_block = ops.expand_dims(ops.matmul(d_logits, key), 0)
-            d_query = ops.slice_update(d_query, (i, 0, 0, 0, 0), d_query_block)
+            # With jax_enable_x64, plain zeros would be int64, and JAX wants one dtype.
+            zero = ops.zeros_like(i)
+            d_query = ops.slice_update(
+                d_query, (i, zero, zero, zero, zero), d_query_block
+            )
             d_key = d_key + wide(ops.matmul(_transposed(d_logits), query))
             d_value = d_value + wide(ops.matmul(_transposed(weights), upstream))
             return (i + 1, d_query, d_key, d_value), None

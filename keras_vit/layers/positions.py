@@ -330,10 +330,8 @@ class RelativePositions(_PositionLayer):
         prefix = self.num_prefix_tokens
         grid = ops.reshape(queries[:, :, prefix:], (-1, heads, gh, gw, head_dim))
         # Row r of the gathered table holds the vectors for keys in rows 0, 1, ...
-        row_offset = np.arange(gh)[:, None] - np.arange(gh) + gh - 1
-        column_offset = np.arange(gw)[:, None] - np.arange(gw) + gw - 1
-        rows = ops.take(self.rows, row_offset, axis=0)
-        columns = ops.take(self.columns, column_offset, axis=0)
+        rows = ops.take(self.rows, _offsets(gh), axis=0)
+        columns = ops.take(self.columns, _offsets(gw), axis=0)
         by_row = ops.einsum("bkyxd,yYd->bkyxY", grid, rows)
         by_column = ops.einsum("bkyxd,xXd->bkyxX", grid, columns)
         logits = by_row[..., :, None] + by_column[..., None, :]
@@ -349,6 +347,14 @@ class RelativePositions(_PositionLayer):
             "rows": resize_axis(tables["rows"], 2 * gh - 1, resize),
             "columns": resize_axis(tables["columns"], 2 * gw - 1, resize),
         }
+
+
+def _offsets(length):
+    """Return the table's row for each pair of positions, `(length, length)`, int32."""
+    offsets = np.arange(length)[:, None] - np.arange(length) + length - 1
+    # With floatx bfloat16, Keras's JAX backend turns an array without a dtype argument
+    # into bfloat16.
+    return ops.convert_to_tensor(offsets, "int32")
 
 
 # The kinds that are added to the tokens, by the name that constructors take.

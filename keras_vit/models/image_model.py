@@ -69,6 +69,7 @@ class ImageModel(keras.Model):
         # Under TensorFlow the first step would make the optimizer's variables while it
         # is traced, which has it traced a second time: half of what the first step of
         # a large model takes.
+        _check_precision(self.optimizer, self.trainable_variables)
         if self.optimizer is not None and not self.optimizer.built:
             with contextlib.ExitStack() as stack:
                 if hasattr(self, "distribute_strategy"):
@@ -128,6 +129,24 @@ class ImageModel(keras.Model):
             )
 
     _warned = False
+
+
+def _check_precision(optimizer, variables):
+    """Raise a `ValueError` if float16 would round an adaptive optimizer's squares to 0.
+
+    A step would then divide the gradient by `epsilon`, which is meant to be negligible,
+    and the weights would overflow.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # Of loss scaling.
+    epsilon = getattr(optimizer, "epsilon", None)
+    if epsilon is None or epsilon >= 1e-4:
+        return
+    if any(variable.dtype == "float16" for variable in variables):
+        raise ValueError(
+            f"{type(optimizer).__name__} with epsilon={epsilon:g} cannot train float16 "
+            "weights: the squares of small gradients are 0 in float16. Build the model "
+            "with dtype='mixed_float16', whose weights are float32, or train with SGD."
+        )
 
 
 def _with_first(first, generator):

@@ -1,0 +1,69 @@
+"""Global settings of Keras and JAX that once broke models or training."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+
+from keras_vit.layers.dot_product_attention import self_attention
+from tests.cases import (
+    output_and_gradients,
+    perturb,
+    random_array,
+    random_images,
+    tiny_vit,
+)
+
+LABELS = np.array([0, 1])
+
+
+@contextlib.contextmanager
+def jax_x64():
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+@contextlib.contextmanager
+def floatx(dtype):
+    keras.config.set_floatx(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx("float32")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="a setting of JAX")
+def test_attention_by_blocks_trains_with_jax_enable_x64(monkeypatch):
+    monkeypatch.setattr("keras_vit.layers.dot_product_attention.BLOCKS_FROM", 8)
+    monkeypatch.setattr("keras_vit.layers.dot_product_attention.BLOCK", 4)
+    arrays, upstream = [random_array(2, 10, 12)], random_array(2, 10, 4, seed=1)
+    plain = output_and_gradients(self_attention(2), arrays, upstream)
+    with jax_x64():
+        wide = output_and_gradients(self_attention(2), arrays, upstream)
+    np.testing.assert_allclose(wide[0], plain[0], atol=1e-6)
+    np.testing.assert_allclose(wide[1][0], plain[1][0], atol=1e-6)
+
+
+@pytest.mark.parametrize("positions", ["relative", "sincos_2d"])
+def test_floatx_bfloat16_leaves_the_positions_as_they_are(positions):
+    model = perturb(tiny_vit(positions=positions, dtype="float32"))
+    images = keras.ops.convert_to_tensor(random_images(model), "float32")
+    plain = keras.ops.convert_to_numpy(model(images))
+    with floatx("bfloat16"):
+        outputs = keras.ops.convert_to_numpy(model(images))
+    np.testing.assert_allclose(outputs, plain, atol=1e-6)
+
+
+def test_adaptive_optimizers_refuse_float16_weights():
+    model = tiny_vit(num_layers=1, dtype="float16")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="mixed_float16"):
+        model.fit(random_images(model), LABELS, verbose=0)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(random_images(model), LABELS, verbose=0)
