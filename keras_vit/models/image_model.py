@@ -87,27 +87,36 @@ class ImageModel(keras.Model):
             # Keras draws the first batch ahead of time as well.
             first = next(data, None)
             if first is None:
-                return data
+                raise _no_images(data)
             self._check_data(first)
             return _with_first(first, data)
         if isinstance(data, keras.utils.PyDataset):
-            if data.num_batches is None or data.num_batches > 0:
-                self._check_data(data[0])
+            if data.num_batches == 0:
+                raise _no_images(data)
+            self._check_data(data[0])
             return data
         self._check_data(data)
+        images = self._images_of(data)
+        if _is_empty(images):
+            raise _no_images(images)
         return data
 
     def _check_data(self, data):
         """Check images, or what `fit` takes: the images come first."""
-        data = getattr(data, "element_spec", data)  # Of a tf.data.Dataset.
+        # The element_spec is that of a tf.data.Dataset.
+        images = self._images_of(getattr(data, "element_spec", data))
+        if hasattr(images, "shape") and hasattr(images, "dtype"):
+            _check_images(images, self.input_shape[1:])
+            self._warn_of_raw_pixels(images)
+
+    def _images_of(self, data):
+        """Return the first array or tensor of a nest: in what `fit` takes, the images."""
         while isinstance(data, dict | list | tuple) and data:
             if isinstance(data, dict):
                 data = data.get(self.inputs[0].name, next(iter(data.values())))
             else:
                 data = data[0]
-        if hasattr(data, "shape") and hasattr(data, "dtype"):
-            _check_images(data, self.input_shape[1:])
-            self._warn_of_raw_pixels(data)
+        return data
 
     def _warn_of_raw_pixels(self, images):
         """Warn once if an array holds pixel values that were not preprocessed."""
@@ -129,6 +138,23 @@ class ImageModel(keras.Model):
             )
 
     _warned = False
+
+
+def _is_empty(data):
+    """Return True for an array, tensor or `tf.data.Dataset` that has no images."""
+    if hasattr(data, "cardinality"):
+        return int(data.cardinality()) == 0
+    return tuple(getattr(data, "shape", ()))[:1] == (0,)
+
+
+def _no_images(data):
+    shape = getattr(data, "shape", None)
+    kind = type(data).__name__
+    received = f"an empty {kind}" if shape is None else f"{kind} of shape {tuple(shape)}"
+    return ValueError(
+        f"fit, evaluate and predict need one image or more; received {received}. Check "
+        "the filter or the files that the images came from."
+    )
 
 
 def _check_precision(optimizer, variables):

@@ -71,6 +71,24 @@ def test_fit(model, feed):
         assert np.isfinite(history.history["loss"]).all()
 
 
+def test_no_images(model, tensorflow):
+    empty = {"x": GOOD[:0], "y": LABELS[:0]}
+    for method in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=r"one image or more; .*\(0, 16, 24, 3\)"):
+            method(**empty, verbose=0)
+    with pytest.raises(ValueError, match="one image or more"):
+        model.fit(GOOD, LABELS, validation_data=(GOOD[:0], LABELS[:0]), verbose=0)
+    tensor = keras.ops.convert_to_tensor(GOOD[:0])
+    dataset = tensorflow.data.Dataset.from_tensor_slices(GOOD[:0]).batch(2)
+    for nothing in (GOOD[:0], tensor, dataset, iter_nothing()):
+        with pytest.raises(ValueError, match="one image or more"):
+            model.predict(nothing, verbose=0)
+
+
+def iter_nothing():
+    yield from ()
+
+
 def test_validation_data_by_position(model):
     with pytest.raises(ValueError, match="images of 16x24 pixels"):
         model.fit(GOOD, LABELS, 2, 1, 0, None, 0.0, (BAD, LABELS))
