@@ -268,7 +268,7 @@ def test_directories_of_pytorch(tmp_path):
     source, plain = open_checkpoint(tmp_path), open_checkpoint(golden.path)
     assert source.shapes == plain.shapes
     (tmp_path / "b.bin").unlink()
-    with pytest.raises(ValueError, match=r"b\.bin, which it names, is missing"):
+    with pytest.raises(ValueError, match=r"index\.json.*b\.bin is missing"):
         open_checkpoint(tmp_path)
     path.unlink()
     torch.save(tensors, tmp_path / "a.bin")
