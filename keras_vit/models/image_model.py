@@ -181,7 +181,7 @@ def _with_first(first, generator):
 
 
 def _check_images(images, input_shape):
-    if hasattr(images, "ragged_rank"):
+    if getattr(images, "ragged_rank", None):  # None of a symbolic tensor of Keras.
         raise ValueError(
             "The model takes images of one size; received a ragged tensor, "
             f"{images.shape}. Resize each image with model.preprocessor before batching."
