@@ -205,7 +205,7 @@ def test_a_difference_of_any_output_fails(tmp_path, monkeypatch):
     )
     saved_model(perturb(tiny_vit()), tmp_path / "served", verbose=False)
     ((*others, check, tolerance),) = calls
-    assert len(check) == 2 + 3 * (2 + 2 + 2 + 5 + 3)
+    assert len(check) == 2 + 3 * (2 + 2 + 2 + 5 + 4)
     assert compare(*others, check, tolerance) <= 1e-5
     for name in set(check) - {"images", "decoded"}:
         changed = check[name].copy()
