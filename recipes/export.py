@@ -23,7 +23,7 @@ import keras_vit
 from keras_vit.export.head import Head
 from keras_vit.export.stored_weights import WEIGHTS_DTYPES
 from recipes import class_names, command_line
-from recipes.evaluate import NOTHING
+from recipes import config as configs
 
 NEXT = {
     "saved_model": """
@@ -117,16 +117,17 @@ def _export(options):
     elif "labels" not in REFUSED[options.format]:
         kwargs["labels"] = class_names.of_run(options.checkpoint)
     if options.format == "saved_model":  # Files of images, not pixels.
-        config = command_line.config_of(options.checkpoint, NOTHING)
-        kwargs["exif"] = config.data.exif
+        run = command_line.run_of(options.checkpoint)
+        if run is not None:
+            kwargs["exif"] = configs.load(str(run / "config.json")).data.exif
     for name in ("version", "top_k"):
         if getattr(options, name) is not None:
             kwargs[name] = getattr(options, name)
     write = getattr(keras_vit.export, options.format)
-    model = keras_vit.load_checkpoint(
-        command_line.checkpoint_file(options.checkpoint),
-        **command_line.head_of(options.checkpoint),
-    )
+    model: Any = command_line.checkpoint_file(options.checkpoint)
+    head = command_line.head_of(options.checkpoint)
+    if head or options.format != "saved_model":
+        model = keras_vit.load_checkpoint(model, **head)
     path = write(model, options.to, **kwargs)
     if options.format == "saved_model":
         path = path.parent.resolve()  # Its parent is what a server is given.

@@ -261,7 +261,7 @@ def test_the_client_over_grpc(exported, photographs, tmp_path):
         server.stop(None)
 
 
-def test_the_command_reports_errors(tmp_path, capsys):
+def test_the_command_reports_errors(tmp_path):
     for arguments, message in [
         (["nowhere.npz"], "nowhere.npz"),
         (["nowhere.npz", "--labels", "no.txt"], "no.txt"),
@@ -269,8 +269,7 @@ def test_the_command_reports_errors(tmp_path, capsys):
     ]:
         with pytest.raises(SystemExit) as exit_info:
             export.main([*arguments, "--to", str(tmp_path / "served")])
-        assert exit_info.value.code == 1
-        assert message in capsys.readouterr().err
+        assert message in str(exit_info.value)
     assert os.listdir(tmp_path) == []
 
 
