@@ -100,26 +100,22 @@ class Attack:
 
         self._start(send, clients)
 
-    def trickle(self, start, clients):
-        """Send the start of a request and then one byte after another."""
+    def trickle(self, start, clients, receive=None):
+        """Send the start of a request, then one byte after another, and read nothing.
+
+        An error says that the server closed the connection.
+        """
 
         def send(connection):
             connection.sendall(start)
             while not self._stopped.wait(0.5):
                 connection.sendall(b" ")
 
-        self._start(send, clients)
+        self._start(send, clients, receive)
 
     def never_read(self, content, clients):
-        """Send a whole request and read nothing."""
-
-        def send(connection):
-            connection.sendall(content)
-            while not self._stopped.wait(0.5):
-                # An error says that the server closed the connection.
-                connection.sendall(b" ")
-
-        self._start(send, clients, receive=4096)
+        """Send a whole request and read nothing, with room for little of the answer."""
+        self.trickle(content, clients, receive=4096)
 
     def _start(self, send, clients, receive=None):
         def run():
