@@ -3,8 +3,7 @@
 One row a file, in the order of the sources: google-research/vision_transformer (its
 README, and the listing of its bucket and of the best AugReg files in its notebooks),
 timm 1.0.31 (`default_cfgs` of its models, `results/results-imagenet.csv`) and
-yitu-opensource/T2T-ViT (README, `default_cfgs`, LICENSE). A SHA-256 is
-given where a public test or catalogue of such files gives one.
+yitu-opensource/T2T-ViT (README, `default_cfgs`, LICENSE).
 """
 
 import dataclasses
@@ -13,6 +12,7 @@ import fnmatch
 from typing import Any
 
 from keras_vit.layers.preprocessor import IMAGENET_MEAN, IMAGENET_STD
+from keras_vit.weights.hashes import SHA256
 
 _GOOGLE = "https://storage.googleapis.com/vit_models"
 _HUGGING_FACE = "https://huggingface.co/timm"
@@ -104,12 +104,14 @@ _DATA = {
 
 def _row(architecture, recipe, data, resolution, **fields):
     variant = architecture.removeprefix("ViT").lower()
+    name = f"vit_{variant}.{recipe}_{data}_{resolution}"
     return Checkpoint(
-        name=f"vit_{variant}.{recipe}_{data}_{resolution}",
+        name=name,
         architecture=architecture,
         training_data=_DATA[data],
         resolution=resolution,
         license="Apache-2.0",
+        sha256=SHA256.get(name),
         **fields,
     )
 
@@ -146,7 +148,6 @@ def _timm(
     resolution,
     repository,
     top1,
-    sha256=None,
     *,
     additions=(),
     normalization="imagenet",
@@ -164,11 +165,10 @@ def _timm(
         resize="bicubic_antialias",
         crop_fraction=crop_fraction,
         url=f"{_HUGGING_FACE}/{repository}/resolve/main/model.safetensors",
-        sha256=sha256,
     )
 
 
-def _deit(architecture, size, resolution, top1, sha256=None):
+def _deit(architecture, size, resolution, top1):
     distilled = size.endswith("distilled")
     return _timm(
         architecture,
@@ -177,7 +177,6 @@ def _deit(architecture, size, resolution, top1, sha256=None):
         resolution,
         f"deit_{size}_patch16_{resolution}.fb_in1k",
         top1,
-        sha256,
         additions=("distillation token",) if distilled else (),
         crop_fraction=0.9 if resolution == 224 else 1.0,
     )
@@ -416,7 +415,6 @@ _ROWS = [
         224,
         "vit_base_patch16_224.augreg2_in21k_ft_in1k",
         85.108,
-        "32aa17d6e17b43500f531d5f6dc9bc93e56ed8841b8a75682e1bb295d722405b",
         normalization="inception",
     ),
     _timm(
@@ -429,44 +427,14 @@ _ROWS = [
         normalization="inception",
     ),
     # DeiT (arXiv:2012.12877).
-    _deit(
-        "ViTTi16",
-        "tiny",
-        224,
-        72.190,
-        "21d4764d94f6c3ffdb6da3581115a0a1ee2d505537d96883b540e54766407c9e",
-    ),
-    _deit(
-        "ViTS16",
-        "small",
-        224,
-        79.856,
-        "1e747b4a8d0df2cfbd3c450e8c97685d867448ab0c2ddbfb34b6885f5cb23e5b",
-    ),
-    _deit(
-        "ViTB16",
-        "base",
-        224,
-        81.980,
-        "cd2da27b74ed7f68b599f16c77af3e1e80f01c75f9ad96029d22ce747a247e8e",
-    ),
+    _deit("ViTTi16", "tiny", 224, 72.190),
+    _deit("ViTS16", "small", 224, 79.856),
+    _deit("ViTB16", "base", 224, 81.980),
     _deit("ViTB16", "base", 384, 83.108),
     _deit("ViTTi16", "tiny_distilled", 224, 74.538),
     _deit("ViTS16", "small_distilled", 224, 81.204),
-    _deit(
-        "ViTB16",
-        "base_distilled",
-        224,
-        83.384,
-        "ccc9d1bbeede1fc8609a7a7482773a35057e9f38035b9b804bced9126c5a70dc",
-    ),
-    _deit(
-        "ViTB16",
-        "base_distilled",
-        384,
-        85.438,
-        "f739dfae2bf3fdd4ef415fdb015966c515b9adca7de703a08365fb349fea82ca",
-    ),
+    _deit("ViTB16", "base_distilled", 224, 83.384),
+    _deit("ViTB16", "base_distilled", 384, 85.438),
     # DeiT III (arXiv:2204.07118).
     _deit3("ViTS16", "small_patch16", "in1k", 224, 81.382),
     _deit3("ViTS16", "small_patch16", "in1k", 384, 83.432),

@@ -4,6 +4,7 @@ import re
 import pytest
 
 import keras_vit
+from keras_vit.weights.hashes import SHA256
 from keras_vit.weights.registry import find_checkpoint
 
 pytestmark = pytest.mark.any_backend
@@ -40,6 +41,15 @@ def test_rows(name):
         row.url,
     )
     assert find_checkpoint(name) is row
+
+
+def test_hashes():
+    assert set(SHA256) <= set(keras_vit.checkpoints())
+    assert len(set(SHA256.values())) == len(SHA256) == 18
+    # Of the file's page on the Hugging Face Hub.
+    row = keras_vit.checkpoints()["vit_b16.dino_in1k_224"]
+    assert "/timm/vit_base_patch16_224.dino/resolve/main/" in row.url
+    assert row.sha256[:8] == "93181583"
 
 
 def test_every_name_is_another_file():
