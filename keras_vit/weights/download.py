@@ -19,16 +19,16 @@ import urllib.request
 
 import keras
 
+from keras_vit.weights.connection import SCHEMES, Redirects, Watchdog, make_opener
 from keras_vit.weights.registry import Checkpoint, find_checkpoint
 
 _CONNECTIONS = 5
-_TIMEOUT = 60  # Seconds without a byte.
+_TIMEOUT = 60  # Seconds without a byte, and for all headers.
 _CHUNK = 2**20
 # A connection that is slower than this, in bytes per second, after the first minute is
 # given up, as is a file larger than any checkpoint.
 _SLOWEST = 1000
 _LARGEST = 2**36
-_SCHEMES = ("http", "https")
 # Of files: such a name that is not there is no name of a published checkpoint.
 FILE_ENDINGS = (
     *(".npz", ".safetensors", ".pth", ".pt", ".bin", ".tar", ".h5", ".keras", ".json"),
@@ -147,51 +147,12 @@ def _address(url):
         scheme, mirror_host = urllib.parse.urlsplit(mirror)[:2]
     except ValueError:
         scheme = mirror_host = ""
-    if scheme not in _SCHEMES or not mirror_host:
+    if scheme not in SCHEMES or not mirror_host:
         raise ValueError(
             f"{variable} must be an address that begins with https:// or http://; "
             f"received {mirror!r}. A checkpoint on this disk is loaded by its path."
         )
     return mirror.rstrip("/") + path
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects to other web servers, and from https to https only.
-
-    Keeps the hash that Hugging Face sends with the redirect, not with the file.
-    """
-
-    etag = ""
-
-    def __init__(self, url):
-        self.first_scheme = urllib.parse.urlsplit(url).scheme
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        scheme = urllib.parse.urlsplit(newurl).scheme
-        downgraded = self.first_scheme == "https" != scheme
-        if scheme not in _SCHEMES or downgraded:
-            raise http.client.HTTPException(
-                f"it redirects to {newurl!r}, which is "
-                f"{'not encrypted' if downgraded else 'no web address'}"
-            )
-        self.etag = headers.get("X-Linked-ETag") or self.etag
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener(redirects):
-    """Return an opener for http and https alone: urllib's own also opens local files."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        redirects,
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 def _content_length(headers):
@@ -329,16 +290,25 @@ class _Download:
 
     def _receive_some(self):
         """Downloads into `part`, from where it ends, until the connection does."""
+        with Watchdog(_TIMEOUT) as watchdog:
+            try:
+                self._receive_watched(watchdog)
+            except (OSError, http.client.HTTPException):
+                watchdog.step()  # If it ended the connection, its error says why.
+                raise
+
+    def _receive_watched(self, watchdog):
         # Compressed on its way, the file would have another length.
         headers = {"User-Agent": "keras_vit", "Accept-Encoding": "identity"}
         start = self._size() if os.path.exists(self.version) else 0
         if start:
             with open(self.version) as file:
                 headers |= {"Range": f"bytes={start}-", "If-Range": file.read()}
-        redirects = _Redirects(self.url)
-        opener = _opener(redirects)
+        redirects = Redirects(self.url)
+        opener = make_opener(redirects, watchdog)
         request = urllib.request.Request(self.url, headers=headers)
         with opener.open(request, timeout=_TIMEOUT) as response:
+            watchdog.step()
             if response.headers.get_content_type() == "text/html":
                 # What a hotel's network answers to everything.
                 raise http.client.HTTPException("a web page came instead of the file")
@@ -373,9 +343,11 @@ class _Download:
                 # One piece at a time, so that a server that sends a byte now and then
                 # is noticed.
                 while chunk := response.read1(_CHUNK):
+                    watchdog.step()
                     file.write(chunk)
                     progress.update(file.tell())
                     _check_progress(time.monotonic() - begin, start, file.tell())
+                watchdog.step()
                 file.flush()
                 # The rename must not reach the disk before the bytes do.
                 os.fsync(file.fileno())

@@ -17,11 +17,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import keras
 import pytest
 
 from keras_vit.weights import download, registry
+from keras_vit.weights.connection import Redirects
 from keras_vit.weights.download import fetch_checkpoint
 
 pytestmark = pytest.mark.any_backend
@@ -198,7 +200,7 @@ def test_a_redirect_that_is_no_web_address(mirror, cache, target):
 
 
 def test_a_redirect_that_is_not_encrypted():
-    redirects = download._Redirects("https://huggingface.co/file")
+    redirects = Redirects("https://huggingface.co/file")
     arguments = (None, None, 302, "Found", {})
     with pytest.raises(http.client.HTTPException, match="is not encrypted"):
         redirects.redirect_request(*arguments, "http://127.0.0.1/file")
@@ -217,15 +219,61 @@ def test_a_server_that_is_too_slow(mirror, cache, monkeypatch):
     monkeypatch.setattr(download, "_SLOWEST", 1e12)
     monkeypatch.setattr(download, "_TIMEOUT", 1e-9)
     monkeypatch.setattr(download, "_CONNECTIONS", 1)
-    with pytest.raises(OSError, match=r"too slowly|timed out|in progress"):
+    with pytest.raises(OSError, match=r"too slow|timed out|in progress"):
         fetch_checkpoint(NAME)
+
+
+def test_too_few_bytes_a_second():
+    download._check_progress(61, 0, 61_001)
+    with pytest.raises(http.client.HTTPException, match="sent 60000 bytes in 61 seconds"):
+        download._check_progress(61, 5, 60_005)
+
+
+@contextlib.contextmanager
+def dripping(beginning):
+    """A server that answers at once, and then sends a byte every 20 ms without end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(beginning)
+                for _ in range(1000):
+                    connection.sendall(b"0")
+                    time.sleep(0.02)
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "beginning"),
+    [
+        ("http", b""),
+        ("http", b"HTTP/1.1 200 OK\r\nX-"),
+        ("http", b"HTTP/1.1 302 Found\r\nLocation: /"),
+        ("http", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("https", b"\x16\x03\x03\x40\x00\x02"),  # A TLS record of 16 kB.
+    ],
+)
+def test_headers_that_come_byte_by_byte(cache, monkeypatch, scheme, beginning):
+    monkeypatch.setattr(download, "_TIMEOUT", 0.3)
+    expect(monkeypatch, sha256=SHA256)
+    with dripping(beginning) as port:
+        monkeypatch.setenv("KERAS_VIT_MIRROR", f"{scheme}://127.0.0.1:{port}")
+        begin = time.monotonic()
+        with pytest.raises(OSError, match=r"took more than .* seconds for its headers"):
+            fetch_checkpoint(NAME)
+    assert time.monotonic() - begin < 5  # The server would go on for 20 seconds.
+    assert f"{NAME}.npz" not in cached(cache)
 
 
 def test_the_mirror_of_hugging_face(server, cache, monkeypatch):
     monkeypatch.delenv("KERAS_VIT_MIRROR")
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    name = "vit_b8.dino_in1k_224"
-    path = "/timm/vit_base_patch8_224.dino/resolve/main/model.safetensors"
+    name = "vit_s16.deit3_in1k_224"
+    assert registry.CHECKPOINTS[name].sha256 is None  # The server's hash is compared.
+    path = "/timm/deit3_small_patch16_224.fb_in1k/resolve/main/model.safetensors"
     server.files = {"/elsewhere": CONTENT}
     server.redirects = {path: {"Location": "/elsewhere", "X-Linked-ETag": f'"{SHA256}"'}}
     assert fetch_checkpoint(name) == str(cache / f"{name}.safetensors")
