@@ -17,6 +17,7 @@ import typing
 from typing import Any
 
 from keras_vit.training.augment import Augmentation
+from keras_vit.training.splits import is_split, tfds_slices
 from keras_vit.weights.tensor_file import check_regular_file, parse_json
 
 
@@ -42,7 +43,9 @@ class Data:
 
     Attributes:
         train, validation: `digits`, `tfds:NAME[:SPLIT]` or `folder:PATH`; the validation
-            set tells which checkpoint is best.
+            set tells which checkpoint is best. `validation="split:0.1"` takes a tenth of
+            the images of every class out of `train` for it, always the same ones;
+            `split:0.1:1` takes others.
         test: evaluated once, at the end; None for none.
         data_dir: where TFDS has its sets; None for its own default.
         download: whether TFDS may download.
@@ -274,12 +277,27 @@ def check_data(config: Config, settings: typing.Iterable[str]) -> None:
         return
     for part in ("validation", "test"):
         name = getattr(data, part)
-        if name and f"data.{part}" not in changed and _kind(name) != _kind(data.train):
-            remedy = " or to None" if part == "test" else ""
+        if not name or f"data.{part}" in changed or is_split(name):
+            continue
+        if _kind(name) != _kind(data.train):
+            remedy = " or to None"
+            if part == "validation":
+                remedy = _split_remedy(data.train)
             raise ValueError(
                 f"data.train={data.train!r} is set, and data.{part} is still the "
                 f"config's {name!r}: set data.{part}=... too{remedy}."
             )
+
+
+def _split_remedy(train):
+    """Return the end of a sentence that says how to validate on a part of `train`."""
+    if train.startswith("folder:"):
+        return (
+            ", or data.validation=split:0.1 to take a tenth of the images of every class "
+            "out of data.train for it"
+        )
+    slices = tfds_slices(train, 0.1)
+    return f", for instance {slices}" if slices else ""
 
 
 def _kind(name):

@@ -30,9 +30,10 @@ import numpy as np
 import keras_vit
 from keras_vit.training.class_names import check_class_names
 from keras_vit.training.pipeline import evaluation_batches
-from keras_vit.training.sources import Source, open_source
+from keras_vit.training.sources import Source
 from recipes import class_names, command_line, dark_images, exported, pictures
 from recipes import config as configs
+from recipes.data import open_parts
 from recipes.objectives import network
 from recipes.run_directory import write_text
 
@@ -57,9 +58,9 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         config: which checkpoint, which images.
 
     Returns:
-        Dict with `images`, `unreadable`, `accuracy`, `top5`, `loss` (mean negative
-        log-likelihood, of a softmax), and `confusion`, `(classes, classes)`: rows are the
-        labels.
+        Dict with `set` (the name of the set), `images`, `unreadable`, `accuracy`, `top5`,
+        `loss` (mean negative log-likelihood, of a softmax), and `confusion`, `(classes,
+        classes)`: rows are the labels.
 
     Raises:
         ValueError: no images are named; the model has other classes.
@@ -69,8 +70,8 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         raise ValueError(
             "Which images? --set data.test=tfds:NAME:SPLIT, folder:PATH or digits:test."
         )
-    data = config.data
-    source = open_source(name, data.data_dir, data.download, data.exif)
+    part = "test" if config.data.test else "validation"
+    source = open_parts(config.data, [part])[part]
     weights = config.model.weights
     if weights is not None and exported.is_export(weights):
         model = exported.Export(weights)
@@ -98,6 +99,7 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
         seen += len(labels)
     return {
+        "set": source.name,
         "images": seen,
         "unreadable": source.num_examples - seen,
         "accuracy": int(np.trace(confusion)) / seen,
@@ -183,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "directory of its run, or a checkpoint."
             )
         results = evaluate(config)
-        print(f"{config.model.weights} on {config.data.test or config.data.validation}:")
+        print(f"{config.model.weights} on {results['set']}:")
         print(f"  images: {results['images']:,} ({results['unreadable']:,} unreadable)")
         accuracy, top5 = results["accuracy"], results["top5"]
         print(f"  accuracy: {accuracy:.2%}; in the first five: {top5:.2%}")

@@ -29,9 +29,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vit.training.sources import open_source
 from recipes import command_line
 from recipes import config as configs
+from recipes.data import open_parts
 from recipes.evaluate import NOTHING, outputs
 from recipes.objectives import network
 from recipes.run_directory import write_text
@@ -155,16 +155,12 @@ def linear_probe(config: configs.Config) -> dict[str, Any]:
     """
     keras.utils.set_random_seed(config.seed)
     data = config.data
-    names = {"train": data.train, "validation": data.validation, "test": data.test or ""}
-    if not all(names.values()):
+    if not (data.train and data.validation and data.test):
         raise ValueError(
             "Which images? Set data.train, data.validation and data.test (--set "
             "data.train=tfds:NAME:SPLIT); of them, validation chooses the regularisation."
         )
-    sources = {
-        k: open_source(v, data.data_dir, data.download, data.exif)
-        for k, v in names.items()
-    }
+    sources = open_parts(data)
     check_classes(sources)
     model = network(config, include_top=False)
     parts = {}

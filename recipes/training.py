@@ -16,9 +16,10 @@ from keras_vit.training import SGD, AdamW, ParameterTable, WarmupSchedule, param
 from keras_vit.training.class_names import check_class_names
 from keras_vit.training.host import tensorflow
 from keras_vit.training.pipeline import evaluation_batches, training_batches
-from keras_vit.training.sources import Source, open_source
+from keras_vit.training.sources import Source
 from recipes import config as configs
 from recipes import dark_images, pictures
+from recipes.data import open_parts
 from recipes.keeper import Keeper, variables
 from recipes.objectives import objective
 from recipes.run_directory import RunDirectory, write_text
@@ -76,13 +77,7 @@ def plan(config: configs.Config) -> Plan:
         ValueError: a set that is not there, too small for one batch, or of other classes
             than the training set.
     """
-    data = config.data
-    names = {"train": data.train, "validation": data.validation, "test": data.test}
-    sources = {
-        part: open_source(name, data.data_dir, data.download, data.exif)
-        for part, name in names.items()
-        if name is not None
-    }
+    sources = open_parts(config.data)
     train = sources["train"]
     if config.objective == "classification":
         check_classes(sources)

@@ -17,6 +17,9 @@ _DCT = "INTEGER_ACCURATE"
 # Red, green and blue in 32 bits whose bytes are blue, green and red.
 _BGR_MASKS = b"\0\0\xff\0" + b"\0\xff\0\0" + b"\xff\0\0\0"
 
+# The start of the JPEG segment in which Adobe's programs, and Pillow, state the colors.
+_ADOBE = b"\xff\xee\0\x0eAdobe"
+
 
 def decode_pixels(content, channels, window=None, exif=True):
     """Decode one image, inside `tf.data` or any other graph of TensorFlow.
@@ -25,7 +28,7 @@ def decode_pixels(content, channels, window=None, exif=True):
     grey and grey becomes colors as `channels` asks for. Alpha and transparency
     are dropped. 16 bits become
     8 by division by 256; Pillow clips grey images of 16 bits instead. Orientations that
-    only XMP states are ignored.
+    only XMP or a text in a PNG states are ignored.
 
     Args:
         content: scalar string tensor, the file; or pixels, which are returned unchanged
@@ -42,8 +45,8 @@ def decode_pixels(content, channels, window=None, exif=True):
 
     Raises:
         tensorflow.errors.InvalidArgumentError: when it runs: the file is damaged or no
-            image, a BMP that TensorFlow would decode to wrong colors, or a GIF whose
-            first frame does not fill its screen.
+            image, a BMP or CMYK JPEG that TensorFlow would decode to wrong colors, an
+            animated WebP, or a GIF whose first frame does not fill its screen.
 
     Example:
 
@@ -82,10 +85,11 @@ def decode_oriented(content, orientation, channels, window=None):
 
     # In color first: libjpeg makes no grey from CMYK.
     def jpeg():
+        shape = tf.io.extract_jpeg_shape(content)
+        file = _checked_jpeg(content, shape)
         if window is None:
-            return tf.io.decode_jpeg(content, 3, dct_method=_DCT)
-        part = box(tf.io.extract_jpeg_shape(content))
-        return tf.image.decode_and_crop_jpeg(content, part, 3, dct_method=_DCT)
+            return tf.io.decode_jpeg(file, 3, dct_method=_DCT)
+        return tf.image.decode_and_crop_jpeg(file, box(shape), 3, dct_method=_DCT)
 
     def other():
         # With any channels, because TensorFlow drops no alpha from WebP.
@@ -113,7 +117,8 @@ def reason(error: Exception) -> str:
     """
     message = getattr(error, "message", str(error))
     text = re.sub(r"^\{\{.*?\}\}\s*|\s*\[Op:.*$", "", message, flags=re.DOTALL)
-    return f"{text.splitlines()[0].rstrip('.')}."
+    text = re.sub(r"^assertion failed: \[(.*)\]", r"\1", text.splitlines()[0])
+    return f"{text.rstrip('.')}."
 
 
 def _cropped(pixels, window):
@@ -202,10 +207,30 @@ def _checked(content):
     is_webp = starts(header, b"RIFF") & starts(header[8:], b"WEBP")
     moves = is_webp & starts(header[12:], b"VP8X") & (header[20] // 2 % 2 == 1)
     good = ~moves & (~starts(header, b"BM") | good_bmp)
-    message = (
-        "Animated WebP, or BMP with a palette, of 16 bits, compressed, of OS/2, or with "
-        "its colors in another order: save it as PNG."
+    message = tf.where(
+        moves,
+        "Animated WebP: save one of its frames.",
+        "BMP with a palette, of 16 bits, compressed, of OS/2, or with its colors in "
+        "another order: save it as PNG.",
     )
+    return _asserted(good, content, message)
+
+
+def _checked_jpeg(content, shape):
+    """Return the file; refuse four colors that no Adobe marker explains.
+
+    TensorFlow then takes 255 for full ink, Pillow for none.
+    """
+    tf = tensorflow()
+    has_black = shape[2] == 4
+    parts = tf.strings.split(tf.where(has_black, content, b"")[None], _ADOBE)
+    good = ~has_black | (parts.row_lengths()[0] > 1)
+    return _asserted(good, content, "CMYK JPEG without an Adobe marker: save it as RGB.")
+
+
+def _asserted(good, content, message):
+    """Return the file if `good`, else raise an error with this message."""
+    tf = tensorflow()
     # tf.debugging's would put it into a branch, which servers pay for in milliseconds.
     check = tf.raw_ops.Assert(condition=good, data=[message])
     with tf.control_dependencies([check]):

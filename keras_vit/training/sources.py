@@ -59,6 +59,8 @@ class Source:
             and returns a sentence that names a damaged one, or None.
         class_counts: the number of images of each class in the order of the labels, or
             None where counting would take reading them.
+        table: the references as arrays with one row per example; None where they are not
+            in memory.
 
     Example:
 
@@ -83,6 +85,9 @@ class Source:
     lost: Callable[[], str | None] = lambda: None
     damaged: Callable[[], str | None] = lambda: None
     class_counts: tuple[int, ...] | None = None
+    table: dict[str, np.ndarray] | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
 
     def examples(self):
         """All examples once, in an order that never changes, not decoded.
@@ -169,6 +174,10 @@ def open_source(
     1257
     """
     kind, _, rest = name.partition(":")
+    if kind == "split":
+        raise ValueError(
+            f"{name!r} is a part of data.train, and only data.validation can be one."
+        )
     if kind == "digits":
         return _digits(name, rest or "train")
     if kind == "tfds" and rest:
@@ -227,7 +236,7 @@ def _digits(name, split):
     reference: dict[str, Any] = {
         "image": images,
         "label": labels.astype("int64"),
-        "id": [f"digits-{i}" for i in index],
+        "id": np.array([f"digits-{i}" for i in index]),
     }
     return Source(
         name,
@@ -240,6 +249,7 @@ def _digits(name, split):
         reference_bytes=images[0].nbytes,
         read=lambda image: image,
         class_counts=_class_counts(labels, 10),
+        table=reference,
         listing=lambda: [
             (name, int(label), f"{zlib.crc32(image.tobytes()):08x}")
             for name, label, image in zip(
@@ -287,6 +297,7 @@ def _folder(name, path):
         read=lambda file: tensorflow().io.read_file(file),
         encoded=True,
         class_counts=_class_counts(labels, len(classes)),
+        table=reference,
         listing=lambda: [
             (os.fsdecode(identifier).encode(errors="replace").decode(), label, content)
             for identifier, label, content in zip(

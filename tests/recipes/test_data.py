@@ -64,7 +64,7 @@ def sets(tmp_path_factory):
 def run(sets, tmp_path_factory):
     """A run of a model with one channel on grey images."""
     directory = tmp_path_factory.mktemp("runs") / "run"
-    training.train(config_of(sets["train"]), directory)
+    training.train(config_of(sets["train"], "split:0.34"), directory)
     return directory
 
 
@@ -136,12 +136,26 @@ def test_an_unreadable_image_ends_a_command_in_one_line(command, run, sets, tmp_
 def test_a_set_that_is_left_over_from_the_config(sets, tmp_path):
     workdir = ["--workdir", str(tmp_path / "run")]
     train = f"data.train={sets['train']}"
-    with pytest.raises(SystemExit, match=r"still the config's 'digits:validation': set"):
+    with pytest.raises(SystemExit, match=r"'digits:validation': .*split:0\.1 to"):
         pretrain.main(["digits_vit", *workdir, *options(train)])
-    settings = [train, f"data.validation={sets['train']}"]
+    settings = [train, "data.validation=split:0.1"]  # The error's own remedy.
     with pytest.raises(SystemExit, match=r"'digits:test': set data\.test=\.\.\. too or"):
         pretrain.main(["digits_vit", *workdir, *options(*settings)])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_set_split_off(run, sets, capsys):
+    evaluate.main([str(run)])
+    printed = capsys.readouterr().out
+    assert "best.keras on split:0.34 of folder:" in printed
+    assert "images: 6 (0 unreadable)" in printed
+    parts = training.plan(config_of(sets["train"], "split:0.34")).sources
+    again = training.plan(config_of(sets["train"], "split:0.34")).sources
+    found = fingerprint.fingerprints(again)
+    fingerprint.check_unchanged(fingerprint.fingerprints(parts), found, again)
+    other = training.plan(config_of(sets["train"], "split:0.34:1")).sources
+    with pytest.raises(ValueError, match=r"data\.train=.* has changed since"):
+        fingerprint.check_unchanged(found, fingerprint.fingerprints(other), other)
 
 
 def test_predict_takes_the_files_of_a_folder_source(run, tmp_path, capsys):

@@ -1,0 +1,141 @@
+"""A validation set that is split off the training set."""
+
+import dataclasses
+import hashlib
+import re
+
+import numpy as np
+
+from keras_vit.training.host import tensorflow
+from keras_vit.training.sources import Source
+
+PREFIX = "split:"
+
+
+def is_split(name: str | None) -> bool:
+    """Return True if the name of a set asks for a part of the training set.
+
+    Args:
+        name: of a set of images, such as `"split:0.1"`, or None.
+    """
+    return name is not None and name.startswith(PREFIX)
+
+
+def split_off(source: Source, name: str) -> tuple[Source, Source]:
+    """Split a set into two parts with the same classes, none of whose images is in both.
+
+    Every class gives the same share of its images, rounded, and keeps at least one; a
+    class of two or more images gives at least one. A hash of the seed and an image's id
+    decides, so the same folder is always split in the same way, on every machine.
+
+    Args:
+        source: a folder, or another set whose ids and labels are in memory.
+        name: `"split:SHARE"` or `"split:SHARE:SEED"`: the share of the images that is
+            split off, above 0 and below 1, and an int (default: 0) for another choice.
+
+    Returns:
+        The rest of the set, under its own name, and the part that was split off.
+
+    Raises:
+        ValueError: `name` is not of this form, the set cannot be split, or every class
+            has a single image.
+
+    Example:
+
+    >>> from keras_vit.training.sources import open_source
+    >>> from keras_vit.training.splits import split_off
+    >>> train, validation = split_off(open_source("digits"), "split:0.1")
+    >>> train.num_examples, validation.num_examples
+    (1131, 126)
+    """
+    share, seed = _parsed(name)
+    if source.table is None:
+        slices = tfds_slices(source.name, share)
+        remedy = slices or "data.train and data.validation to parts that do not overlap"
+        raise ValueError(
+            f"{name!r} splits folders and not {source.name!r}. Set {remedy}."
+        )
+    taken = _chosen(source.table["id"], source.table["label"], share, seed)
+    if not taken.any():
+        raise ValueError(
+            f"{name!r} leaves no image for validation: every class of {source.name!r} "
+            "has a single image. Add images, or set data.validation to another set."
+        )
+    split_name = f"{name} of {source.name}"
+    return _part(source, ~taken, source.name), _part(source, taken, split_name)
+
+
+def tfds_slices(name: str, share: float) -> str | None:
+    """Return settings that split a set of TensorFlow Datasets, or None for another set.
+
+    Args:
+        name: of the set, without a slice.
+        share: of the images that are split off; rounded to percent.
+
+    Example:
+
+    >>> from keras_vit.training.splits import tfds_slices
+    >>> tfds_slices("tfds:cifar10", 0.1)
+    "'data.train=tfds:cifar10:train[:90%]' and 'data.validation=tfds:cifar10:train[90%:]'"
+    """
+    match = re.fullmatch(r"(tfds:[^:]+(?::[\d.*]+)?)(?::(\w+))?", name)
+    if match is None:
+        return None
+    split = f"{match[1]}:{match[2] or 'train'}"
+    percent = min(max(round(100 * (1 - share)), 1), 99)
+    return f"'data.train={split}[:{percent}%]' and 'data.validation={split}[{percent}%:]'"
+
+
+def _parsed(name):
+    share, _, seed = name.removeprefix(PREFIX).partition(":")
+    try:
+        parsed = float(share), int(seed or 0)
+    except ValueError:
+        parsed = 0.0, 0
+    if not 0 < parsed[0] < 1:
+        raise ValueError(
+            f"{name!r} is not of the form 'split:SHARE' or 'split:SHARE:SEED', with a "
+            "SHARE above 0 and below 1 and an int as SEED: 'split:0.1' takes a tenth of "
+            "the images of every class."
+        )
+    return parsed
+
+
+def _chosen(ids, labels, share, seed):
+    """Return for each example whether it is split off."""
+    taken = np.zeros(len(labels), bool)
+    keys = np.array([_hash(seed, identifier) for identifier in ids])
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        most = len(own) - 1
+        count = min(max(round(share * len(own)), 1), most)
+        taken[own[np.argsort(keys[own], kind="stable")[:count]]] = True
+    return taken
+
+
+def _hash(seed, identifier):
+    data = identifier if isinstance(identifier, bytes) else identifier.encode()
+    return hashlib.sha256(b"%d/" % seed + data).digest()[:8].hex()
+
+
+def _part(source, chosen, name):
+    assert source.table is not None
+    assert source.listing is not None
+    table = {key: values[chosen] for key, values in source.table.items()}
+    index = np.flatnonzero(chosen)
+    rows = source.listing
+    counts = np.bincount(table["label"], minlength=source.num_classes)
+
+    def listing():
+        everything = rows()
+        return [everything[i] for i in index]
+
+    return dataclasses.replace(
+        source,
+        name=name,
+        num_examples=len(index),
+        table=table,
+        references=lambda: tensorflow().data.Dataset.from_tensor_slices(table),
+        listing=listing,
+        class_counts=tuple(counts.tolist()),
+    )
