@@ -1,15 +1,17 @@
 """transformers' ViT and DeiT: directories, or their `.safetensors` and `.bin` files."""
 
 import functools
-import math
 import os
-import re
 from typing import Any
 
 from keras_vit.weights.source import POSITIONS, Piece, Source
 from keras_vit.weights.tensor_file import read_json
 from keras_vit.weights.timm import HEADS
 from keras_vit.weights.torch_layout import TorchPieces
+from keras_vit.weights.transformers_preprocessing import (
+    read_preprocessor_config,
+    read_size,
+)
 
 # Those whose classes compute what a plain ViT does.
 _MODEL_TYPES = ("vit", "deit", "vit_msn")
@@ -28,9 +30,6 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
 }
-# Pillow's numbers for ways to interpolate.
-_RESAMPLE = {2: "bilinear_antialias", 3: "bicubic_antialias"}
-
 # What is in a block: before version 5, and since.
 _OLD = {
     "block": "encoder.layer",
@@ -48,21 +47,6 @@ _NEW = {
 }
 
 
-# Entries of preprocessor_config.json that are done, and those that change no pixels.
-_HONORED = {
-    *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale"),
-    *("rescale_factor", "do_normalize", "image_mean", "image_std"),
-}
-_DESCRIPTIVE = {
-    *("image_processor_type", "feature_extractor_type", "processor_class"),
-    *("do_convert_rgb", "data_format", "input_data_format", "return_tensors", "device"),
-    *("disable_grouping", "_valid_processor_keys", "default_to_square", "_name_or_path"),
-}
-_PROCESSORS = re.compile(
-    r"(ViT|DeiT|CLIP|Bit)(ImageProcessor(Fast|Pil)?|FeatureExtractor)"
-)
-
-
 def check_model_type(path: str, config: dict[str, Any]) -> None:
     """Raise a `ValueError` if transformers' config.json is of another kind of model.
 
@@ -76,16 +60,6 @@ def check_model_type(path: str, config: dict[str, Any]) -> None:
             f"{path} is a checkpoint of transformers with model_type={model_type!r}; "
             f"keras_vit reads {', '.join(map(repr, _MODEL_TYPES))}, and no others."
         )
-
-
-def _sides(size):
-    """Height and width, however the configuration writes them."""
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, dict) and "shortest_edge" in size:
-        return size["shortest_edge"], size["shortest_edge"]
-    height, width = (size["height"], size["width"]) if isinstance(size, dict) else size
-    return height, width
 
 
 class TransformersSource(Source):
@@ -144,78 +118,56 @@ class TransformersSource(Source):
             )
         self.activation = _ACTIVATIONS[activation]
         if config.get("image_size") is not None:
-            self.image_size = _sides(config["image_size"])
+            try:
+                self.image_size = read_size(config["image_size"])
+            except ValueError as error:
+                raise ValueError(
+                    f"The image_size in the config.json beside {self.path} is not "
+                    f"understood: {error}. Correct it."
+                ) from None
 
     @functools.cached_property
     def preprocessing(self):
         """What `preprocessor_config.json` says, as arguments of `Preprocessor`."""
+        preprocessing, _ = self._preprocessing
+        return preprocessing
+
+    @functools.cached_property
+    def _preprocessing(self):
+        """Return the arguments of `Preprocessor`, and the size of its images or None."""
         directory, name = os.path.dirname(self.path), "preprocessor_config.json"
         path = os.path.join(directory, name)
         config = read_json(directory, name)
         if not config:
-            return {}
+            return {}, None
         try:
-            preprocessing, other = self._read_preprocessing(config)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            preprocessing, other, size = read_preprocessor_config(
+                config, self._config.get("model_type")
+            )
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise ValueError(
                 f"{path} is not understood ({type(error).__name__}: {error}). Pass "
                 "preprocessor=keras_vit.layers.Preprocessor(...) instead."
             ) from None
         if other:
             raise self.not_honored(path, other)
-        return preprocessing
+        return preprocessing, size
 
-    def _read_preprocessing(self, config):
-        """Return the arguments of `Preprocessor`, and a list of what it does not do."""
-        other = [
-            f"{key}={value!r}"
-            for key, value in config.items()
-            if value and key not in _HONORED | _DESCRIPTIVE
-        ]
-        kind = config.get("image_processor_type") or config.get("feature_extractor_type")
-        if kind is not None and not _PROCESSORS.fullmatch(kind):
-            other.append(kind)
-        scale = config.get("rescale_factor", 1 / 255)
-        if not config.get("do_rescale", True):
-            scale = 1.0
-        mean = config.get("image_mean", [0.5, 0.5, 0.5])
-        std = config.get("image_std", [0.5, 0.5, 0.5])
-        if not config.get("do_normalize", True):
-            mean, std = [0.0] * len(mean), [1.0] * len(std)
-        preprocessing: dict[str, Any] = {
-            "mean": [x / scale for x in mean],
-            "std": [x / scale for x in std],
-        }
-        crops = bool(config.get("do_center_crop"))
-        if not config.get("do_resize", True):
-            if crops:
-                other.append("a center crop without a resize")
-            return {**preprocessing, "image_size": None}, other
-        resample = config.get("resample", 2)
-        if resample not in _RESAMPLE:
-            other.append(f"resample={resample!r}")
-        preprocessing["resize"] = _RESAMPLE.get(resample)
-        size = config.get("size", self.image_size or 224)
-        shortest = isinstance(size, dict) and "shortest_edge" in size
-        # CLIP's processors read a single number as the shortest edge.
-        shortest |= isinstance(size, int) and str(kind).startswith(("CLIP", "Bit"))
-        output = resized = _sides(size)
-        if crops:
-            output = _sides(config["crop_size"])
-        if shortest and output[0] == output[1] <= resized[0]:
-            fraction = output[0] / resized[0]
-            if math.floor(output[0] / fraction) != resized[0]:
-                # `Preprocessor` rounds this quotient down: keep it off the edge.
-                fraction = output[0] / (resized[0] + 0.5)
-            preprocessing["crop_fraction"] = fraction
-        if shortest and not crops:
-            other.append(f"size={size!r} without a crop")
-        elif shortest and "crop_fraction" not in preprocessing:
-            other.append(f"size={size!r} with crop_size={config['crop_size']!r}")
-        elif not shortest and output != resized:
-            # DeiT's processor: images become square before the crop.
-            other.append(f"size={size!r}, not shortest_edge, with a center crop")
-        return preprocessing, other
+    def _check_size(self, overrides, input_shape):
+        """Raise a `ValueError` if the preprocessor makes images of another size."""
+        given = {key for key, value in overrides.items() if value is not None}
+        if input_shape is None or given & {"input_shape", "preprocessor"}:
+            return
+        _, size = self._preprocessing
+        if size is None or size == input_shape[:2]:
+            return
+        height, width, channels = input_shape
+        raise ValueError(
+            f"The preprocessor_config.json beside {self.path} makes images of "
+            f"{size[0]}x{size[1]} pixels, and the network takes {height}x{width}. Pass "
+            f"input_shape={(*size, channels)} to resize the network's positions, or "
+            f"input_shape={input_shape} to resize images to what the network takes."
+        )
 
     def _labels(self):
         return self._config.get("id2label")
@@ -280,7 +232,9 @@ class TransformersSource(Source):
             config["classifier_activation"] = activation
         else:
             config["include_top"] = False
-        return config | self.square_input_shape(overrides)
+        config |= self.square_input_shape(overrides)
+        self._check_size(overrides, config.get("input_shape"))
+        return config
 
     def _has_distillation_token(self):
         return self._embedding("distillation_token") in self.shapes

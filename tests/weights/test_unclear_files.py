@@ -165,6 +165,71 @@ def test_transformers_preprocessing(tmp_path, change, expected):
         assert source.preprocessing.items() >= expected.items()
 
 
+CLIP = {"image_processor_type": "CLIPImageProcessor"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        # What a processor does where its file says nothing, from transformers.
+        ({}, {"mean": [127.5] * 3, "resize": "bilinear_antialias"}),
+        ({"do_resize": None}, {"resize": "bilinear_antialias"}),
+        (
+            {"image_processor_type": "DeiTImageProcessor"},
+            "size=256, not shortest_edge, with a center crop",
+        ),
+        (CLIP, {"crop_fraction": 1.0, "mean": [122.7709383, 116.7460125, 104.09373615]}),
+        ({**CLIP, "size": {"shortest_edge": 256}}, {"crop_fraction": 224 / 256}),
+        ({**CLIP, "size": 256, "default_to_square": True}, "default_to_square=True"),
+        ({"size": 224, "default_to_square": False}, "default_to_square=False"),
+        ({"size": {"shortest_edge": 256, "longest_edge": 300}}, "longest_edge"),
+        ({"size": {"max_height": 224, "max_width": 224}}, "max_height"),
+        ({"size": True}, "a size of True"),
+        ({"size": [224, 224, 3]}, "a size of"),
+        ({"do_rescale": False}, {"mean": [0.5] * 3, "std": [0.5] * 3}),
+        ({"rescale_factor": 1.0}, {"mean": [0.5] * 3}),
+        ({"rescale_factor": 0}, "ZeroDivisionError"),
+        ({"resample": 1}, "resample=1"),
+        ({"do_convert_rgb": False}, {"resize": "bilinear_antialias"}),
+    ],
+)
+def test_defaults_of_transformers_processors(tmp_path, change, expected):
+    golden = Golden("hf_vit")
+    config = {**golden.config, "image_size": 64}
+    change = change or {"image_processor_type": "ViTImageProcessor"}
+    source = open_checkpoint(repository(tmp_path, golden, config, change))
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=rf"{expected}.*preprocessor="):
+            source.preprocessing  # noqa: B018
+        return
+    for name, value in expected.items():
+        if isinstance(value, str):
+            assert source.preprocessing[name] == value
+        else:
+            np.testing.assert_allclose(source.preprocessing[name], value)
+
+
+def test_a_preprocessor_for_another_size(tmp_path):
+    """transformers' network refuses such images."""
+    golden = Golden("hf_vit")  # 64 pixels
+    config = {**golden.config, "image_size": 64}
+    stated = {**IMAGENET, "size": {"height": 96, "width": 80}}
+    path = repository(tmp_path, golden, config, stated)
+    message = r"makes images of 96x80 pixels, and the network takes 64x64\. Pass "
+    message += r"input_shape=\(96, 80, 3\) .* or input_shape=\(64, 64, 3\)"
+    with pytest.raises(ValueError, match=message):
+        keras_vit.load_checkpoint(path)
+    for shape in ((96, 80, 3), (64, 64, 3)):
+        model = keras_vit.load_checkpoint(path, input_shape=shape)
+        assert model.preprocessor.image_size == model.input_shape[1:3] == shape[:2]
+    assert keras_vit.load_checkpoint(path, preprocessor=Preprocessor(1.0, 2.0))
+    repository(tmp_path, golden, config, IMAGENET)  # States no size.
+    assert keras_vit.load_checkpoint(path).preprocessor.image_size == (64, 64)
+    repository(tmp_path, golden, {**config, "image_size": [64, 64, 3]})
+    with pytest.raises(ValueError, match=r"image_size in the config\.json .*\[64, 64, 3"):
+        keras_vit.load_checkpoint(path)
+
+
 def test_a_given_preprocessor_is_taken_instead(tmp_path):
     golden = Golden("hf_vit")
     path = repository(tmp_path, golden, golden.config, {**IMAGENET, "do_pad": True})

@@ -1,0 +1,159 @@
+"""preprocessor_config.json of transformers, as arguments of `Preprocessor`."""
+
+import math
+import re
+from typing import Any
+
+# Entries that are done, and those that change no pixels.
+_HONORED = {
+    *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale"),
+    *("rescale_factor", "do_normalize", "image_mean", "image_std"),
+}
+_DESCRIPTIVE = {
+    *("image_processor_type", "feature_extractor_type", "processor_class"),
+    *("do_convert_rgb", "data_format", "input_data_format", "return_tensors", "device"),
+    *("disable_grouping", "_valid_processor_keys", "default_to_square", "_name_or_path"),
+}
+_PROCESSORS = re.compile(
+    r"(ViT|DeiT|CLIP|Bit)(ImageProcessor(Fast|Pil)?|FeatureExtractor)"
+)
+# Pillow's numbers for ways to interpolate.
+_RESAMPLE = {2: "bilinear_antialias", 3: "bicubic_antialias"}
+# What a processor does where its file says nothing, from transformers 5.24.
+_HALF = [0.5, 0.5, 0.5]
+_ALL = {
+    "do_resize": True,
+    "do_center_crop": False,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": _HALF,
+    "image_std": _HALF,
+}
+_CLIP = {
+    **_ALL,
+    "size": {"shortest_edge": 224},
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": 224,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "ViT": {**_ALL, "size": 224, "resample": 2},
+    "DeiT": {
+        **_ALL,
+        "size": 256,
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": 224,
+    },
+    "CLIP": _CLIP,
+    "Bit": _CLIP,
+}
+
+
+def read_preprocessor_config(
+    config: dict[str, Any], model_type: str | None
+) -> tuple[dict[str, Any], list[str], tuple[int, int] | None]:
+    """Read what `preprocessor_config.json` does to images.
+
+    Args:
+        config: its content.
+        model_type: str, of config.json; it names the processor where `config` does not.
+
+    Returns:
+        The arguments of `Preprocessor`, what it does not do, and the height and width of
+        the images that it makes, or None if it leaves their size or states none.
+
+    Raises:
+        KeyError, TypeError, ValueError, ArithmeticError: a value makes no sense.
+    """
+    other = [
+        f"{key}={value!r}"
+        for key, value in config.items()
+        if value and key not in _HONORED | _DESCRIPTIVE
+    ]
+    kind = config.get("image_processor_type") or config.get("feature_extractor_type")
+    known = _PROCESSORS.fullmatch(kind) if kind is not None else None
+    if kind is not None and known is None:
+        other.append(kind)
+    family = known[1] if known else "DeiT" if model_type == "deit" else "ViT"
+    # A switch that is null is as good as missing; other values must not be.
+    given = {
+        key: value
+        for key, value in config.items()
+        if value is not None or not key.startswith("do_")
+    }
+    values = {**_DEFAULTS[family], **given}
+    arguments = _scaling(values)
+    if not values["do_resize"]:
+        if values["do_center_crop"]:
+            other.append("a center crop without a resize")
+        return {**arguments, "image_size": None}, other, None
+    resample = values["resample"]
+    if resample not in _RESAMPLE:
+        other.append(f"resample={resample!r}")
+    arguments["resize"] = _RESAMPLE.get(resample)
+    shortest = _is_shortest_edge(values["size"], family)
+    square = family in ("ViT", "DeiT")
+    if values.get("default_to_square", square) != square and _is_int(values["size"]):
+        other.append(f"default_to_square={values['default_to_square']!r}")
+    output = resized = read_size(values["size"])
+    if values["do_center_crop"]:
+        output = read_size(values["crop_size"])
+    if shortest and output[0] == output[1] <= resized[0]:
+        fraction = output[0] / resized[0]
+        if math.floor(output[0] / fraction) != resized[0]:
+            # `Preprocessor` rounds this quotient down: keep it off the edge.
+            fraction = output[0] / (resized[0] + 0.5)
+        arguments["crop_fraction"] = fraction
+    if shortest and not values["do_center_crop"]:
+        other.append(f"size={values['size']!r} without a crop")
+    elif shortest and "crop_fraction" not in arguments:
+        other.append(f"size={values['size']!r} with crop_size={values['crop_size']!r}")
+    elif not shortest and output != resized:
+        # DeiT's processor: images become square before the crop.
+        other.append(f"size={values['size']!r}, not shortest_edge, with a center crop")
+    return arguments, other, output if config.keys() & {"size", "crop_size"} else None
+
+
+def _scaling(values):
+    scale = float(values["rescale_factor"]) if values["do_rescale"] else 1.0
+    mean, std = values["image_mean"], values["image_std"]
+    if not values["do_normalize"]:
+        mean, std = [0.0] * len(mean), [1.0] * len(std)
+    return {"mean": [x / scale for x in mean], "std": [x / scale for x in std]}
+
+
+def _is_int(size):
+    return isinstance(size, int) and not isinstance(size, bool)
+
+
+def _is_shortest_edge(size, family):
+    if isinstance(size, dict):
+        return set(size) == {"shortest_edge"}
+    # CLIP's processors read a single number as the shortest edge.
+    return _is_int(size) and family in ("CLIP", "Bit")
+
+
+def read_size(size: Any) -> tuple[int, int]:
+    """Return height and width, however a configuration of transformers writes them.
+
+    Raises:
+        ValueError: it is neither a positive int, nor two, nor a dict of these.
+    """
+    sides: tuple[Any, ...] = (size, size)
+    if isinstance(size, dict):
+        if set(size) not in ({"height", "width"}, {"shortest_edge"}):
+            raise ValueError(f"a size of {size!r}")
+        sides = (
+            size.get("height", size.get("shortest_edge")),
+            size.get("width", size.get("shortest_edge")),
+        )
+    elif isinstance(size, list) and len(size) == 2:
+        sides = tuple(size)
+    if not all(_is_int(side) and side > 0 for side in sides):
+        raise ValueError(f"a size of {size!r}")
+    height, width = sides
+    return height, width
