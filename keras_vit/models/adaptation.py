@@ -12,6 +12,25 @@ from keras_vit.weights.strict import assign
 MODES = ("int8", "int4", "float8")
 
 
+def check_mode(mode: str | None, config: Any) -> None:
+    """Check that a model can be quantized so.
+
+    Args:
+        mode: of `quantize`, or None.
+        config: one of Keras's quantization configs, or None.
+
+    Raises:
+        ValueError: the mode is not one of `MODES`.
+    """
+    chosen = mode or getattr(config, "mode", None)
+    if chosen not in MODES:
+        raise ValueError(
+            f"Unknown quantization mode {chosen!r} for a Vision Transformer; choose one "
+            f"of {', '.join(map(repr, MODES))}. (Keras calibrates 'gptq' and 'awq' on "
+            "text.)"
+        )
+
+
 def merged(model: Any) -> Any:
     """Return a model whose kernels include what LoRA has learned.
 

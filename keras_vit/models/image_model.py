@@ -1,6 +1,7 @@
 """What models of images share: bad images are refused before anything is computed."""
 
 import contextlib
+import importlib
 import inspect
 import types
 import warnings
@@ -95,6 +96,9 @@ class ImageModel(keras.Model):
                 raise _no_images(data)
             self._check_data(data[0])
             return data
+        if hasattr(data, "dataset") and hasattr(data, "collate_fn"):
+            self._check_data(_first_of_loader(data))
+            return data
         self._check_data(data)
         images = self._images_of(data)
         if _is_empty(images):
@@ -138,6 +142,25 @@ class ImageModel(keras.Model):
             )
 
     _warned = False
+
+
+def _first_of_loader(loader):
+    """Return the first example of a torch DataLoader as a batch, or None if unknown.
+
+    The loader itself is not drawn from: that would start its workers and change its
+    order. An error in its loop leaves a model under JAX without weights.
+    """
+    random, dataset = importlib.import_module("torch.random"), loader.dataset
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        return None  # An IterableDataset.
+    if len(dataset) == 0:
+        raise _no_images(loader)
+    try:
+        with random.fork_rng(devices=[]):
+            example = dataset[0]
+    except (IndexError, KeyError):  # Its sampler knows other keys.
+        return None
+    return loader.collate_fn(example if loader.batch_size is None else [example])
 
 
 def _is_empty(data):

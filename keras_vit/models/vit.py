@@ -1,5 +1,6 @@
 """The Vision Transformer."""
 
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from keras_vit.layers.mlp import get_activation
 from keras_vit.layers.patches import grid_shape
 from keras_vit.layers.positions import check_positions
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
-from keras_vit.models.adaptation import MODES, bases
+from keras_vit.models.adaptation import bases, check_mode
 from keras_vit.models.image_model import ImageModel
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.h5 import load_own_weights
@@ -536,6 +537,19 @@ class ViT(ImageModel):
         """Return the name scope that the model was made in: a prefix of all its paths."""
         return self.get_layer("patch_encoder").path.removesuffix("patch_encoder")
 
+    def __new__(cls, *args, **kwargs):
+        model = super().__new__(cls, *args, **kwargs)
+        # Keras has wrapped the method in a check that asks for a config of GPTQ first.
+        wrapped = model.quantize
+
+        @functools.wraps(wrapped)
+        def quantize(mode=None, config=None, **kwargs):
+            check_mode(mode, config)
+            return wrapped(mode, config, **kwargs)
+
+        model.quantize = quantize
+        return model
+
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
         """Quantize the dense layers, as `keras.Model.quantize` does.
 
@@ -548,13 +562,6 @@ class ViT(ImageModel):
         Raises:
             ValueError: another mode: `"gptq"` and `"awq"` calibrate text models.
         """
-        chosen = mode or getattr(config, "mode", None)
-        if chosen not in MODES:
-            raise ValueError(
-                f"Unknown quantization mode {chosen!r} for a Vision Transformer; choose "
-                f"one of {', '.join(map(repr, MODES))}. (Keras calibrates 'gptq' and "
-                "'awq' on text.)"
-            )
         super().quantize(mode, config=config, filters=filters, **kwargs)
 
     def get_config(self):

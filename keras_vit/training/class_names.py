@@ -1,6 +1,7 @@
 """Comparison of class names: of two sets of images, or of a set and a model."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from keras_vit.labels import imagenet_1k
@@ -15,7 +16,8 @@ def check_class_names(
     """Check that labels mean the same classes on both sides.
 
     Labels are positions in the list of classes, so the names must agree in order too.
-    A synset id of ImageNet-1k and that synset's name are the same class.
+    A synset id of ImageNet-1k and that synset's name are the same class. An accent may be
+    a character of its own, as in the names of folders on macOS.
 
     Args:
         given: what has `names`, for the error: a set of images, as it was opened.
@@ -32,7 +34,10 @@ def check_class_names(
     >>> from keras_vit.training.class_names import check_class_names
     >>> check_class_names("a set", ["cat", "dog"], "the run", ["cat", "dog"], "")
     """
-    names, expected = list(map(str, names)), list(map(str, expected))
+    names, expected = (
+        [unicodedata.normalize("NFC", str(name)) for name in side]
+        for side in (names, expected)
+    )
     if names == expected or _same_synsets(names, expected):
         return
     differences = []

@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import stat
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -336,14 +337,19 @@ def _class_folders(name, path):
         )
     same = collections.defaultdict(list)
     for class_name in classes:
-        same[class_name.casefold()].append(class_name)
+        same[_plain(class_name)].append(class_name)
     for names in same.values():
         if len(names) > 1:
             raise ValueError(
                 f"{name!r}: the class folders {', '.join(map(repr, names))} of {path} "
-                "differ only by case. Merge or rename them."
+                "differ only by case, by spaces at their ends or by how accents are "
+                "encoded. Merge or rename them."
             )
     return classes
+
+
+def _plain(name):
+    return unicodedata.normalize("NFC", name).casefold().strip()
 
 
 def counted(others: dict[str, list[str]]) -> str:

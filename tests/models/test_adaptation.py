@@ -125,6 +125,9 @@ def test_what_a_quantized_model_refuses():
     )
     with pytest.raises(ValueError, match=message):
         model.quantize("gptq", config=config)
+    for arguments in (["gptq"], ["awq"], [None, config]):
+        with pytest.raises(ValueError, match=message.replace("gptq", "(gptq|awq)")):
+            model.quantize(*arguments)
     model.quantize("int8", filters="qkv")
     assert list(model.get_config()["quantized"]) == [
         "block_0/attention/qkv",

@@ -71,6 +71,28 @@ def test_fit(model, feed):
         assert np.isfinite(history.history["loss"]).all()
 
 
+def loader(images, **options):
+    torch = pytest.importorskip("torch", reason="has the DataLoader")
+    data = torch.utils.data.TensorDataset(
+        *map(torch.tensor, (images, LABELS[: len(images)]))
+    )
+    return torch.utils.data.DataLoader(data, **{"batch_size": 2, **options})
+
+
+@pytest.mark.filterwarnings("ignore:.*shuffle=True")
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_torch_loaders_are_checked_before_the_first_step(model, method):
+    sampled = loader(GOOD, batch_size=None)  # Without batches: its images are single.
+    for bad in (loader(BAD), loader(BAD, shuffle=True), sampled):
+        with pytest.raises(ValueError, match=r"model takes (images|a batch of)"):
+            getattr(model, method)(bad, verbose=0)
+        # Under JAX an error in Keras's loop would leave the model without weights.
+        assert np.isfinite(model.evaluate(GOOD, LABELS, verbose=0))
+    with pytest.raises(ValueError, match="one image or more; received an empty"):
+        model.evaluate(loader(GOOD[:0]), verbose=0)
+    assert np.isfinite(model.evaluate(loader(GOOD), verbose=0))
+
+
 def test_no_images(model, tensorflow):
     empty = {"x": GOOD[:0], "y": LABELS[:0]}
     for method in (model.fit, model.evaluate):

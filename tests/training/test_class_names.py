@@ -12,6 +12,8 @@ def check(names, expected):
 
 def test_equal_names():
     check(("cat", "dog"), ["cat", "dog"])
+    check([0, 1], ["0", "1"])
+    check(["caf\u00e9", "dog"], ["cafe\u0301", "dog"])
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,9 @@ def test_equal_names():
         (["dog", "cat"], "label 0 is 'dog' in the set and 'cat' in the run"),
         (["cat"], "the set has 1 classes, the run 2; only the run has 'dog'"),
         (["cat", "Dog"], "only the set has 'Dog'; only the run has 'dog'"),
+        (["cat", "dog "], "only the set has 'dog '; only the run has 'dog'"),
+        (["cat\u200b", "dog"], r"only the set has 'cat\u200b'; only the run has 'cat'"),
+        (["cat", "cat"], "only the run has 'dog'"),
         ([f"c{i}" for i in range(9)], "'c0', 'c1', 'c2', 'c3', 'c4' and 4 more;"),
     ],
 )
