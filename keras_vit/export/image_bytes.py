@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from keras_vit.layers.preprocessor import RESIZES
 from keras_vit.training.decoding import decode_oriented
 from keras_vit.training.exif import orientations
 
@@ -48,7 +49,8 @@ def read_images(contents, preprocessor, input_shape, max_pixels, exif=True):
             right = tf.reduce_all(tf.shape(pixels) == input_shape)
             error = tf.where(small & ~right, WRONG_SIZE, error)
             pixels = tf.image.resize(pixels, input_shape[:2], "nearest")
-        return index, tf.ensure_shape(preprocessor(pixels), input_shape), error
+        image = _preprocessed(preprocessor, pixels)
+        return index, tf.ensure_shape(image, input_shape), error
 
     is_jpeg, is_other, areas = _headers(contents)
     count = tf.size(contents)
@@ -75,6 +77,24 @@ def read_images(contents, preprocessor, input_shape, max_pixels, exif=True):
     all_errors = tf.fill([count], UNREADABLE)
     all_errors = tf.tensor_scatter_nd_update(all_errors, indices, errors)
     return all_images, all_errors, applied
+
+
+def _preprocessed(preprocessor, pixels):
+    """Return `preprocessor(pixels)` of one image in uint8.
+
+    The preprocessor would first make the whole image float32, four times its size.
+    TensorFlow's kernels for resizing read uint8 and compute the same float32 values.
+    """
+    if preprocessor.image_size is None:
+        return preprocessor(pixels)
+    interpolation, antialias = RESIZES[preprocessor.resize]
+    size, start = preprocessor.resize_and_crop(*tf.unstack(tf.shape(pixels)[:2]))
+    image = tf.image.resize(pixels, tf.stack(size), interpolation, antialias=antialias)
+    if interpolation == "bicubic":
+        image = tf.clip_by_value(image, 0.0, 255.0)
+    height, width = preprocessor.image_size
+    image = image[start[0] : start[0] + height, start[1] : start[1] + width]
+    return preprocessor.with_image_size(None)(image)
 
 
 def largest_size(preprocessor, height, width):

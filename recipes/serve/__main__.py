@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--max-waiting", limits.max_waiting, "requests at a time", _positive)
     add("--max-pixels", limits.max_pixels, "decoded for a request", _positive)
     add("--max-values", limits.max_values, "in a request's JSON", _positive)
+    add("--max-answer", limits.max_answer, "values in an answer", _positive)
     add("--deadline", limits.deadline, "seconds for an answer", _number)
     add("--body-timeout", limits.body_timeout, "seconds for a body", _number)
     parser.add_argument(

@@ -24,6 +24,7 @@ from recipes.image_errors import IMAGE_ERRORS
 from recipes.serve import tensor_json
 from recipes.serve.batching import Batcher
 from recipes.serve.images import read_files
+from recipes.serve.json_process import JsonProcess
 from recipes.serve.limits import Admission, Limits, RefusedError
 from recipes.serve.model import Model
 from recipes.serve.origin import OriginCheck
@@ -35,7 +36,9 @@ _SELF_ONLY = (
 )
 # Pixels that are decoded at once, except for those of a single larger image.
 _MAX_WORK = 2**22
+# What is parsed and written in this process: more would stop all others for too long.
 _SMALL_BODY = 2**20  # Bytes.
+_SMALL_JSON = 2**16  # Values.
 _PIECE = 2**16  # Bytes of an answer that are given to the transport together.
 
 
@@ -103,6 +106,7 @@ class App(Starlette):
         self._make_metrics()
         # Small requests never wait for large ones. One thread each, so that the memory
         # of only one large image and one large tree of Python objects is needed at once.
+        self._json_process = JsonProcess()
         self._batcher, self._large_batcher = (
             Batcher(model.run, max_batch, delay, _MAX_WORK, self._observe_batch)
             for _ in range(2)
@@ -184,16 +188,12 @@ class App(Starlette):
             body = await self._admission.body(held)
             self._check_served(request)
             with self._admission.place():
-                async with asyncio.timeout(self._limits.deadline):
+                async with self._admission.answering(request):
                     signature, answer = await self._answer(body)
             self._admission.send(held, len(answer))
             self._seconds.labels(signature).observe(time.perf_counter() - start)
             status = 200
             return _Answer(answer, media_type="application/json")
-        except TimeoutError:
-            status = 504
-            message = f"The request took more than {self._limits.deadline:g} seconds."
-            return RefusedError(status, message).response()
         except RefusedError as refusal:
             status = refusal.status
             return refusal.response()
@@ -204,18 +204,46 @@ class App(Starlette):
             self._requests.labels(str(status)).inc()
 
     async def _answer(self, body):
-        loop = asyncio.get_running_loop()
-        json = self._json if len(body) <= _SMALL_BODY else self._large_json
-        request = await loop.run_in_executor(
-            json,
-            tensor_json.read_request,
+        limits = self._limits
+        small = len(body) <= _SMALL_BODY
+        small = small and tensor_json.count_values(body) <= _SMALL_JSON
+        signatures = self._model.signatures
+        request = await self._in_json(
+            small,
+            "read_request",
             body,
-            self._model.signatures,
-            self._limits.max_instances,
-            self._limits.max_values,
+            signatures,
+            limits.max_instances,
+            limits.max_values,
         )
-        files = await loop.run_in_executor(
-            json, read_files, request.inputs, self._limits.max_pixels
+        values = request.size * self._model.output_values[request.signature]
+        async with self._admission.answer(values, request.size):
+            outputs = await self._outputs(request, small)
+            values = sum(output.size for output in outputs.values())
+            small = values <= _SMALL_JSON
+            answer = await self._in_json(small, "write_answer", outputs, request.by_rows)
+        return request.signature, answer
+
+    async def _in_json(self, small, function, *arguments):
+        loop = asyncio.get_running_loop()
+        if small:
+            call = getattr(tensor_json, function)
+            return await loop.run_in_executor(self._json, call, *arguments)
+        call = self._json_process
+        try:
+            return await loop.run_in_executor(
+                self._large_json, call, function, *arguments
+            )
+        except (ChildProcessError, MemoryError):
+            message = "There was not enough memory for the JSON; send less at a time."
+            raise RefusedError(503, message) from None
+
+    async def _outputs(self, request, small):
+        files = await asyncio.get_running_loop().run_in_executor(
+            self._json if small else self._large_json,
+            read_files,
+            request.inputs,
+            self._limits.max_pixels,
         )
         if sum(files.work) <= _MAX_WORK:
             outputs = await self._batcher(request.signature, files.inputs, files.work)
@@ -226,14 +254,7 @@ class App(Starlette):
                 )
         if "error" in outputs and outputs["error"].all():
             raise RefusedError(400, _reasons(outputs["error"], files.reasons))
-        values = sum(output.size for output in outputs.values())
-        answer = await loop.run_in_executor(
-            self._json if values <= _SMALL_BODY // 8 else self._large_json,
-            tensor_json.write_answer,
-            outputs,
-            request.by_rows,
-        )
-        return request.signature, answer
+        return outputs
 
     def _check_served(self, request):
         name = request.path_params["name"]

@@ -10,6 +10,7 @@ Reference: ITU-T T.81 (JPEG), RFC 2083 (PNG), the GIF89a specification, RFC 9649
 import dataclasses
 import re
 import struct
+import zlib
 
 import numpy as np
 
@@ -20,6 +21,9 @@ _MAX_SCANS = 100
 _MAX_PARTS = 20_000
 # Chunks that a decoder inflates or stores, although they change no pixel.
 _TEXT_CHUNKS = {b"zTXt", b"iTXt", b"tEXt", b"iCCP", b"sPLT"}
+# Pixels above which every export refuses a PNG by its header.
+_MAX_INFLATED = 2**27
+_STEP = 2**18  # Bytes.
 # Blocks of a GIF that count as one part; they have 255 bytes at most.
 _BLOCKS = 50
 # A GIF is decoded up to its first frame, but an endless animation is no image.
@@ -127,19 +131,41 @@ def _jpeg(content):
 
 def _png(content):
     width, height = struct.unpack_from(">II", content, 16)
-    kept = [content[:8]]
+    kept, pixels = [content[:8]], []
     position, parts = 8, 0
     while position + 8 <= len(content):
         (length,) = struct.unpack_from(">I", content, position)
         kind, end = content[position + 4 : position + 8], position + 12 + length
         if kind not in _TEXT_CHUNKS:
             kept.append(content[position:end])
+        if kind == b"IDAT":
+            pixels.append(content[position + 8 : end - 4])
         position = end
         if kind == b"IEND":
             break
         parts += 1
         _check_parts(parts)
+    if width * height <= _MAX_INFLATED:
+        # 8 bytes a pixel at most, and a byte a row.
+        _check_inflated(b"".join(pixels), 8 * width * height + 8 * height)
     return b"".join(kept), width * height
+
+
+def _check_inflated(compressed, most):
+    """Refuse compressed pixels that inflate to more than `most` bytes.
+
+    The decoder would inflate all of them after the last row, 1000 times their size.
+    """
+    inflate = zlib.decompressobj()
+    size = 0
+    try:
+        while compressed and not inflate.eof:
+            size += len(inflate.decompress(compressed, _STEP))
+            compressed = inflate.unconsumed_tail
+            if size > most + _STEP:
+                raise UnboundedError("has more pixels than its header says")
+    except zlib.error:
+        pass  # Damage is for the decoder to report.
 
 
 def _gif(content):

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
@@ -14,11 +14,18 @@ from starlette.responses import Response
 _HELD_TOGETHER = 4
 _LARGE_TOGETHER = 3
 _SMALL = 1 / 32
+# Large answers that are computed and written together.
+_LARGE_ANSWERS = 2
+# The status, in the metrics alone, of a request whose client did not wait (nginx's).
+_GONE = 499
 # Work that may wait to be decoded, in multiples of the most of one request.
 _WORK_TOGETHER = 4
 # Seconds for which what a refused client still sends is read and forgotten. Closing at
 # once would reset the connection, and the client might not see why.
 _LINGER = 2.0
+# A body must arrive at this many bytes a second after these seconds.
+_BODY_RATE = 2**14
+_BODY_GRACE = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +36,11 @@ class Limits:
         max_body: int, bytes of a request's body.
         max_instances: int, instances of a request.
         max_waiting: int, requests that are computed or wait for it.
-        body_timeout: float, seconds in which a body must arrive.
+        body_timeout: float, seconds in which a body must arrive; after 5 seconds also
+            16 KiB a second.
         max_pixels: int, pixels of the image files of a request.
         max_values: int, values and lists in the JSON of a request.
+        max_answer: int, values in an answer.
         deadline: float, seconds in which a request is answered once its body is there.
     """
 
@@ -41,6 +50,7 @@ class Limits:
     body_timeout: float = 20.0
     max_pixels: int = 2**25
     max_values: int = 2**23
+    max_answer: int = 2**22
     deadline: float = 30.0
 
 
@@ -133,6 +143,7 @@ class Admission:
         self._held: list[Held] = []
         self._work = 0
         self.waiting = 0
+        self._large_answers = asyncio.Semaphore(_LARGE_ANSWERS)
 
     @contextlib.contextmanager
     def held(self, request: Request) -> Iterator[Held]:
@@ -176,27 +187,84 @@ class Admission:
         finally:
             self._work -= work
 
+    @contextlib.asynccontextmanager
+    async def answering(self, request: Request) -> AsyncIterator[None]:
+        """Cancel what runs inside at the deadline, or when the client has gone.
+
+        Raises:
+            RefusedError: at either, from a task that is then free for other requests.
+        """
+        connection, loop = request.state.connection, asyncio.get_running_loop()
+        seconds = self._limits.deadline
+        try:
+            async with asyncio.timeout(seconds) as timeout:
+                connection.on_gone = lambda: timeout.reschedule(loop.time())
+                if connection.transport.is_closing():
+                    connection.on_gone()
+                yield
+        except TimeoutError:
+            if connection.transport.is_closing():
+                raise RefusedError(_GONE, "The client has gone.") from None
+            message = f"The request took more than {seconds:g} seconds."
+            raise RefusedError(504, message) from None
+        finally:
+            connection.on_gone = None
+
+    @contextlib.asynccontextmanager
+    async def answer(self, values: int, instances: int) -> AsyncIterator[None]:
+        """Wait until there is memory for the values of an answer.
+
+        Args:
+            values: int, of all outputs.
+            instances: int, of the request.
+
+        Raises:
+            RefusedError: they are more than this server ever sends together.
+        """
+        limit = self._limits.max_answer
+        if values > limit:
+            fit = max(1, instances * limit // values)
+            raise RefusedError(
+                413,
+                f"The answer would have {values} values; this server sends {limit} "
+                f"(--max-answer). Send {fit} of the {instances} instances at a time.",
+            )
+        large = values > _SMALL * limit
+        async with self._large_answers if large else contextlib.nullcontext():
+            yield
+
     async def body(self, held: Held) -> bytearray:
         """Return the body of a request, or raise RefusedError."""
         limits = self._limits
         body = bytearray()
+        start = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(limits.body_timeout) as held.reading:
+            async with asyncio.timeout(self._seconds_for(0)) as held.reading:
                 async for chunk in held.request.stream():
                     body += chunk
                     if len(body) > limits.max_body:
                         raise _too_large(limits)
                     self._grow(held, len(body))
+                    if not held.evicted:
+                        held.reading.reschedule(start + self._seconds_for(len(body)))
         except TimeoutError:
             if held.evicted:
                 raise _no_room() from None
-            message = f"The body did not arrive in {limits.body_timeout:g} seconds."
+            message = (
+                f"The body did not arrive in {self._seconds_for(len(body)):.3g} seconds; "
+                f"received {len(body)} bytes. Send {_BODY_RATE} bytes a second or more, "
+                f"and all in {limits.body_timeout:g} seconds."
+            )
             raise RefusedError(408, message, unread=True) from None
         except ClientDisconnect:
             raise RefusedError(400, "The body ended too soon.") from None
         finally:
             held.reading = None
         return body
+
+    def _seconds_for(self, size):
+        """Return the seconds that a body may take when `size` bytes have arrived."""
+        return min(self._limits.body_timeout, _BODY_GRACE + size / _BODY_RATE)
 
     def send(self, held: Held, size: int) -> None:
         """Account for an answer of `size` bytes instead of the body."""

@@ -1,5 +1,6 @@
 """A SavedModel under TensorFlow, without Keras."""
 
+import math
 import os
 import pathlib
 import re
@@ -25,6 +26,7 @@ class Model:
     Attributes:
         version: int.
         signatures: for each name, its inputs by name.
+        output_values: for each name, how many values it returns for an instance.
         metadata: the signatures, as TF Serving's `/metadata` has them.
 
     Raises:
@@ -55,6 +57,10 @@ class Model:
         self._functions = tf.saved_model.load(str(path)).signatures
         if not self._functions:
             raise ValueError("The SavedModel has no signatures.")
+        self.output_values = {
+            name: sum(map(_values, function.structured_outputs.values()))
+            for name, function in self._functions.items()
+        }
         self.signatures = {
             name: {
                 argument: Tensor(
@@ -96,6 +102,11 @@ class Model:
                 value = file if tensor.dtype == object else 0
                 inputs[argument] = np.full(shape, value, tensor.dtype)
             self.run(name, inputs)
+
+
+def _values(spec):
+    """Return the values of one instance in an output; sides that vary count once."""
+    return math.prod(side or 1 for side in spec.shape.as_list()[1:])
 
 
 def _versions(root, problems):

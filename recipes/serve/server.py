@@ -4,8 +4,10 @@ import asyncio
 import functools
 import os
 import resource
+import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -20,6 +22,8 @@ from recipes.serve.app import App
 _GRACE = 1.0
 # Seconds in which all requests are answered, or dropped, when the server stops.
 _STOP = 6
+# Seconds after that in which the handlers of dropped requests end by themselves.
+_UNWIND = 2
 # Seconds after which the process ends, whatever still runs.
 _EXIT = 10
 # Seconds in which a client must read 64 KiB of its answer, or the rest of it.
@@ -29,6 +33,8 @@ _CONNECTIONS = 2000
 # Seconds for the headers of a request, and between requests.
 _HEADERS_TIMEOUT = 20.0
 _KEEP_ALIVE = 75
+# TCP_CLOSE and TCP_CLOSE_WAIT of Linux.
+_CLOSED = (7, 8)
 
 
 class Server(uvicorn.Server):
@@ -51,7 +57,7 @@ class Server(uvicorn.Server):
             access_log=False,
             log_level="warning",
             timeout_keep_alive=_KEEP_ALIVE,
-            timeout_graceful_shutdown=_STOP,
+            timeout_graceful_shutdown=_STOP + _UNWIND,
         )
         super().__init__(config)
         self._app = app
@@ -70,7 +76,7 @@ class Server(uvicorn.Server):
         now = asyncio.get_running_loop().time()
         connections: list[Any] = list(self.server_state.connections)
         for connection in connections:
-            connection.check_reader(now)
+            connection.check_client(now)
         return await super().on_tick(counter)
 
     def handle_exit(self, sig, frame):
@@ -89,10 +95,17 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for connection in accepted:
             await loop.connect_accepted_socket(self._protocol, connection)
+        # uvicorn would cancel the handlers, and log each as a failure.
+        loop.call_later(_STOP, self._drop_all)
         end = time.monotonic() + _GRACE
         while self.server_state.connections and time.monotonic() < end:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+
+    def _drop_all(self):
+        connections: list[Any] = list(self.server_state.connections)
+        for connection in connections:
+            connection.transport.abort()
 
     def _protocol(self):
         return _Protocol(self.config, self.server_state, app_state={})
@@ -119,11 +132,25 @@ def _accepted(listener):
         return connections
 
 
+def _is_closed(transport):
+    """Return whether the other side has closed a connection; False where unknown."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    try:
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except OSError:
+        return False
+    return state in _CLOSED
+
+
 class _Protocol(H11Protocol):
     """uvicorn's, which would wait for ever for the headers of a request."""
 
     _timer = None
     _unread_since: float | None = None  # A client has not read since then.
+    # Called when nobody waits for the answer to the current request any more.
+    on_gone: Callable[[], None] | None = None
 
     def connection_made(self, transport):
         # A copy for each request, with the connection in it.
@@ -149,9 +176,15 @@ class _Protocol(H11Protocol):
         self._unread_since = None
         super().resume_writing()
 
-    def check_reader(self, now):
-        """Drop a client that does not read its answer."""
-        if not self.transport.get_write_buffer_size():
+    def check_client(self, now):
+        """Drop a client that does not read its answer, or that has gone.
+
+        While reading is paused, as behind a pipelined request, asyncio does not notice
+        that the client has closed its connection.
+        """
+        if self.flow.read_paused and _is_closed(self.transport):
+            self.transport.abort()
+        elif not self.transport.get_write_buffer_size():
             self._unread_since = None
         elif self._unread_since is None:
             self._unread_since = now
@@ -163,12 +196,16 @@ class _Protocol(H11Protocol):
         super().on_response_complete()
 
     def data_received(self, data):
+        if self.conn.their_state is h11.MUST_CLOSE:
+            return  # Whatever follows the last request, such as a line break, is ignored.
         super().data_received(data)
         self._expect_headers()
 
     def connection_lost(self, exc):
         self._cancel()
         super().connection_lost(exc)
+        if self.on_gone is not None:
+            self.on_gone()
 
     def send_400_response(self, msg):
         """Answer what is no HTTP, unless an answer is under way already."""

@@ -81,8 +81,7 @@ def read_request(
     finite, and instances match the shape of the signature.
     """
     # A list takes 50 times the bytes of its text, so count before parsing.
-    text = np.frombuffer(body, np.uint8)
-    count = sum(int(np.count_nonzero(text == ord(c))) for c in ",[{")
+    count = count_values(body)
     if count > max_values:
         raise BadRequestError(
             f"The JSON has {count} values, lists and objects; this server takes "
@@ -121,6 +120,12 @@ def read_request(
             f"A request has 1 to {max_instances} instances here; received {size}."
         )
     return Request(name, inputs, by_rows)
+
+
+def count_values(body: bytes | bytearray) -> int:
+    """Return the most values, lists and objects that unparsed JSON can have."""
+    text = np.frombuffer(body, np.uint8)
+    return sum(int(np.count_nonzero(text == ord(c))) for c in ",[{")
 
 
 def _columns_of_rows(instances, tensors):

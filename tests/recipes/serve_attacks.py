@@ -1,12 +1,13 @@
 """Clients that attack a server of recipes.serve, for its tests."""
 
+import asyncio
 import base64
 import io
 import json
+import os
 import socket
 import struct
-import threading
-import time
+import sys
 import zlib
 
 from PIL import Image
@@ -75,7 +76,7 @@ def large_png(side=5790):
 
 
 class Attack:
-    """Clients that send until they are stopped.
+    """Clients that send until they are stopped, in one event loop.
 
     Args:
         port: int, of the server.
@@ -83,20 +84,20 @@ class Attack:
 
     def __init__(self, port: int):
         self._port = port
-        self._stopped = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._clients: list[asyncio.Task] = []
         self.statuses: dict[str, set[int]] = {}
 
     def repeat(self, name, content, clients=1, pause=0.1):
         """Send a whole request again and again, and read the answers."""
 
-        def send(connection):
-            connection.sendall(content)
-            if answer := connection.recv(2**16):
+        async def send(connection):
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(connection, content)
+            if answer := await loop.sock_recv(connection, 2**16):
                 self.statuses.setdefault(name, set()).add(int(answer.split()[1]))
             while answer:
-                answer = connection.recv(2**16)
-            time.sleep(pause)
+                answer = await loop.sock_recv(connection, 2**16)
+            await asyncio.sleep(pause)
 
         self._start(send, clients)
 
@@ -106,10 +107,12 @@ class Attack:
         An error says that the server closed the connection.
         """
 
-        def send(connection):
-            connection.sendall(start)
-            while not self._stopped.wait(0.5):
-                connection.sendall(b" ")
+        async def send(connection):
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(connection, start)
+            while True:
+                await asyncio.sleep(0.5)
+                await loop.sock_sendall(connection, b" ")
 
         self._start(send, clients, receive)
 
@@ -118,24 +121,51 @@ class Attack:
         self.trickle(content, clients, receive=4096)
 
     def _start(self, send, clients, receive=None):
-        def run():
-            while not self._stopped.is_set():
+        async def run():
+            while True:
                 try:
                     with socket.socket() as connection:
                         if receive:
                             option = (socket.SOL_SOCKET, socket.SO_RCVBUF)
                             connection.setsockopt(*option, receive)
-                        connection.settimeout(60)
-                        connection.connect(("127.0.0.1", self._port))
-                        send(connection)
-                except OSError:
-                    self._stopped.wait(0.2)
+                        connection.setblocking(False)
+                        loop = asyncio.get_running_loop()
+                        async with asyncio.timeout(60):
+                            await loop.sock_connect(connection, ("127.0.0.1", self._port))
+                            await send(connection)
+                except OSError:  # TimeoutError is one.
+                    await asyncio.sleep(0.2)
 
-        for _ in range(clients):
-            thread = threading.Thread(target=run, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._clients += [asyncio.create_task(run()) for _ in range(clients)]
 
-    def stop(self):
-        """Let the clients end."""
-        self._stopped.set()
+    def all_at_once(self, scale):
+        """Start all attacks; `scale` of the slow clients."""
+        self.repeat("scans", request(many_scans(2000)))
+        self.repeat("frames", request(many_frames(60)))
+        self.repeat("larger frame", request(many_frames(4, declared=(1, 1))))
+        self.repeat("large images", request(*[large_png()] * 32))
+        self.repeat("text", request(compressed_text(100)))
+        self.repeat("lists", whole(b'{"instances": [' + b"[]," * 10**7 + b"0]}"))
+        lengths = "Content-Length: 24000000", "Transfer-Encoding: chunked"
+        self.repeat("lengths", head(*lengths))
+        self.trickle(head("Content-Length: 1000000"), scale)
+        unfinished = head("Content-Length: 30000000") + b" " * 24_000_000
+        self.trickle(unfinished, scale // 10)
+        images = [[[[0, 0, 0]]]] * 256
+        body = {"signature_name": "features", "instances": images}
+        self.never_read(whole(json.dumps(body)), scale // 3)
+
+
+async def _attack(port, scale):
+    attack = Attack(port)
+    attack.all_at_once(scale)
+    print("attacking", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    statuses = {name: sorted(found) for name, found in attack.statuses.items()}
+    print(json.dumps(statuses), flush=True)
+    os._exit(0)  # Without closing hundreds of connections one after another.
+
+
+if __name__ == "__main__":
+    # A process, so that these clients and the healthy one do not share a Python.
+    asyncio.run(_attack(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import contextlib
 import http.client
 import io
 import json
@@ -94,8 +95,15 @@ class Served:
         return status, json.loads(answer)
 
     def megabytes(self):
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
+        """Resident memory of the server with its children."""
+        total = 0
+        for path in pathlib.Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError):  # A process that has ended.
+                lines = r"^(Pid|PPid|VmRSS):\s+(\d+)"
+                found = dict(re.findall(lines, path.read_text(), re.M))
+                if str(self.process.pid) in (found["Pid"], found["PPid"]):
+                    total += int(found.get("VmRSS", 0))
+        return total / 1024
 
     def stop(self):
         self.process.terminate()
