@@ -25,6 +25,11 @@ def open_parts(data: configs.Data, parts: Sequence[str] = PARTS) -> dict[str, So
     """
     names = {part: getattr(data, part) for part in parts}
     split = is_split(data.validation) and not {"train", "validation"}.isdisjoint(names)
+    if split and not data.train:
+        raise ValueError(
+            f"data.validation={data.validation!r} is a part of data.train, which is not "
+            "set: add --set data.train=folder:PATH."
+        )
     if split:
         names |= {"train": data.train, "validation": None}
     sources = {

@@ -18,7 +18,7 @@ def is_split(name: str | None) -> bool:
     Args:
         name: of a set of images, such as `"split:0.1"`, or None.
     """
-    return name is not None and name.startswith(PREFIX)
+    return name is not None and f"{name}:".startswith(PREFIX)
 
 
 def split_off(source: Source, name: str) -> tuple[Source, Source]:

@@ -13,6 +13,7 @@ from keras_vit.training import sources as sources_module
 from keras_vit.training.sources import open_source
 from recipes import config as configs
 from recipes import evaluate, fingerprint, linear_probe, predict, pretrain, training
+from recipes.data import open_parts
 
 pytestmark = pytest.mark.any_backend
 COLORS = {"cat": 20, "dog": 90, "horse": 160, "zebra": 240}
@@ -156,6 +157,23 @@ def test_a_validation_set_split_off(run, sets, capsys):
     other = training.plan(config_of(sets["train"], "split:0.34:1")).sources
     with pytest.raises(ValueError, match=r"data\.train=.* has changed since"):
         fingerprint.check_unchanged(found, fingerprint.fingerprints(other), other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"validation": "split"}, "'split' is not of the form 'split:SHARE'"),
+        (
+            {"validation": "split:0.1", "train": ""},
+            "which is not set: add",
+        ),
+        ({"test": "split:0.1"}, "only data.validation can be one"),
+        ({"train": "split:0.1"}, "only data.validation can be one"),
+    ],
+)
+def test_splits_that_are_misplaced(settings, message):
+    with pytest.raises(ValueError, match=message):
+        open_parts(configs.Data(**settings))
 
 
 def test_predict_takes_the_files_of_a_folder_source(run, tmp_path, capsys):
