@@ -186,8 +186,7 @@ class TimmSource(Source):
             f"The config.json beside {self.path} describes a network that keras_vit "
             f"does not have, or does not know ({', '.join(what)}): its tensors might "
             "load and give other outputs. If it computes exactly what another "
-            "architecture of timm computes, name that one: "
-            "architecture='vit_base_patch16_224', for example."
+            "architecture of timm computes, pass that one's name: architecture=..."
         )
 
     @functools.cached_property
@@ -303,8 +302,7 @@ class TimmSource(Source):
             raise ValueError(
                 f"No tensor in {self.path} shows {question}. Pass "
                 f"{f'{answer}, or ' if answer else ''}architecture=... with timm's name "
-                "for the network, such as 'vit_base_patch16_224'; or put timm's "
-                "config.json beside the file."
+                "for the network; or put timm's config.json beside the file."
             )
 
     def _num_heads(self, overrides, width):
