@@ -54,9 +54,11 @@ class TorchFile(TensorFile):
         }
         for name, tensor in self._tensors.items():
             self.check_dtype(name, str(tensor.dtype).removeprefix("torch."))
-            if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            strided = tensor.layout == torch.strided and not tensor.is_nested
+            if not strided or tensor.device.type != "cpu":
+                layout = "nested" if tensor.is_nested else tensor.layout
                 raise self.unreadable(
-                    f"{name} is a tensor without values of its own ({tensor.layout}, on "
+                    f"{name} is a tensor without values of its own ({layout}, on "
                     f"{tensor.device})"
                 )
             self.shapes[name] = tuple(tensor.shape)
@@ -101,6 +103,11 @@ class TorchFile(TensorFile):
     def _check_archive(self):
         """Check the checksums, which torch does not."""
         with open_archive(self.path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise ValueError(
+                    "it is a TorchScript program, not weights: save "
+                    "torch.jit.load(path).state_dict() with torch.save"
+                )
             for member in archive.infolist():
                 if member.compress_type != zipfile.ZIP_STORED:
                     # Mapped, compressed bytes would be taken for numbers.
@@ -111,7 +118,7 @@ class TorchFile(TensorFile):
 
     @contextlib.contextmanager
     def reader(self):
-        yield lambda name: self._tensors[name].float().numpy()
+        yield lambda name: self._tensors[name].float().resolve_neg().numpy()
 
 
 def _reason(error):
@@ -119,7 +126,10 @@ def _reason(error):
     text = str(error)
     code = re.search(r"GLOBAL ([\w.]+)", text)
     if code:
-        return f"it would have to execute {code[1]}, which may be anything"
+        return (
+            f"it would have to execute {code[1]}, which may be anything; save "
+            "model.state_dict() instead of the model"
+        )
     if "weights_only" in text:
         return "it holds more than tensors and plain values"
     return f"{type(error).__name__}: {text.strip().split(chr(10))[0]}"

@@ -224,6 +224,7 @@ class TransformersSource(Source):
             "activation": self.activation,
             "layer_norm_epsilon": self.layer_norm_epsilon,
         }
+        self._check_stated(config)
         for name in ("classifier.bias", "cls_classifier.bias"):
             if name in shapes:
                 config["classes"] = shapes[name][0]
@@ -235,6 +236,29 @@ class TransformersSource(Source):
         config |= self.square_input_shape(overrides)
         self._check_size(overrides, config.get("input_shape"))
         return config
+
+    def _check_stated(self, config):
+        """Raise a `ValueError` if config.json describes a network of other tensors."""
+        stated = {
+            "hidden_size": config["hidden_dim"],
+            "num_hidden_layers": config["num_layers"],
+            "intermediate_size": config["mlp_dim"],
+            "patch_size": config["patch_size"],
+            "num_channels": self.patches()[1],
+            "qkv_bias": config["qkv_bias"],
+            "pruned_heads": {},
+        }
+        wrong = [
+            f"{name}={self._config[name]!r} (the tensors: {value!r})"
+            for name, value in stated.items()
+            if self._config.get(name, value) not in (value, None)
+        ]
+        if wrong:
+            raise ValueError(
+                f"The config.json beside {self.path} is of another network: "
+                f"{', '.join(wrong)}. Put the config.json that was saved with these "
+                "weights beside them."
+            )
 
     def _has_distillation_token(self):
         return self._embedding("distillation_token") in self.shapes

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 import keras_vit
 from keras_vit.weights.h5 import H5File, load_own_weights
+from keras_vit.weights.opening import open_checkpoint
 from tests.cases import tiny_vit
 from tests.golden import Golden
 
@@ -211,6 +212,32 @@ def test_a_pth_whose_bytes_changed(tmp_path, kind):
         path.write_bytes(content)
     with pytest.raises(ValueError, match=r"is compressed|its checksum is wrong"):
         keras_vit.load_checkpoint(path)
+
+
+def test_tensors_of_a_pth_without_plain_values(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = load_file(Golden("timm_deit3").path)
+    tensors = {n: torch.from_numpy(x) for n, x in tensors.items()}
+    negative = torch._neg_view(tensors["norm.bias"])
+    torch.save({**tensors, "norm.bias": negative}, tmp_path / "negative.pth")
+    with open_checkpoint(tmp_path / "negative.pth").file.reader() as read:
+        np.testing.assert_array_equal(read("norm.bias"), -tensors["norm.bias"].numpy())
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    torch.save({**tensors, "norm.bias": nested}, tmp_path / "nested.pth")
+    with pytest.raises(ValueError, match=r"without values of its own \(nested"):
+        open_checkpoint(tmp_path / "nested.pth")
+
+
+def test_a_program_of_torch(tmp_path):
+    torch = pytest.importorskip("torch")
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("x/code/net.py", "x/data.pkl", "x/constants.pkl"):
+            archive.writestr(name, b"")
+    with pytest.raises(ValueError, match=r"TorchScript program.*state_dict\(\)"):
+        keras_vit.load_checkpoint(tmp_path / "x.pt")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"save model\.state_dict\(\) instead"):
+        keras_vit.load_checkpoint(tmp_path / "whole.pth")
 
 
 def test_the_advice_of_torch_is_not_repeated(tmp_path):

@@ -280,6 +280,22 @@ def test_other_models_of_transformers(tmp_path, change):
         open_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"hidden_size": 128}, {"num_hidden_layers": 1}, {"intermediate_size": 7}),
+        *({"patch_size": 8}, {"num_channels": 1}, {"qkv_bias": False}),
+        {"pruned_heads": {"0": [1]}},
+    ],
+)
+def test_a_transformers_config_of_other_tensors(tmp_path, change):
+    """transformers would run another network: with fewer layers, for example."""
+    golden = Golden("hf_vit")
+    path = repository(tmp_path, golden, {**golden.config, **change})
+    with pytest.raises(ValueError, match=f"another network: {next(iter(change))}="):
+        open_checkpoint(path).infer_config({})
+
+
 @pytest.mark.parametrize("name", ["timm_token", "hf_vit"])
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "net."])
 def test_prefixes_of_wrappers(tmp_path, name, prefix):
