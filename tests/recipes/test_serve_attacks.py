@@ -140,11 +140,16 @@ def test_clients_that_go_away_leave_no_work(exported):
     server = Served(exported, "--max-waiting", "20")
     body = {"signature_name": "features", "instances": [[[[0, 0, 0]]]] * 256}
     request = attacks.whole(json.dumps(body))
+    given_up = 0
     for extra in (b"", b"GET / HTTP/1.1\r\n"):  # Behind the latter, reading is paused.
         for _ in range(60):
             with socket.create_connection(("127.0.0.1", server.port)) as connection:
                 connection.sendall(request.replace(b"Connection: close\r\n", b"") + extra)
         time.sleep(0.5)
+        metrics = server.ask("GET", "/monitoring/prometheus/metrics")[2].decode()
+        count = float(re.search(r'requests_total{status="499"} (\S+)', metrics)[1])
+        assert count >= given_up + 10
+        given_up = count
         assert server.predict({"instances": pixels(1).tolist()})[0] == 200
     assert server.stop() == (0, [])
 

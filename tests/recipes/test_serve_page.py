@@ -142,7 +142,6 @@ def test_a_photo_that_is_stored_turned(browser, server):
     shown = page.evaluate(BRIGHTNESS)
     assert (shown["width"], shown["height"]) == (180, 120)
     assert shown["corner"] == pytest.approx(100 * 0.2, abs=3)
-    assert np.ptp(wanted) > 20  # A map drawn in another direction differs.
     picture = np.array([[255, 255, 255], [255, 255, 240]]) / 255
     np.testing.assert_allclose(shown["grid"], wanted * picture, atol=8)
     page.uncheck("#show")
