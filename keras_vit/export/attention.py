@@ -1,4 +1,4 @@
-"""Where a model looks."""
+"""Attention rollout: maps of the image regions that a prediction rests on."""
 
 import keras
 import numpy as np
@@ -8,26 +8,28 @@ from keras_vit.layers import TransformerBlock
 
 
 def attention_rollout(model: keras.Model):
-    """How much each part of the image counts for the prediction, by attention alone.
+    """Return a function that computes attention rollout maps for `model`.
 
-    Each block passes on half of what a token has, and half of what the token attends to,
-    in the mean over heads; the product over all blocks says how much of each token of
-    the grid arrives where the classifier looks: at the class token, with distillation at
-    the mean of the two, and else at the mean of the grid. (A probe that attends, with
-    `pooling="map"`, counts as that mean.) What comes before the first block, such as a
-    stem, is left out.
+    A map estimates how much each patch contributes to the prediction, from the attention
+    weights alone. Each block is modeled as the mean of the identity (the residual branch)
+    and its attention weights, averaged over heads. The product over all blocks gives the
+    contribution of every grid token to the tokens that the classifier reads: the class
+    token, the mean of class and distillation token, or the mean of the grid. Attention
+    pooling (`pooling="map"`) is treated as the mean of the grid. Layers before the first
+    block, such as a convolutional stem, are not included.
 
     Args:
         model: a `keras_vit.ViT` with its classifier.
 
     Returns:
-        Function from preprocessed images `(b, h, w, c)` to float32 `(b, gh, gw)`, 0 or
-        more; the sum of a map is 1, less what tokens before the grid have.
+        Function from preprocessed images `(b, h, w, c)` to float32 maps `(b, gh, gw)`
+        with values of 0 or more. The values of a map sum to 1 minus the share of the
+        prefix tokens.
 
     Source: arXiv:2005.00928, attention rollout.
     """
     blocks = [layer for layer in model.layers if isinstance(layer, TransformerBlock)]
-    # By name: of a list with one block Keras gives back no list.
+    # A dict, because Keras unpacks a list of outputs that has a single entry.
     network = keras.Model(model.inputs, {block.name: block.input for block in blocks})
     rows, columns = model.grid_shape
     prefix = model.num_prefix_tokens

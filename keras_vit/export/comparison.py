@@ -1,4 +1,4 @@
-"""Whether an export gives what Keras gives."""
+"""Numerical comparison of an export with the Keras model."""
 
 import keras
 import numpy as np
@@ -6,34 +6,38 @@ import numpy as np
 from keras_vit.export.attention import attention_rollout
 from keras_vit.export.features import outputs_and_features
 
-# Largest difference of an output between the export and Keras, for outputs up to 1; for
-# larger ones, as a part of the largest.
+# Largest allowed difference between an output of the export and that of Keras: absolute
+# for outputs up to 1, relative to the largest value for larger outputs.
 TOLERANCE = 1e-4
 
 
 def difference(model, head, options, check, tolerance):
-    """Largest difference between the export's outputs and Keras's; raises if too large.
+    """Return the largest difference between the outputs of the export and of Keras.
 
-    For batches of 1, 2 and 7; where an output has values beyond 1 or -1, as a part of
-    the largest.
+    Outputs are compared for batches of 1, 2 and 7 images. Differences are absolute, or
+    relative to the largest value where an output has values beyond 1 or -1.
 
     Args:
-        model: what the export must equal.
-        head: its `Head`.
-        options: `labels` and `top_k` of `predict_bytes`.
-        check: arrays that the other process left: pixels, `images` and where there are
-            files `decoded`; and outputs, `"signature output size"`.
+        model: Keras model that the export must reproduce.
+        head: `Head` of the model.
+        options: dict with the `labels` and `top_k` of `predict_bytes`.
+        check: dict of arrays that the TensorFlow process saved: the pixels `images`, the
+            pixels `decoded` if the export reads image files, and one entry
+            `"signature output size"` for each output and batch size.
         tolerance: float, the largest difference allowed.
+
+    Raises:
+        RuntimeError: an output differs by more than `tolerance`.
     """
     inputs = {name: check[name] for name in ("images", "decoded") if name in check}
     served = {tuple(name.split()): check[name] for name in check if name not in inputs}
     count = len(inputs["images"])
     with keras.device("cpu"):
-        # In one batch, so that it is computed once.
+        # One batch for both kinds of input, so that the model runs only once.
         images = model.preprocessor(np.concatenate(list(inputs.values())))
         outputs = outputs_and_features(model)(images, training=False)
         if any(output == "attention" for _, output, _ in served):
-            # Of files only.
+            # The signature `attention` reads image files only.
             outputs["attention"] = attention_rollout(model)(images[count:])
         outputs |= head.outputs(outputs["logits"])
     outputs = {k: keras.ops.convert_to_numpy(value) for k, value in outputs.items()}
@@ -43,7 +47,7 @@ def difference(model, head, options, check, tolerance):
         batch = slice(first, first + int(size))
         if output in outputs:
             expected = outputs[output][batch]
-        elif signature == "attention":  # The same for all images.
+        elif signature == "attention":  # These outputs are the same for all images.
             crop_fraction = model.preprocessor.crop_fraction or 0.0
             all_alike = {"crop_fraction": crop_fraction, "orientation": 1, "error": 0}
             expected = all_alike[output]
@@ -65,9 +69,9 @@ def difference(model, head, options, check, tolerance):
 
 
 def _of_files(output, served, classes, scores, options):
-    """What only `predict_bytes` returns, and what it should, as numbers."""
+    """Return an output of `predict_bytes` and its expected value, both as numbers."""
     best = -np.sort(-scores, axis=1)[:, : options["top_k"]]
-    if output == "classes":  # Two that are as likely may be in either order.
+    if output == "classes":  # Equally likely classes may be in either order.
         return np.take_along_axis(scores, classes, axis=1), best
     if output == "labels":
         wrong = np.char.decode(served, "utf-8") != np.asarray(options["labels"])[classes]

@@ -1,20 +1,21 @@
-"""What a served model tells besides its classes."""
+"""Feature outputs of an exported model: pooled features and grid tokens."""
 
 import keras
 from keras import ops
 
 
 def outputs_and_features(model: keras.Model) -> keras.Model:
-    """The model with its features as further outputs, on the same weights.
+    """Return a model that outputs features beside the logits and shares its weights.
 
     Args:
         model: a `keras_vit.ViT` with its classifier.
 
     Returns:
-        A functional model of the same input, whose output is a dict: `logits`, the
-        model's own output; `pooled` `(b, d)`, what the model gives with
-        `include_top=False`; and `tokens` `(b, gh, gw, d)`, the grid as the pooling
-        takes it: after the last norm, or with `final_norm="after_pooling"` before it.
+        A functional model with the same input that returns a dict: `logits`, the output
+        of `model`; `pooled` `(b, d)`, the output of the same model with
+        `include_top=False`; and `tokens` `(b, gh, gw, d)`, the grid tokens that are the
+        input of the pooling layer: after the last norm, or before it with
+        `final_norm="after_pooling"`.
     """
     layers = {layer.name: layer for layer in model.layers}
     head = layers.get("pre_logits", layers["classifier"])

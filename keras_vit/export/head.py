@@ -1,4 +1,4 @@
-"""The outputs that an export makes of a classifier's logits."""
+"""Classifier activation of an export and the names of its outputs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,18 +6,19 @@ from typing import Any
 
 import keras
 
-# Activations whose values are probabilities.
+# Activations that return probabilities.
 _PROBABILITIES = ("softmax", "sigmoid")
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A classifier's activation, and what its values are.
+    """A classifier activation and the name of its output.
 
     Attributes:
-        activation: function of logits; None where the model gives the logits themselves.
-        output: name of its values in an export: `"probabilities"` of a softmax or a
-            sigmoid, `"outputs"` of another activation, else `"logits"`.
+        activation: function of the logits, or None if the model returns logits.
+        output: name of the activation's output in an export: `"probabilities"` for
+            softmax and sigmoid, `"outputs"` for any other activation, `"logits"` without
+            an activation.
     """
 
     activation: Callable[[Any], Any] | None
@@ -33,11 +34,11 @@ class Head:
         return cls(function, "probabilities" if known else "outputs")
 
     def outputs(self, logits: Any) -> dict[str, Any]:
-        """Return the logits, and what the activation makes of them, by name."""
+        """Return a dict of the logits and, if there is one, the activation's output."""
         if self.activation is None:
             return {"logits": logits}
         return {"logits": logits, self.output: self.activation(logits)}
 
     def shown(self, value: float) -> str:
-        """Return a value of `output` as text: a probability in percent."""
+        """Return a value of `output` as text; probabilities are shown in percent."""
         return f"{value:7.2%}" if self.output == "probabilities" else f"{value:9.4f}"

@@ -1,4 +1,4 @@
-"""Encoded images to what a model takes, in a TensorFlow graph; each fails alone."""
+"""Decoding and preprocessing of image files in a TensorFlow graph, with error codes."""
 
 import tensorflow as tf
 
@@ -9,38 +9,40 @@ from keras_vit.training.exif import orientations
 # Codes of the output `error`.
 FINE, UNREADABLE, TOO_LARGE, WRONG_SIZE = range(4)
 
-_HEADER = 30  # Bytes; the longest that tells a size.
-_AT_ONCE = 4  # Images decoded at a time.
+_HEADER = 30  # Bytes needed to read the image size from a header of any format.
+_AT_ONCE = 4  # Number of images decoded in parallel.
 
 
 def read_images(contents, preprocessor, input_shape, max_pixels, exif=True):
-    """Decodes and preprocesses a batch of encoded images.
+    """Decode and preprocess a batch of encoded images.
+
+    An image that cannot be read gets an error code; the rest of the batch is unaffected.
 
     Args:
         contents: string tensor `(b,)`.
         preprocessor: a `keras_vit.layers.Preprocessor`.
-        input_shape: `(height, width, channels)` that the preprocessor must give.
-        max_pixels: int, see `largest_size`.
-        exif: bool, whether to turn images upright as their EXIF orientation asks for.
+        input_shape: `(height, width, channels)` that the preprocessor must return.
+        max_pixels: int, upper limit of `largest_size`.
+        exif: bool, whether to apply the EXIF orientation of the images.
 
     Returns:
-        Images, float32 `(b, height, width, channels)`; error codes, int32 `(b,)`: where
-        one is not 0, the image means nothing; and the orientations that were applied,
-        int32 `(b,)`, as EXIF numbers them.
+        Tuple of the images, float32 `(b, height, width, channels)`; their error codes,
+        int32 `(b,)`, where a nonzero code means that the image must be ignored; and the
+        EXIF orientations that were applied, int32 `(b,)`.
     """
     resizes = preprocessor.image_size is not None
     with tf.init_scope():
         blank = tf.io.encode_jpeg(tf.zeros((1, 1, 3), tf.uint8)).numpy()
 
-    # No branches: a server makes this function anew for every request, and each costs
-    # milliseconds. What is refused is replaced by one pixel.
+    # The function has no branches, because a server instantiates it for every request
+    # and each branch costs milliseconds. Refused images are replaced by a single pixel.
     def read(index, content, is_jpeg, area, orientation):
         shape = tf.io.extract_jpeg_shape(tf.where(is_jpeg, content, blank), tf.int64)
-        # Before anything is decoded: a small file can declare gigabytes.
+        # Check the size before decoding: a small file can declare gigabytes of pixels.
         small = tf.where(is_jpeg, shape[0] * shape[1], area) <= max_pixels
         content = tf.where(small, content, blank)
         pixels = decode_oriented(content, orientation if exif else None, input_shape[2])
-        # Once more: a GIF's header may say less than its frames have.
+        # Check the decoded size again: a GIF's frames can exceed the size in its header.
         height, width, _ = tf.unstack(tf.shape(pixels))
         small &= largest_size(preprocessor, height, width) <= max_pixels
         pixels = pixels[: tf.where(small, height, 1), : tf.where(small, width, 1)]
@@ -58,11 +60,11 @@ def read_images(contents, preprocessor, input_shape, max_pixels, exif=True):
     inputs = (tf.range(count), contents, is_jpeg, areas, applied)
     known = is_jpeg | is_other
     inputs = tuple(tf.boolean_mask(tensor, known) for tensor in inputs)
-    # A dataset, because only that goes on after an operation has failed.
+    # Only a dataset can continue after an operation has failed.
     data = tf.data.Dataset.from_tensor_slices(inputs)
     data = data.map(read, num_parallel_calls=_AT_ONCE).ignore_errors()
     options = tf.data.Options()
-    # They would optimise and tune anew for every request.
+    # Disable optimization and autotuning, which would run again for every request.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     data = data.batch(tf.cast(tf.maximum(count, 1), tf.int64)).with_options(options)
@@ -80,10 +82,10 @@ def read_images(contents, preprocessor, input_shape, max_pixels, exif=True):
 
 
 def _preprocessed(preprocessor, pixels):
-    """Return `preprocessor(pixels)` of one image in uint8.
+    """Return `preprocessor(pixels)` for one uint8 image.
 
-    The preprocessor would first make the whole image float32, four times its size.
-    TensorFlow's kernels for resizing read uint8 and compute the same float32 values.
+    The preprocessor would first convert the whole image to float32, four times its size.
+    TensorFlow's resize kernels read uint8 and compute the same float32 values.
     """
     if preprocessor.image_size is None:
         return preprocessor(pixels)
@@ -98,11 +100,12 @@ def _preprocessed(preprocessor, pixels):
 
 
 def largest_size(preprocessor, height, width):
-    """Pixels that an image has at its largest: as it comes, or resized before the crop.
+    """Return the largest number of pixels that an image reaches during preprocessing.
 
-    A float tensor. Where the preprocessor crops, it first makes the short side of the
-    image as long as needed, and the long side of a narrow one grows with it; for an
-    image without pixels this is infinite or NaN.
+    The result is a float tensor: the size of the image itself or, if larger, its size
+    after the resize that precedes a crop. That resize scales the short side to the
+    length that the crop needs, and the long side of a narrow image grows with it. The
+    result for an image without pixels is infinite or NaN.
     """
     height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
     if preprocessor.crop_fraction is None:
@@ -115,10 +118,12 @@ def largest_size(preprocessor, height, width):
 
 
 def _headers(contents):
-    """What files say that they are.
+    """Parse the headers of image files.
 
-    Returns whether they are JPEGs, whether PNG, WebP, GIF or BMP, and for all but JPEG
-    and BMP the pixels that they declare, int64; all of shape `(b,)`.
+    Returns:
+        Tuple of three tensors of shape `(b,)`: whether each file is a JPEG; whether it
+        is a PNG, WebP, GIF or BMP; and the number of pixels that its header declares,
+        int64, which is 0 for JPEG and BMP.
     """
     padded = tf.strings.substr(contents, 0, _HEADER) + b"\0" * _HEADER
     header = tf.strings.substr(padded, 0, _HEADER)
@@ -140,7 +145,7 @@ def _headers(contents):
         "lossless": (bits % 2**14 + 1) * (bits // 2**14 % 2**14 + 1),
         "extended": (number(24, 3) + 1) * (number(27, 3) + 1),
         "gif": number(6, 2) * number(8, 2),
-        # A BMP is as large as its file.
+        # The pixels of an uncompressed BMP take no more memory than its file.
         "bmp": tf.zeros_like(bits),
     }
     kinds = {

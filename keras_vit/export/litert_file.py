@@ -1,4 +1,4 @@
-"""LiteRT files, written and run; in the process that has TensorFlow."""
+"""Writer and reader of LiteRT files, used in the TensorFlow process."""
 
 import pathlib
 import tempfile
@@ -16,13 +16,13 @@ def write(model, head, options, path):
     """
     module = tf.Module()
     module.model_variables = [weight.value for weight in model.weights]
-    # The hand-written gradients stay out.
+    # LiteRT needs no gradients, so the hand-written ones are not saved.
     save_options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with tempfile.TemporaryDirectory() as folder:
         signatures = {"serving_default": plain_graph(model, head)}
         tf.saved_model.save(module, folder, signatures=signatures, options=save_options)
-        # Of a SavedModel and not of the function: that loses the names, and its int8
-        # gives NaN.
+        # Convert from a SavedModel: converting the function directly would lose the
+        # output names, and its int8 files return NaN.
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=["serving_default"]
         )
@@ -33,6 +33,6 @@ def write(model, head, options, path):
 
 
 def load(path):
-    """The one signature, a function of arrays by name that returns such."""
+    """Return a dict with the file's one signature, a function from arrays to arrays."""
     name = "serving_default"
     return {name: Interpreter(model_path=str(path)).get_signature_runner(name)}

@@ -1,4 +1,4 @@
-"""ONNX files, written and run; in the process that has TensorFlow."""
+"""Writer and reader of ONNX files, used in the TensorFlow process."""
 
 import json
 import tempfile
@@ -15,10 +15,11 @@ OPSET = 18
 
 
 def write(model, head, options, path):
-    """Writes the model, from pixels to its outputs.
+    """Write a model with its preprocessing as an ONNX file.
 
-    Keras's `model.export(format="onnx")` goes the same way through tf2onnx, but has the
-    network alone, names of its own, and an `Erfc` that no ONNX has for exact GELU.
+    Keras's `model.export(format="onnx")` uses tf2onnx too, but it exports the network
+    without preprocessing, chooses its own input and output names, and keeps the `Erfc`
+    of exact GELU, which is not an ONNX operation.
     """
     predict = plain_graph(model, head)
     proto, _ = tf2onnx.convert.from_function(
@@ -38,7 +39,7 @@ def write(model, head, options, path):
 
 
 def load(path):
-    """The one signature, a function of arrays by name that returns such."""
+    """Return a dict with the file's one signature, a function from arrays to arrays."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
@@ -49,7 +50,7 @@ def load(path):
 
 
 def _erfc(graph, node, name, args):
-    """`Erfc` as 1 - `Erf`; a handler as tf2onnx wants it."""
+    """Rewrite `Erfc` as 1 - `Erf`; the signature is that of a tf2onnx handler."""
     shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
     one = graph.make_const(f"{name}/one", np.float32(1.0))
     graph.remove_node(name)
@@ -71,20 +72,20 @@ def _quantized(proto):
         quantize_dynamic(
             proto,
             f"{folder}/model.onnx",
-            # Convolutions on whole numbers are slower here than on floats.
+            # Integer convolutions are slower than float ones in onnxruntime.
             op_types_to_quantize=["MatMul"],
-            # Nor has onnxruntime scales for each channel of a stack of matrices.
+            # onnxruntime has no per-channel scales for stacks of matrices.
             nodes_to_quantize=nodes,
             per_channel=True,
-            # With signed ones, processors without VNNI add pairs of products in 16 bits,
-            # which overflow; or a bit is given up, which doubles the error.
+            # With signed weights, processors without VNNI add pairs of products in 16
+            # bits, which overflows; avoiding that costs a bit and doubles the error.
             weight_type=QuantType.QUInt8,
         )
         return onnx.load(f"{folder}/model.onnx")
 
 
 def _name_sizes(values, names):
-    """Names what tf2onnx numbers: the unknown sizes."""
+    """Set the names of the unknown dimensions, which tf2onnx only numbers."""
     for value in values:
         sizes = value.type.tensor_type.shape.dim
         for size, name in zip(sizes, names, strict=False):

@@ -1,4 +1,4 @@
-"""A model from pixels to its outputs, in operations that ONNX and LiteRT have too."""
+"""Serving graph built only from operations that ONNX and LiteRT support."""
 
 import sys
 
@@ -10,23 +10,24 @@ from keras_vit.layers.preprocessor import RESIZES
 
 
 def plain_graph(model, head):
-    """The graph of the signature `serving_default`.
+    """Return the graph of the signature `serving_default`.
 
-    The process must do nothing else with models: attention stays in one piece in it.
+    Blockwise attention is disabled for the whole process, which must not use models for
+    anything else.
 
     Args:
-        model: a `keras_vit.ViT` that gives logits.
-        head: its `Head`.
+        model: a `keras_vit.ViT` that returns logits.
+        head: `Head` of the model.
 
     Returns:
-        `tf.function` from `images` to the dict of outputs that `head` names.
+        `tf.function` from `images` to a dict of outputs, named as `head` defines.
     """
-    # By blocks it is a loop: LiteRT has none over a batch of any size, and onnxruntime
-    # cannot quantize a graph with one.
+    # Blockwise attention is a loop. LiteRT does not support loops with an unknown batch
+    # size, and onnxruntime cannot quantize a graph that contains one.
     dot_product_attention.BLOCKS_FROM = sys.maxsize
     height, width, channels = model.input_shape[1:]
     if model.preprocessor.image_size is not None:
-        height = width = None  # It resizes.
+        height = width = None  # The preprocessor resizes images of any size.
     images = tf.TensorSpec((None, height, width, channels), tf.float32, "images")
 
     @tf.function(input_signature=[images])
@@ -34,8 +35,8 @@ def plain_graph(model, head):
         count = tf.shape(images)[0]
         images = _preprocessed(model.preprocessor, images)
         logits = model(images, training=False)
-        # An error where there are not as many as images: LiteRT runs any size, and the
-        # first reshape would mix the images.
+        # Fail if the number of logits is not the number of images: LiteRT accepts images
+        # of any size, and the first reshape would mix them.
         logits = tf.reshape(logits, (count, logits.shape[-1]))
         return head.outputs(logits)
 
@@ -43,10 +44,10 @@ def plain_graph(model, head):
 
 
 def _preprocessed(preprocessor, images):
-    """`preprocessor(images)`, where h and w may be unknown.
+    """Return `preprocessor(images)` for images of unknown height and width.
 
-    With antialiasing TensorFlow resizes by `ScaleAndTranslate`, which no other format
-    has. Keras's `scale_and_translate` is the same as two products with matrices.
+    TensorFlow's antialiased resize is `ScaleAndTranslate`, an operation that no other
+    format has. Keras's `scale_and_translate` computes the same as two matrix products.
     """
     interpolation, antialias = RESIZES[preprocessor.resize]
     if preprocessor.image_size is None or not antialias:

@@ -1,4 +1,4 @@
-"""SavedModels for TF Serving, whatever backend trained the model."""
+"""Export to SavedModels for TF Serving, from any backend."""
 
 import math
 import os
@@ -29,88 +29,98 @@ def saved_model(
     exif: bool = True,
     verbose: bool = True,
 ) -> pathlib.Path:
-    """Writes a SavedModel that TF Serving loads: `directory/version/`.
+    """Write a SavedModel for TF Serving to `directory/version/`.
 
-    The graph is rebuilt under TensorFlow in a process of its own, in float32, from plain
-    TensorFlow operations, so it does not depend on the backend, the policy or the machine
-    that trained the model. Every signature is compared with the model, in batches of 1, 2
-    and 7 parts of photographs (those of scikit-learn where it is installed, drawn waves
-    where not), before the export gets its final name; where anything fails, or an output
-    differs by more than 1e-4 (of the largest, where that is beyond 1), nothing is left
-    behind.
+    The graph is rebuilt under TensorFlow in a separate process, in float32 and from plain
+    TensorFlow operations, so it does not depend on the backend, dtype policy or machine
+    that trained the model. Before the export gets its final name, every signature is
+    compared with the model in batches of 1, 2 and 7 crops of photographs (scikit-learn's
+    sample images, or synthetic waves if it is not installed). If anything fails, or an
+    output differs by more than 1e-4 (relative to the largest value if that exceeds 1),
+    nothing is left behind.
 
-    Each signature takes one input and returns outputs by name; b is any number:
+    Each signature takes one input and returns a dict of outputs; b is any batch size:
 
     - `serving_default`: `images` float32 `(b, h, w, c)` to `logits`, `probabilities`;
-    - `predict_uint8`: the same of uint8 `images`;
+    - `predict_uint8`: the same for uint8 `images`;
     - `predict_bytes`: `image_bytes` string `(b,)` to `probabilities`, `classes`,
       `labels`, `scores`, `error`;
     - `features`: `images` float32 `(b, h, w, c)` to `pooled`, `tokens`;
     - `attention`: `image_bytes` string `(b,)` to `attention`, `crop_fraction`,
       `orientation`, `error`.
 
-    `images` are pixel values 0 to 255, of any height and width where `model.preprocessor`
-    has an `image_size`; they are resized, cropped and scaled inside as it says.
-    `image_bytes` are files, which may differ in size: JPEG, PNG, GIF (its first frame,
-    which must fill its screen), uncompressed BMP of 24 or 32 bits, WebP without
-    animation (where the server's TensorFlow reads it). Files whose EXIF states an
-    orientation are turned upright first. Colors become grey and grey becomes colors as
-    the model needs, alpha is dropped, 16 bits become 8.
-    Models of other than 1 or 3 channels have no `predict_bytes` and no `attention`.
+    `images` are pixel values 0 to 255. They may have any height and width if
+    `model.preprocessor` has an `image_size`; the graph resizes, crops and scales them as
+    the preprocessor does.
 
-    `logits` and `probabilities` are float32 `(b, classes)`; probabilities are the model's
-    `classifier_activation` of the logits, softmax or sigmoid. A model that ends in its
-    logits (`classifier_activation=None`, a regression for instance) has no
-    `probabilities`: `predict_bytes` then returns `logits`. The values of any other
-    activation are called `outputs`. `classes` int32, `labels` string and `scores`
-    float32, all `(b, top_k)`, name the classes with the highest values, best first.
-    `error` int32 `(b,)` is 0, or says why the image was not classified: 1, it cannot be
-    decoded; 2, it has more than `max_pixels`; 3, it is not of the size that a model takes
-    whose preprocessor does not resize. Its other outputs are then 0, classes -1 and
-    labels empty (JSON has no NaN); the rest of the batch is not touched by it.
-    `pooled` float32 `(b, d)` is what the model gives with `include_top=False`, `tokens`
-    float32 `(b, gh, gw, d)` the grid of tokens that the pooling takes. `attention`
-    float32 `(b, gh, gw)` says how much each part of the image counts, by attention
-    rollout (arXiv:2005.00928); it covers the image as `orientation` int32 `(b,)`, the
-    EXIF orientation that was applied, turns it upright, or where `crop_fraction` float32
-    `(b,)` is not 0, that part of the largest area in its middle that has the model's
-    proportions.
+    `image_bytes` are image files, which may differ in size: JPEG, PNG, GIF (the first
+    frame, which must fill the screen), uncompressed BMP of 24 or 32 bits, and WebP
+    without animation (if the server's TensorFlow supports it). Files with an EXIF
+    orientation are turned upright first. Color images are converted to grayscale, and
+    grayscale to color, as the model requires; alpha channels are dropped, and 16-bit
+    values are reduced to 8 bits. Models whose input does not have 1 or 3 channels have
+    neither `predict_bytes` nor `attention`.
 
-    With the package `tensorflow-serving-api` (extra `serving`), a request for each
-    signature goes into `assets.extra`, which TF Serving sends itself before it says that
-    the model is ready.
+    The outputs are:
+
+    - `logits` and `probabilities`, float32 `(b, classes)`. The probabilities are the
+      model's `classifier_activation`, softmax or sigmoid, of the logits. A model that
+      returns logits (`classifier_activation=None`, for instance a regression) has no
+      `probabilities`, and `predict_bytes` then returns `logits`. The values of any other
+      activation are called `outputs`.
+    - `classes` int32, `labels` string and `scores` float32, all `(b, top_k)`: the
+      classes with the highest values, best first.
+    - `error` int32 `(b,)`: 0, or the reason why an image was not classified. 1: it cannot
+      be decoded. 2: it has more than `max_pixels`. 3: its size is not that of the model,
+      whose preprocessor does not resize. The image's other outputs are then 0, its
+      classes -1 and its labels empty (JSON has no NaN); the rest of the batch is not
+      affected.
+    - `pooled` float32 `(b, d)`: the output of the model with `include_top=False`.
+    - `tokens` float32 `(b, gh, gw, d)`: the grid tokens before pooling.
+    - `attention` float32 `(b, gh, gw)`: the contribution of each patch to the
+      prediction, by attention rollout (arXiv:2005.00928). If `crop_fraction` is 0, the
+      map covers the whole upright image. Otherwise it covers that fraction of the
+      largest central area with the aspect ratio of the model's input.
+    - `crop_fraction` float32 `(b,)`: see `attention`.
+    - `orientation` int32 `(b,)`: the EXIF orientation that was applied.
+
+    If the package `tensorflow-serving-api` (extra `serving`) is installed, the export
+    includes a warm-up request for each signature in `assets.extra`, which TF Serving runs
+    before it reports the model as ready.
 
     Args:
-        model: a `keras_vit.ViT` with its classifier, or what
-            `keras_vit.load_checkpoint` takes.
-        directory: path of the served model; made if it does not exist.
-        version: int, 1 or more; TF Serving serves the highest. None for one more than
-            the highest there.
-        labels: a name for each class; None for ImageNet-1k's where there are 1000
-            classes, and the class's number where not.
-        top_k: int, how many classes `predict_bytes` names; all where there are fewer.
-        max_pixels: int, the most pixels (height times width) that an image may have,
-            as it comes and after the resize that comes before a crop; a little more than
-            twice the model's at least. A file of some kilobytes can declare gigabytes.
-        weights_dtype: `"float32"`; `"bfloat16"` to store all but vectors with half of
-            the bytes and 8 bits of each number; or `"int8"`, a quarter of the bytes:
-            whole numbers from -127 to 127 of a step that every output channel has,
-            a 127th of its largest absolute weight. Computed in float32 either way.
-            The comparison is then with the model of these rounded weights.
-        exif: whether to turn files upright as their EXIF orientation asks for, as
-            training does. False for a model that was trained without.
-        verbose: whether to print what is done.
+        model: a `keras_vit.ViT` with its classifier, or an argument of
+            `keras_vit.load_checkpoint`.
+        directory: path of the served model, created if it does not exist.
+        version: int, 1 or more; TF Serving serves the highest version. None for the
+            highest existing version plus one.
+        labels: a name for each class. None for the model's `class_names`; if it has
+            none, the ImageNet-1k names for 1000 classes, otherwise the class indices.
+        top_k: int, number of classes that `predict_bytes` returns, at most all.
+        max_pixels: int, largest number of pixels (height times width) of an image, both
+            as received and after the resize that precedes a crop. It must be at least a
+            little more than twice the number of pixels of the model's input. The limit
+            protects the server: a file of a few kilobytes can declare gigabytes.
+        weights_dtype: `"float32"`; `"bfloat16"`, which stores all weights except vectors
+            in half the bytes with 8 bits of precision; or `"int8"`, which stores them in
+            a quarter of the bytes, as integers from -127 to 127 times a step for each
+            output channel, 1/127 of the channel's largest absolute weight. The export
+            always computes in float32. It is compared with the model of these rounded
+            weights.
+        exif: whether to apply the EXIF orientation of files, as training does. Use False
+            for a model that was trained without it.
+        verbose: whether to print progress.
 
     Returns:
         `pathlib.Path` of the version written.
 
     Raises:
-        FileExistsError: this version exists already, or `directory` holds something
-            other than versions of a model.
-        FileNotFoundError: there is no such checkpoint.
+        FileExistsError: this version exists already, or `directory` holds files other
+            than versions of a model.
+        FileNotFoundError: the checkpoint does not exist.
         ImportError: TensorFlow is not installed.
-        RuntimeError: the export failed, or does not give the model's outputs.
-        ValueError: `model` is no keras_vit model or has no classifier, or another
+        RuntimeError: the export failed, or its outputs differ from the model's.
+        ValueError: `model` is not a keras_vit model or has no classifier, or another
             argument is out of its range.
 
     Example:
@@ -163,7 +173,7 @@ def saved_model(
 
 
 def _check_place(directory, version):
-    """Raise if nothing can be written to the directory."""
+    """Raise if the export cannot be written to the directory."""
     if version is not None and (
         not isinstance(version, int) or isinstance(version, bool) or version < 1
     ):
@@ -193,13 +203,13 @@ def _next_version(directory):
 
 
 def _free_versions(directory):
-    """Yield the next version, again and again: other exports may take it meanwhile."""
+    """Yield the next free version repeatedly, since other exports may take it first."""
     while True:
         yield directory / str(_next_version(directory))
 
 
 def _check_max_pixels(model, max_pixels):
-    """Raises where the images that exports are compared on would be refused."""
+    """Raise if the images used to compare the export would exceed the limit."""
     height, width, _ = model.input_shape[1:]
     if model.preprocessor.image_size is None:
         least = height * width

@@ -1,4 +1,4 @@
-"""What all formats share: a model is rebuilt under TensorFlow, written, and compared."""
+"""Export steps of all formats: rebuild a model under TensorFlow, write it, compare it."""
 
 import importlib.util
 import itertools
@@ -21,7 +21,7 @@ from keras_vit.models.checkpoint import load_checkpoint
 
 
 def check_packages(modules, extra):
-    """Raises where one of the modules that write and run a format is not installed."""
+    """Raise `ImportError` if a module that the export format needs is not installed."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
@@ -39,7 +39,7 @@ def check_weights_dtype(weights_dtype, choices):
 
 
 def loaded(model):
-    """The model, which may be a checkpoint; raises where it cannot be exported."""
+    """Return the model, loaded if it is a checkpoint; raise if it cannot be exported."""
     if isinstance(model, str | os.PathLike):
         model = load_checkpoint(model)
     config = model.get_config() if hasattr(model, "preprocessor") else {}
@@ -60,7 +60,7 @@ def loaded(model):
 
 
 def names_of_classes(model, labels):
-    """A list with a label for each class; raises where `labels` are no such list."""
+    """Return a list with one label per class; raise if `labels` is not such a list."""
     config = model.get_config()
     classes = config["classes"]
     if labels is None:
@@ -84,21 +84,22 @@ def names_of_classes(model, labels):
 def export(
     model, targets, file_format, options, preprocessor, *, tolerance, rounded="float32"
 ):
-    """Write an export to the first free one of `targets`, or nothing.
+    """Write an export to the first free path of `targets`; write nothing on failure.
 
     Args:
-        model: as `loaded` gives it.
-        targets: paths in one directory; a generator may look for what is free by then.
+        model: model returned by `loaded`.
+        targets: iterable of paths in one directory. A generator can look for a free path
+            at the time when the export is complete.
         file_format: a key of `tensorflow_process.FORMATS`.
-        options: dict for that format, which JSON can hold.
-        preprocessor: a `Preprocessor`, what the export does with pixels.
+        options: dict of options for that format, serializable as JSON.
+        preprocessor: the `Preprocessor` that becomes part of the export.
         tolerance: float, see `comparison.difference`.
-        rounded: of `WEIGHTS_DTYPES`: the export must have the outputs of the model with
-            weights rounded to this.
+        rounded: one of `WEIGHTS_DTYPES`. The export is compared with the model whose
+            weights are rounded to this dtype.
 
     Returns:
-        The path written, the largest difference, and what else the other process found,
-        a dict.
+        Tuple of the path written, the largest difference, and a dict of further results
+        of the TensorFlow process.
     """
     targets = iter(targets)
     first = next(targets)
@@ -115,9 +116,9 @@ def export(
 
 
 def _describe(model, file_format, options, preprocessor, rounded, staging):
-    """Leaves for the other process what it needs to rebuild the model.
+    """Save what the TensorFlow process needs to rebuild the model.
 
-    Returns the model whose outputs the export must have.
+    Returns the model whose outputs the export must reproduce.
     """
     config = {
         **model.get_config(),
@@ -125,8 +126,9 @@ def _describe(model, file_format, options, preprocessor, rounded, staging):
         "classifier_activation": None,
         "preprocessor": keras.saving.serialize_keras_object(preprocessor),
     }
-    # On the CPU, as the other process: an accelerator rounds float32 products.
-    with keras.device("cpu"):  # Not cpu:0: torch then refuses the seeds of dropout.
+    # Use the CPU like the TensorFlow process, because accelerators round float32
+    # products. The device is not "cpu:0", for which torch refuses the seeds of dropout.
+    with keras.device("cpu"):
         exact = type(model).from_config(config)
         exact.set_weights(model.get_weights())
         exact.save_weights(staging / "model.weights.h5")
@@ -151,14 +153,14 @@ def _run_under_tensorflow(staging):
     environment = {
         **os.environ,
         "KERAS_BACKEND": "tensorflow",
-        "CUDA_VISIBLE_DEVICES": "-1",  # The accelerator may be another backend's.
+        "CUDA_VISIBLE_DEVICES": "-1",  # Another backend may hold the accelerator.
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "PYTHONPATH": os.pathsep.join(path),
-        # What converters write in between goes when the rest goes.
+        # Temporary files of converters are removed together with the staging directory.
         "TMPDIR": str(staging.resolve()),
     }
-    # By its path and not by `-m`: it watches for the end of this process before it
-    # imports anything of Keras.
+    # Run the file by its path instead of `-m`, so that it starts to watch for the end of
+    # this process before it imports Keras.
     program = pathlib.Path(__file__).with_name("tensorflow_process.py")
     alive, until_end = os.pipe()
     try:

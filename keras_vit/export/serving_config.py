@@ -1,4 +1,4 @@
-"""The file that tells TF Serving which models to serve."""
+"""Configuration file of TF Serving for one or several models."""
 
 import os
 import re
@@ -16,22 +16,23 @@ _MODEL = """\
 def models_config(
     models: Mapping[str, str | os.PathLike], all_versions: bool = False
 ) -> str:
-    """Text of a `models.config`, for `tensorflow_model_server --model_config_file=...`.
+    """Return the text of a `models.config` file for TF Serving.
 
-    One model needs none: `--model_name=NAME --model_base_path=PATH` say the same.
+    Start the server with `tensorflow_model_server --model_config_file=...`. A single
+    model needs no such file: pass `--model_name=NAME --model_base_path=PATH` instead.
 
     Args:
-        models: dict from the name that clients ask for to the directory of the model's
-            versions, as the server sees it: an absolute path.
-        all_versions: whether all versions are served, each under its number, or only
-            the highest.
+        models: dict from the model name that clients request to the directory of the
+            model's versions, an absolute path as seen by the server.
+        all_versions: whether to serve all versions, each under its number, instead of
+            only the highest.
 
     Returns:
         str, a `ModelServerConfig` in the text format of Protocol Buffers.
 
     Raises:
-        ValueError: a name or path is empty or has other characters than letters,
-            digits and `_ - . / :` (and in paths spaces), or a path is not absolute.
+        ValueError: a path is not absolute, or a name or path is empty or has characters
+            other than letters, digits and `_ - . / :` (paths may have spaces too).
 
     Example:
 

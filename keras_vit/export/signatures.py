@@ -1,4 +1,4 @@
-"""The signatures of a SavedModel, over a model rebuilt under TensorFlow."""
+"""Signatures of a SavedModel, built on a model that was rebuilt under TensorFlow."""
 
 import keras
 import tensorflow as tf
@@ -10,12 +10,12 @@ from keras_vit.export.stored_weights import restored, stored
 
 
 def write(model, head, options, path):
-    """Writes the model as a SavedModel; `options` as `Server` takes them."""
+    """Write the model as a SavedModel; `options` are the options of `Server`."""
     Server(model, head, **options).save(path)
 
 
 def load(path):
-    """For each signature a function of arrays by name that returns such."""
+    """Return a dict with a function from arrays to arrays for each signature."""
     loaded = tf.saved_model.load(str(path))
 
     def caller(name):
@@ -30,16 +30,16 @@ def load(path):
 
 
 class Server:
-    """The weights, each once, and a function for every signature.
+    """Weights of a served model, each stored once, and one method per signature.
 
     Args:
-        model: a `keras_vit.ViT` that gives logits.
-        head: its `Head`.
-        labels: list of str, a name for each class.
-        top_k: int, how many classes `predict_bytes` names.
-        max_pixels: int, size above which an image is refused.
-        weights_dtype: `"float32"`, or what to store matrices in, see `stored`.
-        exif: bool, whether to turn images upright as their EXIF orientation asks for.
+        model: a `keras_vit.ViT` that returns logits.
+        head: `Head` of the model.
+        labels: list of str, the names of the classes.
+        top_k: int, number of classes that `predict_bytes` returns.
+        max_pixels: int, number of pixels above which an image is refused.
+        weights_dtype: `"float32"`, or the dtype to store matrices in, see `stored`.
+        exif: bool, whether to apply the EXIF orientation of image files.
     """
 
     def __init__(self, model, head, labels, top_k, max_pixels, weights_dtype, exif):
@@ -52,7 +52,7 @@ class Server:
         self._input_shape = model.input_shape[1:]
         self._network = outputs_and_features(model)
         self._rollout = attention_rollout(model)
-        # Pairs of a weight and what is stored for it in another dtype.
+        # Pairs of a weight and the variables that store it in another dtype.
         self._stored = [
             (weight, list(map(tf.Variable, stored(weight.numpy(), weights_dtype))))
             for weight in self._network.weights
@@ -60,13 +60,13 @@ class Server:
         ]
 
     def save(self, path):
-        # Not keras.export.ExportArchive: Keras 3.15's stores every weight twice.
+        # keras.export.ExportArchive stores every weight twice as of Keras 3.15.
         module = tf.Module()
         parts = {id(weight): parts for weight, parts in self._stored}
         module.model_variables = [
             parts.get(id(weight), weight.value) for weight in self._network.weights
         ]
-        # A server takes no gradients: the hand-written ones, which use XLA, stay out.
+        # A server needs no gradients, and the hand-written ones would require XLA.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         signatures = self._signatures()
         tf.saved_model.save(module, str(path), signatures=signatures, options=options)
@@ -74,7 +74,7 @@ class Server:
     def _signatures(self):
         height, width, channels = self._input_shape
         if self._preprocessor.image_size is not None:
-            height = width = None  # It resizes.
+            height = width = None  # The preprocessor resizes images of any size.
         shape = (None, height, width, channels)
         images = tf.TensorSpec(shape, tf.float32, "images")
         signatures = {
@@ -82,7 +82,7 @@ class Server:
             "predict_uint8": (self.predict, tf.TensorSpec(shape, tf.uint8, "images")),
             "features": (self.features, images),
         }
-        if channels in (1, 3):  # Files have no others.
+        if channels in (1, 3):  # Image files are decoded to 1 or 3 channels only.
             contents = tf.TensorSpec((None,), tf.string, "image_bytes")
             signatures["predict_bytes"] = (self.predict_bytes, contents)
             signatures["attention"] = (self.attention, contents)
@@ -105,7 +105,7 @@ class Server:
         scores, classes = tf.math.top_k(values, self._top_k)
         labels = tf.gather(tf.constant(self._labels), classes)
         fine = (error == FINE)[:, None]
-        # Zeros, because JSON has no NaN.
+        # Refused images get zeros, because JSON has no NaN.
         return {
             name: tf.where(fine, values, 0.0),
             "classes": tf.where(fine, classes, -1),
@@ -135,7 +135,7 @@ class Server:
         )
 
     def _preprocessed(self, images):
-        # A signature does not check shapes; the first reshape would mix the images.
+        # Signatures do not check shapes, and the first reshape would mix the images.
         images = tf.ensure_shape(images, (None, None, None, self._input_shape[2]))
         if self._preprocessor.image_size is None:
             images = tf.ensure_shape(images, (None, *self._input_shape))

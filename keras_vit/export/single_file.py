@@ -1,4 +1,4 @@
-"""ONNX and LiteRT files, whatever backend trained the model."""
+"""Export to ONNX and LiteRT files, from any backend."""
 
 import os
 import pathlib
@@ -17,12 +17,12 @@ from keras_vit.export.served_model import (
 
 FILE_WEIGHTS_DTYPES = ("float32", "int8")
 
-# Largest difference of an int8 file's outputs from those of the model: probabilities,
-# and logits as a part of the largest.
+# Largest allowed difference of an int8 file's outputs from the model's: absolute for
+# probabilities, relative to the largest value for logits.
 INT8_TOLERANCE = 0.1
 
-# Bytes. Protocol buffers and flatbuffers have signed offsets of 32 bits; a part is for
-# what is not weights.
+# Bytes. Protocol buffers and flatbuffers have signed 32-bit offsets; 32 MiB are reserved
+# for everything except the weights.
 LARGEST_FILE = 2**31 - 2**25
 
 
@@ -33,46 +33,47 @@ def onnx(
     weights_dtype: str = "float32",
     verbose: bool = True,
 ) -> pathlib.Path:
-    """Writes an ONNX file, opset 18, for onnxruntime and others.
+    """Write an ONNX file, opset 18, for onnxruntime and other runtimes.
 
-    As for `saved_model`, the graph is rebuilt under TensorFlow in a process of its own,
-    in float32, whatever backend trained the model; tf2onnx converts it. The file is run
-    by onnxruntime and compared with the model, in batches of 1, 2 and 7 parts of
-    photographs, before it gets its final name; where anything fails, or an output
-    differs by more than 1e-4 (of the largest, where that is beyond 1), nothing is left
-    behind.
+    As for `saved_model`, the graph is rebuilt under TensorFlow in a separate process, in
+    float32, whatever backend trained the model; tf2onnx converts it. Before the file
+    gets its final name, onnxruntime runs it in batches of 1, 2 and 7 crops of
+    photographs, and its outputs are compared with the model's. If anything fails, or an
+    output differs by more than 1e-4 (relative to the largest value if that exceeds 1),
+    nothing is left behind.
 
-    Input: `images` float32 `(b, h, w, c)`, pixel values 0 to 255, any b; any h and w
-    where `model.preprocessor` has an `image_size`, else the model's. They are resized,
-    cropped and scaled inside as it says. Outputs: `logits` and, of a softmax or a
-    sigmoid, `probabilities`, float32 `(b, classes)`, as those of the `serving_default`
-    of `saved_model`.
+    The input is `images`, float32 `(b, h, w, c)` with pixel values 0 to 255. b is any
+    batch size; h and w are arbitrary if `model.preprocessor` has an `image_size`, and
+    those of the model otherwise. The file resizes, crops and scales images as the
+    preprocessor does. The outputs are those of the signature `serving_default` of
+    `saved_model`: `logits` and, for softmax or sigmoid, `probabilities`, float32
+    `(b, classes)`.
 
     Args:
-        model: a `keras_vit.ViT` with its classifier, or what
-            `keras_vit.load_checkpoint` takes.
-        path: path of the file, which ends in `.onnx`; its directory is made if it does
+        model: a `keras_vit.ViT` with its classifier, or an argument of
+            `keras_vit.load_checkpoint`.
+        path: path of the file, ending in `.onnx`; its directory is created if it does
             not exist.
-        labels: a name for each class; None for ImageNet-1k's where there are 1000
-            classes, and the class's number where not. The file has them as JSON in
-            `labels` of its `metadata_props`.
+        labels: a name for each class. None for the model's `class_names`; if it has
+            none, the ImageNet-1k names for 1000 classes, otherwise the class indices.
+            The file stores them as JSON in `labels` of its `metadata_props`.
         weights_dtype: `"float32"`, or `"int8"` to store the matrices of all dense layers
             in 8 bits, each output channel with its own scale, and to compute these
-            layers in 8 bits: activations are rounded at run time. Outputs change; the
-            export fails if by more than 0.1: probabilities, and logits as a part of the
-            largest.
-        verbose: whether to print what is done.
+            layers in 8 bits, with activations rounded at run time. This changes the
+            outputs. The export fails if they differ by more than 0.1: absolute for
+            probabilities, relative to the largest value for logits.
+        verbose: whether to print progress.
 
     Returns:
         `pathlib.Path` of the file.
 
     Raises:
         FileExistsError: `path` exists already.
-        FileNotFoundError: there is no such checkpoint.
+        FileNotFoundError: the checkpoint does not exist.
         ImportError: tensorflow, tf2onnx, onnx or onnxruntime is not installed.
-        RuntimeError: the export failed, or does not give the model's outputs.
-        ValueError: `model` is no keras_vit model, has no classifier or is too large for
-            one file, or another argument is out of its range.
+        RuntimeError: the export failed, or its outputs differ from the model's.
+        ValueError: `model` is not a keras_vit model, has no classifier or is too large
+            for one file, or another argument is out of its range.
 
     Example:
 
@@ -98,13 +99,13 @@ def litert(
     weights_dtype: str = "float32",
     verbose: bool = True,
 ) -> pathlib.Path:
-    """Writes a LiteRT (TensorFlow Lite) file, of LiteRT's own operations only.
+    """Write a LiteRT (TensorFlow Lite) file that uses built-in LiteRT operations only.
 
-    As for `saved_model`, the graph is rebuilt under TensorFlow in a process of its own,
-    in float32, whatever backend trained the model. The file is run by LiteRT's
-    interpreter and compared with the model, in batches of 1, 2 and 7 parts of
-    photographs, before it gets its final name; where anything fails, or an output
-    differs by more than 1e-4 (of the largest, where that is beyond 1), nothing is left
+    As for `saved_model`, the graph is rebuilt under TensorFlow in a separate process, in
+    float32, whatever backend trained the model. Before the file gets its final name,
+    LiteRT's interpreter runs it in batches of 1, 2 and 7 crops of photographs, and its
+    outputs are compared with the model's. If anything fails, or an output differs by
+    more than 1e-4 (relative to the largest value if that exceeds 1), nothing is left
     behind.
 
     Signature `serving_default`. Input: `images` float32 `(b, h, w, c)`, pixel values 0
@@ -123,18 +124,18 @@ def litert(
             compute with them in 8 bits where LiteRT can ("dynamic range"): activations
             are rounded at run time. Outputs change; the export fails if by more than
             0.1: probabilities, and logits as a part of the largest.
-        verbose: whether to print what is done.
+        verbose: whether to print progress.
 
     Returns:
         `pathlib.Path` of the file.
 
     Raises:
         FileExistsError: `path` exists already.
-        FileNotFoundError: there is no such checkpoint.
+        FileNotFoundError: the checkpoint does not exist.
         ImportError: tensorflow or ai_edge_litert is not installed.
-        RuntimeError: the export failed, or does not give the model's outputs.
-        ValueError: `model` is no keras_vit model, has no classifier or is too large for
-            one file, or another argument is out of its range.
+        RuntimeError: the export failed, or its outputs differ from the model's.
+        ValueError: `model` is not a keras_vit model, has no classifier or is too large
+            for one file, or another argument is out of its range.
 
     Example:
 

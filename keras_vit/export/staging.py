@@ -1,4 +1,4 @@
-"""Exports appear whole or not at all."""
+"""Staging directories that make exports appear complete or not at all."""
 
 import contextlib
 import errno
@@ -22,12 +22,13 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 def staged(directory: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield a temporary directory inside `directory`, and remove it afterwards.
 
-    `place` something from it, or leave without: nothing else remains, and directories
-    that had to be created are removed again after an error. SIGTERM and SIGHUP raise
-    `SystemExit` inside. What killed processes have left in `directory` is removed first.
+    Call `place` to move a file or directory out of it. Everything else is removed, as
+    are, after an error, the directories that had to be created. SIGTERM and SIGHUP raise
+    `SystemExit` inside the context. Staging directories that killed processes left in
+    `directory` are removed first.
 
     Args:
-        directory: path, created where it does not exist.
+        directory: path, created if it does not exist.
 
     Raises:
         OSError: the disk is full.
@@ -38,7 +39,7 @@ def staged(directory: pathlib.Path) -> Iterator[pathlib.Path]:
             yield staging
     except BaseException as error:
         for path in made:
-            with contextlib.suppress(OSError):  # Something else is in it by now.
+            with contextlib.suppress(OSError):  # Another process may have used it.
                 path.rmdir()
         if isinstance(error, Exception) and disk_is_full(error):
             raise OSError(
@@ -51,12 +52,12 @@ def staged(directory: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _locked_staging(directory):
-    # The system releases the lock when this process ends, however it ends.
+    # The operating system releases the lock when this process ends, even if killed.
     lock = None
     while lock is None:
         directory.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
-        # A sweep of another process may remove the directory before its lock is held.
+        # Another process may sweep the new directory away before its lock is held.
         with contextlib.suppress(FileNotFoundError):
             staging = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=directory))
             lock = _lock(staging)
@@ -68,7 +69,7 @@ def _locked_staging(directory):
 
 
 def _sweep(directory):
-    """Remove the staging directories of processes that no longer run."""
+    """Remove the staging directories of processes that have ended."""
     for staging in directory.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             if (lock := _lock(staging)) is not None:
@@ -77,7 +78,7 @@ def _sweep(directory):
 
 
 def _lock(staging):
-    """Return the lock of a staging directory, or None where a process holds it."""
+    """Return the lock of a staging directory, or None if another process holds it."""
     lock = filelock.FileLock(staging / _LOCK)
     try:
         lock.acquire(blocking=False)
@@ -91,7 +92,7 @@ def _lock(staging):
 
 @contextlib.contextmanager
 def _terminable():
-    """Raise `SystemExit` for signals that would end the process without a cleanup."""
+    """Raise `SystemExit` for signals that would end the process without cleanup."""
     names = ("SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
@@ -113,19 +114,19 @@ def _terminable():
 
 
 def place(written: pathlib.Path, targets: Iterable[pathlib.Path]) -> pathlib.Path:
-    """Move what was written to the first of `targets` that does not exist yet.
+    """Move a file or directory to the first of `targets` that does not exist yet.
 
-    Nothing is ever overwritten, even if two processes finish at the same moment.
+    Existing files are never overwritten, even if two processes finish at the same time.
 
     Args:
         written: path of a file or a directory.
         targets: paths on the same file system.
 
     Returns:
-        The target that was taken.
+        The target that was used.
 
     Raises:
-        FileExistsError: all targets exist.
+        FileExistsError: all targets exist already.
     """
     for target in targets:
         with contextlib.suppress(FileExistsError):
@@ -141,7 +142,7 @@ def _place_directory(written, target):
     if os.path.lexists(target):
         raise FileExistsError(target)
     try:
-        # This fails if `target` has become a file, or a directory with something in it.
+        # The rename fails if `target` has become a file or a nonempty directory.
         os.rename(written, target)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
@@ -160,9 +161,10 @@ def _place_file(written, target):
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Return True if an error, or one that it was raised from, says so.
+    """Return True if an error, or one that caused it, reports that the disk is full.
 
-    HDF5 raises errors without a number, and TensorFlow has classes of its own.
+    The text is checked too, because HDF5 raises errors without a number and TensorFlow
+    has its own error classes.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK_FULL:

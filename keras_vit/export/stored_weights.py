@@ -1,4 +1,4 @@
-"""Weights as a SavedModel stores them, by one rule for the export and for its check."""
+"""Storage dtypes of SavedModel weights, for both the export and its check."""
 
 import functools
 import operator
@@ -10,19 +10,19 @@ WEIGHTS_DTYPES = ("float32", "bfloat16", "int8")
 
 
 def stored(weight, dtype):
-    """A list of arrays whose product is the weight, but for rounding.
+    """Return a list of arrays whose product is the weight, up to rounding.
 
-    Vectors stay as they are. bfloat16 rounds to the nearest, halves to even. int8 is
-    whole numbers of steps; a step for each entry of the last axis, which is the output
-    of every kernel: a 127th of the largest absolute value there.
+    Vectors are not rounded. bfloat16 rounds to nearest, ties to even. int8 stores
+    integer multiples of a step. Each index of the last axis, the output axis of every
+    kernel, has its own step: 1/127 of its largest absolute value.
 
     Args:
         weight: float32 array.
-        dtype: str, of `WEIGHTS_DTYPES`.
+        dtype: str, one of `WEIGHTS_DTYPES`.
 
     Returns:
-        `[weight]`, rounded; or `[steps, step]`, int8 of the weight's shape and float32
-        of its last axis.
+        `[weight]`, rounded to `dtype`; or for int8 `[multiples, step]`, an int8 array of
+        the weight's shape and a float32 array of the length of its last axis.
     """
     if dtype == "float32" or weight.ndim < 2:
         return [weight]
@@ -34,5 +34,5 @@ def stored(weight, dtype):
 
 
 def restored(parts):
-    """The weight, of what `stored` gives: arrays or tensors, cast to float32."""
+    """Return the weight that `stored` split into parts, which must be cast to float32."""
     return functools.reduce(operator.mul, parts)

@@ -1,9 +1,9 @@
-"""The other process of an export: rebuilds a model under TensorFlow and writes it.
+"""Program that rebuilds a model under TensorFlow, writes its export and runs it.
 
-`python tensorflow_process.py STAGING`, with what `keras_vit.export.served_model` left in
-STAGING; run with KERAS_BACKEND=tensorflow. It leaves there `export`, and in `check.npz`
-what that gives for some images. It ends, and removes STAGING, when the other end of its
-standard input is closed: the process that waits for it is gone.
+Run as `python tensorflow_process.py STAGING` with KERAS_BACKEND=tensorflow, where STAGING
+holds the files written by `keras_vit.export.served_model`. The program writes `export`
+into STAGING, and into `check.npz` the outputs of the export for some images. It removes
+STAGING and exits when its standard input is closed, because its parent has then ended.
 """
 
 import importlib
@@ -16,17 +16,17 @@ import threading
 
 
 def die_with_parent(staging):
-    """Start a thread that ends this process, and cleans up, after its parent died."""
+    """Start a thread that cleans up and ends this process when its parent dies."""
 
     def watch():
-        os.read(0, 1)  # Nothing is ever written: this returns at the end of the file.
+        os.read(0, 1)  # The parent never writes, so this returns at the end of the file.
         shutil.rmtree(staging, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-if __name__ == "__main__":  # Before the imports, which take seconds.
+if __name__ == "__main__":  # Start watching before the imports, which take seconds.
     die_with_parent(sys.argv[1])
 
 import keras  # noqa: E402
@@ -38,9 +38,9 @@ from keras_vit.export.head import Head  # noqa: E402
 
 BATCH_SIZES = (1, 2, 7)
 
-# Modules with `write(model, head, options, path)`, and `load(path)`, which gives
-# for each signature a function of arrays by name that returns such. Imported when
-# needed, as not all that they need may be installed.
+# Modules with `write(model, head, options, path)` and `load(path)`, which returns a dict
+# with a function from arrays to arrays for each signature. They are imported on demand,
+# because the packages of the other formats may not be installed.
 FORMATS = {
     "saved_model": "keras_vit.export.signatures",
     "onnx": "keras_vit.export.onnx_file",
@@ -64,7 +64,7 @@ def main(staging):
         for size in BATCH_SIZES:
             batch = {argument: x[:size] for argument, x in inputs[name].items()}
             for output, value in predict(**batch).items():
-                # Strings are objects, which NumPy would pickle.
+                # NumPy would pickle strings that are Python objects.
                 value = value.astype("S") if value.dtype == object else value
                 check[f"{name} {output} {size}"] = value
     np.savez(staging / "check.npz", **check)
@@ -78,10 +78,10 @@ def main(staging):
 
 
 def check_images(signatures, model):
-    """Inputs by name for each signature, seven images, and the pixels in them."""
+    """Return the inputs of each signature and the pixels of the seven check images."""
     height, width, channels = model.input_shape[1:]
     if model.preprocessor.image_size is not None:
-        height, width = height + 1, 2 * width  # So that the resize is compared too.
+        height, width = height + 1, 2 * width  # Compare the resize too.
     images = np.stack(
         [
             tf.cast(
@@ -114,12 +114,12 @@ def check_images(signatures, model):
 
 
 def parts_of_photographs(count):
-    """Arrays `(h, w, 3)`, pixel values 0 to 255."""
+    """Return `count` crops of photographs, arrays `(h, w, 3)` of values 0 to 255."""
     try:
         from sklearn.datasets import load_sample_images
 
         photographs = load_sample_images().images
-    except ImportError:  # scikit-learn or Pillow.
+    except ImportError:  # scikit-learn or Pillow is missing: draw waves instead.
         rows, columns = np.ogrid[0:1:400j, 0:1:600j]
         waves = [
             np.sin(9 * rows * (1 + i)) * np.cos(14 * columns + i) * 127.5 + 127.5

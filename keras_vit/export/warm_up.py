@@ -1,4 +1,4 @@
-"""Requests that TF Serving sends itself before it says that a model is ready."""
+"""Warm-up requests, which TF Serving runs before it reports a model as ready."""
 
 import pathlib
 
@@ -6,15 +6,18 @@ import tensorflow as tf
 
 
 def write_warm_up(path, requests):
-    """Writes `assets.extra/tf_serving_warmup_requests` of a SavedModel.
+    """Write the warm-up requests of a SavedModel.
+
+    The file is `assets.extra/tf_serving_warmup_requests` in the SavedModel's directory.
 
     Args:
         path: `pathlib.Path` of the SavedModel.
-        requests: dict from name of a signature to a dict from name of an argument to a
-            batch; the first of that is sent.
+        requests: dict from the name of a signature to a dict from the name of an
+            argument to a batch; its first image is sent.
 
     Returns:
-        bool; False without the package `tensorflow-serving-api`, which has the format.
+        bool, False if the package `tensorflow-serving-api`, which defines the file
+        format, is not installed.
     """
     try:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
