@@ -1,4 +1,4 @@
-"""Augmentation inside `tf.data`, without a state: a seed and an image give the result."""
+"""Stateless augmentation inside `tf.data`, determined by a seed and the image."""
 
 import dataclasses
 import math
@@ -9,26 +9,29 @@ from keras_vit.training.host import tensorflow
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What happens to training images, in this order. By default nothing does.
+    """Settings of the augmentations of training images, in the order of application.
+
+    By default, images are not augmented.
 
     Args:
-        crop_area: Inception's crop: the least and the greatest part of the image's area
-            that a crop has, `(0.05, 1.0)` in the paper, `(0.08, 1.0)` in torchvision;
-            it is resized to the model's size. None for what the preprocessor does.
-        crop_aspect: the least and the greatest width / height of the crop.
-        pad_and_crop: int: the resized image gets a border of as many black pixels, and a
-            crop of its size is cut out: 4 on CIFAR; on digits it shifts by whole pixels.
-        horizontal_flip: mirrors every second image.
-        randaugment: None, or as `RandAugment.parse` reads it: `"randaug(2,10)"`,
-            `"rand-m9-mstd0.5-inc1"`.
+        crop_area: range of the part of the image's area that Inception's random crop
+            covers, `(0.05, 1.0)` in the paper, `(0.08, 1.0)` in torchvision. The crop is
+            resized to the model's size. None for the preprocessor's own resize and crop.
+        crop_aspect: range of the width / height of the crop.
+        pad_and_crop: int, width of a black border that is added to the resized image
+            before a random crop of the original size: 4 on CIFAR. On small images such
+            as digits it serves as a shift by whole pixels.
+        horizontal_flip: whether to mirror images with a probability of one half.
+        randaugment: None, or a string in the syntax of `RandAugment.parse`:
+            `"randaug(2,10)"`, `"rand-m9-mstd0.5-inc1"`.
         color_jitter: float, 0 to 1: brightness, contrast and saturation, in this order,
-            change by factors of `1 - color_jitter` to `1 + color_jitter`.
-        random_erasing: float, probability that a rectangle becomes noise.
-        mixup: float, alpha of the Beta distribution; 0 for none. 0.2 in big_vision.
-        cutmix: likewise; 1.0 in timm.
-        mix_probability: float: the part of the batches that are mixed.
-        switch_probability: float: with both, the part of the mixed batches that get
-            CutMix.
+            are scaled by random factors from `1 - color_jitter` to `1 + color_jitter`.
+        random_erasing: float, probability that a rectangle is replaced by noise.
+        mixup: float, alpha of the Beta distribution, 0.2 in big_vision; 0 disables mixup.
+        cutmix: float, likewise for CutMix; 1.0 in timm.
+        mix_probability: float, the fraction of batches that are mixed.
+        switch_probability: float, the fraction of the mixed batches that use CutMix if
+            both mixup and CutMix are enabled.
 
     Raises:
         ValueError: a value is out of its range.
@@ -42,9 +45,9 @@ class Augmentation:
     True
 
     Source: big_vision's `pp/ops_image.py` and `utils.get_mixup`; timm's
-    `RandomErasing` (mode "pixel") and `Mixup` (mode "batch"). Deviation: each image is
-    mixed with the one before it in the batch, as in big_vision, not with its mirror
-    position, as in timm; the jitter's order is fixed and it has no hue.
+    `RandomErasing` (mode "pixel") and `Mixup` (mode "batch"). Deviations: each image is
+    mixed with the previous image of the batch, as in big_vision, instead of the image at
+    the mirrored position, as in timm; color jitter has a fixed order and no hue.
     """
 
     crop_area: tuple[float, float] | None = None
@@ -79,12 +82,12 @@ class Augmentation:
 
     @property
     def mixes(self) -> bool:
-        """Whether labels become a mixture of two, `(b, num_classes)`."""
+        """Return True if labels become mixtures of two classes, `(b, num_classes)`."""
         return bool((self.mixup or self.cutmix) and self.mix_probability)
 
     @property
     def changes_pixels(self) -> bool:
-        """Whether anything works on pixel values 0 to 255 at the model's size."""
+        """Return True if any step needs pixel values 0 to 255 at the model's size."""
         return bool(self.pad_and_crop or self.randaugment or self.color_jitter)
 
 
@@ -101,17 +104,17 @@ def _check_range(name, values, limit):
 
 
 def crop_window(shape, area, aspect, seed):
-    """A window for Inception's crop, anywhere in the image.
+    """Sample a window for Inception's random crop.
 
     Args:
         shape: int32, `(3,)`: height, width, channels.
-        area: two floats: the least and the greatest part of the image's area.
-        aspect: two floats: the least and the greatest width / height.
+        area: two floats, the range of the part of the image's area.
+        aspect: two floats, the range of width / height.
         seed: int32 or int64, `(2,)`.
 
     Returns:
-        int32, `(4,)`: row, column, height, width. The whole image if no window of that
-        area and aspect is found in 100 attempts.
+        int32, `(4,)`: row, column, height, width. The whole image if 100 attempts find
+        no window with such an area and aspect ratio.
 
     Example:
 
@@ -136,15 +139,15 @@ def crop_window(shape, area, aspect, seed):
 
 
 def shifted(image, margin, seed):
-    """A crop of the image's size from the image with a black border.
+    """Shift an image randomly by adding a black border and cropping it again.
 
     Args:
         image: `(h, w, c)`, any dtype.
-        margin: int: the width of the border, and the greatest shift.
+        margin: int, the width of the border, which is the largest shift.
         seed: int32 or int64, `(2,)`.
 
     Returns:
-        As `image`.
+        The shifted image, with the shape and dtype of `image`.
 
     Example:
 
@@ -159,11 +162,11 @@ def shifted(image, margin, seed):
 
 
 def jittered(image, strength, seed):
-    """Brightness, contrast and saturation by random factors.
+    """Scale brightness, contrast and saturation by random factors.
 
     Args:
         image: uint8, `(h, w, 3)`.
-        strength: float; the factors are `1 - strength` to `1 + strength`.
+        strength: float; the factors range from `1 - strength` to `1 + strength`.
         seed: int32 or int64, `(2,)`.
 
     Returns:
@@ -184,12 +187,12 @@ def jittered(image, strength, seed):
 
 
 def erased(image, probability, seed):
-    """The image, or the image with a rectangle of standard normal noise.
+    """Replace a random rectangle by standard normal noise, with a given probability.
 
     Args:
         image: float32, `(h, w, c)`, scaled by the preprocessor.
-        probability: float, of a rectangle. It has 2 % to 33 % of the area and a height /
-            width of 0.3 to 3.3.
+        probability: float, probability of erasing. The rectangle covers 2 % to 33 % of
+            the area, with a height / width of 0.3 to 3.3.
         seed: int32 or int64, `(2,)`.
 
     Returns:
@@ -202,7 +205,7 @@ def erased(image, probability, seed):
     >>> bool(tf.reduce_any(erased(tf.ones((8, 8, 3)), 1.0, (0, 0)) != 1.0))
     True
 
-    Source: timm's `RandomErasing`, mode "pixel", ten attempts to fit a rectangle.
+    Source: timm's `RandomErasing`, mode "pixel", with ten attempts to fit a rectangle.
     """
     tf = tensorflow()
     height, width, _ = image.shape
@@ -230,19 +233,19 @@ def erased(image, probability, seed):
 
 
 def mixed(images, labels, augmentation: Augmentation, seed):
-    """Mixup or CutMix of each image with the one before it in the batch.
+    """Apply mixup or CutMix to each image and the previous one of the batch.
 
-    One draw holds for the whole batch.
+    The same random draw applies to the whole batch.
 
     Args:
         images: float32, `(b, h, w, c)`.
         labels: float32, `(b, num_classes)`, one-hot.
-        augmentation: an `Augmentation` that mixes.
+        augmentation: an `Augmentation` with `mixup` or `cutmix`.
         seed: int32 or int64, `(2,)`.
 
     Returns:
-        Images and labels as they came, mixed: with CutMix, labels by the area that is
-        left of each image.
+        Tuple of mixed images and mixed labels, with the same shapes. CutMix weights the
+        labels by the area that remains of each image.
 
     Example:
 
@@ -253,8 +256,8 @@ def mixed(images, labels, augmentation: Augmentation, seed):
     >>> labels.numpy().sum(1).tolist()
     [1.0, 1.0]
 
-    Source: https://arxiv.org/abs/1710.09412, https://arxiv.org/abs/1905.04899; timm's
-    `Mixup` for their combination.
+    Source: mixup (arXiv:1710.09412), CutMix (arXiv:1905.04899); timm's `Mixup` for their
+    combination.
     """
     tf = tensorflow()
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
@@ -279,7 +282,7 @@ def mixed(images, labels, augmentation: Augmentation, seed):
 
         box = inside(height, drawn[2])[:, None] & inside(width, drawn[3])[None, :]
         area = tf.reduce_sum(tf.cast(box, "float32")) / (height * width)
-        # All channels, because broadcasting the last axis is slow.
+        # Broadcast explicitly, because tf.where broadcasts the last axis slowly.
         box = tf.broadcast_to(box[:, :, None], (height, width, channels))
         return tf.where(box, tf.roll(images, 1, 0), images), mixture(labels, 1.0 - area)
 
@@ -294,8 +297,8 @@ def mixed(images, labels, augmentation: Augmentation, seed):
 
 
 def _beta(alpha, seed):
-    """A draw from Beta(alpha, alpha): float32, a scalar."""
+    """Sample from Beta(alpha, alpha); the result is a float32 scalar."""
     tf = tensorflow()
-    # In float64 two draws do not vanish both, even for alpha = 0.1.
+    # In float32 both gamma samples can underflow to zero for a small alpha such as 0.1.
     gammas = tf.random.stateless_gamma((2,), seed, alpha, dtype=tf.float64)
     return tf.cast(gammas[0] / tf.reduce_sum(gammas), "float32")

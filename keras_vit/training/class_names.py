@@ -1,4 +1,4 @@
-"""Comparison of class names: of two sets of images, or of a set and a model."""
+"""Comparison of class names, between two data sources or a source and a model."""
 
 import re
 import unicodedata
@@ -6,25 +6,28 @@ from collections.abc import Sequence
 
 from keras_vit.labels import imagenet_1k
 
-# Names that an error lists of each side.
+# Number of names that an error message lists for each side.
 _LISTED = 5
 
 
 def check_class_names(
     given: str, names: Sequence[str], known: str, expected: Sequence[str], remedy: str
 ) -> None:
-    """Check that labels mean the same classes on both sides.
+    """Check that labels stand for the same classes on both sides.
 
     Labels are positions in the list of classes, so the names must agree in order too.
-    A synset id of ImageNet-1k and that synset's name are the same class. An accent may be
-    a character of its own, as in the names of folders on macOS.
+    An ImageNet-1k synset id and the name of that synset are the same class. Names are
+    compared after Unicode normalization, because macOS stores accents in folder names as
+    separate characters.
 
     Args:
-        given: what has `names`, for the error: a set of images, as it was opened.
+        given: description of the owner of `names` for the error message: a data source,
+            as it was opened.
         names: class names in the order of the labels.
-        known: what has `expected`: another set, a run, an export or a checkpoint.
+        known: description of the owner of `expected`: another source, a run, an export
+            or a checkpoint.
         expected: class names in the order of the labels.
-        remedy: what to do about a difference; the last sentences of the error.
+        remedy: what to do about a mismatch, the last sentences of the error message.
 
     Raises:
         ValueError: the numbers, the names or the order of the classes differ.
@@ -68,7 +71,7 @@ def _order(given, names, known, expected):
 
 
 def _same_synsets(names, expected):
-    """Return True if both lists name ImageNet-1k's classes, as synset ids or in words."""
+    """Return True if both lists are ImageNet-1k's classes, as synset ids or names."""
     if len(names) != 1000 or len(expected) != 1000:
         return False
     rows = zip(imagenet_1k(), names, expected, strict=True)
@@ -76,7 +79,7 @@ def _same_synsets(names, expected):
 
 
 def _is_synset(row, name):
-    # transformers lists a synset's synonyms, separated by commas; the first is its name.
+    # transformers lists the synonyms of a synset, separated by commas, its name first.
     synset, word = row
     return name == synset or _plain(name.partition(",")[0]) == _plain(word)
 

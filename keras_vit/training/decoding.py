@@ -1,4 +1,4 @@
-"""Decoding of images: the same for training, evaluation and export."""
+"""Image decoding, shared by training, evaluation and export."""
 
 import re
 
@@ -11,41 +11,42 @@ from keras_vit.training.exif import (
 from keras_vit.training.file_bytes import number, read, starts
 from keras_vit.training.host import tensorflow
 
-# Pillow's, at the same speed; TensorFlow's own choice is one grey level off on average.
+# The DCT method of Pillow. TensorFlow's default is not faster, and differs from Pillow by
+# one gray level on average.
 _DCT = "INTEGER_ACCURATE"
 
-# Red, green and blue in 32 bits whose bytes are blue, green and red.
+# Masks of red, green and blue in 32-bit pixels whose bytes are in the order B, G, R.
 _BGR_MASKS = b"\0\0\xff\0" + b"\0\xff\0\0" + b"\xff\0\0\0"
 
-# The start of the JPEG segment in which Adobe's programs, and Pillow, state the colors.
+# Start of the JPEG segment in which Adobe's programs and Pillow state the color space.
 _ADOBE = b"\xff\xee\0\x0eAdobe"
 
 
 def decode_pixels(content, channels, window=None, exif=True):
-    """Decode one image, inside `tf.data` or any other graph of TensorFlow.
+    """Decode one image inside `tf.data` or any other TensorFlow graph.
 
-    Reads JPEG, PNG, WebP, BMP and GIF; of an animation, the first frame. Colors become
-    grey and grey becomes colors as `channels` asks for. Alpha and transparency
-    are dropped. 16 bits become
-    8 by division by 256; Pillow clips grey images of 16 bits instead. Orientations that
-    only XMP or a text in a PNG states are ignored.
+    The function reads JPEG, PNG, WebP, BMP and GIF (the first frame of an animation).
+    Color images are converted to grayscale, and grayscale to color, as `channels`
+    requires. Alpha and transparency are dropped. 16-bit values are divided by 256, while
+    Pillow clips 16-bit grayscale images. Orientations stored only in XMP or in a PNG
+    text chunk are ignored.
 
     Args:
-        content: scalar string tensor, the file; or pixels, which are returned unchanged
-            except for the window.
+        content: scalar string tensor, the file; or an array of pixels, which is only
+            cropped to the window.
         channels: int, 1 or 3.
         window: None for all pixels, or a function from the shape `(h, w, c)` of the
-            upright image to the part wanted, `(row, column, height, width)`, an int
-            tensor.
-        exif: bool, whether to turn the image upright as its EXIF orientation asks for.
+            upright image to the window to decode, an int tensor
+            `(row, column, height, width)`.
+        exif: bool, whether to apply the EXIF orientation of the image.
 
     Returns:
-        Tensor of shape `(h, w, channels)`, uint8, values 0 to 255; the pixels that
-        Pillow reads (for grey from colors within 1).
+        uint8 tensor of shape `(h, w, channels)` with values 0 to 255. They equal those of
+        Pillow, up to 1 for color images converted to grayscale.
 
     Raises:
-        tensorflow.errors.InvalidArgumentError: when it runs: the file is damaged or no
-            image, a BMP or CMYK JPEG that TensorFlow would decode to wrong colors, an
+        tensorflow.errors.InvalidArgumentError: at run time: the file is damaged or not
+            an image, a BMP or CMYK JPEG that TensorFlow would decode to wrong colors, an
             animated WebP, or a GIF whose first frame does not fill its screen.
 
     Example:
@@ -68,7 +69,7 @@ def decode_oriented(content, orientation, channels, window=None):
 
     Args:
         content: scalar string tensor, the file.
-        orientation: int32 scalar tensor, 1 to 8; None for pixels as they are stored.
+        orientation: int32 scalar tensor, 1 to 8; None to ignore the orientation.
         channels: int, 1 or 3.
         window: see `decode_pixels`.
 
@@ -83,7 +84,7 @@ def decode_oriented(content, orientation, channels, window=None):
         shape = upright_shape(shape, orientation)
         return encoded_window(window(shape), shape, orientation)
 
-    # In color first: libjpeg makes no grey from CMYK.
+    # Decode in color first, because libjpeg cannot convert CMYK to grayscale.
     def jpeg():
         shape = tf.io.extract_jpeg_shape(content)
         file = _checked_jpeg(content, shape)
@@ -92,7 +93,7 @@ def decode_oriented(content, orientation, channels, window=None):
         return tf.image.decode_and_crop_jpeg(file, box(shape), 3, dct_method=_DCT)
 
     def other():
-        # With any channels, because TensorFlow drops no alpha from WebP.
+        # Decode all channels, because TensorFlow cannot drop alpha from WebP.
         file = _without_transparency(_checked(content))
         pixels = tf.io.decode_image(file, 0, expand_animations=False)
         pixels = _whole_screen(file, tf.ensure_shape(pixels, (None, None, None)))
@@ -107,13 +108,13 @@ def decode_oriented(content, orientation, channels, window=None):
 
 
 def reason(error: Exception) -> str:
-    """Return why an image cannot be read, without TensorFlow's names of operations.
+    """Return why an image cannot be read, without TensorFlow's operation names.
 
     Args:
-        error: TensorFlow's or the operating system's.
+        error: exception raised by TensorFlow or the operating system.
 
     Returns:
-        One line that ends with a period.
+        str, one line that ends with a period.
     """
     message = getattr(error, "message", str(error))
     text = re.sub(r"^\{\{.*?\}\}\s*|\s*\[Op:.*$", "", message, flags=re.DOTALL)
@@ -127,7 +128,7 @@ def _cropped(pixels, window):
 
 
 def _in_color(pixels):
-    """Return grey, color, or either with alpha as color; color is not copied."""
+    """Convert grayscale or color with or without alpha to color; color is not copied."""
     tf = tensorflow()
     height, width, channels = tf.unstack(tf.shape(pixels))
     pixels = pixels[:, :, : tf.where(channels < 3, 1, 3)]
@@ -135,15 +136,15 @@ def _in_color(pixels):
 
 
 def _without_transparency(content):
-    """Return the file; GIFs without the extension that makes a color transparent.
+    """Remove the transparency extension of a GIF's first frame; return other files as is.
 
-    TensorFlow paints transparent pixels black, Pillow in their own color. Without the
-    extension of its first frame, nothing else changes in that.
+    TensorFlow paints transparent pixels black, while Pillow paints them in their own
+    color. Removing the extension has no other effect on the first frame.
     """
     tf = tensorflow()
     is_gif = tf.strings.substr(content, 0, tf.minimum(tf.strings.length(content), 3))
     is_gif = is_gif == b"GIF"
-    # RE2 reads UTF-8, in which no pattern but \C matches the extension's byte 0xF9.
+    # RE2 matches UTF-8 characters, so only \C can match the extension's byte 0xF9.
     extension = r"\x21\C\x04[\x00-\x1f]\C\C\C\x00([\x21\x2c])"
     gif = tf.where(is_gif, content, b"")
     gif = tf.strings.regex_replace(gif, extension, r"\1", replace_global=False)
@@ -151,14 +152,15 @@ def _without_transparency(content):
 
 
 def _whole_screen(content, pixels):
-    """Return the pixels; refuse GIFs whose first frame is only a part of the image.
+    """Return the pixels; raise for a GIF whose first frame does not fill its screen.
 
-    TensorFlow returns an image of the size of the largest frame, black around the first;
-    Pillow one of the size of the screen, in the background color around the first.
+    For such a file TensorFlow returns an image of the size of the largest frame, black
+    around the first frame. Pillow returns one of the size of the screen, filled with the
+    background color around the first frame.
 
     Args:
-        content: scalar string tensor, the file, as `_without_transparency` returns it.
-        pixels: the file as TensorFlow decodes it, `(h, w, c)`.
+        content: scalar string tensor, the file returned by `_without_transparency`.
+        pixels: `(h, w, c)`, the file as decoded by TensorFlow.
     """
     tf = tensorflow()
     header = read(content[None], tf.zeros([1], tf.int64), 13)[0]
@@ -179,7 +181,7 @@ def _first_descriptor(content, header, is_gif):
     """Return the first 9 bytes of the first frame's descriptor in a GIF, or zeros.
 
     The extensions before it end with a zero byte, and the descriptor begins with a comma.
-    An extension that happens to contain both makes the image be refused.
+    An extension that happens to contain these two bytes causes the image to be refused.
     """
     tf = tensorflow()
     length = tf.cast(tf.strings.length(content), tf.int64)
@@ -192,11 +194,11 @@ def _first_descriptor(content, header, is_gif):
 
 
 def _checked(content):
-    """Return the file; refuse what TensorFlow decodes to wrong colors, or crashes on.
+    """Return the file; raise if TensorFlow would crash or decode it to wrong colors.
 
-    In BMPs it takes palettes and 16 bits for pixels, and all headers for those of 40
-    bytes or more with blue, green, red and perhaps alpha. Opaque animated WebPs overflow
-    its buffer (2.21).
+    TensorFlow decodes palette indices and 16-bit pixels of BMPs as if they were colors,
+    and assumes a header of at least 40 bytes and the color order blue, green, red and
+    optionally alpha. Opaque animated WebPs overflow its buffer (TensorFlow 2.21).
     """
     tf = tensorflow()
     header = read(content[None], tf.zeros([1], tf.int64), 66)[0]
@@ -217,9 +219,9 @@ def _checked(content):
 
 
 def _checked_jpeg(content, shape):
-    """Return the file; refuse four colors that no Adobe marker explains.
+    """Return the file; raise for a JPEG with four colors and no Adobe marker.
 
-    TensorFlow then takes 255 for full ink, Pillow for none.
+    Without the marker, 255 means full ink to TensorFlow and no ink to Pillow.
     """
     tf = tensorflow()
     has_black = shape[2] == 4
@@ -229,9 +231,9 @@ def _checked_jpeg(content, shape):
 
 
 def _asserted(good, content, message):
-    """Return the file if `good`, else raise an error with this message."""
+    """Return the file if `good`, otherwise raise an error with this message."""
     tf = tensorflow()
-    # tf.debugging's would put it into a branch, which servers pay for in milliseconds.
+    # tf.debugging.Assert adds a branch, which costs a server milliseconds.
     check = tf.raw_ops.Assert(condition=good, data=[message])
     with tf.control_dependencies([check]):
         return tf.where(good, content, b"")

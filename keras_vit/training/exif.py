@@ -1,32 +1,31 @@
 """EXIF orientation of encoded images, in plain TensorFlow operations.
 
-TensorFlow's decoders ignore EXIF, and an exported model has no Python to read it with.
+TensorFlow's decoders ignore EXIF, and an exported model cannot call Python to read it.
 """
 
 from keras_vit.training.file_bytes import int64, is_one_of, number, read, starts
 from keras_vit.training.host import tensorflow
 
-_SEGMENTS = 4096  # The most segments of a file that are searched for EXIF.
-_ENTRIES = 256  # The most entries of the EXIF directory that are searched.
+_SEGMENTS = 4096  # Largest number of segments of a file that are searched for EXIF.
+_ENTRIES = 256  # Largest number of entries of the EXIF directory that are searched.
 _ORIENTATION = 0x0112
 _EXIF = b"Exif\0\0"
-# Types of TIFF by size in bytes; signed or not makes no difference below 9.
+# TIFF types of 2 and 4 bytes. Values up to 8 are the same for signed and unsigned types.
 _SHORTS, _LONGS = (3, 8), (4, 9)
 
 
 def orientations(contents):
     """Return the EXIF orientation of encoded images.
 
-    JPEG (the first APP1 segment with EXIF), PNG (the chunk eXIf) and WebP (the chunk
-    EXIF). As in Pillow, damaged EXIF counts as no EXIF, and only the directory of the
-    main image counts, not that of the thumbnail.
+    EXIF is read from JPEG (the first APP1 segment with EXIF), PNG (the chunk eXIf) and
+    WebP (the chunk EXIF). As in Pillow, damaged EXIF is treated as missing, and only the
+    directory of the main image is used, not that of the thumbnail.
 
     Args:
-        contents: string tensor `(b,)`, files.
+        contents: string tensor `(b,)`, image files.
 
     Returns:
-        int32 `(b,)`: 1 to 8, as EXIF numbers the orientations; 1 (upright) for files
-        without EXIF.
+        int32 `(b,)`: EXIF orientations, 1 to 8; 1 (upright) for files without EXIF.
 
     Example:
 
@@ -40,7 +39,7 @@ def orientations(contents):
     tf = tensorflow()
     contents = tf.convert_to_tensor(contents)
     kinds = _kinds(contents)
-    # Few images have EXIF, and searching for six bytes is quicker than to walk through
+    # Few images have EXIF, and searching for six bytes is faster than walking through
     # the segments of a file.
     return tf.cond(
         tf.reduce_any(kinds["any"]),
@@ -50,14 +49,14 @@ def orientations(contents):
 
 
 def upright(pixels, orientation):
-    """Turn and mirror an image as its EXIF orientation asks for.
+    """Rotate and mirror an image according to its EXIF orientation.
 
     Args:
         pixels: `(h, w, c)`.
         orientation: int32 scalar, 1 to 8.
 
     Returns:
-        `(h, w, c)`, or `(w, h, c)` for orientations 5 to 8: the pixels of Pillow's
+        `(h, w, c)`, or `(w, h, c)` for orientations 5 to 8; the same pixels as Pillow's
         `ImageOps.exif_transpose`. Upright images are not copied.
 
     Example:
@@ -68,7 +67,7 @@ def upright(pixels, orientation):
     [1, 2]
     """
     tf = tensorflow()
-    # Not tf.cond: servers pay milliseconds for every branch.
+    # Select operations without tf.cond, because every branch costs a server milliseconds.
     turned, mirrored, flipped = _operations(orientation)
     order = tf.where(turned, (1, 0, 2), (0, 1, 2))
     pixels = tf.transpose(pixels, order)
@@ -76,14 +75,14 @@ def upright(pixels, orientation):
 
 
 def upright_shape(shape, orientation):
-    """Return the shape `(h, w, c)` that `upright` gives an image of shape `shape`."""
+    """Return the shape of an image after `upright`, for an image of shape `(h, w, c)`."""
     tf = tensorflow()
     turned, _, _ = _operations(orientation)
     return tf.where(turned, tf.gather(shape, (1, 0, 2)), shape)
 
 
 def encoded_window(window, shape, orientation):
-    """Return where a window of the upright image lies in the image as it is encoded.
+    """Convert a window of the upright image to a window of the encoded image.
 
     Args:
         window: int32 `(4,)`: row, column, height and width in the upright image.
@@ -110,7 +109,7 @@ def encoded_window(window, shape, orientation):
 
 
 def _operations(orientation):
-    """Return whether to transpose, then to mirror columns, then to flip rows."""
+    """Return three booleans: transpose first, then mirror columns, then flip rows."""
     turned = orientation >= 5
     mirrored = is_one_of(orientation, (2, 3, 6, 7))
     flipped = is_one_of(orientation, (3, 4, 7, 8))
@@ -118,7 +117,7 @@ def _operations(orientation):
 
 
 def _orientation(contents, start, end):
-    """Return the orientations that EXIF between two positions has, 1 if damaged."""
+    """Return the orientation in the EXIF data at `start` to `end`, or 1 if damaged."""
     tf = tensorflow()
     start += tf.where(starts(read(contents, start, 6), _EXIF), int64(6), int64(0))
     header = read(contents, start, 8)
@@ -146,12 +145,12 @@ def _orientation(contents, start, end):
 
 
 def _kinds(contents):
-    """Return the files that may have EXIF: by name of their format and `any`, `(b,)`."""
+    """Return which files may have EXIF: a dict of bools `(b,)` by format, and `any`."""
     tf = tensorflow()
     header = read(contents, tf.zeros_like(contents, tf.int64), 21)
     is_jpeg = starts(header, b"\xff\xd8\xff")
     is_png = starts(header, b"\x89PNG")
-    # Without the flag in the header, decoders ignore the chunk.
+    # Decoders ignore the EXIF chunk unless this flag is set in the header.
     has_flag = starts(header[:, 12:], b"VP8X") & (header[:, 20] // 8 % 2 == 1)
     is_webp = starts(header, b"RIFF") & starts(header[:, 8:], b"WEBP") & has_flag
 
@@ -165,7 +164,7 @@ def _kinds(contents):
 
 
 def _exif_segment(contents, kinds):
-    """Return the first and the last position + 1 of each file's EXIF, int64 `(b,)`."""
+    """Return the start and the end (exclusive) of each file's EXIF, int64 `(b,)`."""
     tf = tensorflow()
     is_jpeg, is_png = kinds["jpeg"], kinds["png"]
     length = tf.cast(tf.strings.length(contents), tf.int64)
@@ -173,14 +172,14 @@ def _exif_segment(contents, kinds):
 
     def step(position, start, end, active):
         head = read(contents, position, 10)
-        # JPEG: 0xFF, marker, length with its own two bytes. Fill bytes and what follows
-        # no 0xFF are skipped; the pixels begin at 0xDA.
+        # A JPEG segment is 0xFF, a marker and a length that includes its own two bytes.
+        # Skip fill bytes, and bytes that do not follow 0xFF; pixels begin at 0xDA.
         size = 2 + tf.maximum(number(head[:, 2:4], False), 2)
         is_segment = (head[:, 0] == 0xFF) & (head[:, 1] != 0xFF)
         size = tf.where(is_segment, size, 1)
         is_exif = is_segment & (head[:, 1] == 0xE1) & starts(head[:, 4:], _EXIF)
         is_end = is_segment & is_one_of(head[:, 1], (0xD9, 0xDA))
-        # PNG and WebP: the data's length and name, or name and length.
+        # A PNG chunk begins with length and name, a WebP chunk with name and length.
         data = number(tf.where(is_png[:, None], head[:, :4], head[:, 4:8]), ~is_png)
         chunk = tf.where(is_png, 12 + data, 8 + data + data % 2)
         is_chunk = tf.where(is_png, starts(head[:, 4:], b"eXIf"), starts(head, b"EXIF"))

@@ -1,10 +1,10 @@
-"""Bytes of files in string tensors, as numbers, in plain TensorFlow operations."""
+"""Numbers and tests on the bytes of files, in plain TensorFlow operations."""
 
 from keras_vit.training.host import tensorflow
 
 
 def read(contents, positions, count):
-    """Return bytes from positions on, int64 `(b, count)`, zeros after the end."""
+    """Read `count` bytes at each position, int64 `(b, count)`, zeros after the end."""
     tf = tensorflow()
     length = tf.cast(tf.strings.length(contents), tf.int64)
     counts = tf.ones_like(positions) * count
@@ -13,7 +13,7 @@ def read(contents, positions, count):
 
 
 def number(data, little_endian):
-    """Return the number that the bytes along the last axis are, int64."""
+    """Return the integers that are encoded by the bytes along the last axis, int64."""
     tf = tensorflow()
     powers = [256**i for i in range(data.shape[-1])]
     little = tf.convert_to_tensor(little_endian)[..., None]
@@ -22,17 +22,17 @@ def number(data, little_endian):
 
 
 def starts(data, text):
-    """Return whether the bytes along the last axis begin with `text`."""
+    """Return True where the bytes along the last axis begin with `text`."""
     tf = tensorflow()
     return tf.reduce_all(data[..., : len(text)] == int64(list(text)), axis=-1)
 
 
 def is_one_of(values, choices):
-    """Return whether values are among `choices`, a tuple of ints."""
+    """Return True where a value is one of `choices`, a tuple of ints."""
     tf = tensorflow()
     return tf.reduce_any(values[..., None] == tf.constant(choices, values.dtype), axis=-1)
 
 
 def int64(value):
-    """Return an int64 tensor."""
+    """Return a constant as an int64 tensor."""
     return tensorflow().constant(value, "int64")

@@ -1,19 +1,20 @@
-"""TensorFlow as the reader of data: on the host's processors."""
+"""Import of TensorFlow for data pipelines, beside any backend."""
 
 import keras
 
 
 def tensorflow():
-    """TensorFlow, kept off the accelerator where another backend owns it.
+    """Import TensorFlow, and hide the GPUs from it if another backend uses them.
 
-    TensorFlow takes a whole GPU when it first uses one, and JAX or PyTorch then find it
-    full. All of this package's use of `tf.data` goes through here.
+    TensorFlow reserves the whole memory of a GPU when it first uses it, which leaves none
+    for JAX or PyTorch. All uses of `tf.data` in this package import TensorFlow by this
+    function.
 
     Returns:
         The module `tensorflow`.
 
     Raises:
-        RuntimeError: TensorFlow already runs on a GPU that another backend needs.
+        RuntimeError: TensorFlow already uses a GPU that another backend needs.
         ImportError: TensorFlow is not installed.
 
     Example:

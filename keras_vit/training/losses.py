@@ -1,18 +1,18 @@
-"""Losses of classifiers."""
+"""Classification losses."""
 
 import keras
 
 
-# Named after the place where it was when the first models were saved with it.
+# The package name must not change, because saved models refer to the loss by it.
 @keras.saving.register_keras_serializable(package="keras_vit_recipes")
 class SigmoidLoss(keras.losses.Loss):
-    """Binary cross-entropy of each class, summed: big_vision's and AugReg's.
+    """Sigmoid cross-entropy, summed over classes, as in big_vision and AugReg.
 
     Args:
-        label_smoothing: float, part of each label that is replaced by one half.
-        **kwargs: as for `keras.losses.Loss`.
+        label_smoothing: float, the part of each label that is replaced by one half.
+        **kwargs: arguments of `keras.losses.Loss`.
 
-    Input: labels `(b, classes)`, 0 to 1, and logits `(b, classes)`.
+    Input: labels `(b, classes)` with values 0 to 1, and logits `(b, classes)`.
 
     Example:
 
