@@ -1,4 +1,4 @@
-"""Checkpoints from one format to another, checked: `python -m keras_vit.convert`."""
+"""Verified conversion between checkpoint formats: `python -m keras_vit.convert`."""
 
 import argparse
 import os
@@ -21,22 +21,28 @@ _TARGETS = (".keras", ".weights.h5", ".npz")
 def convert(
     source: str | os.PathLike, target: str | os.PathLike, **overrides: Any
 ) -> float:
-    """Writes a checkpoint in another format, and compares what both compute.
+    """Convert a checkpoint to another format and verify the result.
+
+    The written file is loaded again and compared with the source: all weights must be
+    identical, and the outputs for two random images must agree.
 
     Args:
-        source: what `keras_vit.load_checkpoint` reads.
-        target: path ending in `.keras`, `.weights.h5` or `.npz` (Google's names; those
-            of big_vision where the source has them). It appears whole or not at all.
-        **overrides: as for `keras_vit.load_checkpoint`.
+        source: any checkpoint that `keras_vit.load_checkpoint` reads.
+        target: path ending in `.keras`, `.weights.h5` or `.npz`. An `.npz` file uses
+            Google's tensor names, or those of big_vision if the source uses them. The
+            file is written atomically.
+        **overrides: arguments passed on to `keras_vit.load_checkpoint`.
 
     Returns:
-        The largest difference of an output between the two, on two random images.
+        The largest absolute difference between the outputs of the two models for two
+        random images, a float.
 
     Raises:
-        FileExistsError: there is something at `target`.
-        RuntimeError: the written file does not give the source's outputs.
-        ValueError: the source cannot be loaded; or the target is of another kind, or of
-            one that has no place for such a model.
+        FileExistsError: if `target` exists.
+        RuntimeError: if the written file does not reproduce the weights or outputs of the
+            source.
+        ValueError: if the source cannot be loaded, the ending of `target` is not
+            supported, or the format of `target` cannot represent the model.
     """
     target = pathlib.Path(target)
     ending = next((e for e in _TARGETS if target.name.endswith(e)), None)
@@ -56,7 +62,8 @@ def convert(
         images = images.astype("float32")
         outputs = [_outputs(m, images) for m in (model, again)]
         difference = float(np.max(np.abs(outputs[0] - outputs[1])))
-        # Outputs alone would not tell: behind a head of zeros all are alike.
+        # Comparing outputs is not enough: a classifier that is all zeros gives the same
+        # outputs whatever the other weights are.
         changed = _changed(model, again)
         if changed or not difference <= 1e-5 * max(1.0, float(np.max(np.abs(outputs)))):
             raise RuntimeError(
@@ -69,13 +76,14 @@ def convert(
 
 
 def _google_names(source):
+    """Return the naming scheme for an `.npz` target: the source's, if it has one."""
     path = fetch_checkpoint(source)
     opened = open_checkpoint(path) if path.endswith(".npz") else None
     return opened.names if isinstance(opened, GoogleSource) else "published"
 
 
 def _write(model, path, source):
-    """Writes a model; returns what is read back."""
+    """Save a model to `path` and return the model loaded from that file."""
     config = model.get_config()
     if path.name.endswith(".keras"):
         model.save(path)
@@ -90,7 +98,7 @@ def _write(model, path, source):
 
 
 def _changed(model, again):
-    """Paths of the weights that are not the same to the bit."""
+    """Return the paths of all weights that are not bit-identical."""
     others = again.weights_by_path()
     weights = model.weights_by_path()
     return [
@@ -111,7 +119,7 @@ def _outputs(model, images):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command-line interface."""
     parser = argparse.ArgumentParser(
         prog="python -m keras_vit.convert",
         description="Writes a checkpoint in another format, and runs both to compare.",

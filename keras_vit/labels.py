@@ -9,6 +9,7 @@ import numpy as np
 
 
 def imagenet_1k():
+    """Return one `[synset id, name]` pair for each class of ImageNet-1k, in order."""
     text = importlib.resources.files("keras_vit").joinpath("data", "imagenet_1k.txt")
     return [line.split() for line in text.read_text("utf-8").splitlines()]
 
@@ -16,27 +17,28 @@ def imagenet_1k():
 def decode_predictions(
     predictions: Any, top: int = 5, labels: Sequence[str] | None = None
 ) -> list[list[tuple]]:
-    """Names the classes that a model holds for most likely.
+    """Decode predictions into the names of the most likely classes.
 
-    As `keras.applications.imagenet_utils.decode_predictions`, but the names come with
-    the package: nothing is downloaded.
+    This function works like `keras.applications.imagenet_utils.decode_predictions`, but
+    the class names ship with the package, so nothing is downloaded.
 
     Args:
-        predictions: array or tensor of shape `(b, classes)`, probabilities or logits of
-            any range: the order is the same. Scores are returned as they came.
-        top: int, how many classes for each image; all of them where there are fewer.
-        labels: None for the 1000 classes of ImageNet-1k, in the order in which all
-            published checkpoints have them; or the names of other classes, one for
-            each column.
+        predictions: array or tensor of shape `(b, classes)` with probabilities or logits.
+            The scores are returned unchanged.
+        top: int, number of classes to return for each image. If there are fewer classes,
+            all of them are returned.
+        labels: sequence of class names, one for each column of `predictions`, or None for
+            the 1000 classes of ImageNet-1k in the order that all published checkpoints
+            use.
 
     Returns:
-        List of b lists of `top` tuples `(synset id, name, score)`, best first; with
-        `labels` the first entry is the column, an int. Equal scores come in the order
-        of the columns.
+        List of b lists of `top` tuples `(synset id, name, score)`, best first. With
+        `labels`, the first entry of each tuple is the column index, an int. Classes with
+        equal scores are returned in column order.
 
     Raises:
-        ValueError: `predictions` is no matrix with a column for each label; `top` is no
-            positive int.
+        ValueError: if `predictions` is not a matrix with one column for each label, or
+            `top` is not a positive int.
 
     Example:
 
@@ -48,7 +50,7 @@ def decode_predictions(
     >>> keras_vit.decode_predictions([[0.25, 0.75]], top=1, labels=["cat", "dog"])
     [[(1, 'dog', 0.75)]]
 
-    Source: the synsets of ILSVRC2012, named as `keras.applications` names them.
+    Reference: synsets of ILSVRC2012, with the names that `keras.applications` uses.
     """
     if not isinstance(top, int) or top < 1:
         raise ValueError(f"top must be a positive int; received {top!r}.")

@@ -1,1 +1,1 @@
-"""Reading published checkpoints: one file a source, one rule (`strict`)."""
+"""Readers of published checkpoints, one module for each library that writes them."""

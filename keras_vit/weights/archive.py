@@ -1,4 +1,4 @@
-"""Zip archives, which `.npz`, `.pth` and `.keras` files are."""
+"""Safe opening of zip archives: `.npz`, `.pth` and `.keras` files."""
 
 import os
 import zipfile
@@ -7,15 +7,20 @@ from keras_vit.weights.tensor_file import exceeds_budget
 
 
 def open_archive(path: str) -> zipfile.ZipFile:
-    """Open a zip archive after checking its directory, before anything is expanded.
+    """Open a zip archive after checking its directory.
+
+    The checks read only the directory of the archive and decompress nothing.
 
     Args:
-        path: a regular file.
+        path: path of a regular file.
+
+    Returns:
+        An open `zipfile.ZipFile`.
 
     Raises:
-        ValueError: not a whole archive; it would expand to more than
-            `keras_vit.weights.tensor_file.LARGEST_EXPANSION` times its size; two members
-            have one name, or share the bytes that they are made of.
+        ValueError: if the archive is damaged or encrypted, would expand to more than
+            `keras_vit.weights.tensor_file.LARGEST_EXPANSION` times its size, or has
+            members with the same name or with overlapping data.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -40,7 +45,8 @@ def _check_members(members, size):
     reason = exceeds_budget(sum(member.file_size for member in members), size)
     if reason:
         raise ValueError(reason)
-    # Members that overlap read the same bytes again and again.
+    # A zip bomb can exceed the size of its file by letting many members share the same
+    # compressed bytes.
     stored = sum(member.compress_size for member in members)
     if stored > size:
         raise ValueError(f"its members claim {stored} of its {size} bytes")

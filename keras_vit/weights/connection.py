@@ -1,4 +1,4 @@
-"""Connections for downloads: web servers only, and a time limit for every step."""
+"""HTTP(S) connections for downloads, with a time limit for every step."""
 
 import contextlib
 import http.client
@@ -12,14 +12,14 @@ SCHEMES = ("http", "https")
 
 
 class Watchdog:
-    """Shut a connection down when a step of the download takes too long.
+    """Context manager that closes a connection when a step of a download times out.
 
-    A timeout of a socket is the time without a single byte: a server that sends its
-    headers, or the sizes of its chunks, byte by byte never exceeds it.
+    A socket timeout only limits the time between two bytes. A server that sends its
+    headers or its chunk sizes one byte at a time never exceeds that timeout.
 
     Args:
-        seconds: float, the longest time for a step. Opening a connection, with TLS and
-            all headers, is one step, and so is each piece of the file.
+        seconds: float, time limit for each step. Opening a connection, including TLS and
+            all headers, is one step; receiving each piece of the file is another.
 
     Example:
 
@@ -54,11 +54,16 @@ class Watchdog:
 
     def _shut_down(self):
         if self._socket is not None:
-            with contextlib.suppress(OSError):  # The server may have been faster.
+            # The server may have closed the connection already.
+            with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def connected(self, connection: socket.socket | None) -> None:
-        """Watch another connection: the first one, or that after a redirect."""
+        """Watch `connection` instead of the previous one, for example after a redirect.
+
+        Args:
+            connection: an open socket, or None to stop watching.
+        """
         previous, self._socket = self._socket, connection and connection.dup()
         if previous is not None:
             previous.close()
@@ -66,10 +71,10 @@ class Watchdog:
             self._shut_down()
 
     def step(self) -> None:
-        """Begin the next step.
+        """Restart the timer for the next step.
 
         Raises:
-            HTTPException: the last step took too long.
+            HTTPException: if the previous step timed out.
         """
         if self._expired:
             raise http.client.HTTPException(
@@ -88,7 +93,8 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _SecureConnection(http.client.HTTPSConnection, _Connection):
-    # The parent's `connect` calls that of `_Connection` before it negotiates TLS.
+    # `HTTPSConnection.connect` calls `_Connection.connect` (the next class in the method
+    # resolution order) before it negotiates TLS, so the watchdog covers the handshake.
     pass
 
 
@@ -115,12 +121,13 @@ class _Handler(urllib.request.HTTPHandler):
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects to other web servers, and from https to https only.
+    """Redirect handler that accepts only web addresses and never downgrades from HTTPS.
 
-    Keeps the hash that Hugging Face sends with the redirect, not with the file.
+    Hugging Face sends the hash of a file with the redirect instead of with the file; the
+    handler stores it in `etag`.
 
     Args:
-        url: str, the first address.
+        url: str, the original URL.
     """
 
     etag = ""
@@ -129,10 +136,11 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         self.first_scheme = urllib.parse.urlsplit(url).scheme
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        """Return the request for the next address.
+        """Return the request for the new URL.
 
         Raises:
-            HTTPException: it is no web address, or not encrypted like the first one.
+            HTTPException: if the new URL is not a web address, or is not encrypted
+                although the original URL is.
         """
         scheme = urllib.parse.urlsplit(newurl).scheme
         downgraded = self.first_scheme == "https" != scheme
@@ -148,7 +156,14 @@ class Redirects(urllib.request.HTTPRedirectHandler):
 def make_opener(
     redirects: Redirects, watchdog: Watchdog
 ) -> urllib.request.OpenerDirector:
-    """Return an opener for http and https alone: urllib's own also opens local files."""
+    """Return an opener that supports only HTTP and HTTPS.
+
+    The default opener of urllib also opens local files and FTP addresses.
+
+    Args:
+        redirects: handler of redirects.
+        watchdog: watchdog that limits the time of every step.
+    """
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

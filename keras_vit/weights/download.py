@@ -1,8 +1,9 @@
-"""A checkpoint's file from its name: the cache, the download and its verification.
+"""Download, verification and caching of published checkpoints.
 
-Not `keras.utils.get_file`: that one writes under the final name while it downloads, and
-a killed process leaves half a file there, which the next call takes for the whole; it
-does not resume, keeps a file whose hash was wrong, and knows no lock.
+This module does not use `keras.utils.get_file`, which writes under the final name while
+it downloads. If the process is killed, the next call takes the incomplete file for the
+whole one. `get_file` also cannot resume a download, keeps a file whose hash is wrong, and
+does not lock the cache against other processes.
 """
 
 import base64
@@ -23,13 +24,14 @@ from keras_vit.weights.connection import SCHEMES, Redirects, Watchdog, make_open
 from keras_vit.weights.registry import Checkpoint, find_checkpoint
 
 _CONNECTIONS = 5
-_TIMEOUT = 60  # Seconds without a byte, and for all headers.
+# Seconds between two bytes, and for each step of the `Watchdog`.
+_TIMEOUT = 60
 _CHUNK = 2**20
-# A connection that is slower than this, in bytes per second, after the first minute is
-# given up, as is a file larger than any checkpoint.
+# After the first minute, a connection is closed if its average rate falls below
+# `_SLOWEST` bytes per second. No checkpoint is larger than `_LARGEST` bytes.
 _SLOWEST = 1000
 _LARGEST = 2**36
-# Of files: such a name that is not there is no name of a published checkpoint.
+# A name with one of these endings is a path, not the name of a published checkpoint.
 FILE_ENDINGS = (
     *(".npz", ".safetensors", ".pth", ".pt", ".bin", ".tar", ".h5", ".keras", ".json"),
     ".ckpt",
@@ -38,34 +40,38 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, err
 
 
 def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
-    """The path of a checkpoint, which is downloaded where it has to be.
+    """Return the local path of a checkpoint, downloading it if necessary.
 
-    Downloads are kept in `keras_vit/` of Keras's directory (`$KERAS_HOME`, else
-    `~/.keras`), under the checkpoint's name. A file gets that name when it is whole: its
-    length, and its hash where it is listed or sent by the server, are right. What an
-    interrupted download left is resumed. Several processes may ask for the same file:
-    one downloads.
+    Downloads are cached in the `keras_vit` subdirectory of the Keras directory
+    (`$KERAS_HOME`, by default `~/.keras`) under the name of the checkpoint. A file gets
+    its final name only once it is complete: its length matches, and so does its hash if
+    the hash is known or sent by the server. The next call resumes an interrupted download.
+    If several processes request the same file, one of them downloads it and the others
+    wait.
 
-    `$KERAS_VIT_MIRROR`, the address (`https://...` or `http://...`) of a mirror, takes
-    the place of `https://storage.googleapis.com`, `https://huggingface.co` and
-    `https://github.com`; the rest of the path stays. For Hugging Face's files alone,
-    `$HF_ENDPOINT` does.
+    The environment variable `KERAS_VIT_MIRROR` sets the address (`https://...` or
+    `http://...`) of a mirror, which replaces `https://storage.googleapis.com`,
+    `https://huggingface.co` and `https://github.com`; the rest of the URL stays the same.
+    `HF_ENDPOINT` sets a mirror for files from Hugging Face only.
 
     Args:
-        name_or_path: a path that exists, which is returned as it is; or a name that
-            `keras_vit.checkpoints()` lists; or `hf://organisation/name[@revision]`: the
-            configuration and `*.safetensors` of a repository of the Hugging Face Hub, as
-            `huggingface_hub` downloads and caches them.
+        name_or_path: one of the following:
+            - an existing path, which is returned unchanged;
+            - a name that `keras_vit.checkpoints()` lists;
+            - `hf://organization/name[@revision]`, a repository on the Hugging Face Hub;
+              `huggingface_hub` downloads and caches its configuration files and
+              `*.safetensors`.
 
     Returns:
-        Path of a file, or for `hf://` of a directory.
+        Path of a file, or of a directory for `hf://`.
 
     Raises:
-        FileNotFoundError: a path that does not exist; a repository without safetensors.
-        ValueError: a name that is not known; the message has the nearest ones.
-        ImportError: `hf://` without `huggingface_hub`.
-        OSError: the download failed: no connection, an error of the server, a file that
-            is not the one expected, no room. The message says how to go on.
+        FileNotFoundError: if the path does not exist, or the repository has no
+            `.safetensors` files.
+        ValueError: if the name is unknown. The message lists similar names.
+        ImportError: if `huggingface_hub` is needed and not installed.
+        OSError: if the download fails because of the connection, the server, a wrong
+            length or hash, or a full disk. The message says what to do.
     """
     name = os.fspath(name_or_path)
     if os.path.exists(name):
@@ -98,6 +104,7 @@ def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
 
 
 def _fetch_repository(name):
+    """Download a repository of the Hugging Face Hub and return its local directory."""
     repository, _, revision = name.removeprefix("hf://").partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ValueError(
@@ -120,7 +127,7 @@ def _fetch_repository(name):
             ],
         )
     except Exception as error:
-        # Its HTTP library has errors of its own, another one in each version.
+        # The errors of huggingface_hub's HTTP library differ between versions.
         raise OSError(
             f"Could not download {name} from {huggingface_hub.constants.ENDPOINT}: "
             f"{error}\nCheck the name and the revision; a private or gated repository "
@@ -135,7 +142,7 @@ def _fetch_repository(name):
 
 
 def _address(url):
-    """Where to download from: the URL, or its place in a mirror."""
+    """Return the URL to download from: `url` itself, or its counterpart on a mirror."""
     host, path = urllib.parse.urlsplit(url)[1:3]
     variable = "KERAS_VIT_MIRROR"
     if not os.environ.get(variable) and host == "huggingface.co":
@@ -156,10 +163,10 @@ def _address(url):
 
 
 def _content_length(headers):
-    """Return the length that a server announces, or None.
+    """Return the Content-Length in a server's headers, or None if it is missing.
 
     Raises:
-        HTTPException: it is no number, or larger than any checkpoint.
+        HTTPException: if the length is not a number, or larger than any checkpoint.
     """
     text = headers.get("Content-Length")
     if text is None:
@@ -173,7 +180,15 @@ def _content_length(headers):
 
 
 def _sent_hash(headers, linked_etag):
-    """The hash of the whole file that a server sends: its algorithm and hex digits."""
+    """Return the algorithm and hex digest of the file's hash that a server sends.
+
+    Args:
+        headers: headers of the response.
+        linked_etag: str, Hugging Face's hash from the redirect, or "".
+
+    Returns:
+        Tuple such as `("sha256", "21d4...")`, or None if the server sends no hash.
+    """
     etag = (linked_etag or headers.get("X-Linked-ETag", "")).strip('"')
     if re.fullmatch("[0-9a-f]{64}", etag):
         return "sha256", etag
@@ -184,7 +199,13 @@ def _sent_hash(headers, linked_etag):
 
 
 def _check_progress(seconds, start, end):
-    """Raise an `HTTPException` where a server sends too slowly or without end."""
+    """Raise an `HTTPException` if a server sends too slowly or too much.
+
+    Args:
+        seconds: float, time since the response began.
+        start: int, size of the file when the response began.
+        end: int, present size of the file.
+    """
     if end > _LARGEST:
         raise http.client.HTTPException("the server sends more than any checkpoint has")
     if seconds > _TIMEOUT and end - start < _SLOWEST * seconds:
@@ -194,10 +215,10 @@ def _check_progress(seconds, start, end):
 
 
 class _Download:
-    """One file on its way into the cache.
+    """Download of one file into the cache.
 
-    Until it is whole it lies under `path` + `.part`, beside the server's mark of the
-    version that it is a part of (`.version`).
+    An incomplete file is named `path` + `.part`. The file `path` + `.version` beside it
+    holds the server's ETag or modification date of the version being downloaded.
     """
 
     def __init__(self, checkpoint: Checkpoint, path: str):
@@ -238,7 +259,7 @@ class _Download:
         except OSError as error:
             raise self._cannot_write(error) from error
         with held:
-            # Another process may have been faster.
+            # Another process may have completed the download in the meantime.
             if not os.path.exists(self.path):
                 self._receive()
                 self._verify()
@@ -258,7 +279,7 @@ class _Download:
         return os.path.getsize(self.part) if os.path.exists(self.part) else 0
 
     def _receive(self):
-        """Downloads into `part`, over several connections where they break."""
+        """Download the file into `part`, reconnecting when a connection breaks."""
         self._say(f"Downloading {self.checkpoint.name} from {self.url}")
         for _ in range(_CONNECTIONS):
             before = self._size()
@@ -289,16 +310,19 @@ class _Download:
         )
 
     def _receive_some(self):
-        """Downloads into `part`, from where it ends, until the connection does."""
+        """Append to `part` until the file is complete or the connection ends."""
         with Watchdog(_TIMEOUT) as watchdog:
             try:
                 self._receive_watched(watchdog)
             except (OSError, http.client.HTTPException):
-                watchdog.step()  # If it ended the connection, its error says why.
+                # If the watchdog closed the connection, raise its error, which names
+                # the cause.
+                watchdog.step()
                 raise
 
     def _receive_watched(self, watchdog):
-        # Compressed on its way, the file would have another length.
+        # With a compressed transfer encoding, Content-Length would not be the length of
+        # the file.
         headers = {"User-Agent": "keras_vit", "Accept-Encoding": "identity"}
         start = self._size() if os.path.exists(self.version) else 0
         if start:
@@ -310,7 +334,7 @@ class _Download:
         with opener.open(request, timeout=_TIMEOUT) as response:
             watchdog.step()
             if response.headers.get_content_type() == "text/html":
-                # What a hotel's network answers to everything.
+                # The login page of a captive portal, for example in a hotel.
                 raise http.client.HTTPException("a web page came instead of the file")
             if response.status != http.HTTPStatus.PARTIAL_CONTENT:
                 start = 0
@@ -340,8 +364,8 @@ class _Download:
             )
             begin = time.monotonic()
             with open(self.part, "ab") as file:
-                # One piece at a time, so that a server that sends a byte now and then
-                # is noticed.
+                # `read1` returns whatever has arrived. `read` would wait for a whole
+                # chunk, and the loop would not notice a very slow server.
                 while chunk := response.read1(_CHUNK):
                     watchdog.step()
                     file.write(chunk)
@@ -349,7 +373,7 @@ class _Download:
                     _check_progress(time.monotonic() - begin, start, file.tell())
                 watchdog.step()
                 file.flush()
-                # The rename must not reach the disk before the bytes do.
+                # The data must be on disk before the file gets its final name.
                 os.fsync(file.fileno())
 
     def _check_room(self, needed):
