@@ -45,9 +45,9 @@ def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
     Downloads are cached in the `keras_vit` subdirectory of the Keras directory
     (`$KERAS_HOME`, by default `~/.keras`) under the name of the checkpoint. A file gets
     its final name only once it is complete: its length matches, and so does its hash if
-    the hash is known or sent by the server. The next call resumes an interrupted download.
-    If several processes request the same file, one of them downloads it and the others
-    wait.
+    the hash is known or sent by the server. If a download is interrupted, the next call
+    resumes it. If several processes request the same file, one of them downloads it and
+    the others wait.
 
     The environment variable `KERAS_VIT_MIRROR` sets the address (`https://...` or
     `http://...`) of a mirror, which replaces `https://storage.googleapis.com`,

@@ -1,8 +1,9 @@
 """Google's ViT and hybrid checkpoints: `.npz` files of Flax parameters.
 
-The names are those of the original, AugReg and SAM releases, or those of big_vision:
-Linen's own (`LayerNorm_1` for `LayerNorm_2`, and so on), below `params/` or
-`opt/target/`, the blocks stacked in one array or not.
+Two naming schemes exist. The original, AugReg and SAM releases share the `"published"`
+names. Checkpoints of big_vision use the default names of Flax's Linen API (`LayerNorm_1`
+for `LayerNorm_2`, and so on), may have a prefix such as `params/` or `opt/target/`, and
+may stack the weights of all blocks in one array.
 """
 
 import os
@@ -17,10 +18,10 @@ from keras_vit.weights.source import POSITIONS, PROJECTION, STEM_ROOT, Piece, So
 _BLOCK = "Transformer/encoderblock_"
 _STACKED = "Transformer/encoderblock/"
 _POSITIONS = "Transformer/posembed_input/pos_embedding"
-_AT_THE_TOP = "pos_embedding"  # big_vision's, since 2022.
+_AT_THE_TOP = "pos_embedding"  # The position embeddings of big_vision since 2022.
 _KERNEL = "embedding/kernel"
 
-# What a block's modules are called: in the published files, and by Linen.
+# Names of the modules of a block in both naming schemes.
 NAMES = {
     "published": {
         "attention_norm": "LayerNorm_0",
@@ -36,8 +37,9 @@ NAMES = {
     },
 }
 
-# Where big_vision keeps the model, and what it keeps beside it: the optimizer's state,
-# counters, and of a pair of towers the text's.
+# Prefixes of the model's tensors in checkpoints of big_vision, and the tensors beside the
+# model that are ignored: optimizer state, counters, and the text tower of an image-text
+# model.
 _PREFIXES = ("", "params/img/", "params/", "opt/target/img/", "opt/target/")
 _BESIDE = re.compile(
     r"(opt/state|opt/\d+/|extra|chrono|params/(txt/|t$|b$)|opt/target/(txt/|t$|b$))"
@@ -45,11 +47,11 @@ _BESIDE = re.compile(
 
 
 def pieces(config: dict[str, Any], names: str) -> list[Piece]:
-    """The tensors of a Google checkpoint, in the order of the data.
+    """Return the tensors of a Google checkpoint, in the order of the data flow.
 
     Args:
         config: dict, as for `Source.pieces`.
-        names: `"published"` or `"linen"`.
+        names: str, the naming scheme, `"published"` or `"linen"`.
     """
     block_names = NAMES[names]
     d, heads, mlp_dim = config["hidden_dim"], config["num_heads"], config["mlp_dim"]
@@ -68,7 +70,14 @@ def pieces(config: dict[str, Any], names: str) -> list[Piece]:
         add(f"{name}/bias", (width,), f"{path}/beta")
 
     def attention(name, path, groups):
-        """`groups`: from the name of our layer to those of the file's parts."""
+        """Add an attention layer.
+
+        Args:
+            name: prefix of the layer's tensors in the file.
+            path: path of the layer in the model.
+            groups: dict from the name of a projection of the model to the names of the
+                projections in the file that it joins.
+        """
         for layer, parts in groups.items():
             for leaf, shape, stored in (
                 ("kernel", (d, heads, d // heads), (d, d)),
@@ -117,7 +126,7 @@ def pieces(config: dict[str, Any], names: str) -> list[Piece]:
 
 
 def _stem(stem, channels, add, norm):
-    """The stem's tensors; returns the channels that it gives."""
+    """Add the tensors of the ResNet stem and return its number of output channels."""
     width = stem.width
     root = (7, 7, channels, width)
     add("conv_root/kernel", root, STEM_ROOT)
@@ -145,10 +154,14 @@ def _stem(stem, channels, add, norm):
 
 
 class GoogleSource(Source):
-    """An `.npz` file of a ViT or a hybrid as Google publishes them.
+    """Checkpoint source for Google's `.npz` files of ViTs and hybrids.
+
+    Args:
+        file: the opened file.
 
     Raises:
-        ValueError: the file has two models in it, or none.
+        ValueError: if the file has unknown tensors beside the model, or two tensors for
+            the same weight.
     """
 
     kind = "Google ViT"
@@ -162,7 +175,7 @@ class GoogleSource(Source):
         "final_norm": ("before_pooling",),
         "distillation_token": (False,),
     }
-    # Flax's default; what the file does not say, and its code does.
+    # The file does not state the activation; this is the default of Flax's `gelu`.
     activation = "gelu_tanh"
     resize = "google"
 
@@ -183,10 +196,10 @@ class GoogleSource(Source):
             name = stored.removeprefix(prefix)
             if name == _AT_THE_TOP:
                 name = _POSITIONS
-            # Both spellings of the hybrids' units.
+            # The units of hybrids are numbered `unit1` or `unit01`.
             name = re.sub(r"/unit0+(\d)", r"/unit\1", name)
             if re.search(r"gn\w+/(scale|bias)$", name):
-                shape = shape[-1:]  # Old files have leading axes of size 1.
+                shape = shape[-1:]  # Old files have leading axes of length 1.
             if name.startswith(_STACKED):
                 for i in range(shape[0] if shape else 0):
                     self._add(
@@ -202,6 +215,7 @@ class GoogleSource(Source):
         self._stored[name] = (stored, index)
 
     def _prefix(self, names):
+        """Return the prefix of the model's tensors."""
         for prefix in _PREFIXES:
             if prefix + _KERNEL in names:
                 return prefix
@@ -214,7 +228,7 @@ class GoogleSource(Source):
 
     @property
     def names(self) -> str:
-        """`"published"` or `"linen"`: what the blocks' modules are called."""
+        """Naming scheme of the file, `"published"` or `"linen"`."""
         published = NAMES["published"]["attention"]
         if any(f"/{published}/" in name for name in self.shapes):
             return "published"
@@ -246,7 +260,7 @@ class GoogleSource(Source):
             pooling = "map"
         positions = "learned"
         if _POSITIONS not in shapes:
-            # big_vision's default; it has no weights.
+            # Without a table of position embeddings, big_vision uses sine and cosine.
             positions = "sincos_2d" if self.names == "linen" else "none"
         config: dict[str, Any] = {
             "patch_size": shapes[_KERNEL][0],
@@ -265,7 +279,8 @@ class GoogleSource(Source):
         }
         if "conv_root/kernel" in shapes:
             config["stem"] = stem = self._infer_stem()
-            # Root and pooling halve twice, and each stage but the first once.
+            # The root convolution and its pooling have a stride of 4 together, and every
+            # stage except the first has a stride of 2.
             self.stem_stride = 4 * 2 ** max(len(stem.num_blocks) - 1, 0)
         for name, argument in (
             ("head/bias", "classes"),
@@ -297,21 +312,22 @@ class GoogleSource(Source):
         return self.shapes[_POSITIONS][1] if _POSITIONS in self.shapes else None
 
     def position_prefixes(self):
-        # big_vision adds positions before the class token is there.
+        # big_vision adds the position embeddings before it prepends the class token, so
+        # its table has no row for that token.
         return (1, 0) if "cls" in self.shapes else (0,)
 
 
 def save_npz(model: Any, path: str | os.PathLike, names: str = "published") -> None:
-    """Writes a model as Google's code reads it.
+    """Save a model as an `.npz` file that Google's code can read.
 
     Args:
         model: a `keras_vit.ViT`.
-        path: of the file; it appears whole or not at all.
-        names: `"published"`, or `"linen"` for big_vision.
+        path: path of the new file, which is written atomically.
+        names: str, the naming scheme: `"published"`, or `"linen"` for big_vision.
 
     Raises:
-        FileExistsError: there is something at `path`.
-        ValueError: Google's networks are not of this kind.
+        FileExistsError: if `path` exists.
+        ValueError: if Google's code does not support the architecture of the model.
     """
     import keras
 
@@ -338,7 +354,7 @@ def save_npz(model: Any, path: str | os.PathLike, names: str = "published") -> N
         for name, part in zip(piece.names, parts, strict=True):
             arrays[name] = part.reshape(piece.shape)
     if names == "linen" and _POSITIONS in arrays:
-        # big_vision and timm look for the positions of such a file at the top.
+        # big_vision and timm expect the position embeddings at the top level.
         arrays[_AT_THE_TOP] = arrays.pop(_POSITIONS)
     temporary = f"{os.fspath(path)}.{os.getpid()}.partial"
     try:

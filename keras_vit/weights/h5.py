@@ -1,4 +1,4 @@
-"""Keras's `.weights.h5` files."""
+"""Keras `.weights.h5` files."""
 
 import collections
 import contextlib
@@ -15,21 +15,22 @@ from keras_vit.weights.tensor_file import (
 
 
 def find_datasets(file: Any, size: int) -> dict[str, Any]:
-    """Return the datasets of an HDF5 file whose values are all within that file.
+    """Return the datasets of an HDF5 file after checking that they are safe to read.
 
-    HDF5 can also name other files, of any format and anywhere on the disk, whose bytes it
-    then returns as values. Keras refuses these files as well.
+    A dataset in an HDF5 file can refer to any other file on the disk and return the bytes
+    of that file as values. Such files are rejected, as they are by Keras.
 
     Args:
         file: an open `h5py.File`.
-        size: its size in bytes, which bounds what its datasets may need in memory.
+        size: int, size of the file in bytes, which limits the memory that its datasets
+            may need.
 
     Returns:
         Dict from name to `h5py.Dataset`.
 
     Raises:
-        ValueError: a dataset is stored in another file, is a view of others, is not
-            stored completely, or is a link; or the datasets need too much memory.
+        ValueError: if a dataset is stored in another file, is virtual, is incomplete or
+            is a link, or if the datasets need too much memory.
     """
     import h5py
 
@@ -44,7 +45,7 @@ def find_datasets(file: Any, size: int) -> dict[str, Any]:
             if type(group.get(key, getlink=True)) is not h5py.HardLink:
                 raise ValueError(f"{name} is a link; links are not followed")
             node = group[key]
-            # Hard links can form a circle.
+            # Hard links can form a cycle.
             address = h5py.h5o.get_info(node.id).addr
             if address in seen:
                 raise ValueError(f"{name} is in it under another name, too")
@@ -54,7 +55,7 @@ def find_datasets(file: Any, size: int) -> dict[str, Any]:
                 continue
             _check_dataset(name, node)
             datasets[name] = node
-            # Values are read by whole chunks, which may be larger than the dataset.
+            # HDF5 reads whole chunks, which may be larger than the dataset.
             chunk = math.prod(node.chunks or ()) * node.dtype.itemsize
             needed += max(node.size * max(node.dtype.itemsize, 4), chunk)
     reason = exceeds_budget(needed, size)
@@ -64,6 +65,7 @@ def find_datasets(file: Any, size: int) -> dict[str, Any]:
 
 
 def _check_dataset(name, node):
+    """Raise a `ValueError` unless a dataset holds numbers that are all in this file."""
     import h5py
 
     if not isinstance(node, h5py.Dataset) or node.shape is None:
@@ -76,7 +78,7 @@ def _check_dataset(name, node):
         raise ValueError(f"{name} is a virtual dataset, a view of others")
     if node.dtype.hasobject or node.dtype.kind not in "fiubV":
         raise ValueError(f"{name} holds {node.dtype}, not numbers")
-    # HDF5 makes up the values of what was never written.
+    # HDF5 returns a fill value for data that was never written.
     if node.chunks is None:
         complete = node.size == 0 or node.id.get_storage_size() > 0
     else:
@@ -88,13 +90,14 @@ def _check_dataset(name, node):
 
 
 class H5File(TensorFile):
-    """One or more `.weights.h5` files; of optimizers' variables nothing is read.
+    """Reader of one or more `.weights.h5` files that skips optimizer variables.
 
     Args:
-        paths: dict from a prefix for the names in a file to its path.
+        paths: dict from a prefix to the path of a file; the prefix is prepended to the
+            names of all tensors in that file.
 
     Raises:
-        ValueError: a file is damaged, holds something other than floats, or refers to
+        ValueError: if a file is damaged, holds anything other than floats, or refers to
             other files.
     """
 
@@ -109,7 +112,8 @@ class H5File(TensorFile):
         for prefix, path in paths.items():
             with self._open(path) as datasets:
                 for name, node in datasets.items():
-                    # Optimizers count steps, and layers with dropout keep seeds.
+                    # Skip the variables of optimizers and the seeds of dropout layers,
+                    # which are not weights and may be integers.
                     if name.startswith("optimizer/") or "/seed_generator/" in name:
                         continue
                     self.check_dtype(name, _dtype_name(node))
@@ -119,6 +123,7 @@ class H5File(TensorFile):
 
     @contextlib.contextmanager
     def _open(self, path):
+        """Open a file and yield a dict of its datasets."""
         import h5py
 
         with contextlib.ExitStack() as stack:
@@ -126,7 +131,7 @@ class H5File(TensorFile):
                 file = stack.enter_context(h5py.File(path, "r"))
                 datasets = find_datasets(file, os.path.getsize(path))
             except Exception as error:
-                # h5py passes on whatever HDF5 and NumPy raise.
+                # For damaged files, h5py raises many different exceptions.
                 raise self.unreadable(_first_line(error)) from None
             yield datasets
 
@@ -155,7 +160,11 @@ class H5File(TensorFile):
 
 
 def _dtype_name(node):
-    """Return the dtype of a dataset; Keras marks bfloat16, which HDF5 does not have."""
+    """Return the name of a dataset's dtype.
+
+    HDF5 has no bfloat16. Keras stores such values as raw bytes and states the dtype in an
+    attribute.
+    """
     if node.dtype.kind == "V" and node.attrs.get("dtype") == "bfloat16":
         return "bfloat16"
     return node.dtype.newbyteorder("=").name
@@ -166,20 +175,23 @@ def _first_line(error):
 
 
 def load_own_weights(model: Any, path: str | os.PathLike, check_finite: bool) -> None:
-    """`model.load_weights`, which alone would leave what is too much in the file.
+    """Load a `.weights.h5` file into a model and require that every weight matches.
+
+    `model.load_weights` alone would silently ignore additional weights in the file.
 
     Args:
-        model: a keras_vit model of which `path` holds the weights.
-        path: a `.weights.h5` file that `save_weights` wrote.
-        check_finite: bool, whether NaN and infinity are errors.
+        model: a keras_vit model.
+        path: a `.weights.h5` file that `save_weights` of such a model wrote.
+        check_finite: bool, whether to raise an error if a weight is NaN or infinite.
 
     Raises:
-        ValueError: the file is damaged, has other weights than the model, or some that
-            are not finite.
+        ValueError: if the file is damaged, its weights do not match those of the model,
+            or some of them are not finite.
     """
     path = os.fspath(path)
     file = H5File({"": path})
-    # Keras's names of layers depend on what is beside them: shapes have to do.
+    # In the file, Keras names a layer by its class and its index among its siblings. These
+    # names cannot be compared with the paths of the model's weights, but the shapes can.
     has = collections.Counter(file.shapes.values())
     needs = collections.Counter(tuple(weight.shape) for weight in model.weights)
     if has != needs:

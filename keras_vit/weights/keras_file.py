@@ -1,4 +1,4 @@
-"""Checks of `.keras` files, before Keras builds what is in them."""
+"""Safety checks of `.keras` files before Keras builds the model in them."""
 
 import io
 from typing import Any
@@ -17,15 +17,16 @@ def check_keras_file(path: str, model_class: type) -> WeightBudget:
     """Check a `.keras` file before a model is built from it.
 
     Args:
-        path: the file.
-        model_class: the class that its model must have, or a subclass of it.
+        path: path of the file.
+        model_class: type, the class that the saved model must be an instance of.
 
     Returns:
-        The weights that the file has room for.
+        A `WeightBudget`: the number and total size of the weights that a model built from
+        the file may have.
 
     Raises:
-        ValueError: the file is damaged, holds a model of another class, refers to other
-            files, or would expand to much more than its size.
+        ValueError: if the file is damaged, holds a model of another class, refers to
+            other files, or would expand to much more than its size.
     """
     check_regular_file(path)
     try:
@@ -34,10 +35,11 @@ def check_keras_file(path: str, model_class: type) -> WeightBudget:
             if missing:
                 raise ValueError(f"{' and '.join(missing)} is missing in it")
             config = parse_json(archive.read(_CONFIG), _CONFIG, allow_nan=True)
-            weights = io.BytesIO(archive.read(_WEIGHTS))  # Checks their checksum.
+            # Reading the whole member also verifies its checksum.
+            weights = io.BytesIO(archive.read(_WEIGHTS))
         budget = _read_budget(weights)
     except Exception as error:
-        # zipfile, zlib and h5py raise many kinds.
+        # For damaged files, zipfile, zlib and h5py raise many different exceptions.
         first_line = str(error).strip().split("\n")[0]
         raise unreadable(path, ".keras file", first_line) from None
     _check_class(path, config, model_class)
@@ -50,7 +52,7 @@ def _read_budget(weights):
     with h5py.File(weights, "r") as file:
         datasets = find_datasets(file, len(weights.getbuffer()))
         sizes = [
-            # Quantization to 4 bits stores two elements in each integer of 8.
+            # int4 quantization packs two elements into each int8.
             dataset.size * (2 if dataset.dtype.kind in "iu" else 1)
             for name, dataset in datasets.items()
             if not name.startswith("optimizer/")
@@ -59,7 +61,10 @@ def _read_budget(weights):
 
 
 def _check_class(path: str, config: dict[str, Any], model_class: type) -> None:
-    """Check the class by its registered name, without importing any module."""
+    """Check the class of the saved model without importing any module.
+
+    The class is looked up by its registered name.
+    """
     name = config.get("registered_name") or config.get("class_name")
     known = keras.saving.get_registered_object(name) if isinstance(name, str) else None
     if not (isinstance(known, type) and issubclass(known, model_class)):

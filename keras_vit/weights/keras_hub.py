@@ -1,4 +1,4 @@
-"""KerasHub's ViT presets on disk: directories that `save_to_preset` writes."""
+"""KerasHub ViT presets: directories that `save_to_preset` writes."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ from keras_vit.weights.tensor_file import read_json
 _EMBEDDING = "layers/vi_t_patching_and_embedding"
 _ENCODER = "layers/vi_t_encoder"
 _HEAD = "task/"
-# Entries of an image converter that are done, and those that change no pixels.
+# Entries of an image converter that `Preprocessor` honors or that do not change pixels.
 _CONVERTER = {
     *("scale", "offset", "interpolation", "antialias", "crop_to_aspect_ratio"),
     *("image_size", "name", "dtype", "trainable", "bounding_box_format", "data_format"),
@@ -22,14 +22,17 @@ _CONVERTER = {
 
 
 def open_preset(directory: str, config: dict[str, Any]) -> "KerasHubSource":
-    """The source in a preset's directory.
+    """Open the preset in a directory.
 
     Args:
-        directory: path.
-        config: content of its `config.json`.
+        directory: str, path of the directory.
+        config: dict, the content of its `config.json`.
+
+    Returns:
+        A `KerasHubSource`.
 
     Raises:
-        ValueError: the preset is of another model than ViT.
+        ValueError: if the preset is not a ViT, or is incomplete.
     """
     if config.get("class_name") != "ViTBackbone":
         raise ValueError(
@@ -56,7 +59,13 @@ def open_preset(directory: str, config: dict[str, Any]) -> "KerasHubSource":
 
 
 class KerasHubSource(Source):
-    """A preset of KerasHub's `ViTBackbone`, with or without a classifier."""
+    """Checkpoint source for presets of KerasHub's `ViTBackbone`, with or without a head.
+
+    Args:
+        file: the opened file or files.
+        backbone: dict, the config of the backbone.
+        task: dict, the config of the classifier; empty if the preset has none.
+    """
 
     kind = "KerasHub ViT"
     head_names = (_HEAD,)
@@ -79,13 +88,13 @@ class KerasHubSource(Source):
         converter = ((task.get("preprocessor") or {}).get("config") or {}).get(
             "image_converter"
         )
-        if not converter:  # A preset without a task.
+        if not converter:  # The preset has no task.
             converter = read_json(os.path.dirname(self.path), "image_converter.json")
         self._converter = (converter or {}).get("config") or {}
 
     @functools.cached_property
     def preprocessing(self):
-        """What KerasHub's image converter does, as arguments of `Preprocessor`."""
+        """Arguments of `Preprocessor` equivalent to the preset's image converter."""
         converter = self._converter
         if not converter:
             return {}
@@ -115,16 +124,16 @@ class KerasHubSource(Source):
         return {**scaling, "resize": resize, "crop_fraction": 1.0 if crops else None}
 
     def _image_shape(self):
-        """Return height, width and channels, in whatever order the preset has them."""
+        """Return height, width and channels, also if the preset is channels-first."""
         shape, (_, channels) = tuple(self._backbone["image_shape"]), self.patches()
         if shape[-1] != channels and shape[0] == channels:
-            return (*shape[1:], shape[0])  # `channels_first`.
+            return (*shape[1:], shape[0])  # The preset is `channels_first`.
         return shape
 
     def _activation(self):
-        """Return the name of the head's activation; None for logits."""
+        """Return the name of the head's activation, or None if it outputs logits."""
         activation = self._task.get("activation")
-        if isinstance(activation, dict):  # As Keras serializes functions.
+        if isinstance(activation, dict):  # Keras serializes functions as dicts.
             activation = activation.get("config")
         if activation in (None, "linear"):
             return None

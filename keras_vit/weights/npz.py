@@ -1,4 +1,4 @@
-"""NumPy's `.npz` files, as Flax's checkpoints come in."""
+"""NumPy `.npz` files, the format of Google's Flax checkpoints."""
 
 import contextlib
 import math
@@ -10,13 +10,16 @@ from keras_vit.weights.tensor_file import TensorFile
 
 
 class NpzFile(TensorFile):
-    """An `.npz` file; nothing pickled in it is ever opened.
+    """Reader of `.npz` files that never unpickles anything.
 
-    bfloat16 arrays, which NumPy writes as two bytes without a type, are understood.
+    NumPy stores bfloat16 arrays as untyped pairs of bytes; the reader restores them.
+
+    Args:
+        path: path of the file.
 
     Raises:
-        ValueError: not a whole `.npz`; or it holds something other than arrays of
-            floats, two arrays of one name, or less than its headers announce.
+        ValueError: if the file is damaged or incomplete, holds anything other than arrays
+            of floats, or has two arrays with the same name.
     """
 
     format = ".npz"
@@ -24,7 +27,8 @@ class NpzFile(TensorFile):
     def __init__(self, path):
         super().__init__(path)
         self._members: dict[str, str] = {}
-        # Checked by the source: counters of a training run are no weights.
+        # `GoogleSource` checks the dtypes: only it can tell the weights from the integer
+        # counters that training checkpoints also hold.
         self.dtypes: dict[str, str] = {}
         with self._open() as archive:
             for member in archive.infolist():
@@ -33,7 +37,8 @@ class NpzFile(TensorFile):
                         shape, dtype = _read_header(file)
                         size = file.tell() + math.prod(shape) * dtype.itemsize
                 except Exception as error:
-                    # zipfile, zlib and NumPy's parser of headers raise a dozen kinds.
+                    # For damaged files, zipfile, zlib and NumPy's header parser raise
+                    # many different exceptions.
                     raise self.unreadable(f"{member.filename}: {error}") from None
                 name = member.filename.removesuffix(".npy")
                 if name in self.shapes:
@@ -75,6 +80,7 @@ class NpzFile(TensorFile):
 
 
 def _read_header(file):
+    """Return the shape and dtype in the header of an `.npy` file."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)

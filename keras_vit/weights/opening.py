@@ -1,4 +1,4 @@
-"""From a path to the source that understands it."""
+"""Detection of the library that wrote a checkpoint."""
 
 import contextlib
 import os
@@ -26,7 +26,8 @@ _FILES: dict[str, Callable[[str], TensorFile]] = {
     ".bin.index.json": TorchShards,
 }
 _ENDINGS = (*_FILES, *_PICKLES)
-# A tensor that each kind of source has, and what its own names may begin with.
+# A tensor by which each kind of source is recognized, with the prefixes that the library
+# itself uses. Any other prefix comes from a wrapper.
 _SIGNS = {
     "patch_embed.proj.weight": (TimmSource, ("",)),
     "tokens_to_token.project.weight": (T2TSource, ("",)),
@@ -35,7 +36,7 @@ _SIGNS = {
         ("vit.", "deit.", ""),
     ),
 }
-# What a directory of transformers or timm has, best first.
+# Checkpoint files in a directory of transformers or timm, in order of preference.
 _IN_DIRECTORY = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -49,25 +50,30 @@ def open_checkpoint(
     architecture: str | None = None,
     state_dict: str | None = None,
 ) -> Source:
-    """Open a checkpoint, and detect which library wrote it. Reads names and shapes only.
+    """Open a checkpoint and detect which library wrote it.
+
+    This function reads the names and shapes of the tensors, but not their values.
 
     Args:
-        name_or_path: a file: `.npz` (Google), `.safetensors`, `.pth`, `.pth.tar`,
-            `.ckpt`, `.bin` (timm, DeiT, transformers); a directory of transformers, timm
-            or KerasHub; or what `fetch_checkpoint` downloads.
-        architecture: None, or timm's name for the network.
-        state_dict: None, or the part of a PyTorch file to read: the key of one of
-            several state dicts, or the prefix of the network's tensors.
+        name_or_path: one of the following:
+            - a file: `.npz` (Google), or `.safetensors`, `.pth`, `.pth.tar`, `.ckpt` or
+              `.bin` (timm, DeiT, transformers);
+            - a directory of transformers, timm or KerasHub;
+            - a name that `fetch_checkpoint` downloads.
+        architecture: str, timm's name for the network, or None.
+        state_dict: str, the part of a PyTorch file to read: the key of one of several
+            state dicts, or the prefix of the network's tensors. None if the file holds a
+            single network.
 
     Returns:
         A `Source`.
 
     Raises:
-        FileNotFoundError: there is no such file, or no weights in the directory.
-        ImportError: a package that the format needs is not installed.
-        OSError: a download failed.
-        ValueError: the file is damaged, or of no kind that is known; or no such name;
-            or the arguments do not go with this kind of file.
+        FileNotFoundError: if the file does not exist, or the directory has no weights.
+        ImportError: if a package that the format needs is not installed.
+        OSError: if a download fails.
+        ValueError: if the file is damaged, its format or name is unknown, or the
+            arguments do not apply to this kind of file.
     """
     path = fetch_checkpoint(name_or_path)
     published = checkpoints().get(os.fspath(name_or_path))
@@ -89,11 +95,19 @@ def open_checkpoint(
 
 @contextlib.contextmanager
 def config_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Turn what absurd values in a configuration raise into an error that names it."""
+    """Context manager that names the configuration in errors that its values cause.
+
+    Args:
+        path: path of the checkpoint, for the message.
+
+    Raises:
+        ValueError: if the body raises an error that an invalid value typically causes,
+            such as a `TypeError` or a `KeyError`.
+    """
     try:
         yield
     except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        if isinstance(error, ValueError):  # An argument that does not exist.
+        if isinstance(error, ValueError):  # An unknown argument; its message is clear.
             raise
         raise ValueError(
             f"A value in the configuration of {os.fspath(path)} (config.json and others "
@@ -103,6 +117,14 @@ def config_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _open(path, architecture, state_dict, published):
+    """Return the `Source` for a local path.
+
+    Args:
+        path: path of a file or directory.
+        architecture: as for `open_checkpoint`.
+        state_dict: as for `open_checkpoint`.
+        published: bool, whether `path` is a file that keras_vit downloaded by name.
+    """
     if os.path.isdir(path):
         config = read_json(path, "config.json")
         if str(config.get("registered_name", "")).startswith("keras_hub>"):
@@ -146,7 +168,15 @@ def _file_in_directory(directory):
 
 
 def _unwrapped(file, state_dict):
-    """Return a file without a wrapper's prefix, and the class of its source."""
+    """Detect the network in a file and remove any prefix that a wrapper added.
+
+    Args:
+        file: the opened file.
+        state_dict: str, prefix of the network to choose, or None.
+
+    Returns:
+        The file without the prefix, and the class of its source.
+    """
     networks = {}
     for sign, (source, own) in _SIGNS.items():
         for name in file.shapes:
