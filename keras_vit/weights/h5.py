@@ -190,8 +190,9 @@ def load_own_weights(model: Any, path: str | os.PathLike, check_finite: bool) ->
     """
     path = os.fspath(path)
     file = H5File({"": path})
-    # In the file, Keras names a layer by its class and its index among its siblings. These
-    # names cannot be compared with the paths of the model's weights, but the shapes can.
+    # In the file, Keras names a layer by its class and its index among its siblings.
+    # Those names cannot be compared with the paths of the model's weights, but the
+    # shapes can.
     has = collections.Counter(file.shapes.values())
     needs = collections.Counter(tuple(weight.shape) for weight in model.weights)
     if has != needs:

@@ -1,7 +1,7 @@
-"""SHA-256 of published checkpoints, where a public source states it."""
+"""SHA-256 hashes of published checkpoints for which a public source states one."""
 
 SHA256 = {
-    # The file's own page on the Hugging Face Hub.
+    # Stated on the page of the file on the Hugging Face Hub.
     "vit_ti16.deit_in1k_224": (
         "21d4764d94f6c3ffdb6da3581115a0a1ee2d505537d96883b540e54766407c9e"
     ),
@@ -23,7 +23,7 @@ SHA256 = {
     "vit_b14.dinov2_lvd142m_518": (
         "55cbb5d887b336d430e649c277b85a1429e724871f9d02ac16203235886d8c7b"
     ),
-    # Public projects that use timm's file at a pinned revision.
+    # Stated by public projects that use timm's file at a pinned revision.
     "vit_b16.augreg2_in21k_ft_in1k_224": (
         "32aa17d6e17b43500f531d5f6dc9bc93e56ed8841b8a75682e1bb295d722405b"
     ),
@@ -51,7 +51,7 @@ SHA256 = {
     "vit_b14.dinov2_reg4_lvd142m_518": (
         "c24ecfb4a1d8ca79193f6b9efcffc461872a09ddac43a0931357e4802931a006"
     ),
-    # Several public copies of Google's file, which agree.
+    # Stated for several identical public copies of Google's file.
     "vit_r50b16.orig_in21k_224": (
         "ff009bf39bb4f9198b834cfe46aba2bfdaf730e933ab3e3c4b1edf4226eaafbe"
     ),

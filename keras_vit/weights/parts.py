@@ -1,4 +1,4 @@
-"""Checkpoints whose tensors lie in several files, or below a wrapper's prefix."""
+"""Sharded PyTorch checkpoints, and checkpoints whose names have a wrapper's prefix."""
 
 import contextlib
 
@@ -7,14 +7,15 @@ from keras_vit.weights.torch_file import TorchFile
 
 
 class Unwrapped(TensorFile):
-    """The tensors of a file below a prefix, under their names without it.
+    """View of a file that removes a prefix from the names of its tensors.
 
     `DistributedDataParallel`, `torch.compile`, Lightning and classes that hold a network
-    as an attribute put a prefix before every name: `module.`, `_orig_mod.`, `model.`.
+    as an attribute add a prefix to every name, such as `module.`, `_orig_mod.` or
+    `model.`. Tensors without the prefix are left out.
 
     Args:
         file: the opened file.
-        prefix: str.
+        prefix: str, the prefix, including the final dot.
     """
 
     def __init__(self, file: TensorFile, prefix: str):
@@ -34,13 +35,13 @@ class Unwrapped(TensorFile):
 
 
 class TorchShards(TensorFile):
-    """The `.bin` files that a `pytorch_model.bin.index.json` names.
+    """Reader of the `.bin` files that a `pytorch_model.bin.index.json` lists.
 
     Args:
-        path: of the index.
+        path: path of the index.
 
     Raises:
-        ValueError: the index or a file is damaged, or they do not match.
+        ValueError: if the index or a file is damaged, or if they do not match.
     """
 
     format = ".bin.index.json"

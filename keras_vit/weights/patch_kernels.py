@@ -1,4 +1,4 @@
-"""Patch projections for other channels and other patch sizes."""
+"""Adaptation of patch projections to other numbers of channels and patch sizes."""
 
 import numpy as np
 
@@ -6,20 +6,21 @@ from keras_vit.layers.resize import resize_grid
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A kernel for another number of input channels.
+    """Adapt a kernel to another number of input channels.
 
-    One channel gets the sum over the old ones: a grey image then gives what it gave
-    with its value in every channel. More repeat the old channels in their order, and
-    are scaled by old / new, as there are more to be summed.
+    A single channel gets the sum over the old channels, so that a gray image gives the
+    same tokens as an image that repeats it in every channel. For more than one channel,
+    the old channels are repeated in order and scaled by `old / new` to keep the magnitude
+    of the sum over all channels.
 
     Args:
         kernel: array `(p, p, c, d)`.
-        channels: int, wanted.
+        channels: int, the new number of channels.
 
     Returns:
         Array `(p, p, channels, d)`.
 
-    Source: timm's `adapt_input_conv`, here for any numbers.
+    Reference: timm's `adapt_input_conv`, generalized to any number of channels.
     """
     old = kernel.shape[2]
     if channels == 1:
@@ -28,20 +29,21 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resize_patches(kernel: np.ndarray, patch_size: int) -> np.ndarray:
-    """A kernel for patches of another size, which gives nearly the same tokens.
+    """Resize a kernel to another patch size so that it gives nearly the same tokens.
 
-    The one whose product with a resized patch is closest to that of this kernel with the
-    patch itself: with `B` the matrix that resizes a patch bilinearly with antialiasing,
-    `pinv(B^T) kernel`. Growing patches lose nothing.
+    The result is `pinv(B^T) kernel`, where `B` is the matrix that resizes a patch by
+    bilinear interpolation with antialiasing. Applied to a resized patch, this kernel
+    approximates, in the least-squares sense, the original kernel applied to the original
+    patch. The approximation is exact when the patch size increases.
 
     Args:
         kernel: array `(p, p, c, d)`.
-        patch_size: int, wanted.
+        patch_size: int, the new patch size.
 
     Returns:
         Array `(patch_size, patch_size, c, d)`.
 
-    Source: FlexiViT (arXiv:2212.08013) section 3.4, PI-resize.
+    Reference: FlexiViT (arXiv:2212.08013) section 3.4, PI-resize.
     """
     p = kernel.shape[0]
     basis = np.eye(p * p).reshape(p, p, p * p)

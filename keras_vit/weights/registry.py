@@ -1,9 +1,9 @@
-"""Published checkpoints: what they are, and where.
+"""Table of published checkpoints: architecture, training data, accuracy and URL.
 
-One row a file, in the order of the sources: google-research/vision_transformer (its
-README, and the listing of its bucket and of the best AugReg files in its notebooks),
-timm 1.0.31 (`default_cfgs` of its models, `results/results-imagenet.csv`) and
-yitu-opensource/T2T-ViT (README, `default_cfgs`, LICENSE).
+Each row describes one file. The data come from google-research/vision_transformer (its
+README, the listing of its storage bucket, and the list of the best AugReg files in its
+notebooks), timm 1.0.31 (`default_cfgs` and `results/results-imagenet.csv`) and
+yitu-opensource/T2T-ViT (README, `default_cfgs` and LICENSE).
 """
 
 import dataclasses
@@ -21,7 +21,10 @@ _T2T = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main"
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A published checkpoint; `keras_vit.checkpoints` says what the fields mean."""
+    """Row of the table of published checkpoints.
+
+    The documentation of `keras_vit.checkpoints` describes the fields.
+    """
 
     name: str
     architecture: str
@@ -39,7 +42,7 @@ class Checkpoint:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Arguments of `keras_vit.layers.Preprocessor`, but for its `image_size`."""
+        """Arguments of `keras_vit.layers.Preprocessor` except `image_size`."""
         scaling = {}
         if self.normalization == "imagenet":
             scaling = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -51,7 +54,7 @@ class Checkpoint:
 
 
 class CheckpointTable(dict[str, Checkpoint]):
-    """Rows by name; prints as a table."""
+    """Dict from name to `Checkpoint` that prints as a table."""
 
     def __repr__(self):
         if not self:
@@ -133,7 +136,16 @@ def _google(architecture, recipe, data, resolution, path, top1=None, source="Goo
 
 
 def _augreg(architecture, data, resolution, file, *top1):
-    """A file of `augreg/`; `file` is its name without the 300 epochs at 0.001."""
+    """Return the row of a file in the `augreg/` directory of the bucket.
+
+    Args:
+        architecture: name of the variant.
+        data: key of `_DATA`.
+        resolution: image size in pixels.
+        file: name of the file without the parts that all names share (`300ep-lr_0.001`,
+            `imagenet2012-steps_20k-lr` and the resolution).
+        *top1: top-1 accuracy in percent and its source, if known.
+    """
     model, upstream, rest = file.split("-", 2)
     path = f"augreg/{model}-{upstream}-300ep-lr_0.001-aug_{rest}"
     if "--" in rest:
@@ -215,7 +227,7 @@ def _dino(architecture, size, patch_size):
 
 
 def _t2t(size, top1, resolution=224):
-    # Files are called T2T_ViT_14 and T2T_ViTt_14.
+    # The files are named `T2T_ViT_14` for size 14 and `T2T_ViTt_14` for size t14.
     number = size.removeprefix("t")
     file = f"{top1}_T2T_ViT{'t' if size != number else ''}_{number}.pth.tar"
     return Checkpoint(
@@ -239,7 +251,8 @@ _ORIG = "imagenet21k"
 _ORIG_TUNED = "imagenet21k+imagenet2012"
 
 _ROWS = [
-    # AugReg, the best of each architecture by its authors' validation.
+    # AugReg (arXiv:2106.10270): the file of each architecture that performed best in the
+    # authors' validation.
     _augreg("ViTTi16", "in21k", 224, "Ti_16-i21k-none-wd_0.03-do_0.0-sd_0.0"),
     _augreg("ViTS32", "in21k", 224, "S_32-i21k-none-wd_0.1-do_0.0-sd_0.0"),
     _augreg("ViTS16", "in21k", 224, "S_16-i21k-light1-wd_0.03-do_0.0-sd_0.0"),
@@ -250,7 +263,7 @@ _ROWS = [
     _augreg("ViTRTi16", "in21k", 224, "R_Ti_16-i21k-none-wd_0.03-do_0.0-sd_0.0"),
     _augreg("ViTR26S32", "in21k", 224, "R26_S_32-i21k-light1-wd_0.1-do_0.0-sd_0.0"),
     _augreg("ViTR50L32", "in21k", 224, "R50_L_32-i21k-medium1-wd_0.1-do_0.1-sd_0.1"),
-    # Those, fine-tuned.
+    # The same files after fine-tuning.
     _augreg("ViTTi16", _TUNED, 384, "Ti_16-i21k-none-wd_0.03-do_0.0-sd_0.0--0.03", 78.22),
     _augreg("ViTS32", _TUNED, 384, "S_32-i21k-none-wd_0.1-do_0.0-sd_0.0--0.01", 79.58),
     _augreg("ViTS16", _TUNED, 384, "S_16-i21k-light1-wd_0.03-do_0.0-sd_0.0--0.03", 83.73),
@@ -271,7 +284,7 @@ _ROWS = [
         "R50_L_32-i21k-medium1-wd_0.1-do_0.1-sd_0.1--0.01",
         85.99,
     ),
-    # At 224, and trained on ImageNet-1k alone: those that timm chose.
+    # Files fine-tuned at 224 pixels or trained on ImageNet-1k only, as selected by timm.
     *(
         _augreg(architecture, data, resolution, file, top1, "timm")
         for architecture, data, resolution, file, top1 in (
@@ -382,7 +395,7 @@ _ROWS = [
             ),
         )
     ),
-    # The paper's.
+    # The checkpoints of the ViT paper (arXiv:2010.11929).
     _google("ViTB32", "orig", "in21k", 224, f"{_ORIG}/ViT-B_32"),
     _google("ViTB16", "orig", "in21k", 224, f"{_ORIG}/ViT-B_16"),
     _google("ViTB8", "orig", "in21k", 224, f"{_ORIG}/ViT-B_8"),
@@ -402,12 +415,12 @@ _ROWS = [
     _google(
         "ViTR50B16", "orig", _TUNED, 384, f"{_ORIG_TUNED}/R50+ViT-B_16", 84.988, "timm"
     ),
-    # Sharpness-aware minimisation (arXiv:2106.01548).
+    # Sharpness-aware minimization (arXiv:2106.01548).
     _google("ViTB32", "sam", "in1k", 224, "sam/ViT-B_32", 73.704, "timm"),
     _google("ViTB16", "sam", "in1k", 224, "sam/ViT-B_16", 80.246, "timm"),
     _google("ViTL32", "sam", "in1k", 224, "sam/ViT-L_32"),
     _google("ViTL16", "sam", "in1k", 224, "sam/ViT-L_16"),
-    # AugReg, fine-tuned once more by timm's author.
+    # AugReg checkpoints that timm's author fine-tuned again.
     _timm(
         "ViTB16",
         "augreg2",
@@ -450,7 +463,7 @@ _ROWS = [
     _deit3("ViTL16", "large_patch16", "in22k_ft_in1k", 224, 86.990),
     _deit3("ViTL16", "large_patch16", "in22k_ft_in1k", 384, 87.736),
     _deit3("ViTH14", "huge_patch14", "in22k_ft_in1k", 224, 87.180),
-    # DINO (arXiv:2104.14294) and DINOv2 (arXiv:2304.07193, 2309.16588): no head.
+    # DINO (arXiv:2104.14294) and DINOv2 (arXiv:2304.07193, 2309.16588), without a head.
     _dino("ViTS16", "small", 16),
     _dino("ViTS8", "small", 8),
     _dino("ViTB16", "base", 16),
@@ -461,7 +474,7 @@ _ROWS = [
     _dinov2("ViTS14", "small", registers=True),
     _dinov2("ViTB14", "base", registers=True),
     _dinov2("ViTL14", "large", registers=True),
-    # T2T-ViT (arXiv:2101.11986), as its README has them since March 2021.
+    # T2T-ViT (arXiv:2101.11986), with the files that its README lists since March 2021.
     _t2t("7", 71.7),
     _t2t("10", 75.2),
     _t2t("12", 76.5),
@@ -478,31 +491,36 @@ CHECKPOINTS = CheckpointTable({row.name: row for row in _ROWS})
 
 
 def checkpoints(pattern: str | None = None) -> CheckpointTable:
-    """Lists the published checkpoints that have a name here.
+    """List the published checkpoints that keras_vit can download by name.
 
-    A name is `architecture.recipe_data_resolution`: the variant's name in lower case,
-    how it was trained, on what (`in21k_ft_in1k`: pretrained on ImageNet-21k, fine-tuned
-    on ImageNet-1k), and for images of which size.
+    Names have the form `architecture.recipe_data_resolution`: the name of the variant in
+    lower case, the training recipe, the training data and the image size. For example,
+    `in21k_ft_in1k` stands for a checkpoint pretrained on ImageNet-21k and fine-tuned on
+    ImageNet-1k.
 
     Args:
-        pattern: None for all; or text that is part of the name, in which `*` and `?`
-            stand for any text and any character.
+        pattern: str, part of the names to list, in which `*` stands for any text and `?`
+            for any character. None, the default, lists all checkpoints.
 
     Returns:
-        Dict from name to a frozen row, which prints as a table; empty where nothing
-        fits. A row has:
+        Dict from name to a frozen row. The dict prints as a table, and is empty if no
+        name matches. Each row has the following fields:
 
-        - `name`, `architecture` (a variant of `keras_vit`, or of its kind: `ViTS14`),
-          `additions` (what the variant lacks, as `"distillation token"`),
-          `training_data` (in order), `resolution` (pixels).
-        - `imagenet_top1`: percent, as published; not measured here; None where none
-          was found. `top1_source`: `"Google"` or `"T2T-ViT"`, with the row's
-          preprocessing, or `"timm"`, which resizes bicubically and takes the centre
-          crop, of 0.9 at 224 pixels and 1.0 at 384.
-        - `normalization`: `"inception"` is (x - 127.5) / 127.5, `"imagenet"` ImageNet's
-          mean and standard deviation. `resize`, `crop_fraction`: as in
-          `keras_vit.layers.Preprocessor`.
-        - `license`, `url`, `sha256` (None where unknown).
+        - `name`.
+        - `architecture`: name of a variant of `keras_vit`, such as `ViTB16`.
+        - `additions`: tuple of features that the checkpoint has in addition to its
+          variant, such as `"distillation token"`.
+        - `training_data`: tuple of data sets in the order of training.
+        - `resolution`: image size in pixels.
+        - `imagenet_top1`: published top-1 accuracy in percent, not reproduced here; None
+          if no figure was found.
+        - `top1_source`: source of that figure. `"Google"` and `"T2T-ViT"` used the
+          preprocessing of the row. `"timm"` used bicubic resizing and a center crop with
+          a fraction of 0.9 at 224 pixels and 1.0 at 384 pixels.
+        - `normalization`: `"inception"` for `(x - 127.5) / 127.5`, or `"imagenet"` for
+          the mean and standard deviation of ImageNet.
+        - `resize`, `crop_fraction`: see `keras_vit.layers.Preprocessor`.
+        - `license`, `url`, and `sha256` (None if unknown).
 
     Example:
 
@@ -513,7 +531,8 @@ def checkpoints(pattern: str | None = None) -> CheckpointTable:
     >>> list(keras_vit.checkpoints("h14.orig"))
     ['vit_h14.orig_in21k_224']
 
-    Source: google-research/vision_transformer, timm 1.0.31 and yitu-opensource/T2T-ViT.
+    Reference: google-research/vision_transformer, timm 1.0.31 and
+    yitu-opensource/T2T-ViT.
     """
     if pattern is None:
         return CheckpointTable(CHECKPOINTS)
@@ -526,16 +545,16 @@ def checkpoints(pattern: str | None = None) -> CheckpointTable:
 
 
 def find_checkpoint(name: str) -> Checkpoint:
-    """Looks a name up.
+    """Look up a published checkpoint by name.
 
     Args:
-        name: str, as `checkpoints` lists it.
+        name: str, a name that `checkpoints` lists.
 
     Returns:
-        The row.
+        A `Checkpoint`.
 
     Raises:
-        ValueError: there is no such name; the message has the nearest ones.
+        ValueError: if the name is unknown. The message lists similar names.
     """
     if name in CHECKPOINTS:
         return CHECKPOINTS[name]

@@ -1,4 +1,4 @@
-"""`.safetensors` files, as timm and transformers write them."""
+"""`.safetensors` files, the format of timm and transformers."""
 
 import contextlib
 import os
@@ -13,11 +13,14 @@ _DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat
 
 
 class SafetensorsFile(TensorFile):
-    """A `.safetensors` file, or the index (`.safetensors.index.json`) of several.
+    """Reader of a `.safetensors` file, or of several files listed in an index.
+
+    Args:
+        path: path of the file, or of the index (`.safetensors.index.json`).
 
     Raises:
-        ValueError: the file is damaged, or holds something other than floats; an index
-            that does not agree with its files, or names files elsewhere.
+        ValueError: if a file is damaged or holds anything other than floats, or if the
+            index does not match its files or names files in other directories.
     """
 
     format = ".safetensors"
@@ -37,6 +40,7 @@ class SafetensorsFile(TensorFile):
         self.check_budget(files)
 
     def _read_header(self, part):
+        """Add the names and shapes of the tensors in one file."""
         check_regular_file(part)
         with open(part, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -69,8 +73,8 @@ class SafetensorsFile(TensorFile):
     @contextlib.contextmanager
     def reader(self):
         def read(name):
-            # Opened for each tensor: as long as a file is open, what was read of it
-            # stays in memory.
+            # Reopen the file for each tensor: an open file keeps all data read from it in
+            # memory.
             with self._open(self._file_of[name]) as tensors:
                 return tensors.get_tensor(name).astype("float32", copy=False)
 

@@ -1,8 +1,10 @@
-"""What the readers of all sources share: from the tensors of a file to weights.
+"""Base class of all checkpoint sources: conversion of tensors to weights.
 
-A source says what its file implies (`infer_config`), and which tensors the weights of a
-model are made of (`pieces`). Everything else is the same for all and stands here: the
-comparison of the two sides, heads, positions, patches and channels of another size.
+Each library that writes checkpoints has a subclass of `Source`. The subclass infers the
+configuration of the model from the file (`infer_config`) and maps the tensors of the file
+to the weights of the model (`pieces`). The base class does everything that the sources
+have in common: it compares the file with the model, and adapts position embeddings,
+patches and channels to other sizes.
 """
 
 import functools
@@ -26,15 +28,16 @@ HEAD_PATHS = ("pre_logits/", "classifier/", "distillation_classifier/")
 
 
 class Piece(NamedTuple):
-    """A weight of the model, and the tensors of the file that it is made of.
+    """Mapping from tensors of a file to one weight of the model.
 
     Attributes:
-        path: of the weight.
-        names: of the tensors; more than one are joined along the last axis, and none
-            are zeros: a bias that the source's network does without.
-        shape: of each tensor.
-        stored_shape: of its part of the weight.
-        axes: None, or the order in which the tensor's axes come in the weight.
+        path: str, path of the weight.
+        names: tuple of tensor names. Several tensors are concatenated along the last
+            axis. Without any tensor the weight is zero, which serves for a bias that the
+            network in the file lacks.
+        shape: shape of each tensor.
+        stored_shape: shape of the part of the weight that each tensor becomes.
+        axes: permutation of the axes of each tensor, or None.
     """
 
     path: str
@@ -44,7 +47,14 @@ class Piece(NamedTuple):
     axes: tuple[int, ...] | None = None
 
     def read(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
-        """The weight."""
+        """Read the tensors and return the weight.
+
+        Args:
+            read: function from the name of a tensor to its array.
+
+        Returns:
+            Float32 array.
+        """
         if not self.names:
             return np.zeros(self.stored_shape, "float32")
         arrays = [read(name).reshape(self.shape) for name in self.names]
@@ -55,41 +65,42 @@ class Piece(NamedTuple):
 
 
 class Source:
-    """A checkpoint of one kind.
+    """Base class of checkpoint sources.
 
     Args:
         file: the opened file.
 
     Attributes:
-        path: str, the file.
-        shapes: dict from name to shape, of the tensors that a model can use.
-        activation, layer_norm_epsilon: what the network was trained with.
-        num_heads: of the network, where the source tells; else None.
-        image_size: height and width that it was trained with, where the source tells.
-        resize: the source's own convention for positions on another grid.
-        published: whether the file was downloaded by its name in
-            `keras_vit.checkpoints()`, so that its network is known.
-        stem_stride: pixels from one position of what is cut into patches to the next.
-        may_resize_patches: whether a model may have patches of another size.
+        path: str, path of the file.
+        shapes: dict from name to shape of the tensors that a model can use.
+        activation, layer_norm_epsilon: settings that the network was trained with.
+        num_heads: int, number of attention heads, or None if the source does not state
+            it.
+        image_size: height and width of the training images, or None if the source does
+            not state them.
+        resize: str, the library's own convention for resizing position embeddings.
+        published: bool, whether the file was downloaded by its name in
+            `keras_vit.checkpoints()`, so that its architecture is known.
+        stem_stride: int, stride of the stem in pixels; 1 without a stem.
+        may_resize_patches: bool, whether a model may use another patch size than the
+            file.
     """
 
     kind: ClassVar[str]
-    # Tensors of the head, by the beginnings of their names.
+    # Prefixes of the names of the head's tensors.
     head_names: tuple[str, ...] = ()
-    # Constructor arguments that this kind of file knows only with these values.
+    # Constructor arguments, with the values that this kind of checkpoint supports.
     possible: ClassVar[dict[str, tuple]] = {}
 
     activation = "gelu"
     layer_norm_epsilon = 1e-6
     num_heads: int | None = None
-    # Heads by width, in all published sizes.
+    # Number of attention heads by `hidden_dim`, for all published sizes.
     published_heads: ClassVar[dict[int, int]] = {}
     image_size: tuple[int, int] | None = None
     resize = "google"
     published = False
-    # Pixels from one position of the map that is cut into patches to the next.
     stem_stride = 1
-    # Only where a caller has asked for another patch size than the file's.
     may_resize_patches = False
 
     def __init__(self, file: TensorFile):
@@ -97,22 +108,29 @@ class Source:
         self.path = file.path
         self.shapes = dict(file.shapes)
 
-    # What a source says.
+    # Methods that subclasses implement or override.
 
     @functools.cached_property
     def preprocessing(self) -> dict[str, Any]:
-        """Arguments of `Preprocessor`; only asked for where the caller gives none.
+        """Arguments of `Preprocessor` that the source states.
+
+        The property is evaluated only if the caller passes no preprocessor, so that an
+        unsupported configuration raises an error only when it is needed.
 
         Raises:
-            ValueError: the source states preprocessing that `Preprocessor` does not do.
+            ValueError: if the source states preprocessing that `Preprocessor` does not
+                support.
         """
         return {}
 
     def class_names(self, classes: int) -> list[str] | None:
         """Return the names of the classes, or None if the source has none.
 
+        Args:
+            classes: int, number of classes.
+
         Raises:
-            ValueError: the source has another number of names than `classes`.
+            ValueError: if the number of names is not `classes`.
         """
         labels = self._labels()
         if not labels:
@@ -131,7 +149,7 @@ class Source:
                 "names, or class_names=None for none."
             )
         if names == [f"LABEL_{index}" for index in range(classes)]:
-            return None  # transformers' placeholders.
+            return None  # Placeholders of transformers.
         return names
 
     def _labels(self):
@@ -139,50 +157,66 @@ class Source:
         return None
 
     def check(self) -> None:
-        """Raises a `ValueError` where tensors are missing that everything hangs on."""
+        """Raise a `ValueError` if a tensor that `infer_config` needs is missing."""
         raise NotImplementedError
 
     def infer_config(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        """Constructor arguments of the model, as far as the file tells them.
+        """Return the constructor arguments of the model that the file implies.
 
         Args:
-            overrides: arguments that the caller gives; they may settle what the file
-                leaves open.
+            overrides: dict of arguments that the caller passes. They resolve what the
+                file leaves open.
 
         Raises:
-            ValueError: neither the file nor the caller tells the number of heads.
+            ValueError: if neither the file nor the caller determines an argument, such as
+                the number of heads.
         """
         raise NotImplementedError
 
     def pieces(self, config: dict[str, Any]) -> list[Piece]:
-        """The tensors that a model with this configuration needs.
+        """Return the tensors that a model with this configuration needs.
 
         Args:
-            config: dict, the constructor's arguments with `class_token` resolved;
-                `patch_size` and channels are the file's; `position_rows` more.
+            config: dict of constructor arguments with `class_token` resolved, with the
+                patch size and the channels of the file, and with the additional entry
+                `position_rows`, the number of rows in the table of position embeddings.
         """
         raise NotImplementedError
 
     def num_position_rows(self) -> int | None:
-        """Rows of the table of positions; None where there is no table."""
+        """Return the number of rows in the table of position embeddings.
+
+        Returns:
+            int, or None if the file has no table.
+        """
         raise NotImplementedError
 
     def position_prefixes(self) -> tuple[int, ...]:
-        """How many rows may stand before those of the grid, likeliest first."""
+        """Return the possible numbers of rows for prefix tokens, most likely first."""
         raise NotImplementedError
 
     def patches(self) -> tuple[int, int]:
-        """Patch size and input channels of the file."""
+        """Return the patch size and the number of input channels of the file."""
         raise NotImplementedError
 
     def read(self, read: Callable[[str], np.ndarray], name: str) -> np.ndarray:
-        """The array of one of `shapes`."""
+        """Return the array of a tensor.
+
+        Args:
+            read: function from the name of a tensor in the file to its array.
+            name: key of `shapes`.
+        """
         return read(name)
 
-    # What is the same for all.
+    # Methods that all sources share.
 
     def not_honored(self, path: str, what: list[str]) -> ValueError:
-        """Return the error that preprocessing is stated that `Preprocessor` lacks."""
+        """Return the error to raise for preprocessing that `Preprocessor` lacks.
+
+        Args:
+            path: path of the configuration, for the message.
+            what: list of the unsupported entries.
+        """
         return ValueError(
             f"{path} is not understood: it asks for preprocessing that keras_vit does "
             f"not do ({', '.join(what)}). Pass the one that you want instead: "
@@ -190,7 +224,7 @@ class Source:
         )
 
     def not_of_this_kind(self, wrong: list[str]) -> ValueError:
-        """The error that tensors are missing or of a wrong rank, to be raised."""
+        """Return the error to raise if tensors are missing or have a wrong rank."""
         return ValueError(
             f"{self.path} is not a {self.kind} checkpoint. These tensors are missing or "
             f"of a wrong rank: {', '.join(wrong)}. It has {len(self.shapes)}: "
@@ -198,7 +232,12 @@ class Source:
         )
 
     def check_ranks(self, ranks: dict[str, int], optional: dict[str, int]) -> None:
-        """Raises a `ValueError` unless these tensors are there, with these ranks."""
+        """Raise a `ValueError` unless tensors exist and have the given ranks.
+
+        Args:
+            ranks: dict from name to rank of the required tensors.
+            optional: dict from name to rank of tensors that may be missing.
+        """
         ranks = ranks | {n: rank for n, rank in optional.items() if n in self.shapes}
         wrong = [
             f"{name} {self.shapes.get(name, '(not there)')}"
@@ -214,18 +253,24 @@ class Source:
         source_grid_shape: tuple[int, int] | None = None,
         class_token_position: bool | None = None,
     ) -> tuple[int, tuple[int, int] | None]:
-        """What the rows of the file's positions are, which no file tells.
+        """Infer the meaning of the rows in the table of position embeddings.
+
+        A table has one row for each prefix token that has a position, followed by one row
+        for each patch. Files state neither the number of prefix rows nor the shape of the
+        grid.
 
         Args:
-            target: None, or the grid of the model.
-            source_grid_shape: None, or what the caller says it is.
-            class_token_position: None, or whether rows stand before those of the grid.
+            target: grid shape of the model, or None.
+            source_grid_shape: grid shape that the caller states, or None.
+            class_token_position: bool, whether the caller states that the table has
+                prefix rows, or None.
 
         Returns:
-            Number of rows before the grid, and the grid; None where nothing tells it.
+            Number of prefix rows, and the grid shape, or None if it is unknown.
 
         Raises:
-            ValueError: two grids are possible; or what the caller says is not.
+            ValueError: if two grid shapes are possible, or the one that the caller states
+                is not.
         """
         rows = self.num_position_rows()
         if rows is None:
@@ -237,7 +282,7 @@ class Source:
                 "grid."
             )
         if class_token_position is not None and any(self.position_prefixes()):
-            # What the caller says comes first, and the rest only where that cannot be.
+            # Try what the caller states first.
             prefixes.sort(key=lambda prefix: (prefix > 0) != class_token_position)
         first = prefixes[0]
         if source_grid_shape is None and self.image_size is not None:
@@ -280,14 +325,15 @@ class Source:
         return found[0] if found else (first, None)
 
     def heads(self, overrides: dict[str, Any], width: int) -> int:
-        """The number of attention heads, of which no tensor tells.
+        """Return the number of attention heads, which no tensor shows.
 
         Args:
-            overrides: what the caller says.
-            width: of the tokens.
+            overrides: dict of arguments that the caller passes.
+            width: int, width of the tokens.
 
         Raises:
-            ValueError: neither the caller, nor the source, nor its published sizes do.
+            ValueError: if neither the caller, nor the source, nor the table of published
+                sizes determines the number.
         """
         published = self.published_heads.get(width)
         num_heads = overrides.get("num_heads") or self.num_heads or published
@@ -300,7 +346,14 @@ class Source:
         return num_heads
 
     def square_input_shape(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        """What the table of positions tells: `input_shape`, `class_token_position`."""
+        """Infer `input_shape` and `class_token_position` from the position embeddings.
+
+        Args:
+            overrides: dict of arguments that the caller passes.
+
+        Returns:
+            Dict of those of the two arguments that can be inferred.
+        """
         patch, channels = self.patches()
         side = patch * self.stem_stride
         target = None
@@ -326,24 +379,26 @@ class Source:
         source_grid_shape: tuple[int, int] | None = None,
         check_finite: bool = True,
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Compares the file with a model, and then reads it weight by weight.
+        """Compare the file with a model, then read it weight by weight.
 
         Args:
-            config: dict, the constructor's arguments with `class_token` resolved, and
-                `grid_shape`.
-            head: `"keep"`, or `"new"` to leave the file's head aside.
-            resize: name of the convention for positions; None for the source's own.
-            source_grid_shape: `(gh, gw)` of the file's positions, where they do not
-                tell.
-            check_finite: bool, whether NaN and infinity are errors.
+            config: dict of constructor arguments with `class_token` resolved, and with
+                the additional entry `grid_shape`.
+            head: `"keep"`, or `"new"` to ignore the head in the file.
+            resize: str, convention for resizing the position embeddings, or None for the
+                convention of the source.
+            source_grid_shape: `(gh, gw)` of the position embeddings in the file, or None
+                to infer it.
+            check_finite: bool, whether to raise an error for NaN or infinite values.
 
         Returns:
-            Iterator of weight paths and float32 arrays; without the head where it is
-            not taken from the file.
+            Iterator over pairs of weight path and float32 array. Weights of the head are
+            included only if the head is read from the file.
 
         Raises:
-            ValueError: at once: the tensors are not exactly those that the model needs.
-                While reading: the file is damaged or has entries that are not finite.
+            ValueError: immediately, if the tensors are not exactly those that the model
+                needs; during iteration, if the file is damaged or has values that are not
+                finite.
         """
         self._check_config(config)
         patch, channels = self.patches()
@@ -366,7 +421,7 @@ class Source:
             **config,
             "patch_size": patch,
             "input_shape": (height, width, channels),
-            # Any number of positions may be resized, of whatever grid they are.
+            # The position embeddings are resized later, so any number of rows is allowed.
             "position_rows": self.num_position_rows(),
         }
         pieces = [
@@ -426,7 +481,8 @@ class Source:
                         and register_positions is not None
                         and register_positions.shape[1]
                     ):
-                        # A free vector and its position are one free vector.
+                        # The model adds no position embeddings to its registers. As both
+                        # are free parameters, they can be added up here.
                         array = array + register_positions
                     if piece.path == "classifier/kernel":
                         announce_zeros(self.path, array)
@@ -435,6 +491,7 @@ class Source:
         return read_all()
 
     def _check_config(self, config):
+        """Check that the model's configuration is one that the source supports."""
         for argument, possible in self.possible.items():
             if config[argument] not in possible:
                 raise ValueError(
@@ -452,6 +509,7 @@ class Source:
                 )
 
     def _adapt_projection(self, kernel, config):
+        """Adapt the patch projection to the model's channels and patch size."""
         patch, channels = self.patches()
         target, wanted = config["patch_size"], config["input_shape"][-1]
         width = kernel.shape[-1]

@@ -1,4 +1,4 @@
-"""The rule of every loader: all tensors of the file are used, all weights are set."""
+"""Strict loading: every tensor of the file is used, and every weight is set."""
 
 import warnings
 from collections.abc import Iterable
@@ -20,19 +20,19 @@ def _listing(title, lines):
 def check_tensors(
     path: str, expected: dict[str, Any], found: dict[str, Any], remedy: str
 ) -> None:
-    """Compares the tensors that a model needs with those that a file has.
+    """Check that a file has exactly the tensors that a model needs.
 
     Args:
-        path: the file, for the message.
-        expected: dict from tensor name to shape, what the model needs.
-        found: dict from tensor name to shape, what the file has.
-        remedy: str, appended to the message.
+        path: path of the file, for the message.
+        expected: dict from name to shape of the tensors that the model needs.
+        found: dict from name to shape of the tensors in the file.
+        remedy: str, advice that is appended to the message.
 
     Raises:
-        ValueError: a tensor is missing, left over, or of another shape; the message
-            lists all of them.
+        ValueError: if a tensor is missing, unexpected, or has another shape. The message
+            lists every such tensor.
     """
-    # Lists, in the order in which data flows through the model.
+    # Lists instead of sets keep the order of the data flow.
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     reshaped = [
@@ -66,11 +66,11 @@ def check_tensors(
 
 
 def check_values(path: str, name: str, array: np.ndarray) -> None:
-    """Raises a `ValueError` where an array has entries that are not finite.
+    """Raise a `ValueError` if an array has NaN or infinite entries.
 
     Args:
-        path: the file, for the message.
-        name: of the tensor, for the message.
+        path: path of the file, for the message.
+        name: name of the tensor, for the message.
         array: the tensor.
     """
     wrong = np.count_nonzero(~np.isfinite(array))
@@ -82,10 +82,10 @@ def check_values(path: str, name: str, array: np.ndarray) -> None:
 
 
 def check_weights(path: str, weights: dict[str, keras.Variable]) -> None:
-    """Raises a `ValueError` where loaded weights are not finite.
+    """Raise a `ValueError` if a loaded weight has NaN or infinite entries.
 
     Args:
-        path: the file that they are from, for the message.
+        path: path of the file, for the message.
         weights: dict from path to weight.
     """
     for name, weight in weights.items():
@@ -93,11 +93,11 @@ def check_weights(path: str, weights: dict[str, keras.Variable]) -> None:
 
 
 def announce_zeros(path: str, array: np.ndarray) -> None:
-    """Warns of a classifier that gives every class the same score.
+    """Warn if the classifier gives every class the same score.
 
     Args:
-        path: the file, for the message.
-        array: the classifier's kernel.
+        path: path of the file, for the message.
+        array: kernel of the classifier.
     """
     if not array.any():
         warnings.warn(
@@ -110,14 +110,16 @@ def announce_zeros(path: str, array: np.ndarray) -> None:
 def assign(
     weights: dict[str, keras.Variable], values: Iterable[tuple[str, np.ndarray]]
 ) -> None:
-    """Sets every weight of a model, one after the other.
+    """Assign a value to every weight of a model.
 
     Args:
         weights: dict from path to weight.
-        values: pairs of path and array; each is let go before the next is taken.
+        values: iterable of pairs of path and array. It is consumed lazily, so that only
+            one array at a time is in memory.
 
     Raises:
-        ValueError: not every weight got a value of its shape, or there was one more.
+        ValueError: if a weight gets no value or a value of another shape, or if a value
+            belongs to no weight.
     """
     remaining = dict(weights)
     for path, value in values:
