@@ -1,4 +1,4 @@
-"""Masked autoencoder (MAE): the pixels of hidden patches from few visible ones."""
+"""Masked autoencoder (MAE): reconstruction of hidden patches from few visible ones."""
 
 import keras
 from keras import ops
@@ -19,50 +19,52 @@ from keras_vit.training.masking import (
     patches_at,
 )
 
-# Added to the variance of a patch's pixels.
+# Added to the variance of a patch before the square root.
 _EPSILON = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class MaskedAutoencoder(MaskedModel):
-    """Trains a ViT, without labels, to see a whole image from a few of its patches.
+    """Self-supervised training of a ViT as a masked autoencoder.
 
-    The backbone's blocks get the visible patches alone (and the tokens before the grid):
-    with `ratio=0.75` a quarter of the work. A small decoder, which is thrown away
-    afterwards, gets their tokens and a mask token in each hidden place, and predicts the
-    pixels of the hidden patches. The loss is the mean squared error, averaged over the
-    hidden patches of an image and then over images, which `sample_weight` weighs.
+    The backbone's blocks process only the visible patches and the prefix tokens, with
+    `ratio=0.75` a quarter of the work. A small decoder, which is discarded after
+    training, receives their tokens and a mask token for each hidden patch, and predicts
+    the pixels of the hidden patches. The loss is the mean squared error, averaged over
+    the hidden patches of an image and then over images; `sample_weight` weights images.
 
-    Compile it with an optimizer, without loss; give `fit` and `evaluate` images, with or
-    without labels, which are not used. Afterwards `backbone` is trained:
-    `backbone.save("name.keras")`, and `keras_vit.load_checkpoint("name.keras",
-    include_top=True, classes=..., head="new")`.
+    Compile the model with an optimizer and without a loss. `fit` and `evaluate` accept
+    images with or without labels, which are ignored. Training updates `backbone`: save it
+    with `backbone.save("name.keras")` and load it for fine-tuning with
+    `keras_vit.load_checkpoint("name.keras", include_top=True, classes=..., head="new")`.
 
-    Input: images `(b, h, w, c)` as `backbone.preprocessor` makes them.
-    Output: a dict: `"predictions"` `(b, k, p * p * c)`, pixels in the order of
-    `keras_vit.layers.Patches`, in float32 under every policy, and `"patches"` `(b, k)`,
-    int, which of the image's patches they are of, in raster order from 0, themselves in
-    random order. `k` is `ratio` of the patches, to the nearest. In training the hidden
-    patches are drawn anew, otherwise with a fixed seed: an evaluation repeats exactly.
+    Input: images `(b, h, w, c)` as returned by `backbone.preprocessor`.
+    Output: a dict with `"predictions"` `(b, k, p * p * c)`, the pixels of the hidden
+    patches in the order of `keras_vit.layers.Patches`, in float32 under every dtype
+    policy, and `"patches"` `(b, k)`, int, the indices of these patches in raster order
+    from 0. The patches are in random order. `k` is `ratio` times the number of patches,
+    rounded. The hidden patches are sampled for every batch in training, and with a fixed
+    seed otherwise, so that evaluations are reproducible.
 
     Args:
-        backbone: a `ViT` built with `include_top=False`, without `stem` and relative
-            positions, with any `pooling` but `"map"`. It is trained in place.
-        ratio: the part of the patches that is hidden.
-        decoder_dim: int, width of the decoder's tokens; divisible by 4.
-        decoder_layers: int, number of the decoder's blocks.
-        decoder_heads: int, their attention heads; must divide `decoder_dim`.
-        decoder_mlp_dim: int, width of their MLPs; None for `4 * decoder_dim`.
-        normalize_pixels: bool, whether what is predicted are the pixels of a patch less
-            their mean, divided by their standard deviation.
-        seed: int for what is drawn in training, or None for one that
-            `keras.utils.set_random_seed` decides. The state is a variable of the
-            model.
+        backbone: a `ViT` built with `include_top=False`, without a `stem` or relative
+            positions, and with any `pooling` except `"map"`. It is trained in place.
+        ratio: the fraction of patches that are hidden.
+        decoder_dim: int, width of the decoder's tokens; must be divisible by 4.
+        decoder_layers: int, number of decoder blocks.
+        decoder_heads: int, number of attention heads of a block; must divide
+            `decoder_dim`.
+        decoder_mlp_dim: int, width of the blocks' MLPs; None for `4 * decoder_dim`.
+        normalize_pixels: bool, whether the pixels of each patch are normalized by the
+            mean and standard deviation of the patch before they are predicted.
+        seed: int, seed of the random numbers used in training; None for a seed that
+            `keras.utils.set_random_seed` determines. The state of the generator is a
+            variable of the model.
         name: name of the model.
 
     Raises:
-        ValueError: a backbone of another kind; a number out of its range, or a `ratio`
-            that hides no patch or all.
+        ValueError: the backbone is not supported, a number is out of its range, or
+            `ratio` hides no patch or all patches.
 
     Example:
 
@@ -82,9 +84,9 @@ class MaskedAutoencoder(MaskedModel):
     >>> tuple(model(images)["predictions"].shape)
     (4, 6, 768)
 
-    Source: MAE (arXiv:2111.06377). Deviations from its code: a patch is divided by the
-    root of its variance, not of 768 / 767 of it; and the decoder has the tokens in
-    shuffled order, which changes nothing.
+    Source: MAE (arXiv:2111.06377). Deviations from its code: a patch is normalized by the
+    biased variance, without the factor 768 / 767 of the unbiased one; and the decoder
+    receives the tokens in shuffled order, which does not change the result.
     """
 
     def __init__(
@@ -174,10 +176,10 @@ class MaskedAutoencoder(MaskedModel):
         self.normalize_pixels = normalize_pixels
 
     def targets(self, images):
-        """What is to be predicted of every patch: its pixels, normalised or not.
+        """Return the pixels of every patch, normalized if `normalize_pixels` is set.
 
         Args:
-            images: `(b, h, w, c)` as `backbone.preprocessor` makes them.
+            images: `(b, h, w, c)` as returned by `backbone.preprocessor`.
 
         Returns:
             `(b, gh * gw, p * p * c)`, float32.
@@ -201,17 +203,18 @@ class MaskedAutoencoder(MaskedModel):
         return (patches - mean) / deviation
 
     def reconstruct(self, images):
-        """Images with predictions in place of the patches that were hidden.
+        """Return images whose hidden patches are replaced by predictions.
 
-        With `normalize_pixels` nothing predicts the mean and the standard deviation of a
-        patch: they are those of `images`.
+        With `normalize_pixels` the mean and standard deviation of a hidden patch are not
+        predicted; they are computed from `images`.
 
         Args:
-            images: `(b, h, w, c)` as `backbone.preprocessor` makes them.
+            images: `(b, h, w, c)` as returned by `backbone.preprocessor`.
 
         Returns:
-            `(b, h, w, c)`, float32, in the same scale. Pixel values 0 to 255 are these
-            times `backbone.preprocessor.std`, plus its `mean`, clipped.
+            `(b, h, w, c)`, float32, in the scale of `images`. To convert them to pixel
+            values, multiply by `backbone.preprocessor.std`, add its `mean` and clip to
+            0 to 255.
 
         Example:
 
@@ -240,16 +243,17 @@ class MaskedAutoencoder(MaskedModel):
 
 
 def _moments(patches):
-    """Mean and standard deviation of each patch, `(b, n, 1)`."""
+    """Return the mean and standard deviation of each patch, `(b, n, 1)`."""
     mean, variance = ops.moments(patches, axes=-1, keepdims=True)
     return mean, ops.sqrt(variance + _EPSILON)
 
 
 class _VisibleTokens(keras.layers.Layer):
-    """Draws which patches are hidden, and lets the other tokens through.
+    """Layer that samples the hidden patches and removes their tokens.
 
-    Output: the tokens before the grid and the visible ones; and `(b, gh * gw)`, all
-    places of the grid: of those tokens, in their order, then of the hidden patches.
+    Output: the prefix tokens followed by the visible tokens; and the indices of all
+    patches, `(b, gh * gw)`: first those of the visible tokens, in the same order, then
+    those of the hidden patches.
     """
 
     def __init__(self, num_prefix_tokens, hidden, seed, **kwargs):
@@ -268,7 +272,7 @@ class _VisibleTokens(keras.layers.Layer):
 
 
 class _DecoderTokens(keras.layers.Layer):
-    """Puts mask tokens behind the visible ones, and adds fixed positions by `order`."""
+    """Layer that appends mask tokens and adds fixed positions in the order of `order`."""
 
     def __init__(self, grid_shape, hidden, **kwargs):
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""Masked patch prediction: the ViT paper's self-supervision."""
+"""Masked patch prediction, the self-supervised objective of the ViT paper."""
 
 import keras
 from keras import ops
@@ -15,50 +15,53 @@ from keras_vit.training.masking import (
 )
 from keras_vit.training.schedules import is_number
 
-# 3 bits a channel of the mean colour.
+# Each channel of the mean color has 3 bits.
 _LEVELS = 8
 _MAX_CHANNELS = 5
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class MaskedPatchPrediction(MaskedModel):
-    """Trains a ViT, without labels, to tell the mean colour of corrupted patches.
+    """Self-supervised training of a ViT to predict the mean color of corrupted patches.
 
-    A part of the embeddings of an image's patches is corrupted, after the projection
-    and before positions: most become a learned mask token, some the embedding of another
-    patch of the image, some are kept. From the last norm's token of each of them the
-    model predicts the patch's mean colour, 3 bits a channel. The loss is the
-    cross-entropy, averaged over the corrupted patches of an image and then over images;
-    `"accuracy"` is the share of them whose colour is right. `sample_weight` weighs
-    images in both.
+    A fraction of each image's patch embeddings is corrupted, after the projection and
+    before the positions are added: most are replaced by a learned mask token, some by the
+    embedding of another patch of the image, and some are kept. From the final tokens of
+    these patches the model predicts their mean colors, with 3 bits per channel. The loss
+    is the cross-entropy, averaged over the corrupted patches of an image and then over
+    images; `"accuracy"` is the fraction of corrupted patches whose color is predicted
+    correctly. `sample_weight` weights images in both.
 
-    Compile it with an optimizer, without loss and metrics; give `fit` and `evaluate`
-    images, with or without labels, which are not used. Afterwards `backbone` is trained:
-    `backbone.save("name.keras")`, and `keras_vit.load_checkpoint("name.keras",
-    include_top=True, classes=..., head="new")`.
+    Compile the model with an optimizer and without a loss or metrics. `fit` and
+    `evaluate` accept images with or without labels, which are ignored. Training updates
+    `backbone`: save it with `backbone.save("name.keras")` and load it for fine-tuning
+    with `keras_vit.load_checkpoint("name.keras", include_top=True, classes=...,
+    head="new")`.
 
-    Input: images `(b, h, w, c)` as `backbone.preprocessor` makes them.
-    Output: a dict: `"predictions"`, logits `(b, k, 8 ** c)` in float32 under every
-    policy, and `"patches"` `(b, k)`, int, which of the image's patches they are of, in
-    raster order from 0, themselves in random order. `k` is `ratio` of the patches, to
-    the nearest. In training both are drawn anew, otherwise with a fixed seed: an
-    evaluation repeats exactly.
+    Input: images `(b, h, w, c)` as returned by `backbone.preprocessor`.
+    Output: a dict with `"predictions"`, logits `(b, k, 8 ** c)` in float32 under every
+    dtype policy, and `"patches"` `(b, k)`, int, the indices of the corrupted patches in
+    raster order from 0. The patches are in random order. `k` is `ratio` times the number
+    of patches, rounded. Patches and corruption are sampled for every batch in training,
+    and with a fixed seed otherwise, so that evaluations are reproducible.
 
     Args:
-        backbone: a `ViT` built with `include_top=False`, without `stem`, with any
-            `pooling` but `"map"`. It is trained in place.
-        ratio: the part of the patches that is corrupted.
-        mask_probability: of a corrupted patch to become the mask token.
-        replace_probability: of a corrupted patch to become another patch. The others
-            are kept, and predicted nevertheless.
-        seed: int for what is drawn in training, or None for one that
-            `keras.utils.set_random_seed` decides. The state is a variable of the
-            model.
+        backbone: a `ViT` built with `include_top=False`, without a `stem`, and with any
+            `pooling` except `"map"`. It is trained in place.
+        ratio: the fraction of patches that are corrupted.
+        mask_probability: float, probability that a corrupted patch becomes the mask
+            token.
+        replace_probability: float, probability that a corrupted patch becomes another
+            patch. The remaining corrupted patches are kept; their colors are predicted
+            too.
+        seed: int, seed of the random numbers used in training; None for a seed that
+            `keras.utils.set_random_seed` determines. The state of the generator is a
+            variable of the model.
         name: name of the model.
 
     Raises:
-        ValueError: a backbone of another kind; a number out of its range, or a `ratio`
-            that hides no patch or all.
+        ValueError: the backbone is not supported, a number is out of its range, or
+            `ratio` hides no patch or all patches.
 
     Example:
 
@@ -78,8 +81,8 @@ class MaskedPatchPrediction(MaskedModel):
     >>> tuple(model(images)["predictions"].shape)
     (4, 3, 512)
 
-    Source: ViT (arXiv:2010.11929) section 4.6 and appendix B.1.2. The paper does not say
-    of which image the other patch is: here it is the same image's.
+    Source: ViT (arXiv:2010.11929) section 4.6 and appendix B.1.2. The paper does not
+    specify from which image a replacement patch comes; here it is the same image.
     """
 
     def __init__(
@@ -143,14 +146,14 @@ class MaskedPatchPrediction(MaskedModel):
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
 
     def targets(self, images):
-        """The mean colour of every patch, as a class.
+        """Return the mean color of every patch as a class index.
 
         Args:
-            images: `(b, h, w, c)` as `backbone.preprocessor` makes them.
+            images: `(b, h, w, c)` as returned by `backbone.preprocessor`.
 
         Returns:
-            `(b, gh * gw)`, int32: of pixel values 0 to 255, `floor(mean / 32)` of each
-            channel, as digits of a number to base 8; the first channel's comes first.
+            `(b, gh * gw)`, int32. The index is a number in base 8 with one digit per
+            channel, first channel first: `floor(mean / 32)` of pixel values 0 to 255.
 
         Example:
 
@@ -171,7 +174,7 @@ class MaskedPatchPrediction(MaskedModel):
         preprocessor = self.backbone.preprocessor
         means = means * ops.convert_to_tensor(preprocessor.std, means.dtype)
         means = means + ops.convert_to_tensor(preprocessor.mean, means.dtype)
-        # A flat patch of 32 comes back from the preprocessor's scale as 31.99999.
+        # Undoing the preprocessor's scaling turns a mean of 32 into 31.99999.
         levels = ops.floor((means + 1e-3) * (_LEVELS / 256))
         levels = ops.cast(ops.clip(levels, 0, _LEVELS - 1), "int32")
         places = [_LEVELS**power for power in reversed(range(channels))]
@@ -184,9 +187,10 @@ class MaskedPatchPrediction(MaskedModel):
 
 
 class _CorruptedPatchEncoder(keras.layers.Layer):
-    """A `PatchEncoder` that corrupts what it has projected.
+    """Layer that wraps a `PatchEncoder` and corrupts its projected patches.
 
-    Input: flat patches. Output: its tokens, and `(b, count)`, the corrupted patches.
+    Input: flat patches. Output: tokens, and the indices of the corrupted patches,
+    `(b, count)`.
     """
 
     def __init__(
@@ -213,7 +217,7 @@ class _CorruptedPatchEncoder(keras.layers.Layer):
         noise = draw(self.seed_generator, (batch, length, 3), training)
         order = ops.argsort(noise[..., 0], axis=1)
         corrupted = ops.argsort(order, axis=1) < self.count
-        # 1, which is never drawn, is beyond both probabilities: the token is kept.
+        # Kept patches get 1, which exceeds every sample and so both probabilities.
         chance = ops.expand_dims(ops.where(corrupted, noise[..., 1], 1.0), -1)
         distance = 1 + ops.cast(noise[..., 2] * (length - 1), "int32")
         others = patches_at(

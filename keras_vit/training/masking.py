@@ -1,4 +1,4 @@
-"""What the objectives that hide patches have in common."""
+"""Common parts of the self-supervised objectives that hide patches."""
 
 import keras
 from keras import ops
@@ -11,22 +11,23 @@ from keras_vit.training.schedules import is_number
 
 
 class MaskedModel(ImageModel):
-    """A model that predicts something of the patches that its backbone did not see.
+    """Base class of models that predict something about patches hidden from a backbone.
 
-    Its graph runs through the layers of the backbone, which so has the trained weights.
-    Its outputs are a dict: `"predictions"` `(b, k, d)` and `"patches"` `(b, k)`, the
-    places of the `k` patches of each image that they are of.
+    The model's graph uses the layers of the backbone, so training updates the backbone.
+    The outputs are a dict: `"predictions"` `(b, k, d)` for `k` patches of each image, and
+    `"patches"` `(b, k)`, the indices of these patches.
 
-    A subclass has `targets(images)` of all patches, a loss in `objective`, and the
-    constructor's other arguments in `_arguments`.
+    A subclass implements `targets(images)` for all patches and passes its loss and its
+    other constructor arguments to this constructor.
 
     Args:
         backbone: a `ViT`.
-        images: the symbolic input.
-        outputs: the symbolic outputs. A layer called `prediction` is among those that
-            make them.
+        images: symbolic input.
+        outputs: symbolic outputs. One of the layers that compute them is called
+            `prediction`.
         objective: a `keras.losses.Loss` of targets and predictions.
-        arguments: dict, the constructor's arguments but the backbone and the name.
+        arguments: dict of the subclass's constructor arguments, except the backbone and
+            the name.
         name: name of the model.
     """
 
@@ -34,7 +35,7 @@ class MaskedModel(ImageModel):
         super().__init__(inputs=images, outputs=outputs, name=name)
         self.backbone = backbone
         self.objective = objective
-        # In the loss's float32: bfloat16 has no more than 256 steps between -1 and 1.
+        # Targets have the dtype of the loss, as bfloat16 would round pixels to 8 bits.
         self.cut = Patches(
             backbone.get_layer("patches").patch_size, dtype=objective.dtype, name="pixels"
         )
@@ -42,11 +43,11 @@ class MaskedModel(ImageModel):
 
     @property
     def preprocessor(self):
-        """The backbone's."""
+        """The backbone's preprocessor."""
         return self.backbone.preprocessor
 
     def targets(self, images):
-        """What is to be predicted, of every patch."""
+        """Return the prediction targets of every patch."""
         raise NotImplementedError
 
     def fit(self, x=None, y=None, *args, **kwargs):
@@ -67,9 +68,9 @@ class MaskedModel(ImageModel):
         return targets, outputs["predictions"]
 
     def weights_by_path(self):
-        """The weights, by their paths within the model.
+        """Return the weights by their paths within the model.
 
-        Those of the backbone come first and have the paths that they have there.
+        The weights of the backbone come first and keep their paths in the backbone.
 
         Returns:
             Dict from path to `keras.Variable`.
@@ -96,35 +97,35 @@ class MaskedModel(ImageModel):
 
 
 def _labels(y, arguments):
-    """Labels, unused; where there are none, Keras would drop the weights in silence."""
+    """Return labels, or weights instead, since Keras drops weights without labels."""
     return arguments.get("sample_weight") if y is None else y
 
 
 def by_patch(sample_weight):
-    """One weight an image, for values `(b, k)`."""
+    """Reshape weights of images so that they broadcast to values `(b, k)`."""
     return None if sample_weight is None else ops.reshape(sample_weight, (-1, 1))
 
 
 def patches_at(values, places):
-    """Of `values` `(b, n)` or `(b, n, d)`, those at `places` `(b, k)` of each image."""
+    """Select from `values` `(b, n)` or `(b, n, d)` the indices `places` `(b, k)`."""
     if len(values.shape) == 3:
         places = ops.expand_dims(places, -1)
     return ops.take_along_axis(values, places, axis=1)
 
 
 def draw(generator, shape, training):
-    """Uniform numbers, 0 to 1: in training new ones, otherwise the same every time."""
+    """Sample uniform numbers in [0, 1); outside training they are always the same."""
     seed = generator if training else 0
     return keras.random.uniform(shape, dtype="float32", seed=seed)
 
 
 def float_dtype(backbone):
-    """Of the head and the loss: float32, or float64 where the backbone has that."""
+    """Return the dtype of the head and loss: float32, or float64 for such a backbone."""
     return keras.backend.result_type(backbone.compute_dtype, "float32")
 
 
 def check_backbone(backbone):
-    """Raises a `ValueError` unless the backbone gives tokens of patches of the image."""
+    """Raise a `ValueError` unless each token of the backbone stands for one patch."""
     if not isinstance(backbone, ViT) or isinstance(backbone, T2TViT):
         raise ValueError(
             "backbone must be a keras_vit.ViT, whose tokens are patches of the image "
@@ -146,7 +147,7 @@ def check_backbone(backbone):
 
 
 def hidden_patches(ratio, backbone):
-    """How many patches are hidden; raises a `ValueError` for none or all."""
+    """Return the number of hidden patches; raise a `ValueError` for none or all."""
     gh, gw = backbone.grid_shape
     if not is_number(ratio) or not 0 < ratio < 1:
         raise ValueError(f"ratio must be a number between 0 and 1; received {ratio!r}.")

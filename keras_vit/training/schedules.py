@@ -1,4 +1,4 @@
-"""The learning rate over the updates of a run."""
+"""Learning rate schedules."""
 
 import math
 import numbers
@@ -9,39 +9,40 @@ from keras import ops
 _DECAYS = ("cosine", "linear", "rsqrt", "constant")
 
 
-# Keras's CosineDecay has the warm-up (and gives the same values, see the tests); but its
-# other schedules have none, none has a cooldown, and rsqrt is not there.
+# Keras's CosineDecay supports a warm-up and returns the same values, as a test checks.
+# The other Keras schedules have no warm-up, none has a cooldown, and rsqrt is missing.
 @keras.saving.register_keras_serializable(package="keras_vit")
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Learning rate that warms up linearly to its peak, then decays.
+    """Learning rate schedule with linear warm-up, a decay and an optional cooldown.
 
-    Update `t`, counted from 0, has the rate `start + (peak - start) * t / warmup_steps`
-    while `t < warmup_steps`. Afterwards, with `u = t - warmup_steps` and `n` the updates
-    that are left after the warm-up:
+    The learning rate of update `t`, counted from 0, is
+    `start + (peak - start) * t / warmup_steps` while `t < warmup_steps`. Afterwards, with
+    `u = t - warmup_steps` and `n = steps - warmup_steps`, it is:
 
     - `"cosine"`: `final + (peak - final) * (1 + cos(pi * u / n)) / 2`;
     - `"linear"`: `final + (peak - final) * (1 - u / n)`;
-    - `"rsqrt"`: `peak / sqrt(1 + u / timescale)`, whatever `steps` is;
+    - `"rsqrt"`: `peak / sqrt(1 + u / timescale)`, independent of `steps`;
     - `"constant"`: `peak`.
 
-    In the last `cooldown_steps` updates the distance to `final` is multiplied by
-    `(steps - t) / cooldown_steps`. From update `steps` on the rate stays what it is
-    there: `final`, but for `"rsqrt"` and `"constant"` without a cooldown.
+    In the last `cooldown_steps` updates the difference to `final` is multiplied by
+    `(steps - t) / cooldown_steps`. From update `steps` on the rate is constant: `final`,
+    except for `"rsqrt"` and `"constant"` without a cooldown.
 
     With `start=0`, as in the papers' code, the first update changes nothing.
 
     Args:
-        peak: float, the rate where the warm-up ends.
-        steps: int, updates of the whole run, warm-up and cooldown included. Not batches:
-            `gradient_accumulation_steps` batches are one update, which Keras's own
-            optimizers do not heed and those of `keras_vit.training` do.
+        peak: float, the learning rate at the end of the warm-up.
+        steps: int, number of updates of the whole run, including warm-up and cooldown.
+            With gradient accumulation, `gradient_accumulation_steps` batches are one
+            update. The optimizers of `keras_vit.training` count updates; Keras's own
+            optimizers count batches.
         decay: `"cosine"`, `"linear"`, `"rsqrt"` or `"constant"`.
-        warmup_steps: int, updates of the warm-up.
-        start: float, the rate of update 0, where there is a warm-up.
-        final: float, the rate to which the decay or the cooldown comes.
-        cooldown_steps: int, updates of the cooldown.
-        timescale: number of updates, for `"rsqrt"`: the rate falls to 0.71 of its peak
-            in so many.
+        warmup_steps: int, number of warm-up updates.
+        start: float, the learning rate of update 0 if there is a warm-up.
+        final: float, the learning rate at the end of the decay or cooldown.
+        cooldown_steps: int, number of cooldown updates.
+        timescale: number of updates after which `"rsqrt"` has reduced the rate to 0.71 of
+            its peak.
 
     Raises:
         ValueError: an argument is out of its range, or the warm-up and the cooldown are
@@ -106,7 +107,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         step = ops.minimum(ops.cast(step, "float32"), self.steps)
         after_warmup = ops.maximum(step - self.warmup_steps, 0.0)
-        # No division by 0 where the warm-up is all of the run.
+        # The maximum avoids a division by 0 if the warm-up takes the whole run.
         progress = after_warmup / max(self.steps - self.warmup_steps, 1)
         span = self.peak - self.final
         rate = {
@@ -135,5 +136,5 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def is_number(value):
-    """Whether it is a finite real number."""
+    """Return True if `value` is a finite real number."""
     return isinstance(value, numbers.Real) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""A validation set that is split off the training set."""
+"""Validation sets that are split off a training set."""
 
 import dataclasses
 import hashlib
@@ -13,31 +13,32 @@ PREFIX = "split:"
 
 
 def is_split(name: str | None) -> bool:
-    """Return True if the name of a set asks for a part of the training set.
+    """Return True if the name of a data source stands for a split of the training set.
 
     Args:
-        name: of a set of images, such as `"split:0.1"`, or None.
+        name: name of a data source, such as `"split:0.1"`, or None.
     """
     return name is not None and f"{name}:".startswith(PREFIX)
 
 
 def split_off(source: Source, name: str) -> tuple[Source, Source]:
-    """Split a set into two parts with the same classes, none of whose images is in both.
+    """Split a source into two disjoint parts with the same classes.
 
-    Every class gives the same share of its images, rounded, and keeps at least one; a
-    class of two or more images gives at least one. A hash of the seed and an image's id
-    decides, so the same folder is always split in the same way, on every machine.
+    The same fraction is split off every class, rounded. Every class keeps at least one
+    image, and a class of two or more images loses at least one. A hash of the seed and
+    the image's id selects the images, so a folder is split in the same way on every
+    machine.
 
     Args:
-        source: a folder, or another set whose ids and labels are in memory.
-        name: `"split:SHARE"` or `"split:SHARE:SEED"`: the share of the images that is
-            split off, above 0 and below 1, and an int (default: 0) for another choice.
+        source: a folder, or another source whose ids and labels are in memory.
+        name: `"split:SHARE"` or `"split:SHARE:SEED"`: the fraction of the images to split
+            off, above 0 and below 1, and an int (default: 0) that varies the selection.
 
     Returns:
-        The rest of the set, under its own name, and the part that was split off.
+        The remaining source, under its own name, and the part that was split off.
 
     Raises:
-        ValueError: `name` is not of this form, the set cannot be split, or every class
+        ValueError: `name` is not of this form, the source cannot be split, or every class
             has a single image.
 
     Example:
@@ -66,11 +67,11 @@ def split_off(source: Source, name: str) -> tuple[Source, Source]:
 
 
 def tfds_slices(name: str, share: float) -> str | None:
-    """Return settings that split a set of TensorFlow Datasets, or None for another set.
+    """Return settings that split a TensorFlow Datasets set, or None for another set.
 
     Args:
-        name: of the set, without a slice.
-        share: of the images that are split off; rounded to percent.
+        name: name of the set, without a slice.
+        share: fraction of the images that is split off, rounded to percent.
 
     Example:
 
@@ -102,7 +103,7 @@ def _parsed(name):
 
 
 def _chosen(ids, labels, share, seed):
-    """Return for each example whether it is split off."""
+    """Return a bool array that marks the examples to split off."""
     taken = np.zeros(len(labels), bool)
     keys = np.array([_hash(seed, identifier) for identifier in ids])
     for label in np.unique(labels):
