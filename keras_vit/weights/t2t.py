@@ -1,4 +1,4 @@
-"""T2T-ViT's released checkpoints."""
+"""Released T2T-ViT checkpoints."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ from keras_vit.weights.patch_kernels import adapt_channels
 from keras_vit.weights.source import POSITIONS, PROJECTION, Piece, Source
 from keras_vit.weights.torch_layout import TorchPieces
 
-# What the original evaluates with, at every size.
+# Preprocessing that the original code uses for evaluation at every image size.
 PREPROCESSING = {
     "mean": IMAGENET_MEAN,
     "std": IMAGENET_STD,
@@ -21,22 +21,23 @@ PREPROCESSING = {
     "crop_fraction": 0.9,
 }
 
-# Heads by width, in all released sizes (128: the dense one): nothing in the file tells.
+# Number of attention heads by width, which no tensor shows. Width 128 is T2T-ViT-Dense.
 _HEADS = {128: 8, 256: 4, 384: 6, 448: 7, 512: 8, 768: 12}
-# Backbones by what their first block has.
+# Backbones, with a tensor of the first block by which each is recognized.
 _SIGNS = {
     "se": "blocks.0.attn.se_layer.fc.0.weight",
     "ghost": "blocks.0.attn.cheap_operation_q.weight",
     "dense": "blocks.0.dense_linear.weight",
 }
-_SPLIT = {"attention1": 7, "attention2": 3, "project": 3}  # Sides of the patches.
+# Side lengths of the patches that each module of the stem sees.
+_SPLIT = {"attention1": 7, "attention2": 3, "project": 3}
 
 
 class T2TSource(Source):
-    """A `.pth.tar` file of the original: every module, and every backbone.
+    """Checkpoint source for T2T-ViT's `.pth.tar` files, with any stem and backbone.
 
-    The heads are scaled by `head_dim ** -0.5`, as they were trained. The original's
-    `pretrained=True` sets another scale, with which they lose their accuracy.
+    The attention logits are scaled by `head_dim ** -0.5`, as in training. The original
+    code sets another scale for `pretrained=True`, which reduces the accuracy.
     """
 
     kind = "T2T-ViT"
@@ -100,7 +101,11 @@ class T2TSource(Source):
         return config
 
     def _num_layers(self):
-        """How many blocks; where there are transitions, how many between them."""
+        """Return the number of blocks.
+
+        Returns:
+            int; for the dense backbone, a tuple with the number of blocks in each stage.
+        """
         stages = [0]
         for name in self.shapes:
             if re.fullmatch(r"blocks\.\d+\.norm1\.weight", name):
@@ -116,13 +121,18 @@ class T2TSource(Source):
         return 1, self._channels()
 
     def num_position_rows(self):
-        return None  # For another grid they are made anew, not resized.
+        # The sinusoidal table is recomputed for another grid instead of being resized.
+        return None
 
     def position_prefixes(self):
         return (1,)
 
     def read(self, read, name):
-        """The array; what sees a patch in the order (row, column, channel)."""
+        """Return the array of a tensor.
+
+        The original flattens a patch in the order (channel, row, column). Tensors that
+        act on flattened patches are reordered to (row, column, channel).
+        """
         array = read(name)
         module, _, rest = name.removeprefix("tokens_to_token.").partition(".")
         if not name.startswith("tokens_to_token.") or not (
@@ -143,6 +153,7 @@ class T2TSource(Source):
         return self._adapted(super().values(config, *how, **loading), config)
 
     def _adapted(self, values, config):
+        """Adapt position embeddings and channels to the model, weight by weight."""
         rows = 1 + math.prod(config["grid_shape"])
         old, new = self._channels(), config["input_shape"][-1]
         for path, array in values:
@@ -183,10 +194,11 @@ class T2TSource(Source):
         return list[Piece](pieces)
 
     def _blocks(self, pieces, config):
-        """Adds those of the blocks; returns the width after the last."""
+        """Add the tensors of all blocks and return the width after the last block."""
         width, dense = config["hidden_dim"], config["backbone"] == "dense"
         stages = config["num_layers"] if dense else (config["num_layers"],)
-        number = block = 0  # The original counts transitions as blocks.
+        # `number` is the original's index, which counts transitions as blocks.
+        number = block = 0
         for stage, depth in enumerate(stages):
             if stage:
                 transition = (f"blocks.{number}.linear", f"transition_{block}")
@@ -205,7 +217,7 @@ class T2TSource(Source):
 
 
 def _block(pieces, name, path, width, config):
-    """Adds a block, but for what the dense one has more."""
+    """Add the tensors of one block, except those that only the dense backbone has."""
     mlp_dim = width * config["mlp_dim"] // config["hidden_dim"]
     ghost, qkv_bias = config["backbone"] == "ghost", config["qkv_bias"]
     pieces.norm(f"{name}.norm1", f"{path}/attention_norm", width)
@@ -239,32 +251,36 @@ def _block(pieces, name, path, width, config):
 
 
 def adapt_t2t_channels(path: str, array: np.ndarray, old: int, new: int) -> np.ndarray:
-    """A weight, for images with other channels.
+    """Adapt a weight to images with another number of channels.
 
-    Of what the first split feeds the kernel is adapted as everywhere, and the norm's
-    vectors are averaged over the channels, or repeated. So a grey image gives nearly what
-    it gave as RGB, and exactly where the norm treats the channels alike.
+    Only the weights that act directly on patches of the image change: the kernel is
+    adapted by `adapt_channels`, and the vectors of the norm are averaged over the
+    channels or repeated. A gray image then gives nearly the same tokens as the RGB image
+    with three equal channels, and exactly the same tokens if the norm treats all channels
+    equally.
 
     Args:
-        path: of the weight.
-        array: its value.
-        old: int, number of channels that it is for.
-        new: int, wanted.
+        path: str, path of the weight.
+        array: value of the weight.
+        old: int, number of channels that `array` is for.
+        new: int, number of channels of the model.
 
     Returns:
-        Array; the same for all weights but three.
+        Array, which is `array` itself for all weights except those of the first layer.
     """
     if not re.match(r"stem/(transformer|performer|convolution)_0/", path):
         return array
     if "/attention_norm/" in path:
-        # A mean is a kernel's sum, divided by the number of what is summed.
+        # `adapt_channels` keeps the sum over the channels; the factor turns it into the
+        # mean.
         vector = adapt_channels(array.reshape(7, 7, old, 1), new) * (new / old)
         return vector.reshape(-1)
     if path.endswith(("/qkv/kernel", "convolution_0/kernel")):
         kernel = adapt_channels(array.reshape(7, 7, old, -1), new)
         kernel = kernel.reshape(-1, array.shape[-1])
         if path.startswith("stem/transformer_0/"):
-            # Its queries are scaled by the square root of the width of the input.
+            # This layer divides its logits by the square root of the width of its input,
+            # which depends on the channels. Scaling the queries compensates for that.
             third = kernel.shape[1] // 3
             kernel[:, :third] *= math.sqrt(new / old)
         return kernel

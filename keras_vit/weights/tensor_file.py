@@ -1,4 +1,4 @@
-"""Files of named tensors: what the readers of all formats share."""
+"""Base class and safety checks for files of named tensors."""
 
 import contextlib
 import json
@@ -10,26 +10,37 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-# The kinds of numbers that weights may have: float16, float32, float64; bfloat16.
+# Names of the dtypes that weights may have.
 FLOATS = ("float16", "float32", "float64", "bfloat16")
 
-# Trained weights hardly compress: a file whose tensors, as float32, need more than this
-# many times its own size was made to exhaust the memory.
+# Trained weights hardly compress. A file whose tensors, as float32, need more than this
+# many times its own size is an attempt to exhaust the memory.
 LARGEST_EXPANSION = 10
 
-# Of a configuration, an index or a header. Parsing takes about 25 times as much memory.
+# Size limit in bytes of a configuration, an index or a header. Parsing needs about 25
+# times as much memory.
 LARGEST_JSON = 8 * 2**20
 
-# Files of one checkpoint. The largest published ones have less than 200.
+# Largest number of files in a sharded checkpoint. The largest published checkpoints have
+# fewer than 200.
 _MOST_FILES = 1000
 
 
 class TensorFile:
-    """A file of named tensors. Opening reads names and shapes only.
+    """Base class of readers of files of named tensors.
+
+    The constructor reads names and shapes only.
+
+    Args:
+        path: path of the file.
 
     Attributes:
-        path: str, the file, or the first of several.
-        shapes: dict from name to shape, in the file's order.
+        path: str, path of the file, or of the first of several files.
+        shapes: dict from name to shape, in the order of the file.
+        format: str, file extension of the format, for error messages.
+
+    Raises:
+        ValueError: if `path` is not a regular file.
     """
 
     format: ClassVar[str]
@@ -41,20 +52,28 @@ class TensorFile:
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[Callable[[str], np.ndarray]]:
-        """A function from name to array, while the `with` lasts.
+        """Context manager that yields a function from the name of a tensor to its array.
+
+        The function returns float32 arrays and must not be called after the context has
+        been left.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: if the file is damaged.
         """
         raise NotImplementedError
         yield
 
     def unreadable(self, reason: object) -> ValueError:
-        """The error that says that the file is damaged, to be raised."""
+        """Return the error to raise if the file is damaged or hostile."""
         return unreadable(self.path, f"{self.format} checkpoint", reason)
 
     def check_dtype(self, name: str, dtype: object) -> None:
-        """Raises a `ValueError` unless weights may have this dtype."""
+        """Raise a `ValueError` unless weights may have this dtype.
+
+        Args:
+            name: name of the tensor, for the message.
+            dtype: dtype of the tensor, or its name.
+        """
         if str(dtype) not in FLOATS:
             raise ValueError(
                 f"{name} in {self.path} holds {dtype}, not {', '.join(FLOATS)}: not a "
@@ -62,10 +81,14 @@ class TensorFile:
             )
 
     def read_index(self) -> dict[str, str]:
-        """Return the path of each tensor's file, for an index of several files.
+        """Read the index of a sharded checkpoint.
+
+        Returns:
+            Dict from the name of each tensor to the path of its file.
 
         Raises:
-            ValueError: not an index, or it names files in other directories.
+            ValueError: if the file is not an index, lists too many files, or names files
+                that are missing or in other directories.
         """
         directory, name = os.path.split(self.path)
         index = read_json(directory, name).get("weight_map")
@@ -79,7 +102,7 @@ class TensorFile:
                 f"{_MOST_FILES} files"
             )
         for file in files:
-            # Names, not paths: an index must not point out of its directory.
+            # An index must not refer to files outside its own directory.
             if file != os.path.basename(file) or "\\" in file or "\0" in file:
                 raise self.unreadable(f"its index names {file!r}, which is no file name")
             if not os.path.exists(os.path.join(directory, file)):
@@ -88,13 +111,14 @@ class TensorFile:
         return {tensor: os.path.join(directory, file) for tensor, file in index.items()}
 
     def check_budget(self, paths: Iterable[str | os.PathLike] = ()) -> None:
-        """Check the memory that `shapes` need against the size of the files.
+        """Check that the tensors do not need too much memory for the size of the files.
 
         Args:
-            paths: all files that the tensors are in; by default `path` alone.
+            paths: paths of all files that hold the tensors; by default only `path`.
 
         Raises:
-            ValueError: the tensors need more than `LARGEST_EXPANSION` times that size.
+            ValueError: if the tensors need more than `LARGEST_EXPANSION` times the size
+                of the files.
         """
         needed = sum(4 * math.prod(shape) for shape in self.shapes.values())
         size = sum(os.path.getsize(path) for path in (list(paths) or [self.path]))
@@ -104,7 +128,13 @@ class TensorFile:
 
 
 def unreadable(path: str, kind: str, reason: object) -> ValueError:
-    """Return the error for a damaged or hostile file, to be raised."""
+    """Return the error to raise for a damaged or hostile file.
+
+    Args:
+        path: path of the file.
+        kind: str, kind of file that was expected, such as `".npz checkpoint"`.
+        reason: what is wrong, as text or as an exception.
+    """
     return ValueError(
         f"{path} ({os.path.getsize(path)} bytes) is not a readable {kind}: {reason}. If "
         "it was downloaded, delete it and download it again."
@@ -112,7 +142,15 @@ def unreadable(path: str, kind: str, reason: object) -> ValueError:
 
 
 def exceeds_budget(needed: int, size: int) -> str | None:
-    """Return why `needed` bytes of memory are too many for a file of `size` bytes."""
+    """Check the memory that a file needs against the size of the file.
+
+    Args:
+        needed: int, bytes of memory that the content of the file needs.
+        size: int, size of the file in bytes.
+
+    Returns:
+        str, the reason why `needed` is too much, or None if it is acceptable.
+    """
     if needed <= LARGEST_EXPANSION * size:
         return None
     return (
@@ -122,9 +160,9 @@ def exceeds_budget(needed: int, size: int) -> str | None:
 
 
 def check_regular_file(path: str) -> None:
-    """Raise a `ValueError` for a pipe, a socket, a device or a directory.
+    """Raise a `ValueError` for a directory, pipe, socket or device.
 
-    Opening a pipe may wait forever, and a device may never end.
+    Opening a pipe may block forever, and reading a device may never end.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(
@@ -134,16 +172,20 @@ def check_regular_file(path: str) -> None:
 
 
 def parse_json(text: str | bytes, path: str, allow_nan: bool = False) -> dict[str, Any]:
-    """Return the JSON object in `text`.
+    """Parse a JSON object.
 
     Args:
-        text: JSON.
-        path: where it comes from, for the message.
-        allow_nan: bool, whether NaN and infinity may be in it, as in Keras's.
+        text: JSON text.
+        path: path of the file that the text comes from, for the message.
+        allow_nan: bool, whether to accept NaN and infinity, which standard JSON does not
+            have but configurations of Keras may contain.
+
+    Returns:
+        dict.
 
     Raises:
-        ValueError: not a JSON object, longer than `LARGEST_JSON`, nested too deeply, or
-            with NaN or infinity, which JSON does not have.
+        ValueError: if the text is not a JSON object, is longer than `LARGEST_JSON`, is
+            nested too deeply, or has NaN or infinity without `allow_nan`.
     """
     if len(text) > LARGEST_JSON:
         raise ValueError(
@@ -166,10 +208,17 @@ def parse_json(text: str | bytes, path: str, allow_nan: bool = False) -> dict[st
 
 
 def read_json(directory: str, name: str) -> dict[str, Any]:
-    """What lies beside a checkpoint; an empty dict where there is no such file.
+    """Read a JSON file beside a checkpoint.
+
+    Args:
+        directory: path of the directory.
+        name: name of the file.
+
+    Returns:
+        dict, which is empty if the file does not exist.
 
     Raises:
-        ValueError: the file is no object of JSON.
+        ValueError: if the file is not a JSON object.
     """
     path = os.path.join(directory, name)
     if not os.path.lexists(path):

@@ -1,4 +1,4 @@
-"""timm's ViT and DeiT checkpoints, and DINOv2's, which have the same names."""
+"""ViT and DeiT checkpoints of timm, and DINOv2 checkpoints, which use the same names."""
 
 import functools
 import os
@@ -14,18 +14,18 @@ from keras_vit.weights.timm_architectures import (
 )
 from keras_vit.weights.torch_layout import TorchPieces
 
-# Heads by width, in all published sizes: nothing in the file tells them.
+# Number of attention heads by width for all published sizes; no tensor shows the number.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 
-# What DeiT III's and DINOv2's own files call things, and timm's.
+# Tensor names in the original files of DeiT III and DINOv2, with those of timm.
 _RENAMED = {
     r"\.gamma_([12])$": r".ls\1.gamma",
     r"^register_tokens$": "reg_token",
 }
-# timm's `global_pool`; "" is a backbone that returns its tokens.
+# Values of timm's `global_pool`; "" is a backbone that returns its tokens.
 _POOLINGS = {"token": "token", "avg": "gap", "map": "map", "": None}
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "gelu_erf": "gelu"}
-# Arguments of timm's models that the tensors show as well, or that only training uses.
+# Arguments of timm's models that follow from the tensors, or that affect only training.
 _SHOWN = {
     *("num_heads", "patch_size", "embed_dim", "depth", "mlp_ratio", "img_size"),
     *("in_chans", "num_classes", "class_token", "reg_tokens", "init_values"),
@@ -33,7 +33,7 @@ _SHOWN = {
     *("drop_rate", "drop_path_rate", "proj_drop_rate", "pos_drop_rate"),
     *("attn_drop_rate", "patch_drop_rate", "weight_init", "fix_init"),
 }
-# Arguments that change what is computed, with the values of a plain ViT.
+# Arguments that change the outputs, with the values that a plain ViT has.
 _PLAIN: dict[str, tuple] = {
     "act_layer": (None, *_ACTIVATIONS),
     "global_pool": (None, *_POOLINGS),
@@ -50,7 +50,7 @@ _PLAIN: dict[str, tuple] = {
         (None,),
     ),
 }
-# Entries of `pretrained_cfg` that say nothing about evaluation at the trained size.
+# Entries of `pretrained_cfg` that do not affect evaluation at the trained image size.
 _DESCRIPTIVE = {
     *("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "tag"),
     *("architecture", "custom_load", "test_input_size", "min_input_size"),
@@ -60,7 +60,7 @@ _DESCRIPTIVE = {
     *("notes", "input_size"),
 }
 _EVALUATION = {"mean", "std", "interpolation", "crop_pct", "crop_mode", "label_offset"}
-# Entries of config.json around `pretrained_cfg`; older files have everything in one dict.
+# Entries of config.json beside `pretrained_cfg`; older files have everything in one dict.
 _AROUND = {
     *("architecture", "num_features", "num_classes", "global_pool", "model_args"),
     *("label_names", "label_descriptions", "pretrained_cfg"),
@@ -68,7 +68,12 @@ _AROUND = {
 
 
 def _read_config(path):
-    """Return timm's config.json in the directory of `path` in its current form, or {}."""
+    """Read timm's config.json in the directory of `path`.
+
+    Returns:
+        dict in timm's current format, also for older files; empty if there is no
+        config.json of timm.
+    """
     config = read_json(os.path.dirname(path), "config.json")
     if "architecture" not in config:
         return {}
@@ -89,23 +94,23 @@ def _read_config(path):
 
 
 class TimmSource(Source):
-    """A `.safetensors` or `.pth` file with timm's names.
+    """Checkpoint source for `.safetensors` and `.pth` files with timm's tensor names.
 
-    Some architectures have exactly the tensors of another one, so the tensors alone do
-    not always determine the network. A `config.json` beside the file, as on the Hugging
-    Face Hub, names the architecture; without one the caller may name it, or pass the
-    arguments that differ. Otherwise such a file is refused.
+    Some architectures have exactly the same tensors as another one, so the tensors do not
+    always determine the network. A `config.json` beside the file, as on the Hugging Face
+    Hub, names the architecture. Without it, the caller must name the architecture or pass
+    the arguments that differ; otherwise an ambiguous file raises an error.
 
-    Without `config.json` the default preprocessing scales pixels to -1 to 1, which is
-    not DeiT's.
+    Without `config.json`, the default preprocessing scales pixels to the range -1 to 1,
+    which is wrong for DeiT.
 
     Args:
         file: the opened file.
-        architecture: None, or timm's name for the network, instead of the one in
-            `config.json`.
+        architecture: str, timm's name for the network, which replaces the one in
+            `config.json`, or None.
 
     Raises:
-        ValueError: the network is not known to be a plain ViT.
+        ValueError: if the network is not known to be a plain ViT.
     """
 
     kind = "timm ViT"
@@ -124,7 +129,7 @@ class TimmSource(Source):
         self.shapes = {}
         for stored, shape in file.shapes.items():
             if stored == "mask_token":
-                continue  # DINOv2's, for training.
+                continue  # DINOv2 uses this tensor only for training.
             name = stored
             for pattern, replacement in _RENAMED.items():
                 name = re.sub(pattern, replacement, name)
@@ -155,7 +160,14 @@ class TimmSource(Source):
             self.image_size = (height, width)
 
     def _find_architecture(self, given):
-        """Return the facts about the named architecture; None if there is no name."""
+        """Look up the architecture by the caller's name or the one in config.json.
+
+        Args:
+            given: str, the caller's name for the architecture, or None.
+
+        Returns:
+            An `Architecture`, or None if neither the caller nor config.json names one.
+        """
         name = given or self._config.get("architecture")
         if not name:
             return None
@@ -170,6 +182,7 @@ class TimmSource(Source):
         raise self._other_network([f"architecture {name!r}"])
 
     def _check_arguments(self):
+        """Raise a `ValueError` if config.json changes the network into another one."""
         other = [
             f"{name}={value!r}"
             for name, value in self._arguments.items()
@@ -191,7 +204,7 @@ class TimmSource(Source):
 
     @functools.cached_property
     def preprocessing(self):
-        """What timm does to images in evaluation, as arguments of `Preprocessor`."""
+        """Arguments of `Preprocessor` equivalent to timm's evaluation preprocessing."""
         published = {k: v for k, v in self._published.items() if v is not None}
         if not published:
             return {}
@@ -205,7 +218,7 @@ class TimmSource(Source):
         if resize not in RESIZES:
             other.append(f"interpolation={published['interpolation']!r}")
         if mode == "squash" and crop == 1:
-            crop = None  # The whole image, whatever its aspect ratio.
+            crop = None  # Resize the whole image, ignoring its aspect ratio.
         elif mode != "center" or not 0 < crop <= 1:
             other.append(f"crop_mode={mode!r} with crop_pct={crop!r}")
         if other:
@@ -255,11 +268,13 @@ class TimmSource(Source):
             )
 
     def _check_shown(self, overrides, has_rows):
-        """Raise a `ValueError` where a network with other outputs has the same tensors.
+        """Raise a `ValueError` if another network has the same tensors.
 
         Args:
-            overrides: arguments of the caller, which may tell the networks apart.
-            has_rows: bool, whether prefix tokens have rows in the position table.
+            overrides: dict of arguments that the caller passes, which may determine the
+                network.
+            has_rows: bool, whether prefix tokens have rows in the table of position
+                embeddings.
         """
         if self._architecture is not None or self.published:
             return
@@ -298,6 +313,7 @@ class TimmSource(Source):
             )
 
     def _ask(self, overrides, argument, question, answer=None):
+        """Raise a `ValueError` that asks for an argument unless the caller passes it."""
         if overrides.get(argument) is None:
             raise ValueError(
                 f"No tensor in {self.path} shows {question}. Pass "
@@ -306,7 +322,7 @@ class TimmSource(Source):
             )
 
     def _num_heads(self, overrides, width):
-        # vit_base_patch16_gap_224 has 16 heads, SigLIP's networks of that width 12.
+        # vit_base_patch16_gap_224 has 16 heads, SigLIP networks of the same width 12.
         bare = {"cls_token", "fc_norm.bias", "attn_pool.latent"}.isdisjoint(self.shapes)
         known = overrides.get("num_heads") or self.num_heads or self.published
         if width == 768 and bare and not known:
@@ -318,7 +334,7 @@ class TimmSource(Source):
         return self.heads(overrides, width)
 
     def _check_grid(self, overrides):
-        """Raise a `ValueError` if config.json and the table of positions disagree."""
+        """Raise a `ValueError` if config.json contradicts the position embeddings."""
         if self.image_size is None or overrides.get("source_grid_shape") is not None:
             return
         patch, channels = self.patches()
@@ -359,7 +375,7 @@ class TimmSource(Source):
             "final_norm": "after_pooling" if after_pooling else "before_pooling",
             "positions": "learned" if "pos_embed" in shapes else "none",
             "registers": shapes["reg_token"][1] if "reg_token" in shapes else 0,
-            # The initial value; the file has the trained ones.
+            # This is the initial value; the trained values come from the file.
             "layer_scale": 1e-5 if "blocks.0.ls1.gamma" in shapes else None,
             "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
             "activation": self.activation,
@@ -400,7 +416,8 @@ class TimmSource(Source):
     def position_prefixes(self):
         tokens = ("cls_token" in self.shapes) + ("dist_token" in self.shapes)
         registers = self.shapes["reg_token"][1] if "reg_token" in self.shapes else 0
-        # Of all prefix tokens; without registers (DINOv2); of none (`no_embed_class`).
+        # The table has rows for all prefix tokens, for all except the registers (DINOv2),
+        # or for none of them (`no_embed_class`).
         return tokens + registers, tokens, 0
 
     def pieces(self, config):

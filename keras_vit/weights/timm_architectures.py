@@ -1,4 +1,4 @@
-"""timm's architectures that are plain ViTs, with the facts that no tensor shows."""
+"""Table of timm's plain ViT architectures, with settings that no tensor shows."""
 
 import difflib
 import re
@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 
 class Architecture(NamedTuple):
-    """What timm's code for an architecture sets unless `model_args` change it.
+    """Default settings of an architecture in timm's code.
 
     Attributes:
-        num_heads: int, attention heads.
+        num_heads: int, number of attention heads.
         pooling: str, timm's `global_pool`.
         activation: str, timm's `act_layer`.
     """
@@ -19,9 +19,10 @@ class Architecture(NamedTuple):
     activation: str
 
 
-# From timm 1.0.31. Architectures with other layers (rotary positions, norms after the
-# branches, pooling over registers, gated MLPs, convolutional stems, ...) are left out:
-# some of them have exactly the tensors of a plain ViT and compute something else.
+# From timm 1.0.31, grouped by `num_heads`, `pooling` and `activation`. Architectures with
+# other layers (rotary positions, norms after the branches, pooling over registers, gated
+# MLPs, convolutional stems, ...) are omitted. Some of them have exactly the same tensors
+# as a plain ViT but give other outputs.
 _NAMES = {
     (2, "avg", "gelu"): """
         test_vit2
@@ -136,14 +137,15 @@ ARCHITECTURES = {
 
 
 def find_architecture(name: str) -> Architecture | None:
-    """Look up an architecture by timm's current name, with or without tag, or an old one.
+    """Look up an architecture by timm's name for it.
 
     Args:
-        name: such as `"vit_base_patch16_224"`, `"vit_base_patch16_224.augreg_in21k"` or
+        name: str, a current name with or without tag, or an old name. For example,
+            `"vit_base_patch16_224"`, `"vit_base_patch16_224.augreg_in21k"` or
             `"vit_base_patch16_224_in21k"`.
 
     Returns:
-        An `Architecture`, or None if it is not known to be a plain ViT.
+        An `Architecture`, or None if the name is not that of a plain ViT.
     """
     name = name.partition(".")[0]
     old = re.fullmatch(r"(.*)_(in21k|sam|dino|in21ft1k)", name)
@@ -151,6 +153,6 @@ def find_architecture(name: str) -> Architecture | None:
 
 
 def similar_architectures(name: str) -> str:
-    """Return the names in the table that are closest to `name`, for error messages."""
+    """Return the most similar names in the table as text for an error message."""
     close = difflib.get_close_matches(name, ARCHITECTURES, n=3, cutoff=0.0)
     return ", ".join(map(repr, close))

@@ -1,4 +1,4 @@
-"""PyTorch's `.pth`, `.pt`, `.pth.tar` and `.bin` files."""
+"""PyTorch's `.pth`, `.pt`, `.pth.tar`, `.ckpt` and `.bin` files."""
 
 import argparse
 import contextlib
@@ -10,22 +10,23 @@ from typing import Any
 from keras_vit.weights.archive import open_archive
 from keras_vit.weights.tensor_file import TensorFile
 
-# Where training scripts put averaged weights.
+# Keys under which training scripts store averaged (EMA) weights.
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 
 
 class TorchFile(TensorFile):
-    """A file that `torch.save` wrote; nothing in it is executed.
+    """Reader of files that `torch.save` wrote, which never executes code in them.
 
     Args:
-        path: of the file.
-        preferred: names of the state dict to read if the file has several, best first.
+        path: path of the file.
+        preferred: keys of the state dict to read if the file has several, in order of
+            preference.
 
     Raises:
-        ImportError: torch is not installed.
-        ValueError: the file is damaged, holds anything but tensors and plain values, or
-            tensors of other kinds than floats; or several state dicts, none of them
-            preferred.
+        ImportError: if torch is not installed.
+        ValueError: if the file is damaged, holds anything other than tensors and plain
+            values, holds tensors that are not floats, or has several state dicts of which
+            none is preferred.
     """
 
     format = ".pth"
@@ -41,12 +42,13 @@ class TorchFile(TensorFile):
                 "where torch is."
             ) from None
         try:
-            # weights_only: tensors and plain values, and no code. Training scripts keep
-            # their arguments beside the weights.
+            # `weights_only` restores tensors and plain values and executes no code.
+            # `Namespace` is allowed because training scripts save their arguments beside
+            # the weights.
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = self._load(torch)
         except Exception as error:
-            # torch raises whatever its pickle meets.
+            # For damaged files, torch raises many different exceptions.
             raise self.unreadable(_reason(error)) from None
         content = self._choose(_state_dicts(content, torch.Tensor), preferred)
         self._tensors: dict[str, Any] = {
@@ -62,14 +64,23 @@ class TorchFile(TensorFile):
                     f"{tensor.device})"
                 )
             self.shapes[name] = tuple(tensor.shape)
-        # Strides of 0, and views of one storage, repeat the same values.
+        # Tensors with strides of 0, and views of a shared storage, can claim more memory
+        # than the file has data.
         self.check_budget()
 
     def _choose(self, found, preferred):
-        """Return the only state dict, or the preferred one of several."""
+        """Choose one of the state dicts in the file.
+
+        Args:
+            found: dict from key to state dict.
+            preferred: keys in order of preference.
+
+        Returns:
+            The preferred state dict, the only one, or the averaged one.
+        """
         if not found:
             raise self.unreadable("no dict of tensors is in it")
-        # A loss or a scheduler may keep a few tensors of its own.
+        # Ignore small dicts: a loss or a scheduler may save a few tensors of its own.
         least = max(map(len, found.values())) / 2
         networks = {key: value for key, value in found.items() if len(value) >= least}
         for key in preferred:
@@ -93,15 +104,16 @@ class TorchFile(TensorFile):
         return networks[averaged]
 
     def _load(self, torch):
-        # The format before torch 1.6 is no zip archive and cannot be mapped.
+        """Return the content of the file."""
+        # The format of torch before 1.6 is not a zip archive and cannot be memory-mapped.
         mapped = zipfile.is_zipfile(self.path)
         if mapped:
             self._check_archive()
-        # Mapped, the file is in memory once, tensor by tensor.
+        # Memory-mapping loads each tensor only when it is read.
         return torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
 
     def _check_archive(self):
-        """Check the checksums, which torch does not."""
+        """Check the structure and the checksums of the archive, which torch ignores."""
         with open_archive(self.path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise ValueError(
@@ -110,7 +122,7 @@ class TorchFile(TensorFile):
                 )
             for member in archive.infolist():
                 if member.compress_type != zipfile.ZIP_STORED:
-                    # Mapped, compressed bytes would be taken for numbers.
+                    # Memory-mapping would interpret the compressed bytes as numbers.
                     raise ValueError(f"{member.filename} is compressed")
             damaged = archive.testzip()
         if damaged is not None:
@@ -122,7 +134,17 @@ class TorchFile(TensorFile):
 
 
 def _reason(error):
-    """Return what torch met in a file, without its advice to execute the file's code."""
+    """Summarize an error of torch.
+
+    The messages of torch advise the reader to execute the code in the file, which is
+    dangerous, so this function replaces them.
+
+    Args:
+        error: exception that torch raised.
+
+    Returns:
+        str.
+    """
     text = str(error)
     code = re.search(r"GLOBAL ([\w.]+)", text)
     if code:
@@ -136,7 +158,17 @@ def _reason(error):
 
 
 def _state_dicts(content, tensor_class, path="", depth=3):
-    """Return the dicts of tensors in what `torch.save` wrote, by their path of keys."""
+    """Find the dicts of tensors in the content of a file.
+
+    Args:
+        content: object that `torch.save` wrote.
+        tensor_class: `torch.Tensor`.
+        path: str, keys that lead to `content`, joined by slashes.
+        depth: int, number of levels to search.
+
+    Returns:
+        Dict from the path of keys to the dict of tensors.
+    """
     if not isinstance(content, dict) or not content or not depth:
         return {}
     if all(

@@ -1,22 +1,22 @@
-"""How PyTorch lays out what Keras lays out otherwise: `(out, in)`, channels first."""
+"""Conversion from PyTorch's weight layout: `(out, in)`, channels first."""
 
 from keras_vit.weights.source import PROJECTION, Piece
 
 
 class TorchPieces(list[Piece]):
-    """Pieces, added module by module."""
+    """List of `Piece`s with a method for each kind of PyTorch module."""
 
     def plain(self, name, path, shape):
-        """A parameter that is stored alike."""
+        """Add a parameter that has the same layout in both frameworks."""
         self.append(Piece(path, (name,), shape, shape))
 
     def norm(self, name, path, width):
-        """`LayerNorm`."""
+        """Add a `LayerNorm`."""
         self.plain(f"{name}.weight", f"{path}/gamma", (width,))
         self.plain(f"{name}.bias", f"{path}/beta", (width,))
 
     def linear(self, names, path, inputs, outputs, bias=True):
-        """`Linear`; several are joined, in the order of their names."""
+        """Add one `Linear`, or several that are joined in the order of their names."""
         names = (names,) if isinstance(names, str) else names
         kernels = tuple(f"{name}.weight" for name in names)
         shape, stored = (outputs, inputs), (inputs, outputs)
@@ -26,7 +26,7 @@ class TorchPieces(list[Piece]):
             self.append(Piece(f"{path}/bias", biases, (outputs,), (outputs,)))
 
     def patch_projection(self, name, patch, channels, width):
-        """`Conv2d` with a stride as large as its kernel."""
+        """Add a `Conv2d` whose stride equals its kernel size."""
         shape, stored = (width, channels, patch, patch), (patch**2 * channels, width)
         axes = (2, 3, 1, 0)
         self.append(Piece(PROJECTION, (f"{name}.weight",), shape, stored, axes))

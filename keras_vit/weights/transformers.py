@@ -1,4 +1,4 @@
-"""transformers' ViT and DeiT: directories, or their `.safetensors` and `.bin` files."""
+"""ViT and DeiT checkpoints of transformers: directories, `.safetensors`, `.bin`."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ from keras_vit.weights.transformers_preprocessing import (
     read_size,
 )
 
-# Those whose classes compute what a plain ViT does.
+# Values of `model_type` whose classes compute the same as a plain ViT.
 _MODEL_TYPES = ("vit", "deit", "vit_msn")
 _PROBLEMS = {
     "single_label_classification": "softmax",
@@ -30,7 +30,7 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
 }
-# What is in a block: before version 5, and since.
+# Names of the modules of a block before version 5 of transformers and since.
 _OLD = {
     "block": "encoder.layer",
     "qkv": tuple(f"attention.attention.{x}" for x in ("query", "key", "value")),
@@ -48,11 +48,11 @@ _NEW = {
 
 
 def check_model_type(path: str, config: dict[str, Any]) -> None:
-    """Raise a `ValueError` if transformers' config.json is of another kind of model.
+    """Raise a `ValueError` if a config.json of transformers describes another model.
 
     Args:
-        path: the file or directory, for the message.
-        config: content of its `config.json`; timm's passes.
+        path: path of the file or directory, for the message.
+        config: dict, the content of its `config.json`. A `config.json` of timm passes.
     """
     model_type = config.get("model_type")
     if model_type not in (None, *_MODEL_TYPES) and "architecture" not in config:
@@ -63,11 +63,18 @@ def check_model_type(path: str, config: dict[str, Any]) -> None:
 
 
 class TransformersSource(Source):
-    """`ViTForImageClassification`, `ViTModel`, and DeiT's, with and without teacher.
+    """Checkpoint source for `ViTForImageClassification`, `ViTModel` and DeiT.
 
-    `config.json` beside the file tells heads, epsilon and GELU,
-    `preprocessor_config.json` the preprocessing. DeiT without its teacher's head uses
-    its distillation token as a register, and so does the model here.
+    The `config.json` beside the file determines the number of heads, the epsilon of the
+    norms and the activation. `preprocessor_config.json` determines the preprocessing.
+    DeiT without a distillation head still has a distillation token, which serves as a
+    register.
+
+    Args:
+        file: the opened file.
+
+    Raises:
+        ValueError: if `config.json` describes a network that keras_vit does not support.
     """
 
     kind = "transformers ViT"
@@ -78,7 +85,7 @@ class TransformersSource(Source):
     )
     published_heads = HEADS
     resize = "bicubic"
-    # That of every published configuration.
+    # The epsilon in all published configurations.
     layer_norm_epsilon = 1e-12
     possible = {  # noqa: RUF012
         "pooling": ("token", "gap", None),
@@ -97,7 +104,8 @@ class TransformersSource(Source):
                 self._prefix = prefix
         new = any(name.startswith(f"{self._prefix}layers.") for name in self.shapes)
         self._names = _NEW if new else _OLD
-        # The pooler is no part of the classifier, but a layer for other tasks.
+        # The pooler is a layer for other tasks. It counts as part of the head, and is
+        # ignored if the file has a classifier, which does not use it.
         self.head_names = (*type(self).head_names, f"{self._prefix}pooler.")
         self.shapes = {
             name: shape
@@ -128,13 +136,13 @@ class TransformersSource(Source):
 
     @functools.cached_property
     def preprocessing(self):
-        """What `preprocessor_config.json` says, as arguments of `Preprocessor`."""
+        """Arguments of `Preprocessor` equivalent to `preprocessor_config.json`."""
         preprocessing, _ = self._preprocessing
         return preprocessing
 
     @functools.cached_property
     def _preprocessing(self):
-        """Return the arguments of `Preprocessor`, and the size of its images or None."""
+        """Arguments of `Preprocessor`, and the image size that they give, or None."""
         directory, name = os.path.dirname(self.path), "preprocessor_config.json"
         path = os.path.join(directory, name)
         config = read_json(directory, name)
@@ -154,7 +162,7 @@ class TransformersSource(Source):
         return preprocessing, size
 
     def _check_size(self, overrides, input_shape):
-        """Raise a `ValueError` if the preprocessor makes images of another size."""
+        """Raise a `ValueError` if the preprocessor's image size is not the network's."""
         given = {key for key, value in overrides.items() if value is not None}
         if input_shape is None or given & {"input_shape", "preprocessor"}:
             return
@@ -238,7 +246,7 @@ class TransformersSource(Source):
         return config
 
     def _check_stated(self, config):
-        """Raise a `ValueError` if config.json describes a network of other tensors."""
+        """Raise a `ValueError` if config.json contradicts the tensors."""
         stated = {
             "hidden_size": config["hidden_dim"],
             "num_hidden_layers": config["num_layers"],

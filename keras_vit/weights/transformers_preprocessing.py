@@ -1,10 +1,10 @@
-"""preprocessor_config.json of transformers, as arguments of `Preprocessor`."""
+"""Conversion of transformers' preprocessor_config.json to `Preprocessor` arguments."""
 
 import math
 import re
 from typing import Any
 
-# Entries that are done, and those that change no pixels.
+# Entries that `Preprocessor` honors, and entries that do not change pixels.
 _HONORED = {
     *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale"),
     *("rescale_factor", "do_normalize", "image_mean", "image_std"),
@@ -17,9 +17,9 @@ _DESCRIPTIVE = {
 _PROCESSORS = re.compile(
     r"(ViT|DeiT|CLIP|Bit)(ImageProcessor(Fast|Pil)?|FeatureExtractor)"
 )
-# Pillow's numbers for ways to interpolate.
+# Pillow's codes of interpolation methods.
 _RESAMPLE = {2: "bilinear_antialias", 3: "bicubic_antialias"}
-# What a processor does where its file says nothing, from transformers 5.24.
+# Defaults of each processor for entries that are missing, from transformers 5.24.
 _HALF = [0.5, 0.5, 0.5]
 _ALL = {
     "do_resize": True,
@@ -56,18 +56,22 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 def read_preprocessor_config(
     config: dict[str, Any], model_type: str | None
 ) -> tuple[dict[str, Any], list[str], tuple[int, int] | None]:
-    """Read what `preprocessor_config.json` does to images.
+    """Convert the content of a `preprocessor_config.json`.
 
     Args:
-        config: its content.
-        model_type: str, of config.json; it names the processor where `config` does not.
+        config: dict, the content of the file.
+        model_type: str, the `model_type` of config.json, or None. It determines the
+            processor if `config` does not name one.
 
     Returns:
-        The arguments of `Preprocessor`, what it does not do, and the height and width of
-        the images that it makes, or None if it leaves their size or states none.
+        Tuple of three:
+        - dict of arguments for `Preprocessor`;
+        - list of entries that `Preprocessor` does not support, as text;
+        - height and width of the processed images, or None if the images are not resized
+          or `config` states no size.
 
     Raises:
-        KeyError, TypeError, ValueError, ArithmeticError: a value makes no sense.
+        KeyError, TypeError, ValueError, ArithmeticError: if a value is invalid.
     """
     other = [
         f"{key}={value!r}"
@@ -79,7 +83,7 @@ def read_preprocessor_config(
     if kind is not None and known is None:
         other.append(kind)
     family = known[1] if known else "DeiT" if model_type == "deit" else "ViT"
-    # A switch that is null is as good as missing; other values must not be.
+    # A switch that is null counts as missing; any other entry that is null is an error.
     given = {
         key: value
         for key, value in config.items()
@@ -105,7 +109,8 @@ def read_preprocessor_config(
     if shortest and output[0] == output[1] <= resized[0]:
         fraction = output[0] / resized[0]
         if math.floor(output[0] / fraction) != resized[0]:
-            # `Preprocessor` rounds this quotient down: keep it off the edge.
+            # `Preprocessor` rounds `output / fraction` down. Half a pixel more keeps the
+            # quotient from falling just below the integer.
             fraction = output[0] / (resized[0] + 0.5)
         arguments["crop_fraction"] = fraction
     if shortest and not values["do_center_crop"]:
@@ -113,12 +118,14 @@ def read_preprocessor_config(
     elif shortest and "crop_fraction" not in arguments:
         other.append(f"size={values['size']!r} with crop_size={values['crop_size']!r}")
     elif not shortest and output != resized:
-        # DeiT's processor: images become square before the crop.
+        # The processor of DeiT makes images square before it crops them, which
+        # `Preprocessor` cannot do.
         other.append(f"size={values['size']!r}, not shortest_edge, with a center crop")
     return arguments, other, output if config.keys() & {"size", "crop_size"} else None
 
 
 def _scaling(values):
+    """Return the `mean` and `std` arguments of `Preprocessor`, for pixels 0 to 255."""
     scale = float(values["rescale_factor"]) if values["do_rescale"] else 1.0
     mean, std = values["image_mean"], values["image_std"]
     if not values["do_normalize"]:
@@ -131,6 +138,7 @@ def _is_int(size):
 
 
 def _is_shortest_edge(size, family):
+    """Return True if `size` is the length of an image's shorter side."""
     if isinstance(size, dict):
         return set(size) == {"shortest_edge"}
     # CLIP's processors read a single number as the shortest edge.
@@ -138,10 +146,14 @@ def _is_shortest_edge(size, family):
 
 
 def read_size(size: Any) -> tuple[int, int]:
-    """Return height and width, however a configuration of transformers writes them.
+    """Return the height and width in a configuration of transformers.
+
+    Args:
+        size: a positive int for a square, a list of two, or a dict with the keys
+            `"height"` and `"width"` or the key `"shortest_edge"`.
 
     Raises:
-        ValueError: it is neither a positive int, nor two, nor a dict of these.
+        ValueError: if `size` is anything else.
     """
     sides: tuple[Any, ...] = (size, size)
     if isinstance(size, dict):
