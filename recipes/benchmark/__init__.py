@@ -1,1 +1,1 @@
-"""Measurements of speed and memory; `python -m recipes.benchmark --help` says which."""
+"""Benchmarks of speed and memory; see `python -m recipes.benchmark --help`."""

@@ -1,15 +1,15 @@
-"""Speed and memory of keras_vit, beside KerasHub, timm and transformers.
+"""Benchmark of keras_vit against KerasHub, timm and transformers.
 
 python -m recipes.benchmark [WHAT ...] [options]
 
-Contestants run in turn (A B C A B C ...), each in its own process, on the same machine in
-the same minutes; what is told is the median over the alternations, the smallest and the
-largest, and ratios of values of the same alternation. For each WHAT there will be a table
-(.txt), a picture (.png) and all values with machine, versions and settings (.json).
+The contestants take turns (A B C A B C ...), each in its own process, on the same machine
+and within the same few minutes. The report gives the median, minimum and maximum over all
+alternations, and the ratios of values from the same alternation. Each WHAT writes a table
+(.txt), a chart (.png), and all values with the machine, versions and settings (.json).
 
-A contestant that fails, hangs (--timeout) or runs out of memory is told as failed, and
-the others go on. The exit status is 1 only if nothing could be measured. Ctrl-C writes
-what was measured until then, and exits with 130.
+If a contestant fails, hangs (see --timeout) or runs out of memory, it is reported as
+failed and the others continue. The exit status is 1 only if nothing could be measured.
+Ctrl-C writes the results so far and exits with status 130.
 
 Examples:
   python -m recipes.benchmark inference training
@@ -37,12 +37,12 @@ from recipes.benchmark.measurements import HEAD_DIM, MEASUREMENTS, Options
 
 VARIANTS = [name.removeprefix("ViT") for name in VIT_SIZES]
 DTYPES = ("float32", "bfloat16", "mixed_bfloat16")
-# These are also told as a fraction of the rate that `matmul` gives.
+# These results are also reported as a fraction of the FLOP rate that `matmul` measures.
 NEED_RATE = ("inference", "training", "resolution", "depth", "width")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command-line interface."""
     parser = argument_parser()
     options = chosen_options(parser, arguments)
     names = options.what or list(MEASUREMENTS)
@@ -155,7 +155,7 @@ def positive(text):
 
 
 def chosen_options(parser, arguments):
-    """The options; ends the program where they cannot be."""
+    """Parse the command line; exit with an error message if an option is invalid."""
     options = parser.parse_args(arguments, namespace=Options())
     check_names(parser, "WHAT", options.what, MEASUREMENTS)
     check_names(parser, "--contestants", options.contestants, CONTESTANTS)
@@ -188,7 +188,14 @@ def chosen_options(parser, arguments):
 
 
 def check_names(parser, argument, names, known):
-    """Ends the program where a name is not known, with the nearest one that is."""
+    """Exit with an error message if a name is unknown.
+
+    Args:
+        parser: the argument parser.
+        argument: name of the argument, for the message.
+        names: the names that the user passed.
+        known: the allowed names.
+    """
     for name in names:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)
@@ -199,16 +206,16 @@ def check_names(parser, argument, names, known):
 
 
 def measure(name, cases, options, rate):
-    """Runs one WHAT and writes its three files, also if it is interrupted.
+    """Run one measurement and write its three files, even if it is interrupted.
 
     Args:
-        name: of the WHAT.
-        cases: what is measured.
-        options: of the command line.
-        rate: GFLOP/s of the best matrix product, or None.
+        name: name of the measurement.
+        cases: list of `runner.Case`s.
+        options: `Options` from the command line.
+        rate: highest rate of the matrix product in GFLOP/s, or None.
 
     Returns:
-        Its rows.
+        List of `runner.Row`s.
     """
     start = time.monotonic()
 

@@ -1,9 +1,10 @@
-"""The libraries that are compared, one small class each.
+"""Libraries that the benchmark compares, with one small class for each.
 
-All have random weights, 1000 classes, logits, cross entropy and AdamW(1e-4). A forward
-pass takes a batch on the host and gives its logits there, so it has been waited for.
+All models have random weights, output logits for 1000 classes, and train with cross
+entropy and AdamW(1e-4). A forward pass takes a batch in host memory and returns the
+logits in host memory, so its time includes all transfers and waits.
 
-What not every environment has is imported by name: mypy need not find it.
+Optional packages are imported with `import_module`, so that mypy does not need them.
 """
 
 import contextlib
@@ -23,13 +24,13 @@ LEARNING_RATE = 1e-4
 
 @dataclass(frozen=True)
 class Contestant:
-    """A library on a backend.
+    """Library on a backend.
 
     Attributes:
         library: `keras_vit`, `keras_hub`, `timm` or `transformers`.
         backend: `jax`, `tensorflow` or `torch`.
-        compiled: None for the library's default; True for XLA under TensorFlow, whose
-            default on a CPU is none, or for `torch.compile`.
+        compiled: None for the library's default, or True for XLA (TensorFlow does not use
+            it on CPUs by default) or `torch.compile`.
     """
 
     library: str
@@ -44,17 +45,21 @@ class Contestant:
 
     @property
     def missing(self) -> list[str]:
-        """The packages that are not installed."""
+        """Names of the required packages that are not installed."""
         packages = (self.library, self.backend)
         return [p for p in packages if importlib.util.find_spec(p) is None]
 
     def build(self, sizes: dict, dtype: str) -> Any:
-        """The model, a `KerasModel` or a `TorchModel`.
+        """Build a model.
 
         Args:
-            sizes: `image_size`, `patch_size`, `hidden_dim`, `num_layers`, `num_heads`,
-                `mlp_dim`; `remat=True` is for `keras_vit` only.
-            dtype: a dtype policy of Keras, or what equals it in torch.
+            sizes: dict with `image_size`, `patch_size`, `hidden_dim`, `num_layers`,
+                `num_heads` and `mlp_dim`, and for `keras_vit` optionally `remat`.
+            dtype: name of a Keras dtype policy. A torch model uses the equivalent
+                settings.
+
+        Returns:
+            A `KerasModel` or a `TorchModel`.
         """
         return _MODELS[self.library](sizes, dtype, self.compiled)
 
@@ -73,7 +78,15 @@ DEFAULT_CONTESTANTS = [c.name for c in _ALL if not c.compiled]
 
 
 def random_batch(batch: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images `(batch, image_size, image_size, 3)`, float32, and labels `(batch,)`."""
+    """Return a random batch.
+
+    Args:
+        batch: int, number of images.
+        image_size: int, height and width in pixels.
+
+    Returns:
+        Float32 images `(batch, image_size, image_size, 3)`, and int32 labels `(batch,)`.
+    """
     generator = np.random.default_rng(0)
     shape = (batch, image_size, image_size, 3)
     images = generator.standard_normal(shape, dtype="float32")
@@ -81,7 +94,10 @@ def random_batch(batch: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def torch_device() -> str:
-    """Where torch computes; on GPUs with TF32, as JAX and TensorFlow do by default."""
+    """Return the name of the device for torch, and enable TF32 if it is a GPU.
+
+    JAX and TensorFlow use TF32 on GPUs by default.
+    """
     torch = import_module("torch")
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -90,7 +106,13 @@ def torch_device() -> str:
 
 
 class KerasModel:
-    """A compiled Keras model; a subclass says which."""
+    """Base class of compiled Keras models.
+
+    Args:
+        sizes: see `Contestant.build`.
+        dtype: see `Contestant.build`.
+        compiled: see `Contestant`.
+    """
 
     def __init__(self, sizes, dtype, compiled):
         import keras
@@ -114,9 +136,16 @@ class KerasModel:
         return self.model.predict_on_batch(images)
 
     def steps(self, batch, count):
-        """Seconds from the call of `fit` to the end of step 1, then of each later step.
+        """Train for some steps with `fit` on NumPy data and time each step.
 
-        `fit` runs on NumPy data, as it comes. A step ends when its loss is known.
+        A step ends when the value of its loss is available.
+
+        Args:
+            batch: images and labels.
+            count: int, number of steps.
+
+        Returns:
+            List of seconds. The first entry includes the start of `fit`.
         """
         import keras
 
@@ -141,7 +170,7 @@ class KerasModel:
 
 
 class KerasVit(KerasModel):
-    """This package."""
+    """`keras_vit.ViT`."""
 
     def network(self, sizes):
         import keras_vit
@@ -172,7 +201,13 @@ class KerasHub(KerasModel):
 
 
 class TorchModel:
-    """A torch module and the plain eager loop; a subclass says which module."""
+    """Base class of torch modules that train in a plain eager loop.
+
+    Args:
+        sizes: see `Contestant.build`.
+        dtype: see `Contestant.build`.
+        compiled: see `Contestant`.
+    """
 
     def __init__(self, sizes, dtype, compiled):
         torch = import_module("torch")
@@ -196,7 +231,7 @@ class TorchModel:
         return self.model(images)
 
     def batch(self, size):
-        """As torch has it: NCHW."""
+        """Return a random batch as torch tensors; the images have the layout NCHW."""
         torch = import_module("torch")
 
         images, labels = random_batch(size, self.image_size)
@@ -211,7 +246,10 @@ class TorchModel:
             return self.call(images.to(self.device)).float().cpu()
 
     def steps(self, batch, count):
-        """Seconds of each step; a step ends when its loss is known."""
+        """Train for some steps and return the seconds of each.
+
+        A step ends when the value of its loss is available.
+        """
         self.model.train()
         ends = [time.perf_counter()]
         for _ in range(count):

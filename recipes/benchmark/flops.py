@@ -1,4 +1,4 @@
-"""Floating-point operations of a Vision Transformer, from its sizes."""
+"""Number of floating-point operations of a Vision Transformer."""
 
 
 def forward(
@@ -10,9 +10,11 @@ def forward(
     classes: int = 1000,
     **_: object,
 ) -> int:
-    """Of one image, two for a multiply-add; only matrix products are counted.
+    """Return the floating-point operations of a forward pass of one image.
 
-    With `m = (image_size / patch_size)**2` patches, `n = m + 1` tokens, width `d`:
+    Only matrix products are counted, and a multiply-add counts as two operations. For
+    `m = (image_size / patch_size)**2` patches, `n = m + 1` tokens and width `d`, the
+    number is the sum of:
 
         2 m (3 patch_size**2) d                  the patch projection
         num_layers times
@@ -32,5 +34,8 @@ def forward(
 
 
 def training(**sizes: int) -> int:
-    """Of one image in a training step: the backward pass counts as two forward passes."""
+    """Return the floating-point operations of a training step for one image.
+
+    The backward pass counts as two forward passes.
+    """
     return 3 * forward(**sizes)

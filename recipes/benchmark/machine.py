@@ -1,4 +1,4 @@
-"""What a figure belongs to: machine, versions, settings."""
+"""Record of the machine, versions and settings that a result belongs to."""
 
 import contextlib
 import datetime
@@ -20,7 +20,7 @@ SETTINGS = re.compile(
 
 
 def record() -> dict[str, Any]:
-    """Date, command, machine, versions and the environment's settings that matter."""
+    """Return the date, command, machine, versions and relevant environment variables."""
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": ["python", "-m", "recipes.benchmark", *sys.argv[1:]],
@@ -36,6 +36,7 @@ def record() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of the installed packages among `PACKAGES`."""
     found = {}
     for package in PACKAGES.split():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -44,7 +45,11 @@ def versions() -> dict[str, str]:
 
 
 def revision() -> str | None:
-    """Of git, with `-dirty` after it where files have changed since."""
+    """Return the git commit, followed by `-dirty` if there are uncommitted changes.
+
+    Returns:
+        str, or None if there is no git or no repository.
+    """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         root = pathlib.Path(__file__).parent
@@ -55,6 +60,7 @@ def revision() -> str | None:
 
 
 def _field(path, name):
+    """Return the value of a `name: value` line in a file, or None."""
     with contextlib.suppress(OSError):
         for line in pathlib.Path(path).read_text().splitlines():
             key, _, value = line.partition(":")

@@ -1,6 +1,8 @@
-"""What is measured: each function lists the cases of one comparison.
+"""Measurements that the benchmark offers.
 
-The names of the functions in `MEASUREMENTS` are what the command line takes.
+Each function in `MEASUREMENTS` yields the cases of one measurement, given the `Options`
+of the command line. The keys of `MEASUREMENTS` are the names on the command line, and the
+docstrings of the functions are their descriptions in `--help`.
 """
 
 import argparse
@@ -17,9 +19,9 @@ from recipes.benchmark.tasks.formats import FORMATS
 SIZE_NAMES = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
 BACKENDS = ("jax", "tensorflow", "torch")
 HEAD_DIM = 64
-# Sizes of batches in which exports are run.
+# Batch sizes in which exported models are run.
 SERVED_BATCHES = (1, 8, 32)
-# Formats of checkpoints, and who reads them.
+# Checkpoint formats, with the libraries that read them.
 LOADERS = {
     ".npz": ("keras_vit",),
     ".safetensors": ("keras_vit", "timm", "transformers"),
@@ -28,7 +30,7 @@ LOADERS = {
 
 
 class Options(argparse.Namespace):
-    """What the command line chose."""
+    """Options from the command line."""
 
     what: list[str]
     variants: list[str]
@@ -44,20 +46,22 @@ class Options(argparse.Namespace):
     depths: list[int]
     widths: list[int]
     out: pathlib.Path
-    left_out: dict[str, list[str]]  # Contestants, and the packages that they lack.
-    scratch: pathlib.Path  # A directory that is deleted in the end.
+    left_out: dict[str, list[str]]  # From contestant to its missing packages.
+    scratch: pathlib.Path  # Temporary directory, deleted at the end.
 
     def sizes(self, variant: str, **changed: int) -> dict[str, int]:
-        """The sizes of a variant, with some of them changed."""
+        """Return the sizes of a variant, with some of them replaced."""
         row = dict(zip(SIZE_NAMES, VIT_SIZES[f"ViT{variant}"], strict=True))
         return {"image_size": self.image_size, **row, **changed}
 
     @property
     def backends(self) -> list[str]:
+        """Backends of the contestants."""
         used = {contestant.backend for contestant in self.contestants}
         return [backend for backend in BACKENDS if backend in used]
 
     def of(self, *libraries: str) -> list[Contestant]:
+        """Return the contestants of some libraries."""
         return [c for c in self.contestants if c.library in libraries]
 
 
@@ -71,7 +75,18 @@ def models(
     fresh: bool = False,
     **parameters: Any,
 ) -> Iterator[Case]:
-    """One case for each contestant, on a model of these sizes."""
+    """Yield one case for each contestant, for a model of the given sizes.
+
+    Args:
+        options: options from the command line.
+        group: see `Case`.
+        task: see `Case`.
+        sizes: see `Contestant.build`.
+        contestants: list of contestants; None for all.
+        flops: see `Case`.
+        fresh: see `Case`.
+        **parameters: further parameters of the task.
+    """
     for contestant in options.contestants if contestants is None else contestants:
         yield Case(
             group,
@@ -90,19 +105,19 @@ def models(
 
 
 def inference(options):
-    """A forward pass of a batch."""
+    """Time a forward pass of one batch."""
     for variant in options.variants:
         yield from _inference(options, variant, options.sizes(variant), options.batch)
 
 
 def training(options):
-    """A training step of a batch; of Keras models in `fit`."""
+    """Time a training step of one batch; Keras models train with `fit`."""
     for variant in options.variants:
         yield from _training(options, variant, options.sizes(variant))
 
 
 def resolution(options):
-    """A forward pass of one image, by its size."""
+    """Time a forward pass of one image for several image sizes."""
     variant = options.variants[0]
     for size in options.resolutions:
         yield from _inference(
@@ -111,7 +126,7 @@ def resolution(options):
 
 
 def depth(options):
-    """A training step, by the number of blocks."""
+    """Time a training step for several numbers of blocks."""
     variant = options.variants[0]
     for layers in options.depths:
         sizes = options.sizes(variant, num_layers=layers)
@@ -119,7 +134,7 @@ def depth(options):
 
 
 def width(options):
-    """A training step, by the width; heads and MLP grow with it."""
+    """Time a training step for several widths; heads and MLP grow with the width."""
     variant = options.variants[0]
     for d in options.widths:
         sizes = options.sizes(
@@ -153,7 +168,7 @@ def _training(options, label, sizes):
 
 
 def attention(options):
-    """A self-attention layer of 6 heads of 64, at 197 and 1025 tokens."""
+    """Time one self-attention layer (6 heads of width 64) for 197 and 1025 tokens."""
     libraries = [(c.library, c.backend) for c in options.contestants if not c.compiled]
     backends = [b for library, b in libraries if library == "keras_vit"]
     layers = [(f"keras_vit-{b}", "keras_vit", b) for b in backends]
@@ -175,14 +190,14 @@ def attention(options):
 
 
 def build(options):
-    """Making a model, in a fresh process."""
+    """Time the construction of a model in a new process."""
     for variant in options.variants:
         sizes = options.sizes(variant)
         yield from models(options, variant, ".models.build", sizes, fresh=True)
 
 
 def first_call(options):
-    """The first forward pass, and the first step, of a fresh process."""
+    """Time the first forward pass and the first training step of a new process."""
     for variant in options.variants:
         for task in ("first_forward", "first_step"):
             yield from models(
@@ -196,7 +211,7 @@ def first_call(options):
 
 
 def imports(options):
-    """`import keras`, then `import keras_vit` or `keras_hub`, in a fresh process."""
+    """Time `import keras`, then `import keras_vit` or `keras_hub`, in a new process."""
     for contestant in options.of("keras_vit", "keras_hub"):
         if not contestant.compiled:
             parameters = {"library": contestant.library}
@@ -205,7 +220,7 @@ def imports(options):
 
 
 def memory(options):
-    """Memory above the model of two forward passes, or two training steps."""
+    """Measure the memory of forward passes and training steps beyond the model itself."""
     for variant in options.variants:
         sizes = options.sizes(variant)
         with_remat = {**sizes, "remat": True}
@@ -227,7 +242,7 @@ def memory(options):
 
 
 def fit_overhead(options):
-    """A step of `fit` beside the bare compiled step of the same model."""
+    """Compare a step of `fit` with the bare compiled step of the same model."""
     keras = [c for c in options.of("keras_vit", "keras_hub") if c.backend != "torch"]
     for variant in options.variants:
         yield from models(
@@ -242,7 +257,7 @@ def fit_overhead(options):
 
 
 def matmul(options):
-    """The machine's own rate for the first product of an MLP."""
+    """Measure the machine's FLOP rate for the first matrix product of an MLP."""
     frameworks = options.backends + ["numpy"] * (options.dtype == "float32")
     for variant in options.variants:
         sizes = options.sizes(variant)
@@ -260,7 +275,7 @@ def matmul(options):
 
 
 def input_pipeline(options):
-    """JPEGs decoded, cropped at random and resized: tf.data, and Pillow on one thread."""
+    """Measure how fast tf.data and Pillow (one thread) decode, crop and resize JPEGs."""
     for reader in ("tf.data", "pillow"):
         parameters = {"reader": reader, "image_size": options.image_size}
         group = f"JPEG 500x375 to {options.image_size} px"
@@ -268,7 +283,7 @@ def input_pipeline(options):
 
 
 def loading(options):
-    """A model from a file: seconds, and the peak of memory beside the file's bytes."""
+    """Measure the time and the peak memory of loading a checkpoint."""
     for variant in options.variants:
         for ending, libraries in LOADERS.items():
             contestants = [c for c in options.of(*libraries) if not c.compiled]
@@ -285,10 +300,10 @@ def loading(options):
 
 
 def export(options):
-    """Writing each format; then running it in batches of 1, 8 and 32 beside models."""
+    """Time exports to each format, then compare their inference with that of models."""
     for variant in options.variants:
         sizes, group = options.sizes(variant), f"{variant}, {options.image_size} px"
-        # Whatever backend it is, the files are the same.
+        # One exporter is enough: the files are the same for all backends.
         exporters = [c for c in options.of("keras_vit") if not c.compiled][:1]
         formats = [(name, exporter) for exporter in exporters for name in FORMATS]
         place = {"directory": str(options.scratch / f"{variant}-exports")}

@@ -1,10 +1,10 @@
-"""Tables and pictures of what was measured: medians, and smallest to largest."""
+"""Tables and charts of the results: medians, minima and maxima."""
 
 import statistics
 
 import matplotlib
 
-matplotlib.use("Agg")  # Files only: no display is needed.
+matplotlib.use("Agg")  # This backend writes files and needs no display.
 import matplotlib.pyplot as plt
 
 from recipes.benchmark.runner import Row
@@ -19,9 +19,19 @@ COLORS = {
 
 
 def comparisons(rows: list[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Rows by group and figure, each with those who failed before any figure."""
+    """Group rows by group and figure.
+
+    A contestant that failed before it measured anything appears in every comparison of
+    its group.
+
+    Args:
+        rows: all rows of a measurement.
+
+    Returns:
+        Dict from `(group, figure)` to rows.
+    """
     keys = dict.fromkeys((row.group, row.figure) for row in rows)
-    # A group of which nothing was measured has no other figure than "".
+    # If nothing was measured in a group, its only figure is "".
     groups = {group for group, figure in keys if figure}
     return {
         (group, figure): [
@@ -33,7 +43,13 @@ def comparisons(rows: list[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def references(contestant: str, reference: str | None) -> list[str]:
-    """Whom a contestant is compared with: `reference`, or keras_vit and its exports."""
+    """Return the names of the contestants that one is compared with.
+
+    Args:
+        contestant: name of the contestant.
+        reference: name of the reference that the user chose. If it is None, keras_vit is
+            compared with the other libraries, and exports are compared with keras_vit.
+    """
     if reference is not None:
         return [reference] if contestant != reference else []
     library, _, backend = contestant.partition("-")
@@ -43,25 +59,26 @@ def references(contestant: str, reference: str | None) -> list[str]:
 
 
 def ratios(row: Row, other: Row) -> list[float]:
-    """Of each alternation: 0.8 where the row's value is 0.8 times the other's."""
+    """Return the ratio `row / other` for each alternation."""
     pairs = zip(row.values, other.values, strict=False)
     return [a / b for a, b in pairs if b]
 
 
 def spread(values: list[float], digits: int = 4) -> str:
-    """Median (smallest to largest)."""
+    """Format values as "median (minimum to maximum)"."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:.{digits}g} ({low:.{digits}g} to {high:.{digits}g})"
 
 
 def table(title: str, rows: list[Row], rate: float | None, reference: str | None) -> str:
-    """Plain text.
+    """Return a table of results as plain text.
 
     Args:
-        title: first line.
-        rows: what was measured.
-        rate: GFLOP/s of the best matrix product of the machine, if it was measured.
-        reference: whom all are compared with; None for the defaults.
+        title: str, the first line.
+        rows: list of results.
+        rate: highest rate of the matrix product in GFLOP/s, or None if it was not
+            measured.
+        reference: see `references`.
     """
     lines = [title, "=" * len(title)]
     for (group, figure), members in comparisons(rows).items():
@@ -92,7 +109,15 @@ def table(title: str, rows: list[Row], rate: float | None, reference: str | None
 
 
 def chart(title: str, rows: list[Row], path) -> None:
-    """A PNG: for each group and figure, a bar a contestant, whiskers for the spread."""
+    """Write a PNG chart with one panel for each group and figure.
+
+    Each panel has one bar for each contestant, with whiskers from minimum to maximum.
+
+    Args:
+        title: str.
+        rows: list of results.
+        path: path of the file.
+    """
     panels = list(comparisons(rows).items())
     if not panels:
         return

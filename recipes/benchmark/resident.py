@@ -1,14 +1,16 @@
-"""The resident set of this process, from Linux's /proc.
+"""Size of the resident set of this process, read from Linux's /proc.
 
-Not `getrusage`: a process inherits its `ru_maxrss` from the one that started it.
+`getrusage` is not suitable, because a process inherits `ru_maxrss` from its parent.
 """
 
 
 def present_bytes() -> int:
+    """Return the present size of the resident set in bytes."""
     return _status("VmRSS")
 
 
 def peak_bytes() -> int:
+    """Return the largest size of the resident set so far in bytes."""
     return _status("VmHWM")
 
 

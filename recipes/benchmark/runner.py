@@ -1,4 +1,4 @@
-"""Runs cases in turn: A B C A B C, each in its process, one computing at a time."""
+"""Alternating execution of cases (A B C A B C), each in its own worker process."""
 
 import contextlib
 import itertools
@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Threads of the process that was measured last may spin for a moment.
+# Threads of the previously measured process may keep spinning for a moment.
 PAUSE_SECONDS = 0.3
 
 
@@ -25,13 +25,13 @@ class Case:
     """One contestant in one comparison.
 
     Attributes:
-        group: what is compared; cases of one group alternate.
-        contestant: whose figures these are.
+        group: name of the comparison; the cases of a group alternate.
+        contestant: name of the contestant.
         task: `.module.function` in `recipes.benchmark.tasks`.
-        parameters: of that function.
-        backend: `KERAS_BACKEND` of its process.
-        fresh: whether each alternation has a new process.
-        flops: floating-point operations of what is timed, where they are known.
+        parameters: dict of arguments for that function.
+        backend: value of `KERAS_BACKEND` in the worker process.
+        fresh: bool, whether to start a new process for each alternation.
+        flops: number of floating-point operations of the timed computation, or None.
     """
 
     group: str
@@ -45,10 +45,10 @@ class Case:
 
 @dataclass
 class Row:
-    """What was measured of one figure: a value an alternation.
+    """Results of one contestant for one figure, with one value for each alternation.
 
-    A contestant that failed has its error in all of its rows of the group, or in one row
-    without a figure where nothing was measured before.
+    If a contestant fails, all its rows in the group have the error. If it fails before
+    its first measurement, it has a single row with the figure "".
     """
 
     group: str
@@ -62,24 +62,24 @@ class Row:
 
 
 class WorkerError(Exception):
-    """What went wrong in a worker."""
+    """Error in a worker process."""
 
 
 class Worker:
-    """A process that measures one case.
+    """Worker process that measures one case.
 
     Args:
-        case: what it measures.
-        log: file to which its messages are added.
-        timeout: seconds that it has for each answer.
+        case: the case to measure.
+        log: path of the file to which the output of the process is appended.
+        timeout: float, time limit in seconds for each answer.
 
     Raises:
-        WorkerError: it cannot prepare what it shall measure.
+        WorkerError: if the preparation of the case fails.
     """
 
     def __init__(self, case: Case, log: pathlib.Path, timeout: float):
         environment = {
-            # Several processes share an accelerator.
+            # Several workers share the accelerator, so none may reserve all its memory.
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -97,7 +97,8 @@ class Worker:
                 text=True,
                 cwd=ROOT,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for the program that runs it.
+                # In its own session, the worker does not receive the terminal's Ctrl-C.
+                start_new_session=True,
             )
         try:
             self._ask({"task": case.task, "parameters": case.parameters})
@@ -106,14 +107,18 @@ class Worker:
             raise
 
     def measure(self) -> dict[str, Any]:
-        """One measurement: `values`, `device`, `peak_resident_bytes`.
+        """Run one measurement.
+
+        Returns:
+            Dict with the keys `values`, `device` and `peak_resident_bytes`.
 
         Raises:
-            WorkerError: it fails, is too slow, or has ended.
+            WorkerError: if the measurement fails or times out, or the process has ended.
         """
         return self._ask({})
 
     def _ask(self, request):
+        """Send a request and return the answer."""
         expired = threading.Event()
 
         def expire():
@@ -154,12 +159,13 @@ class Worker:
         return f"{self.contestant} ended with status {status}; see {self.log}."
 
     def _kill(self):
-        """With the processes that it has started."""
+        """Kill the process and all processes that it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        self._kill()  # It holds nothing that wants saving.
+        """End the process."""
+        self._kill()  # The worker has no state to save.
         self.process.communicate()
 
 
@@ -171,16 +177,18 @@ def run(
     rows: list[Row],
     progress: Callable[[str], None],
 ) -> None:
-    """Measures all cases; one that fails is left out from then on.
+    """Measure all cases.
+
+    A case that fails is not measured again.
 
     Args:
-        cases: what is measured.
-        alternations: how often.
-        timeout: seconds that a worker has for each answer.
-        log: file for what workers print.
-        rows: to which the figures are added as they come, so that they are there
-            whatever ends this function.
-        progress: takes a line for each measurement.
+        cases: list of cases.
+        alternations: int, number of measurements of each case.
+        timeout: float, time limit in seconds for each answer of a worker.
+        log: path of the file for the output of the workers.
+        rows: list to which the results are added immediately, so that they are available
+            even if this function is interrupted.
+        progress: function that is called with a line of text after each measurement.
     """
     for _, members in itertools.groupby(cases, key=lambda case: case.group):
         _run_group(list(members), alternations, timeout, log, rows, progress)

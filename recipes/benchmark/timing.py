@@ -1,4 +1,4 @@
-"""Seconds of a function."""
+"""Timing of function calls."""
 
 import statistics
 import time
@@ -7,12 +7,17 @@ from typing import Any
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Of one call; the function must wait for its result."""
+    """Return the seconds that one call takes.
+
+    Args:
+        function: function without arguments that returns only when its result is
+            available.
+    """
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def median_seconds(function: Callable[[], Any], repetitions: int) -> float:
-    """The median of `repetitions` calls."""
+    """Return the median seconds of `repetitions` calls."""
     return statistics.median(seconds(function) for _ in range(repetitions))

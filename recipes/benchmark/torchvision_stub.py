@@ -1,8 +1,8 @@
-"""Stands in for torchvision where there is none.
+"""Stub of torchvision for environments that do not have it.
 
-timm imports torchvision for its data loading, which is not measured here; a torch without
-CUDA often has no torchvision that fits. The stub lets the import succeed: any name is an
-empty class.
+timm imports torchvision for data loading, which the benchmark does not measure, and for
+some CPU builds of torch there is no matching torchvision. The stub makes the import
+succeed; each of its attributes is an empty class.
 """
 
 import importlib.abc
@@ -41,6 +41,6 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install() -> None:
-    """Does nothing where torchvision is installed."""
+    """Install the stub, unless torchvision itself is installed."""
     if importlib.util.find_spec("torchvision") is None:
         sys.meta_path.append(_Finder())

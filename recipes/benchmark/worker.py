@@ -1,12 +1,14 @@
-"""The process that one contestant lives in; the other end is `runner.Worker`.
+"""Worker process that measures one contestant; `runner.Worker` starts it.
 
-It reads requests and writes answers, one JSON object a line:
+The process reads requests from standard input and writes answers to standard output, one
+JSON object per line:
 
     {"task": ".models.training", "parameters": {...}}  ->  {}
     {}                                                 ->  one measurement, in:
         {"values": {"step (s)": 1.2}, "device": "cpu", "peak_resident_bytes": 123456}
 
-An error is answered as {"error": "..."}. The end of the requests ends the process.
+If a request fails, the answer is {"error": "..."}. The process ends at the end of its
+input.
 """
 
 import importlib
@@ -18,11 +20,14 @@ from typing import Any
 
 from recipes.benchmark import resident
 
-# No framework and no NumPy here: what importing them takes is measured in here too.
+# This module must not import NumPy or a framework, because the time of their import is
+# one of the measurements.
 
 
 def main():
-    # What libraries print goes where their warnings go, not among the answers.
+    """Answer requests until the input ends."""
+    # Redirect standard output to standard error, so that text that libraries print does
+    # not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     measure: Any = None
@@ -45,7 +50,7 @@ def main():
 
 
 def device():
-    """What the framework that is loaded computes on."""
+    """Return the name of the device that the loaded framework uses."""
     backend = os.environ.get("KERAS_BACKEND")
     module = sys.modules.get(backend or "")
     if backend == "jax" and module:

@@ -1,6 +1,7 @@
-"""What a worker measures.
+"""Tasks that a worker can measure.
 
-A task is a function that prepares (makes the model, the data, the files) and returns a
-function that measures once: a dict from a figure's name, with its unit, to a number.
-Modules of frameworks are imported in functions, so that a worker loads only its own.
+A task is a function that prepares a measurement (it builds the model, the data and the
+files) and returns a function that measures once. That function returns a dict from the
+name of each figure, with its unit, to a number. Frameworks are imported inside functions,
+so that a worker loads only the one that it measures.
 """

@@ -1,4 +1,4 @@
-"""One self-attention layer: q, k, v, softmax, weighted sum, projection."""
+"""Task for a single self-attention layer, from the QKV to the output projection."""
 
 from importlib import import_module
 
@@ -12,7 +12,7 @@ HEADS, HEAD_DIM = 6, 64
 
 
 def attention(library, backend, dtype, batch, tokens, repetitions):
-    """Seconds of the layer's forward pass, and of forward and backward together."""
+    """Prepare to time the forward pass, and the forward and backward passes together."""
     shape = (batch, tokens, HEADS * HEAD_DIM)
     values = np.random.default_rng(0).standard_normal(shape, dtype="float32")
     if library == "timm":

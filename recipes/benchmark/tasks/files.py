@@ -1,4 +1,4 @@
-"""Checkpoints."""
+"""Task for loading checkpoints."""
 
 import math
 import multiprocessing
@@ -14,11 +14,12 @@ from recipes.benchmark.timing import seconds
 
 
 def loading(contestant, sizes, dtype, directory, ending):
-    """Seconds from a file to a new model, of a process that has imported the library.
+    """Prepare to measure the time and the peak memory of loading a checkpoint.
 
-    Also the peak of the resident set while it loads, above what was there before,
-    divided by the bytes of the file: the model itself is 1 of it. The file was written
-    by another process and is in the system's cache.
+    The library is imported before the measurement. The file is written by another process
+    and is in the page cache of the system. The memory is the peak of the resident set
+    while the file is loaded, less its size before, divided by the size of the file. The
+    model alone has a ratio of 1.
     """
     path = pathlib.Path(directory, f"{contestant}{ending}")
     if not path.exists():
@@ -47,6 +48,7 @@ def loading(contestant, sizes, dtype, directory, ending):
 
 
 def _loader(path, contestant, sizes, dtype):
+    """Return a function that loads the checkpoint into a new model."""
     library = CONTESTANTS[contestant].library
     if library == "keras_vit":
         import keras_vit
@@ -67,7 +69,7 @@ def _loader(path, contestant, sizes, dtype):
 
 
 def _write(path, contestant, sizes, dtype):
-    """A checkpoint; it appears whole or not at all."""
+    """Write a checkpoint atomically."""
     model = CONTESTANTS[contestant].build(sizes, dtype).model
     partial = path.with_stem("partial")
     if path.suffix == ".keras":
@@ -82,11 +84,13 @@ def _write(path, contestant, sizes, dtype):
 
 
 def _write_timm(model, path):
+    """Write a checkpoint of random values with timm's tensor names."""
     from keras_vit.weights.timm import TimmSource
 
     config = model.resolved_config()
     config["position_rows"] = model.num_prefix_tokens + math.prod(model.grid_shape)
-    source = object.__new__(TimmSource)  # To list its tensors it needs no file.
+    # `pieces` needs no file, but the constructor does, so it is not called.
+    source = object.__new__(TimmSource)
     generator = np.random.default_rng(0)
     arrays = {
         piece.names[0]: generator.standard_normal(piece.shape, dtype="float32")

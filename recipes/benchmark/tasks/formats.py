@@ -1,4 +1,4 @@
-"""Exports of each format: writing one, and running it without Keras's model."""
+"""Tasks for exports to each format and for inference with the exported files."""
 
 import pathlib
 import shutil
@@ -8,7 +8,7 @@ from recipes.benchmark.contestants import CONTESTANTS, random_batch
 from recipes.benchmark.timing import median_seconds, seconds
 from recipes.exported import Export
 
-# The function of keras_vit.export, and the ending of what it writes.
+# The function of keras_vit.export for each format, and the file extension.
 _WRITERS = {
     "SavedModel": ("saved_model", ""),
     "ONNX": ("onnx", ".onnx"),
@@ -25,7 +25,11 @@ FORMATS = (
 
 
 def export(contestant, sizes, dtype, directory, format_name):
-    """Seconds of an export with its comparison, and MB on disk; leaves the last one."""
+    """Prepare to measure the time and the size of an export.
+
+    The time includes the comparison of the exported file with the model. The last export
+    stays on disk for `served`.
+    """
     export_of = import_module("keras_vit.export")
     model = CONTESTANTS[contestant].build(sizes, dtype).model
     kind, weights_dtype, path = _place(directory, format_name)
@@ -46,20 +50,24 @@ def export(contestant, sizes, dtype, directory, format_name):
 
 
 def _place(directory, format_name):
+    """Return the format, the weight dtype and the path of an export."""
     kind, _, weights_dtype = format_name.partition("-")
     path = pathlib.Path(directory, format_name).with_suffix(_WRITERS[kind][1])
     return kind, weights_dtype or "float32", path
 
 
 def served(directory, format_name, image_size, batch, repetitions):
-    """Milliseconds of an answer to a batch of pixels, and images/s."""
+    """Prepare to measure the latency and the throughput of an exported file."""
     model = Export(str(_place(directory, format_name)[2]))
     pixels = (random_batch(batch, image_size)[0] * 50 + 128).clip(0, 255)
     return _timed(lambda: model.predict_on_batch(pixels), batch, repetitions)
 
 
 def predicted(contestant, sizes, dtype, batch, repetitions):
-    """The same figures of a Keras model's `predict_on_batch`, or of a torch module."""
+    """Prepare to measure the latency and the throughput of a contestant's model.
+
+    Keras models use `predict_on_batch`.
+    """
     model = CONTESTANTS[contestant].build(sizes, dtype)
     images, _ = model.batch(batch)
     return _timed(lambda: model.forward(images), batch, repetitions)

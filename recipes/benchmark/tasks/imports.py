@@ -1,4 +1,4 @@
-"""Imports; this module loads nothing itself."""
+"""Task for import times; this module itself imports no framework."""
 
 import importlib
 
@@ -6,7 +6,7 @@ from recipes.benchmark.timing import seconds
 
 
 def imports(library):
-    """Seconds of `import keras`, then of `import library`, in a fresh process."""
+    """Prepare to time `import keras`, then `import library`."""
 
     def measure():
         return {

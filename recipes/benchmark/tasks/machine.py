@@ -1,4 +1,4 @@
-"""What the machine gives: its rate of matrix products, its rate of reading images."""
+"""Tasks for the speed of the machine: matrix products and reading images."""
 
 import io
 from importlib import import_module
@@ -10,7 +10,10 @@ from recipes.benchmark.timing import median_seconds, seconds
 
 
 def matmul(framework, dtype, rows, width, repetitions=20):
-    """GFLOP/s of the product `(rows, width) x (width, 4 width)`, compiled if possible."""
+    """Prepare to measure the GFLOP/s of `(rows, width) x (width, 4 width)`.
+
+    The product is compiled if the framework can compile.
+    """
     generator = np.random.default_rng(0)
     a = generator.standard_normal((rows, width), dtype="float32")
     b = generator.standard_normal((width, 4 * width), dtype="float32")
@@ -40,7 +43,7 @@ def _tensorflow(a, b, dtype):
     import tensorflow as tf
 
     a, b = tf.cast(a, dtype), tf.cast(b, dtype)
-    # One entry, so that waiting for the product moves one number only.
+    # Returning a single entry keeps the transfer to the host out of the time.
     product = tf.function(lambda a, b: tf.matmul(a, b)[0, 0])
     return lambda: float(product(a, b))
 
@@ -54,7 +57,11 @@ def _torch(a, b, dtype):
 
 
 def input_pipeline(reader, image_size, batch=32, count=256):
-    """Images/s: JPEGs of 500x375 decoded, cropped at random, resized, in batches."""
+    """Prepare to measure the images/s that `reader` decodes, crops and resizes.
+
+    The images are JPEGs of 500x375 pixels. The crops are random, and the results are
+    batched.
+    """
     jpegs = _jpegs(count)
     read = {"tf.data": _tf_data, "pillow": _pillow}[reader](jpegs, image_size, batch)
     read()
@@ -62,7 +69,10 @@ def input_pipeline(reader, image_size, batch=32, count=256):
 
 
 def _jpegs(count, distinct=16):
-    """Smooth pictures with a little noise: like photographs, neither flat nor noise."""
+    """Return encoded JPEGs of smooth images with a little noise.
+
+    Their size and decoding time resemble those of photographs.
+    """
     import tensorflow as tf
 
     generator = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Whole models: forward passes, training steps, how they start, what memory they take."""
+"""Tasks for whole models: inference, training, startup and memory."""
 
 import statistics
 from importlib import import_module
@@ -9,7 +9,7 @@ from recipes.benchmark.timing import median_seconds, seconds
 
 
 def inference(contestant, sizes, dtype, batch, repetitions):
-    """Seconds of a forward pass of a batch."""
+    """Prepare to time a forward pass of one batch."""
     model = CONTESTANTS[contestant].build(sizes, dtype)
     images, _ = model.batch(batch)
     for _ in range(2):
@@ -20,7 +20,7 @@ def inference(contestant, sizes, dtype, batch, repetitions):
 
 
 def training(contestant, sizes, dtype, batch, repetitions):
-    """Seconds of a training step; how `fit` starts is left out."""
+    """Prepare to time a training step, without the start of `fit`."""
     model = CONTESTANTS[contestant].build(sizes, dtype)
     data = model.batch(batch)
     model.steps(data, 2)
@@ -32,7 +32,7 @@ def training(contestant, sizes, dtype, batch, repetitions):
 
 
 def build(contestant, sizes, dtype):
-    """Seconds to make a model, of a process that has imported the library."""
+    """Prepare to time the construction of a model after all imports."""
     import_and_start(contestant, dtype)
     return lambda: {
         "build (s)": seconds(lambda: CONTESTANTS[contestant].build(sizes, dtype))
@@ -40,7 +40,7 @@ def build(contestant, sizes, dtype):
 
 
 def first_forward(contestant, sizes, dtype, batch):
-    """Seconds of the first forward pass of a process, with tracing and compilation."""
+    """Prepare to time the first forward pass, including tracing and compilation."""
     import_and_start(contestant, dtype)
     model = CONTESTANTS[contestant].build(sizes, dtype)
     images, _ = model.batch(batch)
@@ -48,7 +48,7 @@ def first_forward(contestant, sizes, dtype, batch):
 
 
 def first_step(contestant, sizes, dtype, batch):
-    """Seconds from the call of `fit` to the end of the first step of a process."""
+    """Prepare to time the first training step, including the start of `fit`."""
     import_and_start(contestant, dtype)
     model = CONTESTANTS[contestant].build(sizes, dtype)
     data = model.batch(batch)
@@ -56,16 +56,17 @@ def first_step(contestant, sizes, dtype, batch):
 
 
 def import_and_start(contestant, dtype):
-    """Builds a model of one narrow block, after which imports are done."""
+    """Build a tiny model, so that all imports are done before the measurement."""
     sizes = {"image_size": 16, "patch_size": 16, "hidden_dim": 8, "num_layers": 1}
     CONTESTANTS[contestant].build({**sizes, "num_heads": 1, "mlp_dim": 8}, dtype)
 
 
 def memory(contestant, sizes, dtype, batch, train):
-    """MB that two forward passes or two training steps take at most, above the model.
+    """Prepare to measure the peak memory of two forward passes or two training steps.
 
-    On a GPU, what the framework's allocator handed out; else the resident set, to which
-    compilation and the optimizer's state belong too.
+    The figure is in MB and excludes the memory of the model before the measurement. On a
+    GPU it is the memory that the framework has allocated. Otherwise it is the resident
+    set, which includes compilation and the state of the optimizer.
     """
     model = CONTESTANTS[contestant].build(sizes, dtype)
     data = model.batch(batch)
@@ -84,7 +85,10 @@ def memory(contestant, sizes, dtype, batch, train):
 
 
 def _memory(backend):
-    """Functions that give the peak and the present use in bytes, and what they count."""
+    """Return functions for the peak and the present memory, and the name of the figure.
+
+    Both functions return bytes.
+    """
     on_device = "peak device memory"
     if backend == "jax":
         stats = import_module("jax").devices()[0].memory_stats
@@ -110,10 +114,11 @@ def _memory(backend):
 
 
 def fit_overhead(contestant, sizes, dtype, batch, repetitions):
-    """Seconds of a step of `fit` and of the bare compiled step; what `fit` compiled anew.
+    """Prepare to compare a step of `fit` with the bare compiled step.
 
-    The bare step runs on one batch that is on the device. Compilations (under TensorFlow:
-    tracings) are counted from the second call of `fit` on: there should be none.
+    The bare step runs on one batch that is already on the device. The measurement also
+    counts the compilations (under TensorFlow, the tracings) from the second call of `fit`
+    on, of which there should be none.
     """
     model = CONTESTANTS[contestant].build(sizes, dtype)
     data = model.batch(batch)
@@ -138,6 +143,7 @@ def fit_overhead(contestant, sizes, dtype, batch, repetitions):
 
 
 def _count_jax_compilations(model):
+    """Return a list whose only entry counts the compilations from now on."""
     import jax
 
     count = [0]
@@ -150,7 +156,10 @@ def _count_jax_compilations(model):
 
 
 def _count_tracings(model):
-    """The Python function of the step runs only while it is traced."""
+    """Return a list whose only entry counts the tracings of the training step.
+
+    TensorFlow runs the Python function of the step only while it traces it.
+    """
     count, step = [0], model.train_step
 
     def counted(data):
@@ -162,6 +171,7 @@ def _count_tracings(model):
 
 
 def _bare_jax_step(model, batch):
+    """Return a function that runs one compiled training step."""
     import jax
 
     step = jax.jit(model.train_step, donate_argnums=0)
@@ -171,7 +181,7 @@ def _bare_jax_step(model, batch):
         model.optimizer.variables,
         model.metrics_variables,
     )
-    # Copies: the step takes its state, and the model keeps its own.
+    # The step donates its buffers, so it must work on a copy of the model's state.
     state = [[jax.numpy.copy(variable.value) for variable in group] for group in groups]
     batch = jax.device_put(batch)
 
@@ -185,6 +195,7 @@ def _bare_jax_step(model, batch):
 
 
 def _bare_tensorflow_step(model, batch):
+    """Return a function that runs one compiled training step."""
     import tensorflow as tf
 
     batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
