@@ -67,6 +67,7 @@ class Classification:
 
     def __init__(self, config: configs.Config, names: Sequence[str]):
         self.config, self.names, self.classes = config, list(names), len(names)
+        self._saved: tuple[keras.Model, keras.Model] | None = None
 
     def build(self) -> keras.Model:
         """The model that trains: it gives logits."""
@@ -100,11 +101,15 @@ class Classification:
     def saved(self, model: keras.Model) -> keras.Model:
         """Return the model to save: a copy that ends in the activation of its loss.
 
-        The model itself ends in logits, and is compiled with a loss of logits.
+        The model itself ends in logits, and is compiled with a loss of logits. The copy
+        of a model is built once, and gets the model's weights at every call.
         """
-        config = {**model.get_config(), "classifier_activation": activation(self.config)}
-        with checkpoint_follows(), keras.device("cpu"):
-            copy = type(model).from_config(config)
+        if self._saved is None or self._saved[0] is not model:
+            config = model.get_config()
+            config["classifier_activation"] = activation(self.config)
+            with checkpoint_follows(), keras.device("cpu"):
+                self._saved = model, type(model).from_config(config)
+        _, copy = self._saved
         copy.set_weights(model.get_weights())
         return copy
 
