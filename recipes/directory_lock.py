@@ -12,6 +12,7 @@ import filelock
 
 LOCK, HOLDER = ".lock", ".lock.json"
 FILES = {LOCK, HOLDER}
+_TRIES = 100
 
 
 @contextlib.contextmanager
@@ -30,10 +31,8 @@ def locked(directory: str | os.PathLike) -> Iterator[None]:
     """
     directory = pathlib.Path(directory)
     made = [path for path in (directory, *directory.parents) if not path.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(directory / LOCK)
     try:
-        lock.acquire(blocking=False)
+        lock = _lock(directory)
     except filelock.Timeout:
         raise FileExistsError(
             f"{directory} is in use by {_holder(directory)}. Wait until it ends or stop "
@@ -52,6 +51,27 @@ def locked(directory: str | os.PathLike) -> Iterator[None]:
                 for path in made:
                     path.rmdir()
         lock.release()
+
+
+def _lock(directory):
+    """Create a directory and return the lock of it, acquired."""
+    file = directory / LOCK
+    for attempt in range(_TRIES):
+        lock = filelock.FileLock(file)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            file.touch()
+            before = file.stat().st_ino
+            lock.acquire(blocking=False)
+            # The process that held the directory may have removed the file that is
+            # locked now, and a third process may have locked a new one.
+            if file.stat().st_ino == before:
+                return lock
+        except FileNotFoundError:  # Another process removed it meanwhile.
+            if attempt == _TRIES - 1:
+                raise
+        lock.release()
+    raise filelock.Timeout(str(file))
 
 
 def _holder(directory):

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import zipfile
 
+import filelock
 import keras
 import numpy as np
 import pytest
 
 from recipes import config as configs
-from recipes.directory_lock import locked
+from recipes.directory_lock import LOCK, locked
 from recipes.run_directory import STATES, RunDirectory
 
 pytestmark = pytest.mark.any_backend
@@ -206,7 +207,7 @@ def test_a_config_of_an_older_version(run):
 
 HOLDER = r"""
 import os, sys, time
-from recipes.directory_lock import locked
+from recipes.directory_lock import LOCK, locked
 with locked(sys.argv[1]):
     child = os.fork()
     os.write(1, b"%d\n" % child)
@@ -228,6 +229,26 @@ def test_one_writer_at_a_time(run):
     assert resumed(run) == (2, 2.0, "")
     os.kill(max(children), signal.SIGKILL)
     process.stdout.close()
+
+
+def test_a_lock_on_a_file_that_was_removed_is_none(tmp_path, monkeypatch):
+    """Of three processes, one may lock what the holder removes, one a new file."""
+    acquire, calls = filelock.FileLock.acquire, []
+
+    def late(lock, **options):
+        calls.append(lock)
+        found = acquire(lock, **options)
+        if len(calls) == 1:
+            (tmp_path / LOCK).rename(tmp_path / "removed")
+            (tmp_path / LOCK).touch()
+        return found
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", late)
+    with locked(tmp_path):
+        monkeypatch.undo()
+        assert [lock.is_locked for lock in calls] == [False, True]
+        with pytest.raises(FileExistsError, match="in use"), locked(tmp_path):
+            pass
 
 
 def test_a_command_that_fails_leaves_no_directory(tmp_path):
