@@ -1,14 +1,40 @@
 """Commands that train, evaluate, export and serve: `python -m recipes.NAME`."""
 
+import os
+import signal
 import sys
+
+_IMPORT = "<frozen importlib._bootstrap>"
+_INTERRUPTED = 130  # The exit status that shells report for SIGINT.
+
+
+def _interrupt(number, frame):
+    """Raise KeyboardInterrupt, or end the process while it imports a module.
+
+    Optional imports catch every exception, KeyboardInterrupt included, and the command
+    would continue.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORT:
+            _end()
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _excepthook(kind, error, traceback):
     if issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, traceback)
+        _end()
+    sys.__excepthook__(kind, error, traceback)
 
 
-if sys.argv[:1] == ["-m"]:  # A command is starting, and its imports take seconds.
+def _end():
+    sys.stdout.flush()
+    print("interrupted", file=sys.stderr, flush=True)
+    os._exit(_INTERRUPTED)
+
+
+if sys.argv[:1] == ["-m"]:  # A command is starting.
     sys.excepthook = _excepthook
+    # A background job of a shell ignores SIGINT, and so does its command.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)

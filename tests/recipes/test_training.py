@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import keras_vit
+from recipes import command_line, evaluate, training
 from recipes import config as configs
-from recipes import training
 from recipes.keeper import Keeper
 from recipes.objectives import SigmoidLoss
 from recipes.pretrain import main
@@ -181,11 +181,58 @@ def test_an_interrupted_run(tmp_path, monkeypatch, capsys):
     )
 
 
+@pytest.mark.any_backend
+@pytest.mark.parametrize("importing", [True, False])
+def test_an_interrupted_command_ends(importing, tmp_path):
+    """Also while it imports a module that swallows every exception."""
+    interrupt = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    module = tmp_path / "swallows.py"
+    module.write_text(f"try:\n    exec({interrupt!r})\nexcept BaseException:\n    pass")
+    start = f"import sys\nsys.argv = ['-m']\nsys.path.append({str(tmp_path)!r})\n"
+    body = "import swallows\n" if importing else interrupt
+    code = f"{start}import recipes\n{body}print('continues')"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 def test_a_finished_run_is_left_as_it_is(whole, config):
     before = state(whole)
     training.train(config, whole)
     after = state(whole)
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.any_backend
+def test_the_results_are_of_the_best_checkpoint(whole, config, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(whole, directory)
+    # As if the first checkpoint had been the best, with weights of its own.
+    with np.load(directory / "state.npz") as arrays:
+        contents = {name: arrays[name] for name in arrays}
+    progress = json.loads(str(contents["progress"]))
+    progress["history"][0]["val_accuracy"] = 1.0
+    contents["progress"] = np.array(json.dumps(progress))
+    np.savez(directory / "state.npz", **contents)
+    best = keras_vit.load_checkpoint(directory / "best.keras")
+    bias = best.weights_by_path()["classifier/bias"]
+    bias.assign(np.arange(10.0))
+    best.save(directory / "best.keras")
+    results = training.train(config, directory)
+    assert (results["weights"], results["step"]) == ("best.keras", 12)
+    assert (results["last"]["weights"], results["last"]["step"]) == ("last.keras", 36)
+    for row, file in ((results, "best.keras"), (results["last"], "last.keras")):
+        what = command_line.config_of(str(directory / file), evaluate.NOTHING)
+        evaluated = evaluate.evaluate(what)
+        assert row["test_accuracy"] == pytest.approx(evaluated["accuracy"])
+        assert row["test_loss"] == pytest.approx(evaluated["loss"], rel=1e-4)
+    assert results["test_loss"] > results["last"]["test_loss"] + 0.5
+    assert json.loads((directory / "results.json").read_text()) == results
 
 
 def test_directories_of_something_else(whole, config, tmp_path):
