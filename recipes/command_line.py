@@ -199,14 +199,14 @@ def config_of(what: str, otherwise: configs.Config) -> configs.Config:
     """The config that is meant: by its name or file, or by a checkpoint.
 
     Args:
-        what: name of a config, its JSON, or a checkpoint.
+        what: name of a config, its Python or JSON file, or a checkpoint.
         otherwise: for a checkpoint that is of no run.
 
     Returns:
         For a checkpoint: with `model.weights` naming it and no other arguments of the
         model; the data are those of its run.
     """
-    if what in configs.names() or what.endswith(".json"):
+    if configs.is_config(what):
         return configs.load(what)
     directory = run_of(what)
     file = checkpoint_file(what)

@@ -1,17 +1,19 @@
-"""What a training run is: plain typed data, checked and overridden by name.
+"""Configs of training runs: plain typed data, checked and overridden by name.
 
-A config file in `recipes/configs` holds one `CONFIG`; `--set optimizer.epochs=30` changes
-one value of it.
+The families in `recipes/configs` hold configs by name, and a user's own file holds one
+`CONFIG`; `--set optimization.learning_rate=3e-4` changes one value.
 """
 
 import ast
 import dataclasses
 import difflib
+import functools
 import importlib
 import json
 import pathlib
 import pkgutil
 import re
+import traceback
 import types
 import typing
 from typing import Any
@@ -27,9 +29,11 @@ class Model:
 
     Attributes:
         architecture: name of a constructor of `keras_vit`: `ViTS16`, `T2TViT14`, `ViT`.
-        arguments: its arguments; `classes` and the preprocessor are the run's.
-        weights: None to start from random values, or what `keras_vit.load_checkpoint`
-            reads: the model is built from it, `arguments` overriding it.
+        arguments: arguments of the constructor. The run adds `classes` and the
+            preprocessor.
+        weights: None for random weights, or a checkpoint. Anything that
+            `keras_vit.load_checkpoint` reads; the model is built from it, and
+            `arguments` override its own.
     """
 
     architecture: str = "ViTS16"
@@ -42,18 +46,18 @@ class Data:
     """The images.
 
     Attributes:
-        train, validation: `digits`, `tfds:NAME[:SPLIT]` or `folder:PATH`; the validation
-            set tells which checkpoint is best. `validation="split:0.1"` takes a tenth of
-            the images of every class out of `train` for it, always the same ones;
-            `split:0.1:1` takes others.
-        test: evaluated once, at the end; None for none.
-        data_dir: where TFDS has its sets; None for its own default.
+        train: training set: `digits`, `tfds:NAME[:SPLIT]` or `folder:PATH`.
+        validation: set that decides which checkpoint is best. `"split:0.1"` takes a
+            tenth of the images of every class out of `train`, always the same ones;
+            `"split:0.1:1"` takes others.
+        test: set that is evaluated once, after training; None for none.
+        data_dir: directory of the TFDS data sets; None for the default of TFDS.
         download: whether TFDS may download.
-        unreadable: `"error"`, or `"skip"` to leave unreadable images out and count them.
-        cache: whether the undecoded images are kept in memory.
-        shuffle_buffer: images that a shuffle sees at once; None for all.
-        exif: whether to turn images upright as their EXIF orientation asks for; also in
-            `recipes.evaluate`, `recipes.predict` and `recipes.export` of the run.
+        unreadable: `"error"`, or `"skip"` to omit and count unreadable images.
+        cache: whether to keep the undecoded images in memory.
+        shuffle_buffer: number of images among which a shuffle draws; None for all.
+        exif: whether to rotate images upright by their EXIF orientation. Evaluation,
+            prediction and export of the run do the same.
     """
 
     train: str = "digits:train"
@@ -69,30 +73,35 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """How weights change.
+    """The optimizer, its learning-rate schedule, and the loss.
 
     Attributes:
         optimizer: `"adamw"`, `"adam"` or `"sgd"`.
-        learning_rate: the schedule's largest.
+        learning_rate: peak learning rate of the schedule.
         schedule: `"cosine"`, `"linear"`, `"rsqrt"` or `"constant"`.
-        warmup_steps: steps from `warmup_start` to the largest rate; a float below 1 is a
-            part of all steps.
-        final_learning_rate: the schedule's last.
-        cooldown_steps: steps at the end that go linearly to the final rate; likewise.
-        beta_1, beta_2, momentum: of the optimizer.
-        weight_decay: of kernels.
-        scaled_decay: whether the learning rate scales the decay, as in AdamW; else only
-            the schedule's shape does, as in big_vision.
-        clip_norm: None, or the largest norm of the whole gradient.
-        layer_decay: factor by which each block learns slower than the one above it.
-        backbone_multiplier: factor of the rate of all that is not the head.
-        frozen: beginnings of paths of weights that do not train: `"block_0/attention"`
-            and `"block_1"` mean those layers alone, `"block_"` all blocks. All other
-            weights train, whatever the checkpoint had frozen.
-        accumulation_steps: batches whose gradients make one step.
-        ema: None, or the momentum of the average of weights that is evaluated and saved.
+        warmup_steps: updates from `warmup_start` to the peak; below 1.0, a fraction of
+            all updates.
+        warmup_start: learning rate of the first update.
+        final_learning_rate: learning rate of the last update.
+        cooldown_steps: updates of a linear decrease to the final learning rate; below
+            1.0, a fraction of all updates.
+        beta_1: decay rate of the first moment (Adam, AdamW).
+        beta_2: decay rate of the second moment (Adam, AdamW).
+        momentum: momentum of SGD.
+        weight_decay: weight decay of kernels; other weights have none.
+        scaled_decay: whether the learning rate scales the weight decay, as in AdamW. If
+            not, only the shape of the schedule does, as in big_vision.
+        clip_norm: largest norm of the whole gradient; None for no clipping.
+        layer_decay: learning rate of each block relative to the block above it.
+        backbone_multiplier: learning rate of all weights except the head's, relative to
+            the head's.
+        frozen: prefixes of the paths of weights that do not train. `"block_0/attention"`
+            and `"block_1"` match only those layers, `"block_"` all blocks. All other
+            weights train, even if the checkpoint had them frozen.
+        accumulation_steps: number of batches whose gradients make one update.
+        ema: momentum of the weight average that is evaluated and saved; None for none.
         loss: `"softmax"` or `"sigmoid"`.
-        label_smoothing: part of the label that is spread over all classes.
+        label_smoothing: fraction of the label that is spread over all classes.
     """
 
     optimizer: str = "adamw"
@@ -119,12 +128,14 @@ class Optimization:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Masking:
-    """Pretraining without labels: what is hidden, and MAE's decoder.
+    """Pretraining without labels: the masked patches, and MAE's decoder.
 
     Attributes:
-        ratio: part of the patches that is corrupted (`masked_patch_prediction`; 0.5 in
-            the paper) or hidden (`mae`; 0.75).
-        decoder_dim, decoder_layers, decoder_heads: of MAE's decoder.
+        ratio: fraction of the patches that is masked: 0.5 in masked patch prediction's
+            paper, 0.75 in MAE's.
+        decoder_dim: width of MAE's decoder.
+        decoder_layers: number of blocks of MAE's decoder.
+        decoder_heads: number of attention heads of MAE's decoder.
     """
 
     ratio: float = 0.5
@@ -138,27 +149,31 @@ class Config:
     """A training run.
 
     Attributes:
-        about: what it is, and of which paper.
-        command: that starts it.
-        hardware: that it is meant for.
-        expected: the metric that the paper or its authors' code reports.
+        about: description, with the paper and any deviation from it.
+        command: command that starts the run.
+        hardware: hardware that the run is meant for, and the time it takes there.
+        expected: metric that the paper or its authors' code reports.
         measured: `measured on DATE: ...`, or `not measured here`.
         objective: `"classification"`, `"masked_patch_prediction"` or `"mae"`.
-        masking: of the last two.
-        epochs: passes over the training set.
-        steps: batches, in place of `epochs`; None to go by those.
-        batch_size: images a step (of each of the `accumulation_steps`).
-        seed: of everything that is drawn.
-        dtype: policy: `"float32"`, `"mixed_bfloat16"`.
-        steps_per_execution: steps that TensorFlow takes at once; None for the recipes'
-            default.
-        checkpoint_steps: steps between checkpoints; None for an epoch.
-        resolutions: progressive resizing: pairs of a part of the steps and a side in
-            pixels, such as `((0.5, 160), (0.5, 224))`, the parts adding up to 1. Empty
-            for the model's own size all along.
-        jit_compile: whether XLA compiles the step under TensorFlow. On processors that is
-            quicker for plain ViTs, and slower for convolutions.
-        grid: what `recipes.sweep` tries: keys of the config, each with its values.
+        masking: settings of `"masked_patch_prediction"` and `"mae"`.
+        model: the network.
+        data: the data sets.
+        augmentation: changes to the training images.
+        optimization: optimizer, learning-rate schedule and loss.
+        epochs: number of passes over the training set.
+        steps: number of batches; None for `epochs` passes.
+        batch_size: images in a batch; an update uses `accumulation_steps` batches.
+        seed: seed of the initial weights, the order of images and the augmentation.
+        dtype: dtype policy: `"float32"` or `"mixed_bfloat16"`.
+        steps_per_execution: batches that TensorFlow processes in one call; None for the
+            default of the recipes.
+        checkpoint_steps: batches between checkpoints; None for an epoch.
+        resolutions: progressive resizing: pairs of a fraction of the batches and a side
+            in pixels. In `((0.5, 160), (0.5, 224))` the fractions add up to 1. Empty for
+            the model's own size throughout.
+        jit_compile: whether XLA compiles the step under TensorFlow. On CPUs this is
+            faster for plain ViTs and slower for convolutions.
+        grid: values that `recipes.sweep` tries, by key of the config.
     """
 
     about: str
@@ -184,18 +199,39 @@ class Config:
     grid: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def names() -> list[str]:
-    """Names of the configs in `recipes/configs`."""
+@functools.cache
+def _packaged() -> dict[str, Config]:
+    """Return the configs of all families in `recipes/configs`, by name."""
     package = importlib.import_module("recipes.configs")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    found: dict[str, Config] = {}
+    for family in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        found.update(importlib.import_module(family.name).CONFIGS)
+    return found
+
+
+def names() -> list[str]:
+    """Return the names of the configs in `recipes/configs`."""
+    return sorted(_packaged())
+
+
+def is_config(what: str) -> bool:
+    """Return True for the name of a config and for the path of a Python or JSON file."""
+    return what.endswith((".py", ".json")) or what in _packaged()
 
 
 def load(name_or_path: str) -> Config:
-    """A config by the name of its file in `recipes/configs`, or from a run's JSON.
+    """Return a config by its name in `recipes/configs` or from a file.
+
+    Args:
+        name_or_path: a name, the path of a Python file that sets `CONFIG` (it is
+            executed), or the path of a run's `config.json`.
 
     Raises:
-        ValueError: no such config; the nearest names are in the message.
+        ValueError: there is no config of that name (the message has the nearest names),
+            or the file does not hold a valid config.
     """
+    if name_or_path.endswith(".py"):
+        return _from_python(name_or_path)
     if name_or_path.endswith(".json"):
         path = pathlib.Path(name_or_path)
         check_regular_file(name_or_path)
@@ -204,22 +240,56 @@ def load(name_or_path: str) -> Config:
             return from_dict(values)
         except ValueError as error:
             raise ValueError(f"{name_or_path} is no config: {error}") from None
-    if name_or_path not in names():
+    if name_or_path not in _packaged():
         near = difflib.get_close_matches(name_or_path, names(), n=3, cutoff=0.3)
         raise ValueError(
             f"No config is called {name_or_path!r}. Near: {', '.join(near) or 'none'}; "
-            f"all: {', '.join(names())}."
+            f"all: {', '.join(names())}. A config of your own is the path of a Python "
+            "file: my_config.py."
         )
-    return importlib.import_module(f"recipes.configs.{name_or_path}").CONFIG
+    return _packaged()[name_or_path]
+
+
+def _from_python(path):
+    """Execute a Python file and return its `CONFIG`, with every value checked."""
+    if not pathlib.Path(path).exists():
+        raise FileNotFoundError(
+            f"{path} does not exist. python -m recipes.new_config NAME > {path} writes a "
+            "file to start from."
+        )
+    check_regular_file(path)
+    variables: dict[str, Any] = {"__name__": pathlib.Path(path).stem, "__file__": path}
+    try:
+        exec(compile(pathlib.Path(path).read_bytes(), path, "exec"), variables)
+    except Exception as error:
+        # The innermost line of the file itself: the error may come from what it calls.
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == path]
+        reason = str(error)
+        if isinstance(error, SyntaxError):
+            lines, reason = [error.lineno], error.msg
+        place = f"{path}, line {lines[-1]}" if lines and lines[-1] else path
+        raise ValueError(f"{place}: {type(error).__name__}: {reason}") from error
+    config = variables.get("CONFIG")
+    if not isinstance(config, Config):
+        received = type(config).__name__ if "CONFIG" in variables else "no CONFIG"
+        raise ValueError(
+            f"{path} must set CONFIG to a {Config.__module__}.Config; received "
+            f"{received}. python -m recipes.new_config NAME prints a file to start from."
+        )
+    try:
+        return from_dict(to_dict(config))
+    except (TypeError, ValueError) as error:  # TypeError: not a value of JSON.
+        raise ValueError(f"CONFIG in {path} is not valid: {error}") from None
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain dicts, as JSON holds them."""
+    """Return a config as nested dicts of JSON's types."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(values: dict[str, Any], kind: type = Config) -> Any:
-    """The config that `to_dict` was given."""
+    """Return the config that `to_dict` made `values` from, with every value checked."""
     hints = typing.get_type_hints(kind)
     if not isinstance(values, dict):
         raise ValueError(f"{kind.__name__} must be an object; received {values!r:.100}.")
@@ -242,7 +312,7 @@ def from_dict(values: dict[str, Any], kind: type = Config) -> Any:
 
 
 def override(config: Any, settings: typing.Iterable[str]) -> Any:
-    """A config with some values changed.
+    """Return a config with some values changed.
 
     Args:
         config: a `Config`.
@@ -351,7 +421,7 @@ def _all_keys(kind=Config, prefix=""):
 
 
 def _checked(value, hint, key):
-    """The value, as an exact type of the field, or an error."""
+    """Return a value converted to the exact type of its field, or raise ValueError."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         origin = typing.get_origin(option) or option

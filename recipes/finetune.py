@@ -41,7 +41,7 @@ def configured(what: str) -> configs.Config:
         expected="none published",
     )
     config = command_line.config_of(what, otherwise)
-    if what not in configs.names() and not what.endswith(".json"):
+    if not configs.is_config(what):
         config = dataclasses.replace(
             otherwise,
             data=config.data,

@@ -2,7 +2,8 @@
 
 python -m recipes.pretrain CONFIG --workdir DIR [--set key=value ...]
 
-CONFIG is a name of recipes/configs, or the config.json of a run. Examples:
+CONFIG is a name of recipes/configs, a Python file that sets CONFIG (recipes.new_config
+prints one), or the config.json of a run. Examples:
 
   python -m recipes.pretrain digits_vit --workdir runs/digits
   python -m recipes.pretrain digits_vit --workdir runs/small --set epochs=5

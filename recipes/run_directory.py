@@ -35,6 +35,8 @@ STATES = ("state.npz", "state-previous.npz")
 # What a start writes before its first checkpoint.
 STARTED = {"config.json", "environment.json", "classes.json"}
 PARTIAL = ".partial-"
+# Keys of a config that describe a run and do not change it.
+DESCRIPTIONS = ("about", "command", "hardware", "expected", "measured")
 
 
 @contextlib.contextmanager
@@ -177,8 +179,7 @@ class RunDirectory:
         changed = {
             key: f"{key}: {a!r} there, {b!r} here"
             for key, a, b in _differences(old, self.config)
-            # What may change between parts of one run.
-            if key.partition(".")[0] not in ("about", "command", "hardware", "measured")
+            if key.partition(".")[0] not in DESCRIPTIONS
         }
         if not changed:
             return

@@ -18,20 +18,21 @@ class Augmentation:
             covers, `(0.05, 1.0)` in the paper, `(0.08, 1.0)` in torchvision. The crop is
             resized to the model's size. None for the preprocessor's own resize and crop.
         crop_aspect: range of the width / height of the crop.
-        pad_and_crop: int, width of a black border that is added to the resized image
+        pad_and_crop: width of a black border that is added to the resized image
             before a random crop of the original size: 4 on CIFAR. On small images such
             as digits it serves as a shift by whole pixels.
         horizontal_flip: whether to mirror images with a probability of one half.
         randaugment: None, or a string in the syntax of `RandAugment.parse`:
             `"randaug(2,10)"`, `"rand-m9-mstd0.5-inc1"`.
-        color_jitter: float, 0 to 1: brightness, contrast and saturation, in this order,
-            are scaled by random factors from `1 - color_jitter` to `1 + color_jitter`.
-        random_erasing: float, probability that a rectangle is replaced by noise.
-        mixup: float, alpha of the Beta distribution, 0.2 in big_vision; 0 disables mixup.
-        cutmix: float, likewise for CutMix; 1.0 in timm.
-        mix_probability: float, the fraction of batches that are mixed.
-        switch_probability: float, the fraction of the mixed batches that use CutMix if
-            both mixup and CutMix are enabled.
+        color_jitter: strength of random changes in color, 0 to 1. Brightness, contrast
+            and saturation, in this order, are scaled by random factors from
+            `1 - color_jitter` to `1 + color_jitter`.
+        random_erasing: probability that a rectangle is replaced by noise.
+        mixup: alpha of mixup's Beta distribution, 0.2 in big_vision; 0 disables mixup.
+        cutmix: alpha of CutMix's Beta distribution, 1.0 in timm; 0 disables CutMix.
+        mix_probability: fraction of batches that are mixed.
+        switch_probability: fraction of the mixed batches that use CutMix if both mixup
+            and CutMix are enabled.
 
     Raises:
         ValueError: a value is out of its range.

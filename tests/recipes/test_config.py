@@ -1,20 +1,65 @@
-"""Configs: typed, overridden by name, the same after JSON."""
+"""Configs: families, users' own files, overriding values by name, JSON."""
 
+import ast
+import importlib
 import inspect
 import json
 import math
+import pathlib
+import pkgutil
+import re
 
 import pytest
 
 import keras_vit
+import recipes.configs
 from keras_vit.models.variants import VIT_SIZES
+from keras_vit.training.augment import Augmentation
 from recipes import config as configs
-from recipes import sweep
+from recipes import new_config, sweep
 from recipes.objectives import constructor
 
 pytestmark = pytest.mark.any_backend
 
 NAMES = configs.names()
+FAMILIES = [
+    importlib.import_module(f"recipes.configs.{module.name}")
+    for module in pkgutil.iter_modules(recipes.configs.__path__)
+]
+
+
+# Documents, scripts and old commands use these names.
+PUBLISHED_NAMES = """
+augreg_b16_imagenet1k augreg_b16_imagenet1k_finetune augreg_b16_imagenet21k
+augreg_b16_imagenet21k_finetune augreg_s16_imagenet21k augreg_s16_imagenet21k_finetune
+augreg_ti16_imagenet21k augreg_ti16_imagenet21k_finetune cifar10_cpu cifar10_cpu_48
+cifar10_gpu cifar10_mae cifar10_masked_patches cifar10_t2t_64 cifar10_vit_64
+cifar10_vit_tiny digits_mae digits_masked_patches digits_t2t digits_vit
+digits_vit_finetune mae_b16_imagenet mae_b16_imagenet_finetune
+t2t_vit_14_cifar10_transfer t2t_vit_14_imagenet t2t_vit_24_imagenet t2t_vit_7_imagenet
+vit_b16_cifar10 vit_b16_cifar100 vit_b16_flowers vit_b16_imagenet1k
+vit_b16_imagenet21k vit_b16_imagenet_384 vit_b16_masked_patches
+vit_b16_masked_patches_finetune vit_b16_pets vit_b16_vtab_dtd vit_l16_imagenet21k
+vit_s16_imagenet_300ep vit_s16_imagenet_90ep
+"""
+
+
+def test_no_name_is_lost():
+    assert set(PUBLISHED_NAMES.split()) <= set(NAMES)
+
+
+def test_no_two_families_use_the_same_name():
+    assert sorted(name for family in FAMILIES for name in family.CONFIGS) == NAMES
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_a_family_imports_no_other_family(family):
+    tree = ast.parse(pathlib.Path(family.__file__).read_text())
+    statements = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    imported = " ".join(map(ast.unparse, statements))
+    assert "recipes.config import" in imported
+    assert "configs" not in imported
+    assert "from ." not in imported
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -32,9 +77,9 @@ def test_the_model_of_every_config(name):
     # Without building it: some have 300 million parameters. Augmentations and sizes of
     # layers check themselves.
     model = configs.load(name).model
-    takes = set(inspect.signature(keras_vit.ViT).parameters)
+    takes = set(inspect.signature(keras_vit.ViT.__init__).parameters)
     if model.architecture.startswith("T2TViT"):
-        takes |= set(inspect.signature(keras_vit.T2TViT).parameters) - {"kwargs"}
+        takes |= set(inspect.signature(keras_vit.T2TViT.__init__).parameters) - {"kwargs"}
         takes -= {"patch_size", "stem"}
     # What `recipes.objectives` settles.
     takes -= {"classes", "include_top", "classifier_activation", "preprocessor"}
@@ -153,6 +198,42 @@ def test_a_json_that_is_no_config(tmp_path, text, message):
         configs.load(str(path))
 
 
+MY_CONFIG = """
+import dataclasses
+from recipes.config import load
+CONFIG = dataclasses.replace(load("digits_vit"), epochs=3)
+"""
+
+
+def test_a_config_of_a_users_own_file(tmp_path):
+    path = tmp_path / "my_config.py"
+    path.write_text(MY_CONFIG)
+    mine = configs.load(str(path))
+    assert mine == configs.override(configs.load("digits_vit"), ["epochs=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must set CONFIG to a recipes.config.Config; received no CONFIG"),
+        ("CONFIG = {}", "received dict. .*new_config NAME prints a file to start from"),
+        ("\n\nEPOCHS = 1 / 0", ", line 3: ZeroDivisionError: division by zero"),
+        ("\nEPOCHS = ", ", line 2: SyntaxError: invalid syntax"),
+        ("\n" + MY_CONFIG.replace("epochs", "epoch"), ", line 5: TypeError: .*'epoch'"),
+        (MY_CONFIG.replace("3", "'3'"), "not valid: epochs must be int; received '3'"),
+        (MY_CONFIG.replace("epochs=3", "grid={'seed': {1}}"), "set is not JSON"),
+    ],
+)
+def test_a_file_that_sets_no_config(tmp_path, text, message):
+    path = tmp_path / "my_config.py"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"my_config\.py.*{message}"):
+        configs.load(str(path))
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"new_config NAME > .*my_config\.py"):
+        configs.load(str(path))
+
+
 def test_bad_names():
     with pytest.raises(ValueError, match=r"Near: digits_vit"):
         configs.load("digit_vit")
@@ -160,3 +241,32 @@ def test_bad_names():
     config = configs.override(config, ["model.architecture=ViTS17"])
     with pytest.raises(ValueError, match=r"'ViTS17' is no constructor"):
         constructor(config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_printed_config_is_the_same_config(tmp_path, name):
+    path = tmp_path / "my_config.py"
+    path.write_text(new_config.source_of(name))
+    assert configs.load(str(path)) == configs.load(name)
+    assert max(map(len, path.read_text().splitlines())) <= new_config.WIDTH
+
+
+def test_a_printed_config_explains_its_values(capsys):
+    new_config.main(["digits_vit"])
+    printed = capsys.readouterr().out
+    assert "\n    # Number of passes over the training set.\n    epochs=60,\n" in printed
+    assert "# Defaults: optimizer=" in printed
+    with pytest.raises(SystemExit, match=r"Near: digits_vit"):
+        new_config.main(["digit_vit"])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(configs.Config, configs.Model, configs.Data, configs.Optimization),
+        *(configs.Masking, Augmentation),
+    ],
+)
+def test_every_field_is_explained(kind):
+    for field, meaning in new_config.meanings(kind).items():
+        assert re.fullmatch(r"[A-Z`\"].{8,}\.", meaning), field

@@ -195,6 +195,11 @@ def test_more_epochs(run):
         resumed(run, longer)
 
 
+def test_descriptions_may_change(run):
+    described = dict.fromkeys(("about", "command", "expected"), "other words")
+    assert resumed(run, {**CONFIG, **described}) == (2, 2.0, "")
+
+
 def test_a_config_of_an_older_version(run):
     older = json.loads((run / "config.json").read_text())
     del older["jit_compile"]
