@@ -48,10 +48,10 @@ def convert(
     ending = next((e for e in _TARGETS if target.name.endswith(e)), None)
     if ending is None:
         raise ValueError(
-            f"{target} must end in {', '.join(_TARGETS)}: these can be written."
+            f"The target must end in {', '.join(_TARGETS)}; received {target}."
         )
     if target.exists():
-        raise FileExistsError(f"{target} exists; delete it or name another.")
+        raise FileExistsError(f"{target} exists; delete it or choose another path.")
     model = load_checkpoint(source, **overrides)
     if ending == ".npz" or "quantized" not in model.get_config():
         model = merged(model)
@@ -67,9 +67,9 @@ def convert(
         changed = _changed(model, again)
         if changed or not difference <= 1e-5 * max(1.0, float(np.max(np.abs(outputs)))):
             raise RuntimeError(
-                f"{target} was not written: read back, its outputs differ from those of "
-                f"{source} by {difference:.3g}, and these weights: "
-                f"{', '.join(changed) or 'none'}. Please report it."
+                f"{target} was not written: when loaded again, its outputs differ from "
+                f"those of {source} by {difference:.3g}, and these weights differ: "
+                f"{', '.join(changed) or 'none'}. Please report this error."
             )
         place(written, [target])
     return difference
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command-line interface."""
     parser = argparse.ArgumentParser(
         prog="python -m keras_vit.convert",
-        description="Writes a checkpoint in another format, and runs both to compare.",
+        description="Convert a checkpoint to another format and verify the result.",
         epilog="example: python -m keras_vit.convert ViT-B_16.npz vit_b16.keras",
     )
     parser.add_argument("source", help="a path, or a name of keras_vit.checkpoints()")
@@ -132,17 +132,21 @@ def main(arguments: list[str] | None = None) -> None:
         type=int,
         nargs=3,
         metavar=("HEIGHT", "WIDTH", "CHANNELS"),
-        help="of the images, where the source does not tell or another is wanted",
-    )
-    parser.add_argument("--num-heads", type=int, help="where the source does not tell")
-    parser.add_argument(
-        "--architecture", help="timm's name for the network, where no config.json has it"
+        help="shape of the images, if the source does not state it or to change it",
     )
     parser.add_argument(
-        "--state-dict", help="which part of a PyTorch file to read, where it has several"
+        "--num-heads",
+        type=int,
+        help="number of attention heads, if the source does not state it",
     )
     parser.add_argument(
-        "--no-top", action="store_true", help="leave the classifier in the source"
+        "--architecture", help="timm's name for the network, if there is no config.json"
+    )
+    parser.add_argument(
+        "--state-dict", help="part of a PyTorch file to read, if the file has several"
+    )
+    parser.add_argument(
+        "--no-top", action="store_true", help="convert the model without its classifier"
     )
     options = parser.parse_args(arguments)
     overrides: dict[str, Any] = {}
@@ -163,8 +167,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(1, f"error: {error}\n")
     size = os.path.getsize(options.target)
     print(
-        f"Wrote {options.target} ({size / 1e6:.1f} MB); largest difference of an output "
-        f"on two random images: {difference:.3g}."
+        f"Wrote {options.target} ({size / 1e6:.1f} MB); largest difference between the "
+        f"outputs for two random images: {difference:.3g}."
     )
 
 

@@ -57,7 +57,7 @@ def decode_predictions(
     scores = keras.ops.convert_to_numpy(predictions).astype("float64")
     if labels is None:
         classes = imagenet_1k()
-        remedy = "for other classes than ImageNet-1k's, pass their names as labels=[...]."
+        remedy = "for classes other than ImageNet-1k, pass their names as labels=[...]."
     else:
         classes = list(enumerate(labels))
         remedy = "labels must have one name for each column."

@@ -25,7 +25,7 @@ def open_archive(path: str) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
-        raise ValueError(f"it is no whole zip archive ({error})") from None
+        raise ValueError(f"the zip archive is damaged or incomplete ({error})") from None
     try:
         _check_members(archive.infolist(), os.path.getsize(path))
     except ValueError:
@@ -38,7 +38,7 @@ def _check_members(members, size):
     names = set()
     for member in members:
         if member.filename in names:
-            raise ValueError(f"{member.filename.removesuffix('.npy')} is in it twice")
+            raise ValueError(f"it contains {member.filename.removesuffix('.npy')} twice")
         names.add(member.filename)
         if member.flag_bits & 1:
             raise ValueError(f"{member.filename} is encrypted")
@@ -49,4 +49,4 @@ def _check_members(members, size):
     # compressed bytes.
     stored = sum(member.compress_size for member in members)
     if stored > size:
-        raise ValueError(f"its members claim {stored} of its {size} bytes")
+        raise ValueError(f"its members claim {stored} bytes; it has {size}")

@@ -78,8 +78,8 @@ class Watchdog:
         """
         if self._expired:
             raise http.client.HTTPException(
-                f"the server took more than {self._seconds:.0f} seconds for its headers, "
-                "or for a piece of the file: it is too slow"
+                f"the server took more than {self._seconds:.0f} seconds to send its "
+                "headers or a piece of the file"
             )
         self._end = time.monotonic() + self._seconds
 
@@ -147,7 +147,7 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         if scheme not in SCHEMES or downgraded:
             raise http.client.HTTPException(
                 f"it redirects to {newurl!r}, which is "
-                f"{'not encrypted' if downgraded else 'no web address'}"
+                f"{'not encrypted' if downgraded else 'not a web address'}"
             )
         self.etag = headers.get("X-Linked-ETag") or self.etag
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -80,8 +80,8 @@ def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
         return _fetch_repository(name)
     if "://" in name:
         raise ValueError(
-            f"{name!r} is an address: download it, and pass the file's path; or pass one "
-            "of the names of keras_vit.checkpoints(), or hf://organisation/name."
+            f"{name!r} is a URL. Download the file and pass its path, or pass one of the "
+            "names of keras_vit.checkpoints(), or hf://organization/name."
         )
     if (
         isinstance(name_or_path, os.PathLike)
@@ -108,7 +108,7 @@ def _fetch_repository(name):
     repository, _, revision = name.removeprefix("hf://").partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ValueError(
-            f"Expected hf://organisation/name or hf://organisation/name@revision; "
+            f"Expected hf://organization/name or hf://organization/name@revision; "
             f"received {name!r}."
         )
     try:
@@ -132,11 +132,12 @@ def _fetch_repository(name):
             f"Could not download {name} from {huggingface_hub.constants.ENDPOINT}: "
             f"{error}\nCheck the name and the revision; a private or gated repository "
             "needs `hf auth login`; HF_ENDPOINT sets a mirror. Or download config.json "
-            "and the .safetensors by hand, and pass the path of their directory."
+            "and the .safetensors files by other means and pass the path of their "
+            "directory."
         ) from error
     if not any(file.endswith(".safetensors") for file in os.listdir(path)):
         raise FileNotFoundError(
-            f"{name} has no .safetensors: only these are read, not PyTorch's pickles."
+            f"{name} has no .safetensors files. No other format is read from the Hub."
         )
     return path
 
@@ -156,8 +157,8 @@ def _address(url):
         scheme = mirror_host = ""
     if scheme not in SCHEMES or not mirror_host:
         raise ValueError(
-            f"{variable} must be an address that begins with https:// or http://; "
-            f"received {mirror!r}. A checkpoint on this disk is loaded by its path."
+            f"{variable} must be a URL that begins with https:// or http://; received "
+            f"{mirror!r}. To load a checkpoint from a local disk, pass its path."
         )
     return mirror.rstrip("/") + path
 
@@ -207,10 +208,11 @@ def _check_progress(seconds, start, end):
         end: int, present size of the file.
     """
     if end > _LARGEST:
-        raise http.client.HTTPException("the server sends more than any checkpoint has")
+        raise http.client.HTTPException("the server sends more than a checkpoint has")
     if seconds > _TIMEOUT and end - start < _SLOWEST * seconds:
         raise http.client.HTTPException(
-            f"the server sent {end - start} bytes in {seconds:.0f} seconds, too slowly"
+            f"the server is too slow: it sent {end - start} bytes in {seconds:.0f} "
+            "seconds"
         )
 
 
@@ -234,15 +236,15 @@ class _Download:
     def _error(self, reason):
         return OSError(
             f"Could not download {self.checkpoint.name} from {self.url}: {reason}.\n"
-            "Try again later. Or download that address by other means and put the file "
-            f"at {self.path}. Or set KERAS_VIT_MIRROR to the address of a mirror, which "
-            "has the same path below it."
+            "Try again later; or download that URL by other means and save the file as "
+            f"{self.path}; or set KERAS_VIT_MIRROR to the URL of a mirror that has the "
+            "same paths."
         )
 
     def _cannot_write(self, reason):
         return OSError(
             f"Cannot write {self.path}: {reason}. Make room or change the permissions, "
-            "or set KERAS_HOME to another directory for all that Keras downloads."
+            "or set KERAS_HOME to another directory, which Keras then uses for all files."
         )
 
     def run(self):
@@ -254,7 +256,7 @@ class _Download:
             try:
                 held = lock.acquire(blocking=False)
             except filelock.Timeout:
-                self._say(f"Waiting for another process that downloads {self.path} ...")
+                self._say(f"Waiting for another process to download {self.path} ...")
                 held = lock.acquire()
         except OSError as error:
             raise self._cannot_write(error) from error
@@ -305,8 +307,8 @@ class _Download:
             if self._size() <= before:
                 break
         raise self._error(
-            f"{reason} ({self._size()} of {self.total or 'unknown'} bytes are there, and "
-            "are kept)"
+            f"{reason} ({self._size()} of {self.total or 'unknown'} bytes were received "
+            "and are kept)"
         )
 
     def _receive_some(self):
@@ -335,7 +337,9 @@ class _Download:
             watchdog.step()
             if response.headers.get_content_type() == "text/html":
                 # The login page of a captive portal, for example in a hotel.
-                raise http.client.HTTPException("a web page came instead of the file")
+                raise http.client.HTTPException(
+                    "the server sent a web page instead of the file"
+                )
             if response.status != http.HTTPStatus.PARTIAL_CONTENT:
                 start = 0
                 self._forget()
@@ -343,7 +347,9 @@ class _Download:
                 f"bytes {start}-"
             ):
                 self._forget()
-                raise http.client.HTTPException("the server sent another part of it")
+                raise http.client.HTTPException(
+                    "the server sent a part of the file that was not requested"
+                )
             length = _content_length(response.headers)
             self.total = None if length is None else start + length
             self.hash = _sent_hash(response.headers, redirects.etag)
@@ -351,7 +357,7 @@ class _Download:
                 self.hash = "sha256", self.checkpoint.sha256
             if not (self.total or self.hash):
                 raise http.client.HTTPException(
-                    "the server tells neither the file's length nor its hash"
+                    "the server states neither the file's length nor its hash"
                 )
             self._check_room(length or 0)
             etag = response.headers.get("ETag", "")
@@ -379,7 +385,7 @@ class _Download:
     def _check_room(self, needed):
         free = shutil.disk_usage(os.path.dirname(self.path)).free
         if needed > free:
-            raise OSError(errno.ENOSPC, f"{needed} bytes to come, {free} bytes free")
+            raise OSError(errno.ENOSPC, f"{needed} bytes needed, {free} bytes free")
 
     def _verify(self):
         if self.hash is None:
@@ -392,6 +398,6 @@ class _Download:
         if digest.hexdigest() != expected:
             self._forget()
             raise self._error(
-                f"its {algorithm} is {digest.hexdigest()}, not {expected}; what arrived "
-                "was deleted"
+                f"its {algorithm} is {digest.hexdigest()}, not {expected}; the file was "
+                "deleted"
             )

@@ -189,8 +189,8 @@ class GoogleSource(Source):
                 if _BESIDE.match(stored):
                     continue
                 raise ValueError(
-                    f"{file.path} has its model under {prefix!r}, and beside it "
-                    f"{stored}: not a checkpoint that this version understands."
+                    f"{file.path} has a tensor {stored} outside of the model, whose "
+                    f"tensors are under {prefix!r}. This layout is not supported."
                 )
             file.check_dtype(stored, file.dtypes[stored])
             name = stored.removeprefix(prefix)
@@ -344,7 +344,9 @@ def save_npz(model: Any, path: str | os.PathLike, names: str = "published") -> N
                 f"{config[argument]!r}."
             )
     if os.path.exists(path):
-        raise FileExistsError(f"{os.fspath(path)} exists; delete it or name another.")
+        raise FileExistsError(
+            f"{os.fspath(path)} exists; delete it or choose another path."
+        )
     weights = model.weights_by_path()
     rows = weights[POSITIONS].shape[1] if POSITIONS in weights else None
     arrays = {}

@@ -48,7 +48,7 @@ def find_datasets(file: Any, size: int) -> dict[str, Any]:
             # Hard links can form a cycle.
             address = h5py.h5o.get_info(node.id).addr
             if address in seen:
-                raise ValueError(f"{name} is in it under another name, too")
+                raise ValueError(f"{name} also has another name in the file")
             seen.add(address)
             if isinstance(node, h5py.Group):
                 groups.append((f"{name}/", node))
@@ -86,7 +86,7 @@ def _check_dataset(name, node):
         chunks = math.prod(-(-side // chunk) for side, chunk in sides)
         complete = node.id.get_num_chunks() >= chunks
     if not complete:
-        raise ValueError(f"{name} has a shape, {node.shape}, and no values")
+        raise ValueError(f"{name} has a shape, {node.shape}, but no values")
 
 
 class H5File(TensorFile):
@@ -197,9 +197,10 @@ def load_own_weights(model: Any, path: str | os.PathLike, check_finite: bool) ->
     needs = collections.Counter(tuple(weight.shape) for weight in model.weights)
     if has != needs:
         raise ValueError(
-            f"{path} has other weights than the model. Shapes, and how often: too many "
-            f"in the file {dict(has - needs)}, missing in it {dict(needs - has)}. Build "
-            "the model that was saved; .keras files have it in them."
+            f"The weights in {path} do not match the model. Shapes and their numbers: "
+            f"only in the file {dict(has - needs)}, only in the model "
+            f"{dict(needs - has)}. Build the model that was saved, or save it as .keras, "
+            "which includes the configuration."
         )
     model.load_weights(path)
     if check_finite:

@@ -33,7 +33,7 @@ def check_keras_file(path: str, model_class: type) -> WeightBudget:
         with open_archive(path) as archive:
             missing = sorted({_CONFIG, _WEIGHTS} - set(archive.namelist()))
             if missing:
-                raise ValueError(f"{' and '.join(missing)} is missing in it")
+                raise ValueError(f"it has no {' and no '.join(missing)}")
             config = parse_json(archive.read(_CONFIG), _CONFIG, allow_nan=True)
             # Reading the whole member also verifies its checksum.
             weights = io.BytesIO(archive.read(_WEIGHTS))
@@ -69,7 +69,7 @@ def _check_class(path: str, config: dict[str, Any], model_class: type) -> None:
     known = keras.saving.get_registered_object(name) if isinstance(name, str) else None
     if not (isinstance(known, type) and issubclass(known, model_class)):
         raise ValueError(
-            f"{path} holds a {str(config.get('class_name'))[:100]}, no keras_vit.ViT. If "
-            "it is a subclass of keras_vit.ViT, register it with "
+            f"{path} holds a {str(config.get('class_name'))[:100]}, not a keras_vit.ViT. "
+            "If it is a subclass of keras_vit.ViT, register it with "
             "keras.saving.register_keras_serializable and import its module first."
         )

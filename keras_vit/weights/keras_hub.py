@@ -36,8 +36,8 @@ def open_preset(directory: str, config: dict[str, Any]) -> "KerasHubSource":
     """
     if config.get("class_name") != "ViTBackbone":
         raise ValueError(
-            f"{directory} is a KerasHub preset of {config.get('class_name')}; this "
-            "version reads ViTBackbone."
+            f"{directory} is a KerasHub preset of {config.get('class_name')}; keras_vit "
+            "reads presets of ViTBackbone."
         )
     paths = {"": os.path.join(directory, "model.weights.h5")}
     task: dict[str, Any] | None = {}
@@ -52,8 +52,8 @@ def open_preset(directory: str, config: dict[str, Any]) -> "KerasHubSource":
         missing.append("config in task.json")
     if missing:
         raise ValueError(
-            f"The KerasHub preset in {directory} is not whole: {', '.join(missing)} is "
-            "missing. Save it again with save_to_preset."
+            f"The KerasHub preset in {directory} is incomplete; missing: "
+            f"{', '.join(missing)}. Save it again with save_to_preset."
         )
     return KerasHubSource(H5File(paths), config["config"], task)
 
@@ -140,7 +140,7 @@ class KerasHubSource(Source):
         if not isinstance(activation, str):
             raise ValueError(
                 f"The head of {self.path} has activation={activation!r}, which is not "
-                "the name of one of Keras. Pass classifier_activation=..."
+                "the name of a Keras activation. Pass classifier_activation=..."
             )
         return activation
 

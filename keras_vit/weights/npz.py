@@ -42,12 +42,12 @@ class NpzFile(TensorFile):
                     raise self.unreadable(f"{member.filename}: {error}") from None
                 name = member.filename.removesuffix(".npy")
                 if name in self.shapes:
-                    raise self.unreadable(f"{name} is in it twice")
+                    raise self.unreadable(f"it contains {name} twice")
                 if dtype.hasobject:
                     self.check_dtype(member.filename, dtype)
                 if size != member.file_size:
                     raise self.unreadable(
-                        f"{name} should take {size} bytes, and takes {member.file_size}"
+                        f"{name} should have {size} bytes and has {member.file_size}"
                     )
                 self.shapes[name] = shape
                 self.dtypes[name] = _dtype_name(dtype)
@@ -87,9 +87,9 @@ def _read_header(file):
     elif version == (2, 0):
         shape, _, dtype = np.lib.format.read_array_header_2_0(file)
     else:
-        raise ValueError(f"version {version} of the array format")
+        raise ValueError(f"unknown version {version} of the array format")
     if any(size < 0 for size in shape):
-        raise ValueError(f"a shape of {shape}")
+        raise ValueError(f"invalid shape {shape}")
     return shape, dtype
 
 

@@ -83,8 +83,8 @@ def open_checkpoint(
         source = _open(path, architecture, state_dict, published is not None)
     if architecture is not None and not isinstance(source, TimmSource):
         raise ValueError(
-            f"architecture={architecture!r} names a network of timm, and {path} is a "
-            f"{source.kind} checkpoint: leave it out."
+            f"architecture={architecture!r} names a network of timm, but {path} is a "
+            f"{source.kind} checkpoint. Omit the argument."
         )
     source.check()
     if published is not None:
@@ -139,8 +139,8 @@ def _open(path, architecture, state_dict, published):
         file = next(_FILES[e] for e in _FILES if path.endswith(e))(path)
     else:
         raise ValueError(
-            f"{path} is of no kind that can be loaded here: use {', '.join(_ENDINGS)}. "
-            "load_checkpoint reads .keras too, and ViT(weights=...) .weights.h5."
+            f"The name of {path} must end in {', '.join(_ENDINGS)}. load_checkpoint also "
+            "reads .keras, and ViT(weights=...) reads .weights.h5."
         )
     if isinstance(file, NpzFile):
         return GoogleSource(file)
@@ -163,7 +163,7 @@ def _file_in_directory(directory):
         )
     raise FileNotFoundError(
         f"No checkpoint in the directory {directory!r}: no file in it ends in "
-        f"{', '.join(_ENDINGS)}, and it is no KerasHub preset."
+        f"{', '.join(_ENDINGS)}, and it is not a KerasHub preset."
     )
 
 
@@ -186,23 +186,23 @@ def _unwrapped(file, state_dict):
                 networks[prefix.removesuffix(beginning)] = source
     if not networks:
         raise ValueError(
-            f"{file.path} is no checkpoint of a ViT that this version knows: no tensor "
-            f"in it is called ...{', ...'.join(_SIGNS)}. It has {len(file.shapes)}: "
+            f"{file.path} is not a ViT checkpoint that keras_vit can read: it has no "
+            f"tensor named ...{', ...'.join(_SIGNS)}. Its {len(file.shapes)} tensors are "
             f"{', '.join(sorted(file.shapes)[:5])}, ..."
         )
     chosen = [p for p in networks if state_dict and p.strip(".") == state_dict.strip(".")]
     if len(networks) > 1 and not chosen:
         prefixes = ", ".join(repr(prefix.rstrip(".")) for prefix in networks)
         raise ValueError(
-            f"{file.path} has more than one network, with names that begin with "
-            f"{prefixes}. Choose one with load_checkpoint(path, state_dict=...)."
+            f"{file.path} has more than one network; the names of their tensors begin "
+            f"with {prefixes}. Choose one with load_checkpoint(path, state_dict=...)."
         )
     prefix = (chosen or list(networks))[0]
     outside = [name for name in file.shapes if not name.startswith(prefix)]
     if outside and not chosen:
         raise ValueError(
-            f"{file.path} has a network with names that begin with {prefix!r}, and "
-            f"{len(outside)} other tensors: {', '.join(outside[:5])}, ... To leave these "
-            f"aside, pass state_dict={prefix.rstrip('.')!r}."
+            f"{file.path} has a network whose tensor names begin with {prefix!r}, and "
+            f"{len(outside)} other tensors: {', '.join(outside[:5])}, ... To ignore the "
+            f"others, pass state_dict={prefix.rstrip('.')!r}."
         )
     return (Unwrapped(file, prefix) if prefix else file), networks[prefix]

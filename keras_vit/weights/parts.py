@@ -56,7 +56,7 @@ class TorchShards(TensorFile):
         differing = sorted(set(names) ^ set(self.shapes))
         if differing or len(self.shapes) != sum(len(f.shapes) for f in self._files):
             raise self.unreadable(
-                "its tensors are not those of its files: "
+                "its index and its files have different tensors: "
                 f"{', '.join(differing[:5]) or 'some are in two files'}"
             )
 

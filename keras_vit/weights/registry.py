@@ -561,7 +561,7 @@ def find_checkpoint(name: str) -> Checkpoint:
     near = difflib.get_close_matches(name.lower(), CHECKPOINTS, n=3, cutoff=0.5)
     nearest = f"The nearest are {', '.join(near)}; " if near else ""
     raise ValueError(
-        f"No file and no published checkpoint is called {name!r}. {nearest}"
-        "keras_vit.checkpoints() lists all names; hf://organisation/name is a directory "
+        f"No file and no published checkpoint is named {name!r}. {nearest}"
+        "keras_vit.checkpoints() lists all names; hf://organization/name is a repository "
         "on the Hugging Face Hub."
     )

@@ -34,9 +34,7 @@ class SafetensorsFile(TensorFile):
             self._read_header(part)
         if index is not None and index != self._file_of:
             wrong = sorted(index.items() ^ self._file_of.items())
-            raise self.unreadable(
-                f"its index does not agree with its files about {wrong[0][0]}"
-            )
+            raise self.unreadable(f"its index and its files disagree about {wrong[0][0]}")
         self.check_budget(files)
 
     def _read_header(self, part):
@@ -46,8 +44,8 @@ class SafetensorsFile(TensorFile):
             length = int.from_bytes(file.read(8), "little")
         if length > min(LARGEST_JSON, os.path.getsize(part)):
             raise self.unreadable(
-                f"{part} announces a header of {length} bytes, more than it has, or than "
-                f"{LARGEST_JSON}"
+                f"{part} announces a header of {length} bytes, more than its size or the "
+                f"limit of {LARGEST_JSON}"
             )
         with self._open(part) as tensors:
             for name in tensors.keys():  # noqa: SIM118 (no dict)

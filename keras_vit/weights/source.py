@@ -144,7 +144,7 @@ class Source:
             complete = len(names) == classes
         if not complete:
             raise ValueError(
-                f"The configuration beside {self.path} names {len(names)} classes, and "
+                f"The configuration beside {self.path} names {len(names)} classes, but "
                 f"its classifier has {classes}. Pass class_names=... with the right "
                 "names, or class_names=None for none."
             )
@@ -218,16 +218,16 @@ class Source:
             what: list of the unsupported entries.
         """
         return ValueError(
-            f"{path} is not understood: it asks for preprocessing that keras_vit does "
-            f"not do ({', '.join(what)}). Pass the one that you want instead: "
-            "preprocessor=keras_vit.layers.Preprocessor(...)."
+            f"{path} describes preprocessing that keras_vit does not support "
+            f"({', '.join(what)}). Pass preprocessor=keras_vit.layers.Preprocessor(...) "
+            "instead."
         )
 
     def not_of_this_kind(self, wrong: list[str]) -> ValueError:
         """Return the error to raise if tensors are missing or have a wrong rank."""
         return ValueError(
             f"{self.path} is not a {self.kind} checkpoint. These tensors are missing or "
-            f"of a wrong rank: {', '.join(wrong)}. It has {len(self.shapes)}: "
+            f"of a wrong rank: {', '.join(wrong)}. It has {len(self.shapes)} tensors: "
             f"{', '.join(sorted(self.shapes)[:5])}, ..."
         )
 
@@ -278,8 +278,8 @@ class Source:
         prefixes = list(dict.fromkeys(p for p in self.position_prefixes() if p < rows))
         if not prefixes:
             raise ValueError(
-                f"The positions in {self.path} have {rows} rows: none is left for the "
-                "grid."
+                f"The position embeddings in {self.path} have only {rows} rows, which "
+                "leaves none for the grid."
             )
         if class_token_position is not None and any(self.position_prefixes()):
             # Try what the caller states first.
@@ -307,7 +307,7 @@ class Source:
             if square and fits and square != fits:
                 raise ValueError(
                     f"The {rows - prefix} positions of {self.path} may be a grid of "
-                    f"{square} or of {fits}: say which with "
+                    f"{square} or of {fits}. Pass the right one as "
                     "source_grid_shape=(rows, columns)."
                 )
             if square or fits:
@@ -317,9 +317,10 @@ class Source:
         if len(found) > 1:
             (prefix, grid), (other, other_grid), *_ = found
             warnings.warn(
-                f"The {rows} rows of positions of {self.path} are taken for {prefix} of "
-                f"prefix tokens and a grid of {grid}. Were they {other} and a grid of "
-                f"{other_grid}, source_grid_shape={other_grid} would say so.",
+                f"The {rows} position embeddings of {self.path} are read as {prefix} of "
+                f"prefix tokens and a grid of {grid}. If they are {other} of prefix "
+                f"tokens and a grid of {other_grid}, pass "
+                f"source_grid_shape={other_grid}.",
                 stacklevel=6,
             )
         return found[0] if found else (first, None)
@@ -339,9 +340,9 @@ class Source:
         num_heads = overrides.get("num_heads") or self.num_heads or published
         if num_heads is None:
             raise ValueError(
-                f"Nothing in {self.path} tells the number of attention heads, no "
-                f"config.json beside it does, and no published size has the width "
-                f"{width}: pass num_heads=..."
+                f"The number of attention heads of {self.path} is unknown: no tensor "
+                f"shows it, no config.json beside the file states it, and no published "
+                f"size has width {width}. Pass num_heads=..."
             )
         return num_heads
 
@@ -444,9 +445,9 @@ class Source:
             if grid is None:
                 rows = self.num_position_rows() or 0
                 raise ValueError(
-                    f"The {rows - prefix} positions of {self.path} are no square, and "
-                    f"the model's grid is {config['grid_shape']}: name theirs "
-                    "with source_grid_shape=(rows, columns)."
+                    f"The {rows - prefix} positions of {self.path} do not form a square "
+                    f"grid, and the model's grid is {config['grid_shape']}. Pass the "
+                    "grid of the file as source_grid_shape=(rows, columns)."
                 )
             if config["class_token"] and has_rows != config["class_token_position"]:
                 raise ValueError(
@@ -495,7 +496,7 @@ class Source:
         for argument, possible in self.possible.items():
             if config[argument] not in possible:
                 raise ValueError(
-                    f"{self.path} is a {self.kind} checkpoint, which goes with "
+                    f"{self.path} is a {self.kind} checkpoint, which requires "
                     f"{argument}={' or '.join(map(repr, possible))}; received "
                     f"{config[argument]!r}."
                 )

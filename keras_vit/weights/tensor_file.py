@@ -76,8 +76,8 @@ class TensorFile:
         """
         if str(dtype) not in FLOATS:
             raise ValueError(
-                f"{name} in {self.path} holds {dtype}, not {', '.join(FLOATS)}: not a "
-                "checkpoint that this version reads."
+                f"{name} in {self.path} holds {dtype}, not {', '.join(FLOATS)}. "
+                "Checkpoints of other dtypes cannot be read."
             )
 
     def read_index(self) -> dict[str, str]:
@@ -98,13 +98,13 @@ class TensorFile:
         files = set(index.values()) if index and known else set()
         if not files or len(files) > _MOST_FILES:
             raise self.unreadable(
-                "its weight_map must give the name of a file for each tensor, of at most "
-                f"{_MOST_FILES} files"
+                "its weight_map must give the name of a file for each tensor, and list "
+                f"at most {_MOST_FILES} files"
             )
         for file in files:
             # An index must not refer to files outside its own directory.
             if file != os.path.basename(file) or "\\" in file or "\0" in file:
-                raise self.unreadable(f"its index names {file!r}, which is no file name")
+                raise self.unreadable(f"its index names {file!r}, not a file name")
             if not os.path.exists(os.path.join(directory, file)):
                 raise self.unreadable(f"{os.path.join(directory, file)} is missing")
         assert index is not None
@@ -166,8 +166,8 @@ def check_regular_file(path: str) -> None:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(
-            f"{path} is not a regular file (but a directory, pipe, socket or device): "
-            "pass the path of a checkpoint."
+            f"{path} is not a regular file, but a directory, pipe, socket or device. "
+            "Pass the path of a checkpoint."
         )
 
 
@@ -203,7 +203,8 @@ def parse_json(text: str | bytes, path: str, allow_nan: bool = False) -> dict[st
     except ValueError as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object, but {type(content).__name__}.")
+        kind = type(content).__name__
+        raise ValueError(f"{path} must hold a JSON object; it holds a {kind}.")
     return content
 
 

@@ -286,15 +286,15 @@ class TimmSource(Source):
             self._ask(
                 overrides,
                 "positions",
-                "whether its learned positions are all (DeiT III) or there are rotary "
-                "ones too (vit_*_rope_ape_224, which keras_vit does not have)",
-                "positions='learned' if they are all",
+                "whether it has only learned positions (DeiT III) or rotary ones too "
+                "(vit_*_rope_ape_224, which keras_vit does not have)",
+                "positions='learned' if it has only learned ones",
             )
         if "attn_pool.latent" in shapes and "reg_token" in shapes:
             self._ask(
                 overrides,
                 "pooling",
-                "whether it pools over its registers, which keras_vit does not",
+                "whether it pools over its registers, which keras_vit does not do",
                 "pooling='map' if it pools over the patches alone",
             )
         if bare and not has_bias and after:

@@ -37,9 +37,8 @@ class TorchFile(TensorFile):
             import torch
         except ImportError:
             raise ImportError(
-                f"Reading {self.path} needs torch, which alone knows that format: "
-                "pip install 'keras_vit[torch]'. Or convert the file to .safetensors "
-                "where torch is."
+                f"Reading {self.path} requires torch: pip install 'keras_vit[torch]'. Or "
+                "convert the file to .safetensors on a machine that has torch."
             ) from None
         try:
             # `weights_only` restores tensors and plain values and executes no code.
@@ -60,7 +59,7 @@ class TorchFile(TensorFile):
             if not strided or tensor.device.type != "cpu":
                 layout = "nested" if tensor.is_nested else tensor.layout
                 raise self.unreadable(
-                    f"{name} is a tensor without values of its own ({layout}, on "
+                    f"{name} is not a dense tensor in CPU memory ({layout}, on "
                     f"{tensor.device})"
                 )
             self.shapes[name] = tuple(tensor.shape)
@@ -79,7 +78,7 @@ class TorchFile(TensorFile):
             The preferred state dict, the only one, or the averaged one.
         """
         if not found:
-            raise self.unreadable("no dict of tensors is in it")
+            raise self.unreadable("it contains no dict of tensors")
         # Ignore small dicts: a loss or a scheduler may save a few tensors of its own.
         least = max(map(len, found.values())) / 2
         networks = {key: value for key, value in found.items() if len(value) >= least}

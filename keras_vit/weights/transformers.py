@@ -122,7 +122,7 @@ class TransformersSource(Source):
         if activation not in _ACTIVATIONS:
             raise ValueError(
                 f"The config.json beside {self.path} has hidden_act={activation!r}, "
-                f"which keras_vit does not have; it reads {', '.join(_ACTIVATIONS)}."
+                f"which keras_vit does not have; it has {', '.join(_ACTIVATIONS)}."
             )
         self.activation = _ACTIVATIONS[activation]
         if config.get("image_size") is not None:
@@ -172,7 +172,7 @@ class TransformersSource(Source):
         height, width, channels = input_shape
         raise ValueError(
             f"The preprocessor_config.json beside {self.path} makes images of "
-            f"{size[0]}x{size[1]} pixels, and the network takes {height}x{width}. Pass "
+            f"{size[0]}x{size[1]} pixels, but the network takes {height}x{width}. Pass "
             f"input_shape={(*size, channels)} to resize the network's positions, or "
             f"input_shape={input_shape} to resize images to what the network takes."
         )

@@ -183,7 +183,7 @@ def test_bad_settings(setting, message):
     [
         ('{"about"', "is not readable JSON"),
         ("[" * 100_000, "is not readable JSON: nested too deeply"),
-        ("[]", "holds no JSON object"),
+        ("[]", "must hold a JSON object"),
         ("{}", "is no config: about, command, hardware, expected is missing"),
         ('{"model": 3}', "is no config: Model must be an object; received 3"),
         ('{"epochs": NaN}', "NaN is not JSON"),

@@ -59,7 +59,7 @@ def test_prefixes(golden, tmp_path, prefix):
 def test_something_unknown_beside_the_model(golden, tmp_path):
     arrays = {f"params/{name}": x for name, x in golden.arrays.items()}
     arrays["more/kernel"] = np.zeros(3, "float32")
-    with pytest.raises(ValueError, match=r"under 'params/', and beside it more/kernel"):
+    with pytest.raises(ValueError, match=r"more/kernel outside .* under 'params/'"):
         load(write(tmp_path / "more.npz", arrays), golden)
 
 

@@ -60,7 +60,7 @@ def test_196_patches_are_not_taken_for_a_class_token_and_195(tmp_path):
 
 def test_rows_that_may_be_two_things_are_announced():
     golden = Golden("timm_token")
-    with pytest.warns(UserWarning, match=r"taken for 1 .*grid of \(4, 6\).*\(5, 5\)"):
+    with pytest.warns(UserWarning, match=r"read as 1 .*grid of \(4, 6\).*\(5, 5\)"):
         keras_vit.load_checkpoint(golden.path, input_shape=(64, 96, 3), num_heads=4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -143,7 +143,7 @@ def test_what_training_saves(tmp_path):
 
 
 def test_heads_that_nothing_tells():
-    with pytest.raises(ValueError, match=r"width 64: pass num_heads=\.\.\."):
+    with pytest.raises(ValueError, match=r"width 64\. Pass num_heads=\.\.\."):
         keras_vit.load_checkpoint(PERFORMER.path)
 
 
@@ -169,10 +169,10 @@ def test_models_of_another_kind():
     with pytest.raises(ValueError, match=r"T2T-ViT checkpoint: use keras_vit\.T2TViT"):
         keras_vit.ViT(weights=PERFORMER.path)
     google = Golden("google_token")
-    with pytest.raises(ValueError, match="Google ViT checkpoint, which goes with"):
+    with pytest.raises(ValueError, match="Google ViT checkpoint, which requires"):
         keras_vit.T2TViT(weights=google.path)
     for wrong in ({"tokens": "convolution"}, {"pooling": "map"}, {"registers": 1}):
-        with pytest.raises(ValueError, match="T2T-ViT checkpoint, which goes with"):
+        with pytest.raises(ValueError, match="T2T-ViT checkpoint, which requires"):
             PERFORMER.load(**wrong)
     with pytest.raises(ValueError, match=r"input_shape=\(32, 48, 3\)"):
         PERFORMER.load(input_shape=(33, 48, 3))

@@ -215,7 +215,7 @@ def test_a_preprocessor_for_another_size(tmp_path):
     config = {**golden.config, "image_size": 64}
     stated = {**IMAGENET, "size": {"height": 96, "width": 80}}
     path = repository(tmp_path, golden, config, stated)
-    message = r"makes images of 96x80 pixels, and the network takes 64x64\. Pass "
+    message = r"makes images of 96x80 pixels, but the network takes 64x64\. Pass "
     message += r"input_shape=\(96, 80, 3\) .* or input_shape=\(64, 64, 3\)"
     with pytest.raises(ValueError, match=message):
         keras_vit.load_checkpoint(path)
@@ -254,7 +254,7 @@ def test_the_head_that_transformers_configuration_states(tmp_path, change, activ
     source = open_checkpoint(repository(tmp_path, golden, config))
     assert source.infer_config({})["classifier_activation"] == activation
     assert source.class_names(10) == names
-    with pytest.raises(ValueError, match="names 10 classes, and its classifier has 11"):
+    with pytest.raises(ValueError, match="names 10 classes, but its classifier has 11"):
         source.class_names(11)
     config["id2label"] = {str(i): f"LABEL_{i}" for i in range(10)}
     assert open_checkpoint(repository(tmp_path, golden, config)).class_names(10) is None
