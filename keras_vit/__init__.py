@@ -1,6 +1,6 @@
 """Vision Transformers for Keras 3."""
 
-from keras_vit import export, layers, training
+from keras_vit import export, kernels, layers, training
 from keras_vit.labels import decode_predictions
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.t2t_variants import (
@@ -87,6 +87,7 @@ __all__ = [
     "checkpoints",
     "decode_predictions",
     "export",
+    "kernels",
     "layers",
     "load_checkpoint",
     "training",

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 import keras_vit
-from keras_vit.layers.initial_values import checkpoint_follows
+from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction
 from keras_vit.training.class_names import check_class_names
 from keras_vit.training.host import tensorflow

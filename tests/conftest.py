@@ -4,6 +4,8 @@ import warnings
 import keras
 import pytest
 
+import keras_vit
+
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 
 
@@ -15,6 +17,14 @@ def _fixed_seed():
 @pytest.fixture
 def goldens():
     return GOLDENS
+
+
+@pytest.fixture(params=keras_vit.kernels.switch.KINDS)
+def kernels(request):
+    """The test runs with fast kernels, then with the plain formulas."""
+    keras_vit.kernels.use(request.param)
+    yield request.param
+    keras_vit.kernels.use("fast")
 
 
 @pytest.fixture

@@ -14,7 +14,13 @@ from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
 from tests.conftest import GOLDENS
 from tests.models.test_parameter_counts import T2T, TOKEN
 
-MODULES = (keras_vit, keras_vit.layers, keras_vit.export, keras_vit.training)
+MODULES = (
+    keras_vit,
+    keras_vit.kernels,
+    keras_vit.layers,
+    keras_vit.export,
+    keras_vit.training,
+)
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
     for module in MODULES

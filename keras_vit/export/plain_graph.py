@@ -5,7 +5,7 @@ import sys
 import tensorflow as tf
 from keras import ops
 
-from keras_vit.layers import dot_product_attention
+from keras_vit.kernels import attention
 from keras_vit.layers.preprocessor import RESIZES
 
 
@@ -24,7 +24,7 @@ def plain_graph(model, head):
     """
     # Blockwise attention is a loop. LiteRT does not support loops with an unknown batch
     # size, and onnxruntime cannot quantize a graph that contains one.
-    dot_product_attention.BLOCKS_FROM = sys.maxsize
+    attention.BLOCKS_FROM = sys.maxsize
     height, width, channels = model.input_shape[1:]
     if model.preprocessor.image_size is not None:
         height = width = None  # The preprocessor resizes images of any size.

@@ -1,10 +1,20 @@
-"""The layers of Vision Transformers, in the order the data flows."""
+"""Layers of Vision Transformers, as plain formulas."""
 
 from keras_vit.layers.attention import SelfAttention
-from keras_vit.layers.block import TransformerBlock
+from keras_vit.layers.backbones import (
+    DenseBlock,
+    GhostBlock,
+    GhostDense,
+    SqueezeExcitation,
+    SqueezeExcitationBlock,
+)
+from keras_vit.layers.block import (
+    LayerNorm,
+    LayerScale,
+    StochasticDepth,
+    TransformerBlock,
+)
 from keras_vit.layers.dense import Dense
-from keras_vit.layers.dense_block import DenseBlock
-from keras_vit.layers.ghost import GhostBlock, GhostDense
 from keras_vit.layers.heads import (
     AttentionPooling,
     Classifier,
@@ -13,7 +23,6 @@ from keras_vit.layers.heads import (
     TokenPooling,
 )
 from keras_vit.layers.mlp import MLP
-from keras_vit.layers.norm import LayerNorm
 from keras_vit.layers.patch_encoder import PatchEncoder
 from keras_vit.layers.patches import Patches, PatchesToImage
 from keras_vit.layers.positions import (
@@ -24,7 +33,6 @@ from keras_vit.layers.positions import (
     SinCosPositions2D,
 )
 from keras_vit.layers.preprocessor import Preprocessor
-from keras_vit.layers.residual import LayerScale, StochasticDepth
 from keras_vit.layers.resize import RESIZE_CONVENTIONS, resize_grid
 from keras_vit.layers.resnet import (
     BottleneckUnit,
@@ -33,10 +41,6 @@ from keras_vit.layers.resnet import (
     StandardizedConv2D,
 )
 from keras_vit.layers.soft_split import SoftSplit
-from keras_vit.layers.squeeze_excitation import (
-    SqueezeExcitation,
-    SqueezeExcitationBlock,
-)
 from keras_vit.layers.tokens_to_token import (
     TokenPerformer,
     TokensToToken,

@@ -1,21 +1,75 @@
 """Multi-head self-attention."""
 
 import keras
+from keras import ops
 
-from keras_vit.layers.adaptation import Composite
-from keras_vit.layers.dense import Dense
-from keras_vit.layers.dot_product_attention import (
-    attention_weights,
-    dot_product_attention,
-    merge_heads,
-    self_attention,
-    split_heads,
-)
+from keras_vit.kernels import attention as kernels
+from keras_vit.kernels.attention import merge_heads, split_heads, transpose_matrix
+from keras_vit.kernels.precision import to_float32
+from keras_vit.kernels.switch import fast_form
+from keras_vit.layers.dense import Composite, Dense
 from keras_vit.layers.positions import RelativePositions
 
 
+def attention_weights(query, key, bias=None):
+    """Return `softmax(query @ key^T + bias)`, in float32.
+
+    Args:
+        query: `(b, k, n, head_dim)`, already scaled by `head_dim ** -0.5`.
+        key: `(b, k, m, head_dim)`.
+        bias: None, or `(b, k, n, m)` to add to the logits.
+
+    Returns:
+        `(b, k, n, m)`; each row sums to 1.
+    """
+    logits = ops.matmul(query, transpose_matrix(key))
+    if bias is not None:
+        logits = logits + bias
+    return ops.softmax(to_float32(logits), axis=-1)
+
+
+def dot_product_attention(query, key, value, bias=None, dropout=None, training=None):
+    """Return `softmax(query @ key^T + bias) @ value`.
+
+    The products are computed in the dtype of their operands, the softmax in float32.
+
+    Args:
+        query: `(b, k, n, head_dim)`, already scaled by `head_dim ** -0.5`.
+        key: `(b, k, m, head_dim)`.
+        value: `(b, k, m, head_dim)`.
+        bias: None, or `(b, k, n, m)` to add to the logits.
+        dropout: None, or a layer that is applied to the attention weights.
+        training: bool, passed to `dropout`.
+
+    Returns:
+        `(b, k, n, head_dim)` in the dtype of `value`.
+    """
+    weights = ops.cast(attention_weights(query, key, bias), value.dtype)
+    if dropout is not None:
+        weights = dropout(weights, training=training)
+    return ops.matmul(weights, value)
+
+
+@fast_form(kernels.self_attention)
+def self_attention(qkv, num_heads, scale):
+    """Return `softmax(scale * q k^T) v` for each head, without bias and dropout.
+
+    Args:
+        qkv: `(b, n, 3 * d)`, queries, keys and values side by side.
+        num_heads: int, number of heads.
+        scale: float, factor of the queries.
+
+    Returns:
+        `(b, n, d)`.
+
+    Reference: ViT (arXiv:2010.11929) equations 6 and 7.
+    """
+    query, key, value = split_heads(qkv, 3, num_heads)
+    return merge_heads(dot_product_attention(query * scale, key, value))
+
+
 def head_dim(hidden_dim, num_heads):
-    """Width of one attention head.
+    """Return the width of one attention head.
 
     Raises:
         ValueError: `num_heads` does not divide `hidden_dim`.
@@ -25,7 +79,7 @@ def head_dim(hidden_dim, num_heads):
         nearest = min(divisors, key=lambda n: abs(n - num_heads))
         raise ValueError(
             f"num_heads={num_heads} does not divide hidden_dim={hidden_dim}: each head "
-            f"gets hidden_dim / num_heads entries. The nearest that does: {nearest}."
+            f"gets hidden_dim / num_heads entries. The nearest divisor: {nearest}."
         )
     return hidden_dim // num_heads
 
@@ -36,17 +90,17 @@ class SelfAttention(Composite):
 
     Input and output: `(b, n, d)`, any float dtype. The softmax runs in float32.
 
-    Keras's own `MultiHeadAttention` has three projections and no place for relative
-    positions; one product over `(d, 3 d)` is faster, and is the layout of timm's and
+    Keras's own `MultiHeadAttention` has three projections and does not support relative
+    positions. One product over `(d, 3 d)` is faster, and is the layout of timm's and
     T2T-ViT's checkpoints. The columns of its kernel are ordered q, k, v, then head, then
     head entry.
 
     Args:
         num_heads: int, number of heads `k`; must divide `d`.
         use_qkv_bias: bool, whether q, k and v have biases.
-        dropout_rate: dropout on the attention weights.
-        relative_grid_shape: None, or the `(gh, gw)` of the grid for relative
-            positions. The tokens before the last `gh * gw` get none.
+        dropout_rate: dropout rate of the attention weights.
+        relative_grid_shape: None, or the `(gh, gw)` of the grid for relative positions.
+            Tokens before the last `gh * gw` get no relative positions.
 
     Raises:
         ValueError: `num_heads` does not divide `d`.
@@ -58,7 +112,7 @@ class SelfAttention(Composite):
     >>> tuple(keras_vit.layers.SelfAttention(num_heads=4)(tokens).shape)
     (2, 5, 64)
 
-    Source: ViT (arXiv:2010.11929) appendix A.
+    Reference: ViT (arXiv:2010.11929) appendix A.
     """
 
     def __init__(
@@ -108,8 +162,8 @@ class SelfAttention(Composite):
         return Dense(
             3 * width,
             use_bias=self.use_qkv_bias,
-            # Glorot uniform of each of q, k and v alone: fan_avg of the fused
-            # kernel is twice that of one of the three.
+            # Glorot uniform for each of q, k and v: the fan_avg of the fused kernel is
+            # twice that of one of them.
             kernel_initializer=keras.initializers.VarianceScaling(
                 scale=2.0, mode="fan_avg", distribution="uniform"
             ),
@@ -120,7 +174,7 @@ class SelfAttention(Composite):
     def call(self, tokens, training=None):
         qkv = self.qkv(tokens)
         if self.relative_positions is None and not (training and self.dropout_rate):
-            return self.projection(self_attention(self.num_heads)(qkv))
+            return self.projection(self_attention(qkv, self.num_heads, self.scale))
         query, key, value, bias = self._query_key_value_bias(qkv)
         mixed = dot_product_attention(
             query, key, value, bias, dropout=self.dropout, training=training
@@ -128,7 +182,7 @@ class SelfAttention(Composite):
         return self.projection(merge_heads(mixed))
 
     def attention_weights(self, tokens):
-        """What each token looks at, in inference, whatever kernel `call` runs.
+        """Return the attention weights in inference, whichever kernel `call` runs.
 
         Args:
             tokens: `(b, n, d)`, the input of the layer.

@@ -1,13 +1,142 @@
-"""The pre-norm Transformer block."""
+"""The pre-norm Transformer block, with its norm and residual branches."""
 
 import keras
+from keras import ops
 
-from keras_vit.layers.adaptation import Composite
+from keras_vit.kernels import norm as kernels
+from keras_vit.kernels.precision import to_float32
+from keras_vit.kernels.recompute import recompute
+from keras_vit.kernels.switch import fast_form
 from keras_vit.layers.attention import SelfAttention
+from keras_vit.layers.dense import Composite
 from keras_vit.layers.mlp import MLP
-from keras_vit.layers.norm import LayerNorm
-from keras_vit.layers.recompute import recompute
-from keras_vit.layers.residual import LayerScale, StochasticDepth
+
+
+@fast_form(kernels.layer_norm)
+def layer_norm(x, gamma, beta, epsilon):
+    """Return `(x - mean) / sqrt(variance + epsilon) * gamma + beta`.
+
+    Mean and variance are taken over the last axis. Everything is computed in float32
+    (float64 is kept); the output has the dtype of `x`.
+
+    Args:
+        x: `(..., d)`.
+        gamma: `(d,)`.
+        beta: `(d,)`.
+        epsilon: float, added to the variance.
+
+    Reference: Layer Normalization (arXiv:1607.06450) equations 3 and 4.
+    """
+    centered = to_float32(x) - ops.mean(to_float32(x), axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
+    normal = centered * ops.rsqrt(variance + epsilon)
+    return ops.cast(normal * to_float32(gamma) + to_float32(beta), x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class LayerNorm(keras.layers.LayerNormalization):
+    """Layer normalization over the last axis, with statistics in float32.
+
+    Values and weights are those of `keras.layers.LayerNormalization`. Input `(..., d)`,
+    any float dtype; output of the same shape in the policy's compute dtype.
+
+    Args:
+        epsilon: float, added to the variance.
+        **kwargs: as for every layer.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> x = keras.ops.convert_to_tensor([[1.0, 3.0]])
+    >>> keras.ops.convert_to_numpy(keras_vit.layers.LayerNorm()(x)).round(3).tolist()
+    [[-1.0, 1.0]]
+
+    Reference: Layer Normalization (arXiv:1607.06450).
+    """
+
+    def __init__(self, epsilon: float = 1e-6, **kwargs):
+        super().__init__(epsilon=epsilon, **kwargs)
+
+    def call(self, inputs):
+        outputs = layer_norm(inputs, self.gamma, self.beta, self.epsilon)
+        # Keras does not cast the inputs of this layer to the compute dtype.
+        return ops.cast(outputs, self.compute_dtype)
+
+    def get_config(self):
+        return {**keras.layers.Layer.get_config(self), "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class LayerScale(keras.layers.Layer):
+    """Multiplication by a learned vector that starts small.
+
+    Input and output: `(..., d)`.
+
+    Args:
+        initial_value: float, initial value of every entry.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> x = keras.ops.ones((1, 2))
+    >>> keras.ops.convert_to_numpy(keras_vit.layers.LayerScale(0.5)(x)).tolist()
+    [[0.5, 0.5]]
+
+    Reference: CaiT (arXiv:2103.17239) section 2.
+    """
+
+    def __init__(self, initial_value: float = 1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.initial_value = initial_value
+
+    def build(self, input_shape):
+        self.gamma = self.add_weight(
+            name="gamma",
+            shape=(input_shape[-1],),
+            initializer=keras.initializers.Constant(self.initial_value),
+        )
+        self.built = True
+
+    def call(self, x):
+        return x * self.gamma
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "initial_value": self.initial_value}
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class StochasticDepth(keras.layers.Dropout):
+    """Dropout of a whole residual branch for some images of a batch, in training only.
+
+    Branches that are kept are divided by the probability of keeping them. This is
+    Keras's dropout with one draw for each image.
+
+    Input and output: `(b, n, d)`.
+
+    Args:
+        rate: probability that an image's branch is dropped.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> branch = keras.random.uniform((2, 5, 64))
+    >>> out = keras_vit.layers.StochasticDepth(0.5)(branch, training=False)
+    >>> bool(keras.ops.all(out == branch))
+    True
+
+    Reference: Deep Networks with Stochastic Depth (arXiv:1603.09382).
+    """
+
+    def __init__(self, rate: float, **kwargs):
+        super().__init__(rate, noise_shape=(None, 1, 1), **kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["noise_shape"]
+        return config
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -16,8 +145,8 @@ class TransformerBlock(Composite):
 
     Each branch may be scaled (LayerScale) and dropped (stochastic depth).
 
-    Input and output: `(b, n, d)`, any float dtype. Normalisation, like the softmax, is
-    computed in float32.
+    Input and output: `(b, n, d)`, any float dtype. Norms and softmax are computed in
+    float32.
 
     Args:
         num_heads: int, number of attention heads; must divide `d`.
@@ -25,14 +154,14 @@ class TransformerBlock(Composite):
         activation: `"gelu_tanh"`, `"gelu"` (exact) or a name of `keras.activations`.
         layer_norm_epsilon: float, added to the variance.
         qkv_bias: bool, whether q, k and v have biases.
-        layer_scale: None, or the initial value of LayerScale.
-        dropout_rate: dropout after each dense layer but q, k and v.
-        attention_dropout_rate: dropout on the attention weights.
+        layer_scale: None for no LayerScale, or its initial value.
+        dropout_rate: dropout rate after every dense layer except the QKV projection.
+        attention_dropout_rate: dropout rate of the attention weights.
         stochastic_depth_rate: probability that a branch is dropped for an image.
         relative_grid_shape: None, or the `(gh, gw)` of the grid for relative
             positions.
-        remat: bool, whether training computes the block a second time in the backward
-            pass, in place of keeping what is between input and output.
+        remat: bool, whether the backward pass computes the block again instead of
+            storing its intermediate tensors.
 
     Raises:
         ValueError: `num_heads` does not divide `d`, or an unknown activation.
@@ -44,10 +173,10 @@ class TransformerBlock(Composite):
     >>> tuple(block(keras.random.uniform((2, 5, 64))).shape)
     (2, 5, 64)
 
-    Source: ViT (arXiv:2010.11929) equations 2 and 3.
+    Reference: ViT (arXiv:2010.11929) equations 2 and 3.
     """
 
-    # What a subclass may have of its own.
+    # Subclasses replace these.
     attention_class = SelfAttention
     mlp_class = MLP
 
@@ -132,7 +261,7 @@ class TransformerBlock(Composite):
         return self._transform(x, training)
 
     def attention_weights(self, x):
-        """What the block's attention looks at, in inference.
+        """Return the attention weights of the block in inference.
 
         Args:
             x: `(b, n, d)`, the input of the block.

@@ -1,30 +1,29 @@
-"""Tokens to a prediction: pooling, pre-logits, classifier."""
+"""Pooling and heads: from tokens to a prediction."""
 
 import keras
 from keras import ops
 
-from keras_vit.layers.adaptation import Composite
-from keras_vit.layers.attention import head_dim
-from keras_vit.layers.dense import AdaptableDense, Dense
-from keras_vit.layers.dot_product_attention import dot_product_attention
-from keras_vit.layers.initial_values import BudgetedLayer, InitialValues
+from keras_vit.kernels.attention import split_heads
+from keras_vit.kernels.initial_values import BudgetedLayer, InitialValues
+from keras_vit.kernels.precision import to_float32
+from keras_vit.layers.attention import dot_product_attention, head_dim
+from keras_vit.layers.block import LayerNorm
+from keras_vit.layers.dense import AdaptableDense, Composite, Dense
 from keras_vit.layers.mlp import MLP
-from keras_vit.layers.norm import LayerNorm
-from keras_vit.layers.precision import wide
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class TokenPooling(keras.layers.Layer):
-    """Takes one token: the first, which is the class token, or another.
+    """Selection of one token: the first, which is the class token, or another.
 
     Input: `(b, n, d)`. Output: `(b, d)`.
 
-    The paper finds that this head and global average pooling want different learning
-    rates: with the class token's, pooling looks much worse than it is. Tune the rate
+    According to the paper, the class token and global average pooling need different
+    learning rates; with the same rate, pooling looks much worse than it is. Tune the rate
     for each before comparing them.
 
     Args:
-        index: int, which token.
+        index: int, index of the token.
 
     Example:
 
@@ -32,7 +31,7 @@ class TokenPooling(keras.layers.Layer):
     >>> tuple(keras_vit.layers.TokenPooling()(keras.random.uniform((2, 5, 8))).shape)
     (2, 8)
 
-    Source: ViT (arXiv:2010.11929) equation 4, appendix D.3.
+    Reference: ViT (arXiv:2010.11929) equation 4, appendix D.3.
     """
 
     def __init__(self, index: int = 0, **kwargs):
@@ -51,16 +50,15 @@ class TokenPooling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class GlobalAveragePooling(keras.layers.Layer):
-    """Averages the grid tokens (GAP), in float32.
+    """Mean of the grid tokens (GAP), computed in float32.
 
     Input: `(b, n, d)`. Output: `(b, d)`.
 
-    It works as well as the class token, but the paper finds that the two want
-    different learning rates: with the class token's, this head looks much worse than
-    it is. Tune the rate for each before comparing them.
+    Accuracy is as good as with the class token, but according to the paper the two need
+    different learning rates; see `TokenPooling`.
 
     Args:
-        num_prefix_tokens: int, tokens before the grid, which are left out.
+        num_prefix_tokens: int, number of tokens before the grid, which are left out.
 
     Example:
 
@@ -69,8 +67,8 @@ class GlobalAveragePooling(keras.layers.Layer):
     >>> tuple(pooling(keras.random.uniform((2, 5, 8))).shape)
     (2, 8)
 
-    Source: ViT (arXiv:2010.11929) appendix D.3. Keras's `GlobalAveragePooling1D` has no
-    way to leave out prefix tokens but a mask, which would follow the tokens.
+    Reference: ViT (arXiv:2010.11929) appendix D.3. Keras's `GlobalAveragePooling1D` can
+    leave out prefix tokens only by a mask, which would be passed on with the tokens.
     """
 
     def __init__(self, num_prefix_tokens: int = 0, **kwargs):
@@ -87,8 +85,8 @@ class GlobalAveragePooling(keras.layers.Layer):
 
     def call(self, tokens):
         grid = tokens[:, self.num_prefix_tokens :]
-        # A float16 sum over thousands of tokens overflows.
-        return ops.cast(ops.mean(wide(grid), axis=1), grid.dtype)
+        # A sum over thousands of tokens can overflow in float16.
+        return ops.cast(ops.mean(to_float32(grid), axis=1), grid.dtype)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[2])
@@ -99,7 +97,7 @@ class GlobalAveragePooling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class AttentionPooling(InitialValues, Composite):
-    """One learned probe attends to the grid tokens (MAP), then a residual MLP.
+    """Attention of one learned probe to the grid tokens (MAP), then a residual MLP.
 
     `x = attention(probe, tokens)`, then `x + mlp(norm(x))`.
 
@@ -108,7 +106,7 @@ class AttentionPooling(InitialValues, Composite):
     Args:
         num_heads: int, number of attention heads; must divide `d`.
         mlp_dim: int, width of the MLP.
-        num_prefix_tokens: int, tokens before the grid, which are left out.
+        num_prefix_tokens: int, number of tokens before the grid, which are left out.
         activation: activation of the MLP, see `MLP`.
         layer_norm_epsilon: float, added to the variance.
 
@@ -122,7 +120,7 @@ class AttentionPooling(InitialValues, Composite):
     >>> tuple(pooling(keras.random.uniform((2, 5, 8))).shape)
     (2, 8)
 
-    Source: Set Transformer (arXiv:1810.00825) section 3.2, as in Scaling ViT
+    Reference: Set Transformer (arXiv:1810.00825) section 3.2, as in Scaling ViT
     (arXiv:2106.04560) section 3.1 and big_vision's `MAPHead`.
     """
 
@@ -162,7 +160,7 @@ class AttentionPooling(InitialValues, Composite):
         self.key_value = dense(
             2 * width,
             "key_value",
-            # Glorot uniform of each of the two alone, as in SelfAttention.
+            # Glorot uniform for each of the two, as in SelfAttention.
             kernel_initializer=keras.initializers.VarianceScaling(
                 scale=1.5, mode="fan_avg", distribution="uniform"
             ),
@@ -173,17 +171,12 @@ class AttentionPooling(InitialValues, Composite):
         self.built = True
 
     def call(self, tokens):
-        width, heads = tokens.shape[-1], self.num_heads
-
-        def split(x, parts):
-            x = ops.reshape(x, (-1, x.shape[1], parts, heads, width // heads))
-            return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), parts)
-
         grid = tokens[:, self.num_prefix_tokens :]
-        (query,) = split(self.query(ops.cast(self.probe, grid.dtype)), 1)
-        key, value = split(self.key_value(grid), 2)
+        probe = self.query(ops.cast(self.probe, grid.dtype))
+        (query,) = split_heads(probe, 1, self.num_heads)
+        key, value = split_heads(self.key_value(grid), 2, self.num_heads)
         mixed = dot_product_attention(query * self.scale, key, value)
-        x = self.projection(ops.reshape(mixed, (-1, width)))
+        x = self.projection(ops.reshape(mixed, (-1, tokens.shape[-1])))
         return x + self.mlp(self.norm(x))
 
     def compute_output_shape(self, input_shape):
@@ -204,7 +197,7 @@ class AttentionPooling(InitialValues, Composite):
 class PreLogits(BudgetedLayer, AdaptableDense):
     """The hidden layer of the pretraining head: dense, then tanh.
 
-    Fine-tuning drops it. A `keras.layers.Dense` with other defaults.
+    Fine-tuning drops it. This is a `keras.layers.Dense` with other defaults.
 
     Input: `(b, d)`. Output: `(b, units)`.
 
@@ -218,7 +211,7 @@ class PreLogits(BudgetedLayer, AdaptableDense):
     >>> tuple(keras_vit.layers.PreLogits(16)(keras.random.uniform((2, 8))).shape)
     (2, 16)
 
-    Source: ViT (arXiv:2010.11929) section 3.1, "classification head".
+    Reference: ViT (arXiv:2010.11929) section 3.1, "classification head".
     """
 
     def __init__(
@@ -240,15 +233,15 @@ class PreLogits(BudgetedLayer, AdaptableDense):
 class Classifier(BudgetedLayer, AdaptableDense):
     """The last linear layer, with a kernel that starts at zero, in float32.
 
-    A zero kernel makes fine-tuning start from the same loss whatever the backbone
-    gives. A `keras.layers.Dense` with other defaults.
+    With a zero kernel, fine-tuning starts from the same loss for every backbone. This is
+    a `keras.layers.Dense` with other defaults.
 
     Input: `(b, d)`. Output: `(b, units)`, float32 under every global policy.
 
     Args:
         units: int, number of classes.
         bias_initializer: `"zeros"`, or for a sigmoid loss a constant such as
-            `keras.initializers.Constant(-10.0)`, so that training starts from few
+            `keras.initializers.Constant(-10.0)`, so that training starts with few
             positives.
         **kwargs: as for `keras.layers.Dense`.
 
@@ -260,7 +253,7 @@ class Classifier(BudgetedLayer, AdaptableDense):
     >>> keras.ops.convert_to_numpy(head(features)).tolist()
     [[0.5, 0.5]]
 
-    Source: ViT (arXiv:2010.11929) section 3.2; bias: AugReg (arXiv:2106.10270).
+    Reference: ViT (arXiv:2010.11929) section 3.2; bias: AugReg (arXiv:2106.10270).
     """
 
     def __init__(

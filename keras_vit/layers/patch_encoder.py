@@ -1,34 +1,33 @@
-"""Flat patches to tokens: projection, prefix tokens, positions."""
+"""From flat patches to tokens: projection, prefix tokens, positions."""
 
 import keras
 from keras import ops
 
-from keras_vit.layers.adaptation import Composite
-from keras_vit.layers.dense import Dense
-from keras_vit.layers.initial_values import InitialValues
+from keras_vit.kernels.initial_values import InitialValues
+from keras_vit.layers.dense import Composite, Dense
 from keras_vit.layers.positions import ADDED_POSITIONS, check_positions
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class PatchEncoder(InitialValues, Composite):
-    """Projects patches, puts prefix tokens in front, and adds positions.
+    """Projection of patches to tokens, with prefix tokens and positions.
 
-    The tokens come in the order class token, distillation token, registers, grid in
-    raster order. The first two have rows of their own in learned positions, unless
-    `class_token_position=False`; registers get no positions (they are free vectors
-    already, arXiv:2309.16588).
+    The tokens are ordered class token, distillation token, registers, grid in raster
+    order. Learned positions have rows for the first two, unless
+    `class_token_position=False`. Registers get no positions, because they are free
+    vectors already (arXiv:2309.16588).
 
-    Input: flat patches `(b, gh * gw, p * p * c)`, as `Patches` gives them.
-    Output: `(b, n, hidden_dim)`, `n` being `gh * gw` and the tokens before the grid.
+    Input: flat patches `(b, gh * gw, p * p * c)`, the output of `Patches`.
+    Output: `(b, n, hidden_dim)`, where `n` is `gh * gw` plus the number of prefix tokens.
 
     Args:
         hidden_dim: int, width `d` of the tokens.
         grid_shape: `(gh, gw)`, rows and columns of patches.
         class_token: bool, whether a learned class token is prepended.
         registers: int, number of learned register tokens.
-        positions: `"learned"` (1-D), `"learned_2d"`, `"sincos_2d"`, `"sincos_1d"` or
-            `"none"`.
-            `"relative"` positions belong to attention: nothing is added here.
+        positions: `"learned"` (1-D), `"learned_2d"`, `"sincos_2d"`, `"sincos_1d"`,
+            `"none"`, or `"relative"`, which adds nothing here because relative positions
+            are part of the attention.
         class_token_position: bool, whether learned positions have rows for the tokens
             before the registers.
         distillation_token: bool, whether a second learned token follows the class token.
@@ -45,7 +44,7 @@ class PatchEncoder(InitialValues, Composite):
     >>> tuple(encoder(patches).shape)
     (2, 7, 64)
 
-    Source: ViT (arXiv:2010.11929) equation 1; distillation token: DeiT
+    Reference: ViT (arXiv:2010.11929) equation 1; distillation token: DeiT
     (arXiv:2012.12877) section 4.
     """
 
@@ -102,7 +101,7 @@ class PatchEncoder(InitialValues, Composite):
                 name="class_token", shape=shape, initializer="zeros"
             )
         if self.has_distillation_token:
-            # DeiT's: were it zeros too, the two tokens would stay the same.
+            # DeiT's value. If both tokens were zero, they would stay equal.
             self.distillation_token = self.add_weight(
                 name="distillation_token",
                 shape=shape,
@@ -112,7 +111,7 @@ class PatchEncoder(InitialValues, Composite):
             length = self.positions.num_prefix_tokens + gh * gw
             self.positions.build((None, length, self.hidden_dim))
         if self.num_registers:
-            # timm's and DINOv2's normal(1e-6): no two registers start alike.
+            # The normal(1e-6) of timm and DINOv2, so that no two registers are equal.
             self.registers = self.add_weight(
                 name="registers",
                 shape=(1, self.num_registers, self.hidden_dim),
@@ -124,7 +123,7 @@ class PatchEncoder(InitialValues, Composite):
         return self.add_prefix_and_positions(self.projection(patches))
 
     def add_prefix_and_positions(self, tokens):
-        """What `call` does after the projection.
+        """Add prefix tokens and positions to projected patches.
 
         Args:
             tokens: `(b, gh * gw, hidden_dim)`, projected patches.
@@ -152,7 +151,7 @@ class PatchEncoder(InitialValues, Composite):
         if self.num_registers:
             first = self._num_tokens()
             parts = [tokens[:, :first], copies(self.registers), tokens[:, first:]]
-            # LiteRT cannot join a part without tokens.
+            # LiteRT cannot concatenate a part without tokens.
             tokens = ops.concatenate(parts if first else parts[1:], axis=1)
         return tokens
 

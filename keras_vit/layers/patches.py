@@ -1,4 +1,4 @@
-"""Image to flat patches, and back."""
+"""From images to flat patches, and back."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,7 +7,7 @@ from keras import ops
 
 
 def grid_shape(input_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches that tile an image.
+    """Return the number of rows and columns of patches that tile an image.
 
     Args:
         input_shape: `(h, w, c)` of the image, in pixels.
@@ -17,8 +17,8 @@ def grid_shape(input_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
         `(gh, gw)`, two ints.
 
     Raises:
-        ValueError: `input_shape` is not three positive ints, `patch_size` is not
-            a positive int, or the patch does not divide the image.
+        ValueError: `input_shape` is not three positive ints, `patch_size` is not a
+            positive int, or the patch size does not divide the image size.
     """
     if type(patch_size) is not int or patch_size < 1:
         raise ValueError(
@@ -46,9 +46,9 @@ def grid_shape(input_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class Patches(keras.layers.Layer):
-    """Cuts images into flat, non-overlapping square patches.
+    """Layer that cuts images into flat, non-overlapping square patches.
 
-    Patches come in raster order. Within a patch the values are ordered
+    Patches are in raster order. Within a patch the values are ordered
     (row, column, channel), the order of a `(p, p, c, d)` convolution kernel, so
     `Patches` followed by a `Dense` layer with the kernel reshaped to
     `(p * p * c, d)` equals a convolution with stride `p`.
@@ -60,8 +60,8 @@ class Patches(keras.layers.Layer):
         patch_size: int, side `p` of a patch in pixels.
 
     Raises:
-        ValueError: the patch does not divide the image, or the input is not of
-            rank 4 with a static height, width and channel count.
+        ValueError: the patch size does not divide the image size, or the input does not
+            have rank 4 with a static height, width and number of channels.
 
     Example:
 
@@ -70,7 +70,7 @@ class Patches(keras.layers.Layer):
     >>> tuple(keras_vit.layers.Patches(16)(images).shape)
     (2, 6, 768)
 
-    Source: ViT (arXiv:2010.11929) section 3.1, x_p.
+    Reference: ViT (arXiv:2010.11929) section 3.1, x_p.
     """
 
     def __init__(self, patch_size: int, **kwargs):
@@ -106,7 +106,7 @@ class Patches(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class PatchesToImage(keras.layers.Layer):
-    """Puts flat patches back together: the inverse of `Patches`.
+    """Layer that assembles images from flat patches: the inverse of `Patches`.
 
     Input: `(b, gh * gw, p * p * c)`. Output: `(b, gh * p, gw * p, c)`.
 

@@ -1,22 +1,22 @@
 """Position embeddings.
 
-Every kind knows its grid, adds what it has to a sequence of tokens (the relative kind
-instead to the attention logits), and says with `resized_tables` what its weights
-become on its grid when they come from another.
+Each layer here adds positions to a sequence of tokens, except for relative positions,
+which are added to the attention logits. `resized_tables` converts the weights of a layer
+for another grid to those of this layer.
 """
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.layers.initial_values import InitialValues
+from keras_vit.kernels.initial_values import InitialValues
 from keras_vit.layers.resize import resize_axis, resize_positions
 
 
 class _PositionLayer(InitialValues):
-    """What the kinds share: the grid, and the tokens in front of it."""
+    """Base class: the grid, and the tokens in front of it."""
 
-    # What the width must be a multiple of.
+    # The width of the tokens must be a multiple of this.
     width_divisor = 1
 
     def __init__(self, grid_shape: tuple[int, int], num_prefix_tokens: int = 0, **kwargs):
@@ -26,8 +26,8 @@ class _PositionLayer(InitialValues):
         self.num_prefix_tokens = num_prefix_tokens
 
     def _add_table(self, name, shape):
-        # An initializer of its own for each table: a Keras initializer gives the same
-        # values every time. 0.02: Flax's `normal(stddev=0.02)`.
+        # A new initializer for each table, because a Keras initializer returns the same
+        # values in every call. The standard deviation is that of Google's Flax code.
         initializer = keras.initializers.RandomNormal(stddev=0.02)
         return self.add_weight(name=name, shape=shape, initializer=initializer)
 
@@ -42,7 +42,7 @@ class _PositionLayer(InitialValues):
 
     @classmethod
     def check_width(cls, width):
-        """Raises a `ValueError` unless tokens may have this width."""
+        """Raise a `ValueError` unless tokens may have this width."""
         if width % cls.width_divisor:
             raise ValueError(
                 f"{cls.__name__} needs a width (hidden_dim) divisible by "
@@ -54,12 +54,12 @@ class _PositionLayer(InitialValues):
         return input_shape
 
     def resized_tables(self, tables, source_grid_shape, resize):
-        """The weights of this layer, made from those of another grid.
+        """Return the weights of this layer, computed from those for another grid.
 
         Args:
-            tables: dict from weight name to array, as on the source grid.
-            source_grid_shape: `(gh, gw)` that `tables` belong to.
-            resize: name of a convention of `keras_vit.layers.resize_grid`.
+            tables: dict from weight name to array, for the source grid.
+            source_grid_shape: `(gh, gw)` of the source grid.
+            resize: name of a convention, see `keras_vit.layers.resize_grid`.
 
         Returns:
             Dict from weight name to array, with this layer's shapes.
@@ -76,17 +76,17 @@ class _PositionLayer(InitialValues):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class LearnedPositions(_PositionLayer):
-    """Adds one learned vector to each token: the paper's 1-D positions.
+    """One learned vector for each token: the paper's 1-D positions.
 
     Input and output: `(b, num_prefix_tokens + gh * gw, d)`.
 
     Args:
         grid_shape: `(gh, gw)`, rows and columns of patches.
-        num_prefix_tokens: how many tokens stand before the grid and have a
-            position of their own (the class token: 1).
+        num_prefix_tokens: number of tokens before the grid, which also get a learned
+            vector (with a class token: 1).
 
     Raises:
-        ValueError: another number of tokens comes in.
+        ValueError: the number of tokens in the input is different.
 
     Example:
 
@@ -96,7 +96,7 @@ class LearnedPositions(_PositionLayer):
     >>> tuple(positions(tokens).shape)
     (2, 5, 8)
 
-    Source: ViT (arXiv:2010.11929) equation 1, E_pos.
+    Reference: ViT (arXiv:2010.11929) equation 1, E_pos.
     """
 
     def build(self, input_shape):
@@ -116,20 +116,19 @@ class LearnedPositions(_PositionLayer):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class LearnedPositions2D(_PositionLayer):
-    """Adds a learned vector made of one half for the column and one for the row.
+    """Learned vectors for the column and the row of each grid token, side by side.
 
-    The first `d / 2` entries come from the column (the paper's X-embedding), the
-    others from the row (Y-embedding). Prefix tokens have no place on the grid and
-    are left as they are; the class token is a learned vector already.
+    The first `d / 2` entries belong to the column (the paper's X-embedding), the others
+    to the row (Y-embedding). Prefix tokens have no place on the grid and are unchanged.
 
-    Input and output: `(b, num_prefix_tokens + gh * gw, d)`, `d` even.
+    Input and output: `(b, num_prefix_tokens + gh * gw, d)`, where `d` is even.
 
     Args:
         grid_shape: `(gh, gw)`, rows and columns of patches.
-        num_prefix_tokens: how many tokens stand before the grid.
+        num_prefix_tokens: number of tokens before the grid.
 
     Raises:
-        ValueError: another number of tokens comes in, or `d` is odd.
+        ValueError: the number of tokens in the input is different, or `d` is odd.
 
     Example:
 
@@ -138,7 +137,7 @@ class LearnedPositions2D(_PositionLayer):
     >>> tuple(keras_vit.layers.LearnedPositions2D((2, 3))(tokens).shape)
     (2, 6, 8)
 
-    Source: ViT (arXiv:2010.11929) appendix D.4.
+    Reference: ViT (arXiv:2010.11929) appendix D.4.
     """
 
     width_divisor = 2
@@ -169,19 +168,20 @@ class LearnedPositions2D(_PositionLayer):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class SinCosPositions2D(_PositionLayer):
-    """Adds a fixed 2-D sin-cos vector to each grid token. No weights.
+    """Fixed 2-D sine-cosine vectors for the grid tokens, without weights.
 
-    In the order sin x, cos x, sin y, cos y, with `d / 4` frequencies from 1 down to
-    1 / 10000. Prefix tokens are left as they are.
+    The entries are ordered sin x, cos x, sin y, cos y, with `d / 4` frequencies from 1
+    down to 1 / 10000. Prefix tokens are unchanged.
 
-    Input and output: `(b, num_prefix_tokens + gh * gw, d)`, `d` divisible by 4.
+    Input and output: `(b, num_prefix_tokens + gh * gw, d)`, where `d` is divisible by 4.
 
     Args:
         grid_shape: `(gh, gw)`, rows and columns of patches.
-        num_prefix_tokens: how many tokens stand before the grid.
+        num_prefix_tokens: number of tokens before the grid.
 
     Raises:
-        ValueError: another number of tokens comes in, or `d` is not divisible by 4.
+        ValueError: the number of tokens in the input is different, or `d` is not
+            divisible by 4.
 
     Example:
 
@@ -190,7 +190,7 @@ class SinCosPositions2D(_PositionLayer):
     >>> tuple(keras_vit.layers.SinCosPositions2D((2, 3))(tokens).shape)
     (2, 6, 8)
 
-    Source: "Better plain ViT baselines" (arXiv:2205.01580); MoCo v3.
+    Reference: "Better plain ViT baselines" (arXiv:2205.01580); MoCo v3.
     """
 
     width_divisor = 4
@@ -217,20 +217,20 @@ class SinCosPositions2D(_PositionLayer):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class SinCosPositions1D(_PositionLayer):
-    """Adds a fixed vector of sines and cosines of the token's place in the sequence.
+    """Fixed sine-cosine vectors for the place of each token in the sequence.
 
     Entries `2 i` and `2 i + 1` are the sine and the cosine of
-    `place / 10000 ** (2 i / d)`. The table is a weight that is not trained, as in
-    T2T-ViT's checkpoints; for another number of tokens it is made anew.
+    `place / 10000 ** (2 i / d)`. The table is a non-trainable weight, as in T2T-ViT's
+    checkpoints; for another number of tokens it is computed again.
 
     Input and output: `(b, num_prefix_tokens + gh * gw, d)`.
 
     Args:
         grid_shape: `(gh, gw)`, rows and columns of patches.
-        num_prefix_tokens: how many tokens stand before the grid and have a place too.
+        num_prefix_tokens: number of tokens before the grid, which have a place as well.
 
     Raises:
-        ValueError: another number of tokens comes in.
+        ValueError: the number of tokens in the input is different.
 
     Example:
 
@@ -239,7 +239,7 @@ class SinCosPositions1D(_PositionLayer):
     >>> keras.ops.convert_to_numpy(layer(keras.ops.zeros((1, 2, 2)))).round(1).tolist()
     [[[0.0, 1.0], [0.800000011920929, 0.5]]]
 
-    Source: Attention Is All You Need (arXiv:1706.03762) section 3.5; T2T-ViT
+    Reference: Attention Is All You Need (arXiv:1706.03762) section 3.5; T2T-ViT
     (arXiv:2101.11986).
     """
 
@@ -263,17 +263,18 @@ class SinCosPositions1D(_PositionLayer):
         return {"embedding": sinusoids(*shape[1:])}
 
 
-class _Sinusoids:  # A class: Keras has JAX compile its `__call__` to shard it.
+class _Sinusoids:
+    # A class, not a function: to shard a weight, Keras lets JAX compile `__call__`.
     def __call__(self, shape, dtype=None):
         return ops.convert_to_tensor(sinusoids(*shape[1:]), dtype)
 
 
 def sinusoids(length: int, width: int) -> np.ndarray:
-    """The table of `SinCosPositions1D`.
+    """Return the table of `SinCosPositions1D`.
 
     Args:
         length: int, number of tokens.
-        width: int, of a token.
+        width: int, width of a token.
 
     Returns:
         Array `(1, length, width)`, float32.
@@ -286,21 +287,22 @@ def sinusoids(length: int, width: int) -> np.ndarray:
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class RelativePositions(_PositionLayer):
-    """Attention logits from the offset between two patches.
+    """Attention logits that depend on the offset between two patches.
 
-    Each query asks two learned tables, one indexed by the difference of rows and one
-    by that of columns: `logit[i, j] = q_i . (rows[y_i - y_j] + columns[x_i - x_j])`.
-    The tables are shared by the heads. Pairs with a prefix token get 0.
+    Each query is multiplied by entries of two learned tables, one indexed by the
+    difference of the rows and one by that of the columns:
+    `logit[i, j] = q_i . (rows[y_i - y_j] + columns[x_i - x_j])`. All heads share the
+    tables. Pairs that include a prefix token get 0.
 
     Input: queries `(b, k, n, head_dim)`, scaled as for the main logits.
     Output: `(b, k, n, n)`, to be added to the logits, `n = num_prefix_tokens + gh * gw`.
 
     Args:
         grid_shape: `(gh, gw)`, rows and columns of patches.
-        num_prefix_tokens: how many tokens stand before the grid.
+        num_prefix_tokens: number of tokens before the grid.
 
     Raises:
-        ValueError: another number of tokens comes in.
+        ValueError: the number of tokens in the input is different.
 
     Example:
 
@@ -310,11 +312,11 @@ class RelativePositions(_PositionLayer):
     >>> tuple(relative(queries).shape)
     (2, 4, 5, 5)
 
-    Source: ViT (arXiv:2010.11929) appendix D.4, where the queries attend to embeddings
-    of the offset. Deviation: the paper takes offsets along the raster scan, where the
-    end of one row is the neighbour of the start of the next and an offset means
-    nothing on another grid; here rows and columns have a table each, as in
-    MViTv2 (arXiv:2112.01526, equation 4), which can be resized.
+    Reference: ViT (arXiv:2010.11929) appendix D.4, where the queries attend to embeddings
+    of the offset. Deviation: the paper takes offsets along the raster scan, where the end
+    of one row is next to the start of the following row, so that offsets have no meaning
+    on another grid. Here rows and columns have separate tables, as in MViTv2
+    (arXiv:2112.01526, equation 4), which can be resized.
     """
 
     def build(self, input_shape):
@@ -329,7 +331,8 @@ class RelativePositions(_PositionLayer):
         _, heads, _, head_dim = queries.shape
         prefix = self.num_prefix_tokens
         grid = ops.reshape(queries[:, :, prefix:], (-1, heads, gh, gw, head_dim))
-        # Row r of the gathered table holds the vectors for keys in rows 0, 1, ...
+        # Row y of the gathered table holds the vectors for queries in row y and keys in
+        # rows 0, 1, ...
         rows = ops.take(self.rows, _offsets(gh), axis=0)
         columns = ops.take(self.columns, _offsets(gw), axis=0)
         by_row = ops.einsum("bkyxd,yYd->bkyxY", grid, rows)
@@ -357,7 +360,7 @@ def _offsets(length):
     return ops.convert_to_tensor(offsets, "int32")
 
 
-# The kinds that are added to the tokens, by the name that constructors take.
+# Positions that are added to the tokens, by their name in constructors.
 ADDED_POSITIONS = {
     "learned": LearnedPositions,
     "learned_2d": LearnedPositions2D,
@@ -368,7 +371,7 @@ POSITION_KINDS = (*ADDED_POSITIONS, "relative", "none")
 
 
 def check_positions(positions, width):
-    """Raises a `ValueError` unless tokens of this width may have these positions."""
+    """Raise a `ValueError` unless tokens of this width may have these positions."""
     if positions not in POSITION_KINDS:
         raise ValueError(
             f"Unknown positions {positions!r}; choose one of "

@@ -1,7 +1,7 @@
-"""Resizing of position tables, by the named conventions of the published loaders.
+"""Interpolation of position tables by the conventions of published checkpoint loaders.
 
-NumPy only: the same numbers on every backend. Each convention is separable, so it
-is a `(target, source)` matrix for each axis.
+The computations use NumPy, so that results are the same under every backend. Each
+convention is separable: one `(target, source)` matrix for each axis.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ def _linear(distance):
 
 
 def _cubic(a):
-    """Keys' cubic convolution kernel (1981), with its free parameter `a`."""
+    """Return the cubic convolution kernel of Keys (1981) with its free parameter `a`."""
 
     def kernel(distance):
         x = np.abs(distance)
@@ -24,7 +24,7 @@ def _cubic(a):
 
 
 def _corner_aligned(source, target):
-    # The first and the last samples of both grids coincide (scipy.ndimage.zoom).
+    # The first samples of both grids coincide, and so do the last (scipy.ndimage.zoom).
     step = (source - 1) / (target - 1) if target > 1 else 1.0
     position = np.arange(target) * step
     return _linear(position[:, None] - np.arange(source))
@@ -35,12 +35,12 @@ def _half_pixel(kernel, radius, antialias):
         scale = source / target
         center = (np.arange(target) + 0.5) * scale - 0.5
         if antialias:
-            # Widened by the scale when shrinking; samples outside the source are
-            # dropped and the rest rescaled.
+            # When shrinking, the kernel is widened by the scale. Samples outside the
+            # source are dropped, and the remaining weights normalized.
             width = max(scale, 1.0)
             weights = kernel((center[:, None] - np.arange(source)) / width)
             return weights / weights.sum(axis=1, keepdims=True)
-        # Samples outside the source repeat its border.
+        # The border is repeated for samples outside the source.
         first = np.floor(center).astype(int) - radius + 1
         index = first[:, None] + np.arange(2 * radius)
         weights = kernel(center[:, None] - index)
@@ -52,8 +52,8 @@ def _half_pixel(kernel, radius, antialias):
     return matrix
 
 
-# Cubic a = -0.75 without antialiasing and -0.5 with it: PyTorch's choices, which
-# the checkpoints that were fine-tuned after such a resize have inherited.
+# PyTorch's cubic kernel has a = -0.75 without antialiasing and a = -0.5 with it.
+# Published checkpoints were fine-tuned after resizing with these.
 _MATRICES = {
     "google": _corner_aligned,
     "bilinear": _half_pixel(_linear, 1, antialias=False),
@@ -66,7 +66,7 @@ RESIZE_CONVENTIONS = tuple(_MATRICES)
 
 
 def resize_axis(table: np.ndarray, length: int, resize: str) -> np.ndarray:
-    """Resizes the first axis of a table to `length` samples.
+    """Resize the first axis of a table to `length` samples.
 
     Args:
         table: array of shape `(n, ...)`.
@@ -90,17 +90,17 @@ def resize_axis(table: np.ndarray, length: int, resize: str) -> np.ndarray:
 
 
 def resize_grid(grid: np.ndarray, target: tuple[int, int], resize: str) -> np.ndarray:
-    """Resizes a grid of vectors, such as a table of position embeddings.
+    """Resize a grid of vectors, such as a table of position embeddings.
 
     Args:
         grid: array of shape `(gh, gw, d)`.
-        target: `(gh, gw)` wanted; rectangular grids are fine.
+        target: `(gh, gw)` of the result; may be rectangular.
         resize: name of the convention. `"google"`: linear, corners aligned
-            (`scipy.ndimage.zoom` with `order=1`: Google's loaders). `"bilinear"`
-            and `"bicubic"`: half-pixel centres, no antialiasing (PyTorch's
+            (`scipy.ndimage.zoom` with `order=1`, used by Google's loaders). `"bilinear"`
+            and `"bicubic"`: half-pixel centers, no antialiasing (PyTorch's
             `interpolate`, cubic a = -0.75). `"bilinear_antialias"` and
-            `"bicubic_antialias"`: the same with antialiasing (cubic a = -0.5;
-            timm's default for PyTorch checkpoints).
+            `"bicubic_antialias"`: the same with antialiasing (cubic a = -0.5; timm's
+            default for PyTorch checkpoints).
 
     Returns:
         Array of shape `(*target, d)` in the dtype of `grid`.
@@ -116,7 +116,7 @@ def resize_grid(grid: np.ndarray, target: tuple[int, int], resize: str) -> np.nd
     >>> resize_grid(grid, (3, 3), "google")[..., 0].tolist()
     [[0.0, 0.5, 1.0], [1.0, 1.5, 2.0], [2.0, 2.5, 3.0]]
 
-    Source: ViT (arXiv:2010.11929) section 3.2, "2D interpolation".
+    Reference: ViT (arXiv:2010.11929) section 3.2, "2D interpolation".
     """
     rows = resize_axis(grid, target[0], resize)
     columns = resize_axis(rows.swapaxes(0, 1), target[1], resize)
@@ -126,12 +126,12 @@ def resize_grid(grid: np.ndarray, target: tuple[int, int], resize: str) -> np.nd
 def resize_positions(
     table: np.ndarray, source: tuple[int, int], target: tuple[int, int], resize: str
 ) -> np.ndarray:
-    """Resizes a table of 1-D positions; the rows before the grid stay as they are.
+    """Resize a table of 1-D positions, except for the rows before the grid.
 
     Args:
         table: array of shape `(1, prefix + gh * gw, d)` with `(gh, gw) = source`.
-        source: grid that the table belongs to.
-        target: grid wanted.
+        source: grid of the table.
+        target: grid of the result.
         resize: name of the convention, see `resize_grid`.
 
     Returns:

@@ -1,7 +1,8 @@
-"""Google's ResNet in front of a Transformer: images to a map of features.
+"""Google's ResNet stem for hybrid models: from images to a feature map.
 
-Post-activation bottlenecks with standardised kernels, and group normalisation in place
-of batch normalisation (Big Transfer's): no image depends on the others of its batch.
+It consists of post-activation bottlenecks with standardized kernels and, as in Big
+Transfer, group normalization instead of batch normalization: the output for an image does
+not depend on the rest of its batch.
 """
 
 from collections.abc import Sequence
@@ -9,43 +10,43 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_vit.layers.initial_values import InitialValues
-from keras_vit.layers.precision import wide
+from keras_vit.kernels.initial_values import InitialValues
+from keras_vit.kernels.precision import to_float32
 
 _GROUPS = 32
 
 
 def _strided_shape(input_shape, strides, channels):
-    """Shape after SAME padding: sides are divided by the stride and rounded up."""
+    """Return the shape after SAME padding: sides divided by the stride and rounded up."""
     batch, *sides, _ = input_shape
     return (batch, *(side and -(-side // strides) for side in sides), channels)
 
 
 def standardize(kernel):
-    """`(kernel - mean) / (std + 1e-5)` over all axes but the last, in float32.
+    """Return `(kernel - mean) / (std + 1e-5)` over all axes except the last, in float32.
 
     Args:
         kernel: `(h, w, i, o)`, any float dtype.
 
     Returns:
-        The same shape, float32 (float64 stays).
+        The same shape in float32 (float64 is kept).
 
-    Source: Weight Standardization (arXiv:1903.10520) equation 5, with the epsilon where
-    Google's hybrids have it.
+    Reference: Weight Standardization (arXiv:1903.10520) equation 5, with the epsilon at
+    the place where Google's hybrids have it.
     """
-    kernel = wide(kernel)
+    kernel = to_float32(kernel)
     centered = kernel - ops.mean(kernel, axis=(0, 1, 2))
     variance = ops.mean(ops.square(centered), axis=(0, 1, 2))
-    # The slope of a square root is infinite at 0, where a filter is constant.
+    # The gradient of a square root is infinite at 0, the variance of a constant filter.
     return centered / (ops.sqrt(ops.maximum(variance, 1e-30)) + 1e-5)
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class StandardizedConv2D(InitialValues):
-    """Convolution whose filters have mean 0 and variance 1 whatever is learned.
+    """Convolution whose filters are standardized to mean 0 and variance 1.
 
-    Without a bias, with SAME padding: TensorFlow's and Flax's, which with a stride puts
-    more of the padding after the image than before it. The kernel is standardised in
+    It has no bias. SAME padding is that of TensorFlow and Flax, which with a stride puts
+    more of the padding after the image than before it. The kernel is standardized in
     float32 under every policy.
 
     Input: `(b, h, w, c)`. Output: `(b, ceil(h / strides), ceil(w / strides), filters)`.
@@ -53,7 +54,7 @@ class StandardizedConv2D(InitialValues):
     Args:
         filters: int, channels of the output.
         kernel_size: int, side of the square kernel.
-        strides: int.
+        strides: int, stride along both axes.
 
     Example:
 
@@ -62,7 +63,7 @@ class StandardizedConv2D(InitialValues):
     >>> tuple(conv(keras.random.uniform((2, 9, 12, 3))).shape)
     (2, 5, 6, 8)
 
-    Source: Big Transfer (arXiv:1912.11370) section 3.
+    Reference: Big Transfer (arXiv:1912.11370) section 3.
     """
 
     def __init__(self, filters: int, kernel_size: int, strides: int = 1, **kwargs):
@@ -76,7 +77,7 @@ class StandardizedConv2D(InitialValues):
             name="kernel",
             shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
             initializer="lecun_normal",
-            autocast=False,  # Or the statistics would be those of a rounded kernel.
+            autocast=False,  # The statistics must not be those of a rounded kernel.
         )
         self.built = True
 
@@ -103,21 +104,21 @@ class StandardizedConv2D(InitialValues):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class GroupNorm(keras.layers.GroupNormalization):
-    """`keras.layers.GroupNormalization` of feature maps: faster, and safe under torch.
+    """`keras.layers.GroupNormalization` for feature maps: faster, and safe under torch.
 
-    The same weights, and the same numbers but for rounding. Keras's reduces over groups
-    that lie apart in memory, and under torch takes the variance as a difference of two
-    means, which rounding can make negative: not a number comes out.
+    Weights are the same, and values agree except for rounding. Keras reduces over groups
+    that are not contiguous in memory. Under torch it computes the variance as the
+    difference of two means, which rounding can make negative, so that the output is NaN.
 
     Input and output: `(b, h, w, c)`, any float dtype; statistics in float32.
 
     Args:
         groups: int, number of groups of channels; must divide `c`.
         epsilon: float, added to the variance.
-        initial_gamma: float, every scale's start.
+        initial_gamma: float, initial value of every scale.
 
     Raises:
-        ValueError: `groups` does not divide the channels.
+        ValueError: `groups` does not divide the number of channels.
 
     Example:
 
@@ -127,7 +128,7 @@ class GroupNorm(keras.layers.GroupNormalization):
     >>> keras.ops.convert_to_numpy(y).round(3).tolist()
     [[[[-1.0, 1.0]]]]
 
-    Source: Group Normalization (arXiv:1803.08494) equations 1, 2 and 7.
+    Reference: Group Normalization (arXiv:1803.08494) equations 1, 2 and 7.
     """
 
     def __init__(
@@ -146,15 +147,15 @@ class GroupNorm(keras.layers.GroupNormalization):
         self.initial_gamma = initial_gamma
 
     def call(self, inputs):
-        x = wide(inputs)
+        x = to_float32(inputs)
         mean = self._group_mean(x)
         variance = self._group_mean(ops.square(x - mean))
-        scale = wide(self.gamma) * ops.rsqrt(variance + self.epsilon)
-        outputs = x * scale + (wide(self.beta) - mean * scale)
+        scale = to_float32(self.gamma) * ops.rsqrt(variance + self.epsilon)
+        outputs = x * scale + (to_float32(self.beta) - mean * scale)
         return ops.cast(outputs, self.compute_dtype)
 
     def _group_mean(self, x):
-        """`(b, h, w, c)` to `(b, 1, 1, c)`: for each channel the mean of its group."""
+        """Return each channel's group mean: `(b, h, w, c)` to `(b, 1, 1, c)`."""
         mean = ops.mean(x, axis=(1, 2))
         mean = ops.reshape(mean, (-1, self.groups, x.shape[-1] // self.groups))
         mean = ops.mean(mean, axis=-1)
@@ -175,18 +176,18 @@ class BottleneckUnit(keras.layers.Layer):
 
     The convolutions are 1x1, 3x3 with the stride, and 1x1 to four times the width. The
     shortcut is `x` itself, or its 1x1 projection with a norm where the shape changes. The
-    last norm's scale starts at zero: a fresh unit is its shortcut.
+    scale of the last norm starts at zero, so that a fresh unit equals its shortcut.
 
-    Input: `(b, h, w, c)`, any float dtype; normalisation is computed in float32.
+    Input: `(b, h, w, c)`, any float dtype; norms are computed in float32.
     Output: `(b, ceil(h / strides), ceil(w / strides), 4 * width)`.
 
     Args:
-        width: int, channels between the 1x1 convolutions; a multiple of 32, the number
-            of groups in the norms.
-        strides: int, of the 3x3 convolution and the projection.
+        width: int, number of channels between the 1x1 convolutions; a multiple of 32,
+            the number of groups in the norms.
+        strides: int, stride of the 3x3 convolution and the projection.
 
     Raises:
-        ValueError: `width` is no multiple of 32.
+        ValueError: `width` is not a multiple of 32.
 
     Example:
 
@@ -195,9 +196,9 @@ class BottleneckUnit(keras.layers.Layer):
     >>> tuple(unit(keras.random.uniform((2, 9, 12, 64))).shape)
     (2, 5, 6, 128)
 
-    Source: Deep Residual Learning (arXiv:1512.03385) figure 5; Big Transfer
-    (arXiv:1912.11370) for the norms. Unlike Big Transfer's, the unit is post-activation
-    and the stride is in the 3x3 convolution: as in Google's hybrids.
+    Reference: Deep Residual Learning (arXiv:1512.03385) figure 5; Big Transfer
+    (arXiv:1912.11370) for the norms. As in Google's hybrids and unlike Big Transfer, the
+    unit is post-activation and the 3x3 convolution has the stride.
     """
 
     def __init__(self, width: int, strides: int = 1, **kwargs):
@@ -257,29 +258,28 @@ class BottleneckUnit(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class ResNetStem(keras.layers.Layer):
-    """The ResNet of Google's hybrid models: images to a map of features.
+    """The ResNet of Google's hybrid models: from images to a feature map.
 
-    A 7x7 convolution with stride 2, a norm, ReLU and a 3x3 max-pool with stride 2; then
-    stages of bottleneck units. Each stage is twice as wide as the one before, and all
-    but the first halve the map.
+    It starts with a 7x7 convolution with stride 2, a norm, ReLU and a 3x3 max-pool with
+    stride 2. Stages of bottleneck units follow. Each stage is twice as wide as the one
+    before, and every stage except the first halves the feature map.
 
-    The blocks of the hybrids: R26 `(2, 2, 2, 2)`; R50+B/16 `(3, 4, 9)`, which leaves out
-    the last stage of a ResNet-50 and gives its blocks to the third, so that the map has
-    a sixteenth of the image's side; R50+L/32 `(3, 4, 6, 3)`; R+Ti/16 none at all.
+    The hybrids have these blocks: R26 `(2, 2, 2, 2)`; R50+B/16 `(3, 4, 9)`, which moves
+    the blocks of a ResNet-50's last stage to the third, so that the sides of the feature
+    map are a sixteenth of the image's; R50+L/32 `(3, 4, 6, 3)`; R+Ti/16 `()`.
 
     Input: images `(b, h, w, c)`, floats as for a `ViT`.
-    Output: `(b, h / s, w / s, d)`, rounded up, where `s = 4` without stages and twice
-    that for each stage after the first; `d = width` without stages, else
-    `4 * width * 2 ** (len(num_blocks) - 1)`.
+    Output: `(b, h / s, w / s, d)`, rounded up, where `s = 4`, doubled by each stage after
+    the first; `d = width` without stages, else `4 * width * 2 ** (len(num_blocks) - 1)`.
 
     Args:
-        num_blocks: sequence of ints, units in each stage; `()` for the first convolution
-            and the max-pool alone.
-        width: int, channels of the first convolution; a multiple of 32.
+        num_blocks: sequence of ints, number of units in each stage; `()` for the first
+            convolution and the max-pool alone.
+        width: int, number of channels of the first convolution; a multiple of 32.
 
     Raises:
         ValueError: `num_blocks` holds something other than positive ints, or `width` is
-            no multiple of 32.
+            not a multiple of 32.
 
     Example:
 
@@ -288,7 +288,7 @@ class ResNetStem(keras.layers.Layer):
     >>> tuple(stem(keras.random.uniform((2, 64, 48, 3))).shape)
     (2, 8, 6, 256)
 
-    Source: ViT (arXiv:2010.11929) section 3.1, "Hybrid Architecture", and section 4.1;
+    Reference: ViT (arXiv:2010.11929) section 3.1, "Hybrid Architecture", and section 4.1;
     AugReg (arXiv:2106.10270) for R+Ti/16 and R26.
     """
 

@@ -1,58 +1,58 @@
-"""Images to few tokens: soft splits with attention between them."""
+"""From images to few tokens: soft splits with attention between them."""
 
 import math
 
 import keras
 from keras import ops
 
-from keras_vit.layers.adaptation import Composite
-from keras_vit.layers.dense import Dense
-from keras_vit.layers.dot_product_attention import self_attention
+from keras_vit.kernels.precision import to_float32
+from keras_vit.kernels.recompute import recompute
+from keras_vit.layers.attention import self_attention
+from keras_vit.layers.block import LayerNorm
+from keras_vit.layers.dense import Composite, Dense
 from keras_vit.layers.mlp import MLP
-from keras_vit.layers.norm import LayerNorm
-from keras_vit.layers.precision import wide
-from keras_vit.layers.recompute import recompute
 from keras_vit.layers.soft_split import SoftSplit
 
 
 def positive_features(x, features):
-    """`exp(w . x - |x|^2 / 2) / sqrt(m)` for each row `w` of `features`, in float32.
+    """Return `exp(w . x - |x|^2 / 2) / sqrt(m)` for each row `w` of `features`.
 
     Args:
         x: `(b, n, d)`, any float dtype.
         features: `(m, d)`.
 
     Returns:
-        `(b, n, m)`. The exponent is at most `|w|^2 / 2`, so that nothing overflows
-        however large `x` is; squared in half precision, it would.
+        `(b, n, m)`, float32. The exponent is at most `|w|^2 / 2`, so that large `x` do
+        not overflow, as their squares in half precision would.
 
-    Source: Performer (arXiv:2009.14794) lemma 1.
+    Reference: Performer (arXiv:2009.14794) lemma 1.
     """
-    x, features = wide(x), wide(features)
+    x, features = to_float32(x), to_float32(features)
     exponent = ops.matmul(x, ops.transpose(features))
     exponent = exponent - ops.sum(ops.square(x), axis=-1, keepdims=True) / 2
     return ops.exp(exponent) / math.sqrt(features.shape[0])
 
 
 def performer_attention(query, key, value, features):
-    """softmax(query @ key^T) @ value, approximately, in time linear in the tokens.
+    """Approximate `softmax(query @ key^T) @ value` in time linear in the tokens.
 
     Args:
-        query: `(b, n, d)`; is not scaled.
+        query: `(b, n, d)`, not scaled.
         key: `(b, n, d)`.
         value: `(b, n, e)`.
-        features: `(m, d)`, random directions: the more, the better.
+        features: `(m, d)`, random directions; a larger `m` is more accurate.
 
     Returns:
         `(b, n, e)` in the dtype of `value`; computed in float32.
 
-    Source: Performer (arXiv:2009.14794) equation 4; 1e-8 in the denominator: T2T-ViT.
-    Where no query is near to a key it is more than the rest, and the result goes to 0:
-    trained weights count on it, so the exponents are not shifted.
+    Reference: Performer (arXiv:2009.14794) equation 4, with the 1e-8 in the denominator
+    from T2T-ViT. For a query far from every key, 1e-8 exceeds the rest of the denominator
+    and the result tends to 0. Trained weights rely on that, so the exponents are not
+    shifted.
     """
     query = positive_features(query, features)
     key = positive_features(key, features)
-    mixed = ops.matmul(ops.transpose(key, (0, 2, 1)), wide(value))
+    mixed = ops.matmul(ops.transpose(key, (0, 2, 1)), to_float32(value))
     row_sum = ops.matmul(query, ops.sum(key, axis=1)[:, :, None])
     return ops.cast(ops.matmul(query, mixed) / (row_sum + 1e-8), value.dtype)
 
@@ -60,7 +60,7 @@ def performer_attention(query, key, value, features):
 class _TokenAttention(Composite):
     """`x = value + projection(attention)`, then `x + mlp(norm(x))`.
 
-    The residual starts from the values, as input and output differ in width.
+    The residual branch starts from the values, because input and output differ in width.
     """
 
     use_qkv_bias: bool
@@ -128,21 +128,21 @@ class _TokenAttention(Composite):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class TokenTransformer(_TokenAttention):
-    """Attention from wide tokens to narrow ones, and an MLP.
+    """Attention from wide tokens to narrow ones, followed by an MLP.
 
-    One head, without biases of q, k and v. The queries are scaled by the square root of
-    the *input's* width, and the residual starts from the values.
+    It has one head, and no biases of q, k and v. The queries are divided by the square
+    root of the *input's* width, and the residual branch starts from the values.
 
     Input: `(b, n, d)`, any float dtype; softmax and norms in float32.
     Output: `(b, n, token_dim)`.
 
     Args:
         token_dim: int, width of the output.
-        activation: of the MLP, which is `token_dim` wide; see `MLP`.
+        activation: activation of the MLP, which is `token_dim` wide; see `MLP`.
         layer_norm_epsilon: float, added to the variance.
-        dropout_rate: dropout on both branches.
-        remat: bool, whether training computes the layer a second time in the backward
-            pass, in place of keeping what is between input and output.
+        dropout_rate: dropout rate of both branches.
+        remat: bool, whether the backward pass computes the layer again instead of
+            storing its intermediate tensors.
 
     Example:
 
@@ -151,7 +151,7 @@ class TokenTransformer(_TokenAttention):
     >>> tuple(layer(keras.random.uniform((2, 5, 27))).shape)
     (2, 5, 8)
 
-    Source: T2T-ViT (arXiv:2101.11986) section 3.1, "Re-structurization".
+    Reference: T2T-ViT (arXiv:2101.11986) section 3.1, "Re-structurization".
     """
 
     use_qkv_bias = False
@@ -174,16 +174,16 @@ class TokenTransformer(_TokenAttention):
         super().build(input_shape)
 
     def _attend(self, qkv):
-        return self_attention(num_heads=1, scale=self.scale)(qkv)
+        return self_attention(qkv, num_heads=1, scale=self.scale)
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class TokenPerformer(_TokenAttention):
-    """As `TokenTransformer`, in time and memory that grow with `n` and not its square.
+    """Variant of `TokenTransformer` with time and memory linear in `n`.
 
-    Softmax is replaced by positive random features: frozen weights, orthogonal, saved
-    with the others. They are computed in float32 under every policy: their squares and
-    exponentials leave the range of half precision.
+    Positive random features replace the softmax. Their directions are frozen orthogonal
+    weights, which are saved with the others. Features are computed in float32 under every
+    policy, because squares and exponentials exceed the range of half precision.
 
     Input: `(b, n, d)`, any float dtype. Output: `(b, n, token_dim)`.
 
@@ -192,9 +192,9 @@ class TokenPerformer(_TokenAttention):
     Args:
         token_dim: int, width of the output.
         num_features: int, number of random features; None for `token_dim // 2`.
-        activation: of the MLP, which is `token_dim` wide; see `MLP`.
+        activation: activation of the MLP, which is `token_dim` wide; see `MLP`.
         layer_norm_epsilon: float, added to the variance.
-        dropout_rate: dropout on both branches; the original's default.
+        dropout_rate: dropout rate of both branches; 0.1 as in the original.
         remat: as for `TokenTransformer`.
 
     Example:
@@ -204,7 +204,7 @@ class TokenPerformer(_TokenAttention):
     >>> tuple(layer(keras.random.uniform((2, 5, 27))).shape)
     (2, 5, 8)
 
-    Source: T2T-ViT (arXiv:2101.11986) section 3.1; Performer (arXiv:2009.14794).
+    Reference: T2T-ViT (arXiv:2101.11986) section 3.1; Performer (arXiv:2009.14794).
     """
 
     use_qkv_bias = True
@@ -231,7 +231,7 @@ class TokenPerformer(_TokenAttention):
             shape=(number, self.token_dim),
             initializer=keras.initializers.Orthogonal(gain=math.sqrt(number)),
             trainable=False,
-            # Half precision has no orthogonalisation, and the features need no less.
+            # Orthogonalization and the features need float32.
             dtype=keras.backend.result_type(self.variable_dtype, "float32"),
             autocast=False,
         )
@@ -248,37 +248,37 @@ class TokenPerformer(_TokenAttention):
 _TOKENS = {
     "performer": TokenPerformer,
     "transformer": TokenTransformer,
-    # A convolution is a soft split and a product.
+    # A soft split followed by a dense layer is a convolution.
     "convolution": Dense,
 }
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class TokensToToken(Composite):
-    """Soft split, attention, soft split, attention, soft split: images to token map.
+    """Soft split, attention, soft split, attention, soft split: images to a token map.
 
-    Splits of 7x7 pixels with stride 4, then twice of 3x3 tokens with stride 2: each
-    token of the output is nine neighbours of the step before, side by side. A `ViT`
-    with this layer as its stem projects them to its width.
+    The first split takes 7x7 pixels with stride 4, the other two take 3x3 tokens with
+    stride 2. Each output token consists of nine neighboring tokens of the previous step,
+    side by side. A `ViT` with this layer as its stem projects them to its width.
 
     Input: images `(b, h, w, c)`, sides multiples of 16; may be rectangular.
     Output: `(b, h / 16, w / 16, 9 * token_dim)`.
 
     Args:
-        tokens: what is between the splits: `"performer"`, `"transformer"`, or
-            `"convolution"`, a linear layer: split and layer are a convolution then, as
-            the paper has it for comparison.
-        token_dim: int, width of the tokens between.
-        activation: of the token layers' MLPs, see `MLP`.
+        tokens: layers between the splits: `"performer"`, `"transformer"`, or
+            `"convolution"`, a linear layer that forms a convolution together with the
+            split before it (the paper's comparison).
+        token_dim: int, width of the tokens between the splits.
+        activation: activation of the token layers' MLPs, see `MLP`.
         layer_norm_epsilon: float, added to the variance in the token layers.
-        dropout_rate: dropout in the token layers; None for the original's: 0.1 in
-            Performers, else none.
-        remat: bool, whether training computes the token layers a second time in the
-            backward pass, in place of keeping what is between input and output.
+        dropout_rate: dropout rate in the token layers; None for the original's, which is
+            0.1 for Performers and 0 for others.
+        remat: bool, whether the backward pass computes the token layers again instead of
+            storing their intermediate tensors.
 
     Raises:
-        ValueError: an argument is out of its range; or the three strides do not divide
-            the image: the message has the nearest size that they do.
+        ValueError: an argument is out of its range, or the image size is not a multiple
+            of 16; the message names the nearest size that is.
 
     Example:
 
@@ -287,10 +287,10 @@ class TokensToToken(Composite):
     >>> tuple(layer(keras.random.uniform((2, 32, 48, 3))).shape)
     (2, 2, 3, 72)
 
-    Source: T2T-ViT (arXiv:2101.11986) section 3.1, figure 4.
+    Reference: T2T-ViT (arXiv:2101.11986) section 3.1, figure 4.
     """
 
-    # Pixels from one token of the output to the next.
+    # Distance in pixels from one output token to the next.
     stride = 16
 
     def __init__(

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_vit.layers.initial_values import checkpoint_follows
+from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import HEADS, ViT, check_choice
 from keras_vit.weights.download import fetch_checkpoint

@@ -14,7 +14,7 @@ from keras_vit.layers import (
     TransformerBlock,
 )
 from keras_vit.layers.attention import head_dim
-from keras_vit.layers.ghost import ghost_copies
+from keras_vit.layers.backbones import ghost_copies
 from keras_vit.layers.mlp import get_activation
 from keras_vit.models.vit import ViT
 from keras_vit.weights.t2t import PREPROCESSING

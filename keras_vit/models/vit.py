@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import keras
 
+from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.layers import (
     AttentionPooling,
     Classifier,
@@ -20,9 +21,8 @@ from keras_vit.layers import (
     TokenPooling,
     TransformerBlock,
 )
-from keras_vit.layers.adaptation import adapt, adaptations
 from keras_vit.layers.attention import head_dim
-from keras_vit.layers.initial_values import checkpoint_follows
+from keras_vit.layers.dense import adapt, adaptations
 from keras_vit.layers.mlp import get_activation
 from keras_vit.layers.patches import grid_shape
 from keras_vit.layers.positions import check_positions

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_vit.layers.initial_values import WeightBudget
+from keras_vit.kernels.initial_values import WeightBudget
 from keras_vit.weights.archive import open_archive
 from keras_vit.weights.h5 import find_datasets
 from keras_vit.weights.tensor_file import check_regular_file, parse_json, unreadable

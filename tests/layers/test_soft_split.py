@@ -21,6 +21,7 @@ CASES = [
 ]
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize(("kernel_size", "stride", "padding", "shape"), CASES)
 def test_unfold_and_its_gradient_fold(kernel_size, stride, padding, shape):
     sizes = (kernel_size, stride, padding)

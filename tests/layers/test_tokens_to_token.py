@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 
+from keras_vit.kernels.attention import BLOCKS_FROM
 from keras_vit.layers import (
     SinCosPositions1D,
     TokenPerformer,
     TokensToToken,
     TokenTransformer,
 )
-from keras_vit.layers.dot_product_attention import BLOCKS_FROM
 from keras_vit.layers.tokens_to_token import performer_attention
 from tests.cases import array, output_and_gradients, perturb, random_array, weights_of
 from tests.formulas import below, dense, gelu_exact, layer_norm, mlp, softmax, unfold

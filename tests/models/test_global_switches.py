@@ -1,12 +1,13 @@
 """Global settings of Keras and JAX that once broke models or training."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
 import pytest
 
-from keras_vit.layers.dot_product_attention import self_attention
+from keras_vit.layers.attention import self_attention
 from tests.cases import (
     output_and_gradients,
     perturb,
@@ -40,12 +41,13 @@ def floatx(dtype):
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="a setting of JAX")
 def test_attention_by_blocks_trains_with_jax_enable_x64(monkeypatch):
-    monkeypatch.setattr("keras_vit.layers.dot_product_attention.BLOCKS_FROM", 8)
-    monkeypatch.setattr("keras_vit.layers.dot_product_attention.BLOCK", 4)
+    monkeypatch.setattr("keras_vit.kernels.attention.BLOCKS_FROM", 8)
+    monkeypatch.setattr("keras_vit.kernels.attention.BLOCK", 4)
+    attend = functools.partial(self_attention, num_heads=2, scale=0.7)
     arrays, upstream = [random_array(2, 10, 12)], random_array(2, 10, 4, seed=1)
-    plain = output_and_gradients(self_attention(2), arrays, upstream)
+    plain = output_and_gradients(attend, arrays, upstream)
     with jax_x64():
-        wide = output_and_gradients(self_attention(2), arrays, upstream)
+        wide = output_and_gradients(attend, arrays, upstream)
     np.testing.assert_allclose(wide[0], plain[0], atol=1e-6)
     np.testing.assert_allclose(wide[1][0], plain[1][0], atol=1e-6)
 

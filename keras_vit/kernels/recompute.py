@@ -1,32 +1,34 @@
-"""A layer's call that is computed again in the backward pass, to save memory."""
+"""Recomputation in the backward pass, to save memory."""
 
 import keras
 from keras import ops
 
+from keras_vit.kernels.switch import in_use
+
 
 def recompute(layer, function, x):
-    """`function(x)`, of which the backward pass keeps `x` alone.
+    """Return `function(x)`; store only `x` for the backward pass.
 
-    Everything between is computed a second time when its gradient is wanted.
+    The backward pass computes the intermediate tensors a second time. With
+    `keras_vit.kernels.use("plain")` they are stored as usual.
+
+    Under TensorFlow and torch this is `keras.remat`. Under JAX that would be
+    `jax.checkpoint`, which asks XLA not to merge the second computation with the first;
+    on the CPU XLA merges them anyway, and no memory is saved. The variant for JAX here
+    starts the second computation only after the upstream gradient has arrived.
 
     Args:
-        layer: the layer whose variables `function` uses.
-        function: of a tensor and of the variables and seeds of `layer`.
+        layer: the layer whose variables and seed generators `function` uses.
+        function: function of one tensor that returns one tensor.
         x: tensor.
-
-    Returns:
-        What `function` returns, one tensor.
-
-    `keras.remat` does this under TensorFlow and torch. Under JAX it is `jax.checkpoint`,
-    which asks XLA not to merge the second computation with the first; on CPU XLA does
-    merge them, and nothing is saved. So JAX has its own form here, in which the second
-    computation cannot start before the gradient has arrived.
     """
+    if in_use() == "plain":
+        return function(x)
     random = [x for x in layer._flatten_layers() if _seed_generator(x) is not None]
-    # Drawn here, so that both computations drop the same entries.
+    # Drawn once, so that both computations drop the same entries.
     seeds = [_seed_generator(x).next() for x in random]
 
-    def same_twice(x):
+    def with_drawn_seeds(x):
         generators = [_seed_generator(x) for x in random]
         for dropout, seed in zip(random, seeds, strict=True):
             dropout.__dict__["seed_generator"] = _DrawnSeed(seed)
@@ -37,8 +39,8 @@ def recompute(layer, function, x):
                 dropout.__dict__["seed_generator"] = generator
 
     if keras.backend.backend() == "jax":
-        return _recompute_jax(layer, same_twice, x)
-    return keras.remat(same_twice)(x)
+        return _recompute_jax(layer, with_drawn_seeds, x)
+    return keras.remat(with_drawn_seeds)(x)
 
 
 def _seed_generator(layer):
@@ -46,10 +48,10 @@ def _seed_generator(layer):
 
 
 class _DrawnSeed(keras.random.SeedGenerator):
-    """Stands for a generator whose seed has been drawn: seed, seed + 1, ..."""
+    """Generator that starts from a seed that was drawn before: seed, seed + 1, ..."""
 
     def __init__(self, seed):
-        # Without the parent's constructor, which would make a variable.
+        # The parent's constructor is not called: it would create a variable.
         self._seed = self._initial_seed = seed
 
     def next(self, ordered=True):
@@ -64,9 +66,8 @@ def _recompute_jax(layer, function, x):
     variables = [*layer.trainable_variables, *layer.non_trainable_variables]
 
     def pure(x, values):
-        with keras.StatelessScope(
-            state_mapping=list(zip(variables, values, strict=True))
-        ):
+        state_mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=state_mapping):
             return function(x)
 
     @jax.custom_vjp
@@ -76,9 +77,9 @@ def _recompute_jax(layer, function, x):
     def forward(x, values):
         return pure(x, values), (x, values)
 
-    def backward(kept, upstream):
-        x, values = kept
-        # 0, but XLA cannot know that before the gradient is there.
+    def backward(stored, upstream):
+        x, values = stored
+        # Always 0, which XLA cannot know before the gradient has arrived.
         zero = ops.minimum(ops.abs(upstream[(0,) * upstream.ndim]), 0)
         _, gradient = jax.vjp(pure, x + ops.cast(zero, x.dtype), values)
         return gradient(upstream)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.layers.initial_values import InitialValues, checkpoint_follows
+from keras_vit.kernels.initial_values import InitialValues, checkpoint_follows
 from keras_vit.weights.google import save_npz
 from tests.cases import array, tiny_vit
 
@@ -62,6 +62,14 @@ def test_what_it_does_not_know_keras_draws(initializer):
     np.testing.assert_array_equal(
         array(values_of(initializer, (5, 4))), array(again((5, 4)))
     )
+
+
+def test_plain_values_are_those_of_keras():
+    keras_vit.kernels.use("plain")
+    values = array(values_of(keras.initializers.GlorotUniform(seed=1), (5, 4)))
+    keras_vit.kernels.use("fast")
+    expected = array(keras.initializers.GlorotUniform(seed=1)((5, 4)))
+    np.testing.assert_array_equal(values, expected)
 
 
 def test_same_seed_same_model():

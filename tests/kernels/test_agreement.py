@@ -1,48 +1,38 @@
-"""What has a gradient of its own agrees with the plain formula: outputs and gradients."""
+"""Fast forms and their plain formulas agree: values and gradients."""
+
+import functools
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
+from keras_vit.kernels import attention
+from keras_vit.kernels.gradient import hand_written_gradient
 from keras_vit.layers import Dense
-from keras_vit.layers import dot_product_attention as attention
-from keras_vit.layers.gradient import hand_written_gradient
+from keras_vit.layers.attention import self_attention
+from keras_vit.layers.block import layer_norm
 from keras_vit.layers.mlp import gelu_exact, gelu_tanh
-from keras_vit.layers.norm import layer_norm
 from tests.cases import array, output_and_gradients, random_array
 
-HEADS = 3
-
-
-def plain_layer_norm(x, gamma, beta):
-    wide = ops.cast(x, "float32")
-    centered = wide - ops.mean(wide, axis=-1, keepdims=True)
-    variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
-    normal = centered / ops.sqrt(variance + 1e-6)
-    return ops.cast(
-        normal * ops.cast(gamma, "float32") + ops.cast(beta, "float32"), x.dtype
-    )
-
-
-def plain_attention(qkv):
-    query, key, value = attention.split_heads(qkv, 3, HEADS)
-    query = query * query.shape[-1] ** -0.5
-    return attention.merge_heads(attention.dot_product_attention(query, key, value))
-
-
-# Name: own function, plain function, shapes of the arguments.
+ATTENTION = self_attention, {"num_heads": 3, "scale": 0.5}
+# Name: function, its options, shapes of its arguments.
 CASES = {
-    "gelu_tanh": (gelu_tanh, lambda x: ops.gelu(x, approximate=True), [(5, 7, 24)]),
-    "gelu_exact": (gelu_exact, lambda x: ops.gelu(x, approximate=False), [(5, 7, 24)]),
-    "layer_norm": (layer_norm(1e-6), plain_layer_norm, [(5, 7, 24), (24,), (24,)]),
-    "attention": (attention.self_attention(HEADS), plain_attention, [(2, 7, 36)]),
-    "attention by blocks": (
-        attention.self_attention(HEADS),
-        plain_attention,
-        [(2, 23, 36)],
-    ),
+    "gelu_tanh": (gelu_tanh, {}, [(5, 7, 24)]),
+    "gelu_exact": (gelu_exact, {}, [(5, 7, 24)]),
+    "layer_norm": (layer_norm, {"epsilon": 1e-6}, [(5, 7, 24), (24,), (24,)]),
+    "attention": (*ATTENTION, [(2, 7, 36)]),
+    "attention by blocks": (*ATTENTION, [(2, 23, 36)]),
 }
+
+
+def forms(name):
+    """The fast form, the plain formula, the shapes of their arguments."""
+    function, options, shapes = CASES[name]
+    fast, plain = (functools.partial(f, **options) for f in (function, function.plain))
+    return fast, plain, shapes
+
+
 # torch's fused kernel, which is not ours, takes the softmax's row term from its rounded
 # output.
 SLACK = 5 if keras.backend.backend() == "torch" else 1.5
@@ -62,13 +52,13 @@ def _small_blocks(monkeypatch):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_the_plain_formula(name, dtype):
-    own, plain, shapes = CASES[name]
+    fast, plain, shapes = forms(name)
     arrays = [
         ops.cast(random_array(*shape, seed=i, scale=2), dtype)
         for i, shape in enumerate(shapes)
     ]
     upstream = ops.cast(random_array(*plain(*arrays).shape, seed=9), dtype)
-    output, gradients = output_and_gradients(own, arrays, upstream)
+    output, gradients = output_and_gradients(fast, arrays, upstream)
     # The reference in float32, of the same rounded arguments.
     wide = [ops.cast(x, "float32") for x in arrays]
     expected, expected_gradients = output_and_gradients(
@@ -89,23 +79,23 @@ def test_agrees_with_the_plain_formula(name, dtype):
 
 @pytest.mark.parametrize("name", CASES)
 def test_keeps_the_dtype(name):
-    own, _, shapes = CASES[name]
+    fast, _, shapes = forms(name)
     for dtype in TOLERANCE:
         arrays = [ops.cast(random_array(*shape), dtype) for shape in shapes]
-        assert keras.backend.standardize_dtype(own(*arrays).dtype) == dtype
+        assert keras.backend.standardize_dtype(fast(*arrays).dtype) == dtype
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", CASES)
 def test_large_values_stay_finite(name, dtype):
-    own, _, shapes = CASES[name]
+    fast, _, shapes = forms(name)
     # Logits of 1e4, and activations at which the cube in GELU leaves float16.
     scale = 30 if "attention" in name else 300
     arrays = [ops.cast(random_array(*shape, scale=scale), dtype) for shape in shapes]
-    upstream = ops.cast(random_array(*own(*arrays).shape), dtype)
+    upstream = ops.cast(random_array(*fast(*arrays).shape), dtype)
     if name == "layer_norm":
         arrays[1:] = [ops.cast(random_array(24), dtype) for _ in range(2)]
-    output, gradients = output_and_gradients(own, arrays, upstream)
+    output, gradients = output_and_gradients(fast, arrays, upstream)
     for x in [output, *gradients]:
         assert np.all(np.isfinite(x))
 
@@ -114,12 +104,14 @@ def test_large_values_stay_finite(name, dtype):
 @pytest.mark.parametrize("length", [16, 17, 20])
 def test_blocks_that_fit_and_blocks_that_do_not(length):
     qkv, upstream = random_array(1, length, 36), random_array(1, length, 12, seed=1)
-    own = output_and_gradients(attention.self_attention(HEADS), [qkv], upstream)
-    plain = output_and_gradients(plain_attention, [qkv], upstream)
-    np.testing.assert_allclose(own[0], plain[0], atol=2e-6)
-    np.testing.assert_allclose(own[1][0], plain[1][0], atol=2e-6)
+    fast, plain, _ = forms("attention")
+    blocks = output_and_gradients(fast, [qkv], upstream)
+    expected = output_and_gradients(plain, [qkv], upstream)
+    np.testing.assert_allclose(blocks[0], expected[0], atol=2e-6)
+    np.testing.assert_allclose(blocks[1][0], expected[1][0], atol=2e-6)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("shape", [(8,), (5, 8), (2, 5, 8), (2, 3, 4, 8), (0, 5, 8)])
 def test_dense_is_keras_dense(shape):
     own, reference = Dense(3), keras.layers.Dense(3)
@@ -138,7 +130,7 @@ def test_a_wrong_gradient_is_seen():
     if keras.backend.backend() == "torch":
         pytest.skip("torch runs the plain formula")
 
-    @hand_written_gradient(plain=ops.square)
+    @hand_written_gradient(torch=ops.square)
     def square(x):
         return x * x, lambda upstream: (3 * x * upstream,)
 

@@ -1,4 +1,7 @@
-"""Initial values, drawn by NumPy, or left at zero where a checkpoint follows."""
+"""Initial values drawn by NumPy, or zero where a checkpoint follows.
+
+Plain form: the initializers of Keras.
+"""
 
 import contextlib
 import contextvars
@@ -8,23 +11,25 @@ import math
 import keras
 import numpy as np
 
+from keras_vit.kernels.switch import in_use
+
 _checkpoint_follows = contextvars.ContextVar("checkpoint_follows", default=False)
 
 
 @dataclasses.dataclass
 class WeightBudget:
-    """The weights that a saved file has, and that the model built from it may have.
+    """The weights that a saved file holds: an upper limit for the model built from it.
 
     Attributes:
-        variables: their number.
-        elements: the number of their elements.
+        variables: number of weights.
+        elements: number of elements of all weights together.
     """
 
     variables: int
     elements: int
 
     def take(self, shape: tuple[int, ...]) -> None:
-        """Subtract a weight that is about to be made.
+        """Subtract a weight that is about to be created.
 
         Raises:
             ValueError: the model would have more weights than the file.
@@ -42,17 +47,17 @@ _budget: contextvars.ContextVar[WeightBudget | None] = contextvars.ContextVar(
     "budget", default=None
 )
 
-# Of a standard normal distribution that is cut off at -2 and 2.
+# Standard deviation of a standard normal distribution truncated at -2 and 2.
 _TRUNCATED_STDDEV = 0.87962566103423978
 
 
 @contextlib.contextmanager
 def checkpoint_follows(follows: bool = True, budget: WeightBudget | None = None):
-    """While it lasts, the weights of an `InitialValues` layer start at zero.
+    """Let the weights of `InitialValues` layers start at zero inside this context.
 
     Args:
-        follows: bool; False changes nothing.
-        budget: None, or the weights that the checkpoint has: a model that needs more
+        follows: bool, whether a checkpoint follows; False changes nothing.
+        budget: None, or the weights that the checkpoint holds. A model that needs more
             raises an error before it allocates them.
     """
     token = _checkpoint_follows.set(follows or _checkpoint_follows.get())
@@ -66,7 +71,7 @@ def checkpoint_follows(follows: bool = True, budget: WeightBudget | None = None)
 
 @contextlib.contextmanager
 def without_budget():
-    """While it lasts, weights do not count against the budget of `checkpoint_follows`."""
+    """Suspend the budget of `checkpoint_follows` inside this context."""
     token = _budget.set(None)
     try:
         yield
@@ -85,21 +90,22 @@ class BudgetedLayer(keras.layers.Layer):
 
 
 class InitialValues(BudgetedLayer):
-    """A layer whose large weights start fast.
+    """A layer whose weights are initialized by NumPy.
 
-    Under JAX, Keras's random initializers are compiled anew for each shape: most of the
-    time that making a model took. NumPy draws the same distributions from the same
-    seeds: so the initial values are the same under every backend, though not those that
-    Keras would draw. Where a checkpoint follows, nothing is drawn.
+    Under JAX, Keras's random initializers are compiled for each shape, which took most
+    of the time to build a model. NumPy draws from the same distributions with the same
+    seeds. The values are the same under every backend, but differ from those that Keras
+    draws. Where a checkpoint follows, nothing is drawn.
 
-    The layers of the head are none: they may stay new beside a checkpoint.
+    Layers of the head are not derived from this class, because they may keep their fresh
+    values beside a checkpoint.
     """
 
     def add_weight(self, *args, initializer=None, **kwargs):
         initializer = keras.initializers.get(initializer)
         if _checkpoint_follows.get():
             initializer = "zeros"
-        elif _can_draw(initializer):
+        elif in_use() == "fast" and _can_draw(initializer):
             initializer = _DrawnByNumpy(initializer)
         return super().add_weight(*args, initializer=initializer, **kwargs)
 
@@ -110,12 +116,14 @@ def _can_draw(initializer):
         keras.initializers.TruncatedNormal,
         keras.initializers.VarianceScaling,
     )
-    # Subclasses with other arguments, such as GlorotUniform, but no other computation.
+    # Subclasses may have other arguments, such as GlorotUniform, but no other `__call__`.
     known = type(initializer).__call__ in [kind.__call__ for kind in kinds]
-    return known and isinstance(initializer.seed, int)  # Or a generator with a state.
+    # A seed may also be a generator with a state.
+    return known and isinstance(initializer.seed, int)
 
 
-class _DrawnByNumpy:  # A class: Keras has JAX compile its `__call__` to shard it.
+class _DrawnByNumpy:
+    # A class, not a function: to shard a weight, Keras lets JAX compile `__call__`.
     def __init__(self, initializer):
         self.initializer = initializer
 
@@ -137,12 +145,12 @@ class _DrawnByNumpy:  # A class: Keras has JAX compile its `__call__` to shard i
 
 
 def _distribution(initializer, shape):
-    """Kind, mean, and width (uniform) or standard deviation before it is cut off."""
+    """Return the kind, the mean, and the width or deviation before truncation."""
     if isinstance(initializer, keras.initializers.TruncatedNormal):
         return "truncated_normal", initializer.mean, initializer.stddev
     if isinstance(initializer, keras.initializers.RandomNormal):
         return "untruncated_normal", initializer.mean, initializer.stddev
-    inputs, outputs = (2 * shape)[-2:]  # A vector's length is both.
+    inputs, outputs = (2 * shape)[-2:]  # For a vector, both are its length.
     size = math.prod(shape[:-2])
     fan = {
         "fan_in": size * inputs,

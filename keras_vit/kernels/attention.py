@@ -1,0 +1,222 @@
+"""Self-attention with a hand-written gradient, in one piece or by blocks of queries.
+
+Plain formula: `keras_vit.layers.attention`.
+"""
+
+import keras
+from keras import ops
+
+from keras_vit.kernels.gradient import hand_written_gradient
+from keras_vit.kernels.precision import to_float32
+
+# Sequences of at least BLOCKS_FROM tokens are computed by blocks of BLOCK queries: memory
+# is then linear in the number of tokens instead of quadratic. A block fits into the cache
+# of a CPU core.
+BLOCKS_FROM = 1024
+BLOCK = 256
+
+
+def split_heads(x, parts, num_heads):
+    """Split `(b, n, parts * d)` into `parts` tensors `(b, k, n, head_dim)`."""
+    length, width = ops.shape(x)[1], x.shape[-1] // parts
+    shape = (-1, length, num_heads, width // num_heads)
+    return [
+        ops.transpose(ops.reshape(part, shape), (0, 2, 1, 3))
+        for part in ops.split(x, parts, axis=-1)
+    ]
+
+
+def merge_heads(x):
+    """Merge `(b, k, n, head_dim)` into `(b, n, k * head_dim)`."""
+    _, heads, length, width = ops.shape(x)
+    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, length, heads * width))
+
+
+def transpose_matrix(x):
+    """Swap the last two of four axes."""
+    return ops.transpose(x, (0, 1, 3, 2))
+
+
+def self_attention(qkv, num_heads, scale):
+    """Return `softmax(scale * q k^T) v` for each head.
+
+    Use the backend's fused kernel where there is one: torch everywhere, JAX (cuDNN) on
+    GPUs in half precision. Elsewhere the gradient is written by hand, and sequences of
+    `BLOCKS_FROM` tokens or more are computed by blocks of queries.
+
+    Args:
+        qkv: `(b, n, 3 * d)`, queries, keys and values side by side.
+        num_heads: int, number of heads.
+        scale: float, factor of the queries.
+
+    Returns:
+        `(b, n, d)`.
+
+    Reference: FlashAttention (arXiv:2205.14135) for the blocks and for dividing by the
+    sum of the softmax after the product; here each block has all of the keys.
+    """
+    if _has_cudnn_kernel(qkv.dtype):
+        return _fused(qkv, num_heads, scale)
+    return _self_attention(qkv, num_heads=num_heads, scale=scale)
+
+
+def _has_cudnn_kernel(dtype):
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return _is_half(dtype) and jax.default_backend() == "gpu"
+
+
+def _fused(qkv, num_heads, scale):
+    shape = (-1, ops.shape(qkv)[1], num_heads, qkv.shape[-1] // (3 * num_heads))
+    query, key, value = (ops.reshape(x, shape) for x in ops.split(qkv, 3, axis=-1))
+    mixed = ops.dot_product_attention(query, key, value, scale=scale)
+    return ops.reshape(mixed, (-1, shape[1], num_heads * shape[3]))
+
+
+@hand_written_gradient(torch=_fused)
+def _self_attention(qkv, num_heads, scale):
+    query, key, value = split_heads(qkv, 3, num_heads)
+    attend = _attend
+    if query.shape[2] is not None and query.shape[2] >= BLOCKS_FROM:
+        attend = _attend_by_blocks
+    mixed, backward = attend(query * scale, key, value)
+    mixed = merge_heads(mixed)
+
+    def gradient(upstream):
+        row = None
+        if not _is_half(qkv.dtype):
+            (row,) = split_heads(upstream * mixed, 1, num_heads)
+            row = ops.sum(row, axis=-1, keepdims=True)
+        (upstream,) = split_heads(upstream, 1, num_heads)
+        d_query, d_key, d_value = backward(upstream, row)
+        d_qkv = [merge_heads(x) for x in (d_query * scale, d_key, d_value)]
+        return (ops.concatenate(d_qkv, axis=-1),)
+
+    return mixed, gradient
+
+
+def _is_half(dtype):
+    return keras.backend.standardize_dtype(dtype) in ("float16", "bfloat16")
+
+
+def _softmax_gradient(weights, d_weights, row):
+    """Return the gradient with respect to the logits of a softmax.
+
+    It is `weights * (d_weights - sum(weights * d_weights))`. The sum equals
+    `sum(upstream * output)`, which is cheaper and is passed as `row`. Rounded products
+    break the equality, so `row` is None in half precision.
+    """
+    if row is None:
+        row = ops.sum(weights * d_weights, axis=-1, keepdims=True)
+    return weights * (d_weights - row)
+
+
+def _attend(query, key, value):
+    """Return the output, and its gradient as a function of `upstream` and `row`."""
+    logits = to_float32(ops.matmul(query, transpose_matrix(key)))
+    if _normalize_before_product(value.dtype):
+        numerators, row_sum = ops.softmax(logits, axis=-1), 1.0
+    else:
+        numerators = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+        row_sum = ops.sum(numerators, axis=-1, keepdims=True)
+    rounded = ops.cast(numerators, value.dtype)
+    mixed = ops.matmul(rounded, value)
+    mixed = ops.cast(mixed / row_sum, value.dtype)
+
+    def backward(upstream, row):
+        if row is None:
+            # Half precision: use normalized weights, as the plain formula does.
+            weights = numerators / row_sum
+            rounded_weights = ops.cast(weights, value.dtype)
+        else:
+            # Dividing `upstream` and `row` is cheaper than dividing the weights.
+            weights, rounded_weights = numerators, rounded
+            upstream, row = upstream / row_sum, row / row_sum
+        d_value = ops.matmul(transpose_matrix(rounded_weights), upstream)
+        d_weights = to_float32(ops.matmul(upstream, transpose_matrix(value)))
+        d_logits = ops.cast(_softmax_gradient(weights, d_weights, row), value.dtype)
+        d_query = ops.matmul(d_logits, key)
+        d_key = ops.matmul(transpose_matrix(d_logits), query)
+        return d_query, d_key, d_value
+
+    return mixed, backward
+
+
+def _normalize_before_product(dtype):
+    """Return True if the softmax is normalized before the product with `value`.
+
+    Normalizing after the product divides a smaller tensor and lets XLA fuse everything
+    before it. But TensorFlow computes a whole softmax in one pass, and in float16 the
+    product of unnormalized weights can overflow.
+    """
+    half = keras.backend.standardize_dtype(dtype) == "float16"
+    return half or keras.backend.backend() == "tensorflow"
+
+
+def _to_blocks(x):
+    """Pad `(b, k, n, d)` and cut it into blocks `(blocks, b, k, BLOCK, d)`."""
+    _, heads, length, width = x.shape
+    x = ops.pad(x, ((0, 0), (0, 0), (0, -length % BLOCK), (0, 0)))
+    x = ops.reshape(x, (-1, heads, -(-length // BLOCK), BLOCK, width))
+    return ops.transpose(x, (2, 0, 1, 3, 4))
+
+
+def _from_blocks(x, length):
+    """Undo `_to_blocks`."""
+    x = ops.transpose(x, (1, 2, 0, 3, 4))
+    shape = (-1, x.shape[1], x.shape[2] * BLOCK, x.shape[4])
+    return ops.reshape(x, shape)[:, :, :length]
+
+
+def _attend_by_blocks(query, key, value):
+    """Blockwise variant of `_attend` that stores log-sum-exp instead of the weights."""
+    length = query.shape[2]
+
+    def attend_block(query):
+        logits = to_float32(ops.matmul(query, transpose_matrix(key)))
+        log_sum = ops.logsumexp(logits, axis=-1, keepdims=True)
+        weights = ops.cast(ops.exp(logits - log_sum), value.dtype)
+        return ops.matmul(weights, value), log_sum
+
+    query_blocks = _to_blocks(query)
+    mixed, log_sums = ops.map(attend_block, query_blocks)
+
+    def backward_block(carry, block):
+        i, d_query, d_key, d_value = carry
+        query, log_sum, upstream, *row = block
+        logits = to_float32(ops.matmul(query, transpose_matrix(key)))
+        weights = ops.exp(logits - log_sum)
+        d_weights = to_float32(ops.matmul(upstream, transpose_matrix(value)))
+        d_logits = _softmax_gradient(weights, d_weights, row[0] if row else None)
+        d_logits = ops.cast(d_logits, value.dtype)
+        weights = ops.cast(weights, value.dtype)
+        d_query_block = ops.expand_dims(ops.matmul(d_logits, key), 0)
+        # A plain 0 would be int64 under jax_enable_x64, and JAX requires one dtype.
+        zero = ops.zeros_like(i)
+        d_query = ops.slice_update(d_query, (i, zero, zero, zero, zero), d_query_block)
+        d_key = d_key + to_float32(ops.matmul(transpose_matrix(d_logits), query))
+        d_value = d_value + to_float32(ops.matmul(transpose_matrix(weights), upstream))
+        return (i + 1, d_query, d_key, d_value), None
+
+    def backward(upstream, row):
+        # The carry holds all blocks of d_query because TensorFlow requires the outputs of
+        # a scan to have the shapes of its carry.
+        carry = (
+            ops.convert_to_tensor(0, "int32"),
+            ops.zeros_like(query_blocks),
+            ops.zeros_like(to_float32(key)),
+            ops.zeros_like(to_float32(value)),
+        )
+        blocks = [query_blocks, log_sums, _to_blocks(upstream)]
+        if row is not None:
+            blocks.append(_to_blocks(row))
+        (_, d_query, d_key, d_value), _ = ops.scan(backward_block, carry, blocks)
+        return (
+            _from_blocks(d_query, length),
+            ops.cast(d_key, value.dtype),
+            ops.cast(d_value, value.dtype),
+        )
+
+    return _from_blocks(mixed, length), backward
