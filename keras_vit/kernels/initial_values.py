@@ -5,8 +5,8 @@ Plain form: the initializers of Keras.
 
 import contextlib
 import contextvars
-import dataclasses
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,51 +14,20 @@ import numpy as np
 from keras_vit.kernels.switch import in_use
 
 _checkpoint_follows = contextvars.ContextVar("checkpoint_follows", default=False)
-
-
-@dataclasses.dataclass
-class WeightBudget:
-    """The weights that a saved file holds: an upper limit for the model built from it.
-
-    Attributes:
-        variables: number of weights.
-        elements: number of elements of all weights together.
-    """
-
-    variables: int
-    elements: int
-
-    def take(self, shape: tuple[int, ...]) -> None:
-        """Subtract a weight that is about to be created.
-
-        Raises:
-            ValueError: the model would have more weights than the file.
-        """
-        self.variables -= 1
-        self.elements -= math.prod(shape)
-        if self.variables < 0 or self.elements < 0:
-            raise ValueError(
-                "The config in the file describes a larger model than the file has "
-                "weights for: it is damaged. Save the model again."
-            )
-
-
-_budget: contextvars.ContextVar[WeightBudget | None] = contextvars.ContextVar(
-    "budget", default=None
-)
+_budget: contextvars.ContextVar[Any] = contextvars.ContextVar("budget", default=None)
 
 # Standard deviation of a standard normal distribution truncated at -2 and 2.
 _TRUNCATED_STDDEV = 0.87962566103423978
 
 
 @contextlib.contextmanager
-def checkpoint_follows(follows: bool = True, budget: WeightBudget | None = None):
+def checkpoint_follows(follows: bool = True, budget: Any = None):
     """Let the weights of `InitialValues` layers start at zero inside this context.
 
     Args:
         follows: bool, whether a checkpoint follows; False changes nothing.
-        budget: None, or the weights that the checkpoint holds. A model that needs more
-            raises an error before it allocates them.
+        budget: None, or the `keras_vit.weights.keras_file.WeightBudget` of the
+            checkpoint. A model that needs more raises an error before it allocates them.
     """
     token = _checkpoint_follows.set(follows or _checkpoint_follows.get())
     budget_token = _budget.set(budget or _budget.get())

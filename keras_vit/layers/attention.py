@@ -7,7 +7,8 @@ from keras_vit.kernels import attention as kernels
 from keras_vit.kernels.attention import merge_heads, split_heads, transpose_matrix
 from keras_vit.kernels.precision import to_float32
 from keras_vit.kernels.switch import fast_form
-from keras_vit.layers.dense import Composite, Dense
+from keras_vit.layers.base import Composite
+from keras_vit.layers.dense import Dense
 from keras_vit.layers.positions import RelativePositions
 
 
@@ -156,7 +157,6 @@ class SelfAttention(Composite):
             self.relative_positions.build(
                 (None, self.num_heads, input_shape[1], width // self.num_heads)
             )
-        self.built = True
 
     def _make_qkv(self, width):
         return Dense(
@@ -200,15 +200,3 @@ class SelfAttention(Composite):
         if self.relative_positions is not None:
             bias = self.relative_positions(query)
         return query, key, value, bias
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "use_qkv_bias": self.use_qkv_bias,
-            "dropout_rate": self.dropout_rate,
-            "relative_grid_shape": self.relative_grid_shape,
-        }

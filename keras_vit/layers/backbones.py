@@ -1,12 +1,15 @@
 """Variants of the Transformer block from T2T-ViT: squeeze-excitation, Ghost, dense."""
 
+from typing import ClassVar
+
 import keras
 from keras import ops
 
 from keras_vit.kernels.precision import to_float32
 from keras_vit.layers.attention import SelfAttention
+from keras_vit.layers.base import Composite
 from keras_vit.layers.block import TransformerBlock
-from keras_vit.layers.dense import Composite, Dense
+from keras_vit.layers.dense import Dense
 from keras_vit.layers.mlp import MLP, get_activation
 
 
@@ -55,18 +58,11 @@ class SqueezeExcitation(Composite):
         self.squeeze.build((None, width))
         self.excite = dense(width, "sigmoid", "excite")
         self.excite.build((None, width // self.reduction))
-        self.built = True
 
     def call(self, tokens):
         # A sum over thousands of tokens can overflow in float16.
         mean = ops.cast(ops.mean(to_float32(tokens), axis=1), tokens.dtype)
         return tokens * self.excite(self.squeeze(mean))[:, None]
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "reduction": self.reduction}
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -136,6 +132,8 @@ class GhostDense(Composite):
     in T2T-ViT (arXiv:2101.11986) section 3.2.
     """
 
+    _attributes: ClassVar = {"activation": "activation_name"}
+
     def __init__(
         self,
         units: int,
@@ -173,7 +171,6 @@ class GhostDense(Composite):
             # PyTorch's default for a depthwise 1x1 convolution.
             initializer=keras.initializers.RandomUniform(-1.0, 1.0),
         )
-        self.built = True
 
     def call(self, inputs):
         width = self.dense.units // self.groups
@@ -186,16 +183,6 @@ class GhostDense(Composite):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "copies": self.copies,
-            "groups": self.groups,
-            "activation": self.activation_name,
-            "use_bias": self.use_bias,
-        }
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -304,6 +291,3 @@ class DenseBlock(TransformerBlock):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], input_shape[-1] + self.growth_rate)
-
-    def get_config(self):
-        return {**super().get_config(), "growth_rate": self.growth_rate}

@@ -8,7 +8,7 @@ from keras_vit.kernels.precision import to_float32
 from keras_vit.kernels.recompute import recompute
 from keras_vit.kernels.switch import fast_form
 from keras_vit.layers.attention import SelfAttention
-from keras_vit.layers.dense import Composite
+from keras_vit.layers.base import Composite, Layer
 from keras_vit.layers.mlp import MLP
 
 
@@ -67,7 +67,7 @@ class LayerNorm(keras.layers.LayerNormalization):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class LayerScale(keras.layers.Layer):
+class LayerScale(Layer):
     """Multiplication by a learned vector that starts small.
 
     Input and output: `(..., d)`.
@@ -95,16 +95,9 @@ class LayerScale(keras.layers.Layer):
             shape=(input_shape[-1],),
             initializer=keras.initializers.Constant(self.initial_value),
         )
-        self.built = True
 
     def call(self, x):
         return x * self.gamma
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "initial_value": self.initial_value}
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -196,19 +189,16 @@ class TransformerBlock(Composite):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self._config = {
-            "num_heads": num_heads,
-            "mlp_dim": mlp_dim,
-            "activation": activation,
-            "layer_norm_epsilon": layer_norm_epsilon,
-            "qkv_bias": qkv_bias,
-            "layer_scale": layer_scale,
-            "dropout_rate": dropout_rate,
-            "attention_dropout_rate": attention_dropout_rate,
-            "stochastic_depth_rate": stochastic_depth_rate,
-            "relative_grid_shape": relative_grid_shape and tuple(relative_grid_shape),
-            "remat": remat,
-        }
+        self.num_heads = num_heads
+        self.mlp_dim = mlp_dim
+        self.activation = activation
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.qkv_bias = qkv_bias
+        self.layer_scale = layer_scale
+        self.dropout_rate = dropout_rate
+        self.attention_dropout_rate = attention_dropout_rate
+        self.stochastic_depth_rate = stochastic_depth_rate
+        self.relative_grid_shape = relative_grid_shape and tuple(relative_grid_shape)
         self.remat = remat
         dtype = self.dtype_policy
 
@@ -253,7 +243,6 @@ class TransformerBlock(Composite):
         ):
             if layer is not None:
                 layer.build(input_shape)
-        self.built = True
 
     def call(self, x, training=None):
         if self.remat and training:
@@ -292,9 +281,3 @@ class TransformerBlock(Composite):
         if scale is not None:
             branch = scale(branch)
         return x + self.stochastic_depth(branch, training=training)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), **self._config}

@@ -1,14 +1,8 @@
-"""Dense layers, and the LoRA and quantization that Keras adds to them.
-
-Keras stores both in the config of the dense layer. A layer or model that creates its
-parts from its own config has to save and restore them as well.
-"""
-
-from typing import Any
+"""The dense layer."""
 
 import keras
 
-from keras_vit.kernels.initial_values import InitialValues, without_budget
+from keras_vit.kernels.initial_values import InitialValues
 from keras_vit.kernels.rows import over_rows
 
 
@@ -53,102 +47,3 @@ class Dense(InitialValues, AdaptableDense):
     @over_rows
     def call(self, inputs, training=None):
         return super().call(inputs, training=training)
-
-
-def adaptable_layers(whole: Any, scope: str) -> dict[str, Any]:
-    """Return the layers to which Keras can add LoRA or quantization, by path.
-
-    Args:
-        whole: a layer or model.
-        scope: prefix that is removed from the paths.
-    """
-    return {
-        layer.path.removeprefix(scope): layer
-        for layer in whole._flatten_layers(include_self=False)
-        if hasattr(layer, "enable_lora") and layer.built
-    }
-
-
-def adaptations(whole: Any, scope: str) -> dict[str, dict[str, Any]]:
-    """Return the config entries that `adapt` takes; none for ordinary layers.
-
-    Args:
-        whole: a layer or model.
-        scope: prefix that is removed from the paths.
-
-    Returns:
-        Dict with up to two entries, each a dict from a layer's path: `lora` to its rank
-        and alpha, `quantized` to its mode and Keras's quantization config.
-    """
-    lora, quantized = {}, {}
-    for path, layer in adaptable_layers(whole, scope).items():
-        if layer.lora_enabled:
-            lora[path] = [layer.lora_rank, layer.lora_alpha]
-        if layer.quantization_mode is not None:
-            config = keras.saving.serialize_keras_object(layer.quantization_config)
-            quantized[path] = [layer.quantization_mode, config]
-    entries = {"lora": lora, "quantized": quantized}
-    return {name: entry for name, entry in entries.items() if entry}
-
-
-def adapt(whole: Any, scope: str, entries: dict[str, dict[str, Any]]) -> None:
-    """Quantize layers and enable LoRA on them as recorded by `adaptations`.
-
-    Args:
-        whole: a layer or model, just built.
-        scope: prefix that is removed from the paths.
-        entries: the dict that `adaptations` returned; unknown paths are skipped.
-    """
-    layers = adaptable_layers(whole, scope) if any(entries.values()) else {}
-    # Files contain neither LoRA's factors nor the weights before quantization.
-    with without_budget():
-        for path, (mode, config) in entries.get("quantized", {}).items():
-            if path in layers:
-                config = keras.saving.deserialize_keras_object(config)
-                layers[path].quantize(mode, type_check=False, config=config)
-        for path, (rank, alpha) in entries.get("lora", {}).items():
-            if path in layers:
-                _check_rank(path, layers[path], rank)
-                layers[path].enable_lora(rank, lora_alpha=alpha)
-
-
-def _check_rank(path, layer, rank):
-    largest = max(size for weight in layer.weights for size in weight.shape)
-    if not isinstance(rank, int) or not 0 < rank <= largest:
-        raise ValueError(
-            f"LoRA of {path} must have a rank from 1 to {largest}, the layer's width; "
-            f"the config has {rank!r}."
-        )
-
-
-class Composite(keras.layers.Layer):
-    """A layer made of layers, whose config includes their LoRA and quantization."""
-
-    _added: dict[str, Any] | None = None
-
-    def __call__(self, *args, **kwargs):
-        outputs = super().__call__(*args, **kwargs)
-        self._adapt()
-        return outputs
-
-    def build_from_config(self, config):
-        super().build_from_config(config)
-        self._adapt()
-
-    def _adapt(self):
-        added, self._added = self._added, None
-        if added:
-            adapt(self, f"{self.path}/", added)
-
-    def get_config(self):
-        return {**super().get_config(), **adaptations(self, f"{self.path}/")}
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        names = ("lora", "quantized")
-        added = {name: config.pop(name) for name in names if name in config}
-        layer = super().from_config(config)
-        if added:
-            layer._added = added
-        return layer

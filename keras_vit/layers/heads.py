@@ -7,13 +7,14 @@ from keras_vit.kernels.attention import split_heads
 from keras_vit.kernels.initial_values import BudgetedLayer, InitialValues
 from keras_vit.kernels.precision import to_float32
 from keras_vit.layers.attention import dot_product_attention, head_dim
+from keras_vit.layers.base import Composite, Layer
 from keras_vit.layers.block import LayerNorm
-from keras_vit.layers.dense import AdaptableDense, Composite, Dense
+from keras_vit.layers.dense import AdaptableDense, Dense
 from keras_vit.layers.mlp import MLP
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class TokenPooling(keras.layers.Layer):
+class TokenPooling(Layer):
     """Selection of one token: the first, which is the class token, or another.
 
     Input: `(b, n, d)`. Output: `(b, d)`.
@@ -44,12 +45,9 @@ class TokenPooling(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[2])
 
-    def get_config(self):
-        return {**super().get_config(), "index": self.index}
-
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class GlobalAveragePooling(keras.layers.Layer):
+class GlobalAveragePooling(Layer):
     """Mean of the grid tokens (GAP), computed in float32.
 
     Input: `(b, n, d)`. Output: `(b, d)`.
@@ -81,7 +79,6 @@ class GlobalAveragePooling(keras.layers.Layer):
                 f"GlobalAveragePooling with num_prefix_tokens={self.num_prefix_tokens} "
                 f"needs more tokens than that; received shape {tuple(input_shape)}."
             )
-        self.built = True
 
     def call(self, tokens):
         grid = tokens[:, self.num_prefix_tokens :]
@@ -90,9 +87,6 @@ class GlobalAveragePooling(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[2])
-
-    def get_config(self):
-        return {**super().get_config(), "num_prefix_tokens": self.num_prefix_tokens}
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -168,7 +162,6 @@ class AttentionPooling(InitialValues, Composite):
         self.projection = dense(width, "projection")
         self.norm.build((None, width))
         self.mlp.build((None, width))
-        self.built = True
 
     def call(self, tokens):
         grid = tokens[:, self.num_prefix_tokens :]
@@ -181,16 +174,6 @@ class AttentionPooling(InitialValues, Composite):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[2])
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "mlp_dim": self.mlp_dim,
-            "num_prefix_tokens": self.num_prefix_tokens,
-            "activation": self.activation,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-        }
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -215,17 +198,10 @@ class PreLogits(BudgetedLayer, AdaptableDense):
     """
 
     def __init__(
-        self,
-        units: int,
-        activation: str = "tanh",
-        kernel_initializer="lecun_normal",
-        **kwargs,
+        self, units: int, activation="tanh", kernel_initializer="lecun_normal", **kwargs
     ):
         super().__init__(
-            units,
-            activation=activation,
-            kernel_initializer=kernel_initializer,
-            **kwargs,
+            units, activation, kernel_initializer=kernel_initializer, **kwargs
         )
 
 

@@ -1,12 +1,15 @@
 """The MLP of a Transformer block, and the two forms of GELU."""
 
+from typing import ClassVar
+
 import keras
 from keras import ops
 
 from keras_vit.kernels import gelu as kernels
 from keras_vit.kernels.rows import over_rows
 from keras_vit.kernels.switch import fast_form
-from keras_vit.layers.dense import Composite, Dense
+from keras_vit.layers.base import Composite
+from keras_vit.layers.dense import Dense
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -76,6 +79,8 @@ class MLP(Composite):
     Reference: ViT (arXiv:2010.11929) section 3.1, equation 3.
     """
 
+    _attributes: ClassVar = {"activation": "activation_name"}
+
     def __init__(
         self,
         hidden_dim: int,
@@ -108,7 +113,6 @@ class MLP(Composite):
         self.expand.build(input_shape)
         self.contract = self._dense(input_shape[-1], "contract")
         self.contract.build((*input_shape[:-1], self.hidden_dim))
-        self.built = True
 
     @over_rows
     def call(self, inputs, training=None):
@@ -118,14 +122,3 @@ class MLP(Composite):
         x = activation(self.expand(inputs))
         x = self.dropout(x, training=training)
         return self.dropout(self.contract(x), training=training)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "hidden_dim": self.hidden_dim,
-            "activation": self.activation_name,
-            "dropout_rate": self.dropout_rate,
-        }

@@ -1,10 +1,13 @@
 """From flat patches to tokens: projection, prefix tokens, positions."""
 
+from typing import ClassVar
+
 import keras
 from keras import ops
 
 from keras_vit.kernels.initial_values import InitialValues
-from keras_vit.layers.dense import Composite, Dense
+from keras_vit.layers.base import Composite
+from keras_vit.layers.dense import Dense
 from keras_vit.layers.positions import ADDED_POSITIONS, check_positions
 
 
@@ -47,6 +50,13 @@ class PatchEncoder(InitialValues, Composite):
     Reference: ViT (arXiv:2010.11929) equation 1; distillation token: DeiT
     (arXiv:2012.12877) section 4.
     """
+
+    _attributes: ClassVar = {
+        "class_token": "has_class_token",
+        "distillation_token": "has_distillation_token",
+        "positions": "position_kind",
+        "registers": "num_registers",
+    }
 
     def __init__(
         self,
@@ -117,7 +127,6 @@ class PatchEncoder(InitialValues, Composite):
                 shape=(1, self.num_registers, self.hidden_dim),
                 initializer=keras.initializers.RandomNormal(stddev=1e-6),
             )
-        self.built = True
 
     def call(self, patches):
         return self.add_prefix_and_positions(self.projection(patches))
@@ -158,15 +167,3 @@ class PatchEncoder(InitialValues, Composite):
     def compute_output_shape(self, input_shape):
         prefix = self._num_tokens() + self.num_registers
         return (input_shape[0], prefix + input_shape[1], self.hidden_dim)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "hidden_dim": self.hidden_dim,
-            "grid_shape": self.grid_shape,
-            "class_token": self.has_class_token,
-            "registers": self.num_registers,
-            "positions": self.position_kind,
-            "class_token_position": self.class_token_position,
-            "distillation_token": self.has_distillation_token,
-        }

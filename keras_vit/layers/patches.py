@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 import keras
 from keras import ops
 
+from keras_vit.layers.base import Layer
+
 
 def grid_shape(input_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
     """Return the number of rows and columns of patches that tile an image.
@@ -45,7 +47,7 @@ def grid_shape(input_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class Patches(keras.layers.Layer):
+class Patches(Layer):
     """Layer that cuts images into flat, non-overlapping square patches.
 
     Patches are in raster order. Within a patch the values are ordered
@@ -87,7 +89,6 @@ class Patches(keras.layers.Layer):
 
     def build(self, input_shape):
         self._grid(input_shape)
-        self.built = True
 
     def call(self, images):
         gh, gw = self._grid(images.shape)
@@ -100,12 +101,9 @@ class Patches(keras.layers.Layer):
         gh, gw = self._grid(input_shape)
         return (input_shape[0], gh * gw, self.patch_size**2 * input_shape[-1])
 
-    def get_config(self):
-        return {**super().get_config(), "patch_size": self.patch_size}
-
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class PatchesToImage(keras.layers.Layer):
+class PatchesToImage(Layer):
     """Layer that assembles images from flat patches: the inverse of `Patches`.
 
     Input: `(b, gh * gw, p * p * c)`. Output: `(b, gh * p, gw * p, c)`.
@@ -149,10 +147,3 @@ class PatchesToImage(keras.layers.Layer):
         images = ops.reshape(patches, (-1, gh, gw, p, p, channels))
         images = ops.transpose(images, (0, 1, 3, 2, 4, 5))
         return ops.reshape(images, (-1, height, width, channels))
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "patch_size": self.patch_size,
-            "grid_shape": self.grid_shape,
-        }

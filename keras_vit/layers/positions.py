@@ -10,10 +10,11 @@ import numpy as np
 from keras import ops
 
 from keras_vit.kernels.initial_values import InitialValues
+from keras_vit.layers.base import Layer
 from keras_vit.layers.resize import resize_axis, resize_positions
 
 
-class _PositionLayer(InitialValues):
+class _PositionLayer(InitialValues, Layer):
     """Base class: the grid, and the tokens in front of it."""
 
     # The width of the tokens must be a multiple of this.
@@ -50,9 +51,6 @@ class _PositionLayer(InitialValues):
                 "positions='learned'."
             )
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
     def resized_tables(self, tables, source_grid_shape, resize):
         """Return the weights of this layer, computed from those for another grid.
 
@@ -65,13 +63,6 @@ class _PositionLayer(InitialValues):
             Dict from weight name to array, with this layer's shapes.
         """
         raise NotImplementedError
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "grid_shape": self.grid_shape,
-            "num_prefix_tokens": self.num_prefix_tokens,
-        }
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -102,7 +93,6 @@ class LearnedPositions(_PositionLayer):
     def build(self, input_shape):
         self._check_length(input_shape[1])
         self.embedding = self._add_table("embedding", (1, *input_shape[1:]))
-        self.built = True
 
     def call(self, tokens):
         return tokens + self.embedding
@@ -149,7 +139,6 @@ class LearnedPositions2D(_PositionLayer):
         gh, gw = self.grid_shape
         self.columns = self._add_table("columns", (gw, width // 2))
         self.rows = self._add_table("rows", (gh, width // 2))
-        self.built = True
 
     def call(self, tokens):
         (gh, gw), width = self.grid_shape, tokens.shape[-1]
@@ -206,7 +195,6 @@ class SinCosPositions2D(_PositionLayer):
         angles += [np.sin(y * frequency), np.cos(y * frequency)]
         table = np.concatenate(angles, axis=1).astype("float32")
         self._table = np.pad(table, ((self.num_prefix_tokens, 0), (0, 0)))
-        self.built = True
 
     def call(self, tokens):
         return tokens + ops.convert_to_tensor(self._table, dtype=tokens.dtype)
@@ -251,7 +239,6 @@ class SinCosPositions1D(_PositionLayer):
             initializer=_Sinusoids(),
             trainable=False,
         )
-        self.built = True
 
     def call(self, tokens):
         return tokens + self.embedding
@@ -324,7 +311,6 @@ class RelativePositions(_PositionLayer):
         (gh, gw), head_dim = self.grid_shape, input_shape[-1]
         self.rows = self._add_table("rows", (2 * gh - 1, head_dim))
         self.columns = self._add_table("columns", (2 * gw - 1, head_dim))
-        self.built = True
 
     def call(self, queries):
         gh, gw = self.grid_shape

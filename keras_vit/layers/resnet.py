@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_vit.kernels.initial_values import InitialValues
 from keras_vit.kernels.precision import to_float32
+from keras_vit.layers.base import Layer
 
 _GROUPS = 32
 
@@ -42,7 +43,7 @@ def standardize(kernel):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class StandardizedConv2D(InitialValues):
+class StandardizedConv2D(InitialValues, Layer):
     """Convolution whose filters are standardized to mean 0 and variance 1.
 
     It has no bias. SAME padding is that of TensorFlow and Flax, which with a stride puts
@@ -79,7 +80,6 @@ class StandardizedConv2D(InitialValues):
             initializer="lecun_normal",
             autocast=False,  # The statistics must not be those of a rounded kernel.
         )
-        self.built = True
 
     def call(self, x):
         return ops.conv(
@@ -92,14 +92,6 @@ class StandardizedConv2D(InitialValues):
 
     def compute_output_shape(self, input_shape):
         return _strided_shape(input_shape, self.strides, self.filters)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-        }
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -171,7 +163,7 @@ class GroupNorm(keras.layers.GroupNormalization):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class BottleneckUnit(keras.layers.Layer):
+class BottleneckUnit(Layer):
     """`relu(shortcut(x) + norm(conv(relu(norm(conv(relu(norm(conv(x)))))))))`.
 
     The convolutions are 1x1, 3x3 with the stride, and 1x1 to four times the width. The
@@ -235,7 +227,6 @@ class BottleneckUnit(keras.layers.Layer):
         if self.has_projection:
             self.projection = conv("projection", 4 * width, 1, self.strides, input_shape)
             self.projection_norm = norm("projection_norm", output_shape)
-        self.built = True
 
     def call(self, x):
         branch = ops.relu(self.norm_1(self.conv_1(x)))
@@ -248,16 +239,9 @@ class BottleneckUnit(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return _strided_shape(input_shape, self.strides, 4 * self.width)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "width": self.width,
-            "strides": self.strides,
-        }
-
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class ResNetStem(keras.layers.Layer):
+class ResNetStem(Layer):
     """The ResNet of Google's hybrid models: from images to a feature map.
 
     It starts with a 7x7 convolution with stride 2, a norm, ReLU and a 3x3 max-pool with
@@ -330,7 +314,6 @@ class ResNetStem(keras.layers.Layer):
                 for unit in units:
                     unit.build(shape)
                     shape = unit.compute_output_shape(shape)
-        self.built = True
 
     def call(self, images):
         x = ops.relu(self.root_norm(self.root(images)))
@@ -346,13 +329,6 @@ class ResNetStem(keras.layers.Layer):
             for unit in units:
                 shape = unit.compute_output_shape(shape)
         return shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_blocks": self.num_blocks,
-            "width": self.width,
-        }
 
 
 def _check_width(width):

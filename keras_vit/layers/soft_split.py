@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_vit.kernels import soft_split as kernels
 from keras_vit.kernels.switch import fast_form
+from keras_vit.layers.base import Layer
 
 
 @fast_form(kernels.soft_split)
@@ -32,7 +33,7 @@ def soft_split(images, kernel_size, stride, padding):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class SoftSplit(keras.layers.Layer):
+class SoftSplit(Layer):
     """Layer that cuts images into flat, overlapping square patches.
 
     Patches are in raster order. Within a patch the values are ordered (row, column,
@@ -108,7 +109,6 @@ class SoftSplit(keras.layers.Layer):
 
     def build(self, input_shape):
         self.grid_shape(input_shape)
-        self.built = True
 
     def call(self, images):
         sizes = {"kernel_size": self.kernel_size, "stride": self.stride}
@@ -119,11 +119,3 @@ class SoftSplit(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         gh, gw = self.grid_shape(input_shape)
         return (input_shape[0], gh * gw, self.kernel_size**2 * input_shape[-1])
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "kernel_size": self.kernel_size,
-            "stride": self.stride,
-            "padding": self.padding,
-        }

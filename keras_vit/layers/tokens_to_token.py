@@ -8,8 +8,9 @@ from keras import ops
 from keras_vit.kernels.precision import to_float32
 from keras_vit.kernels.recompute import recompute
 from keras_vit.layers.attention import self_attention
+from keras_vit.layers.base import Composite
 from keras_vit.layers.block import LayerNorm
-from keras_vit.layers.dense import Composite, Dense
+from keras_vit.layers.dense import Dense
 from keras_vit.layers.mlp import MLP
 from keras_vit.layers.soft_split import SoftSplit
 
@@ -66,7 +67,13 @@ class _TokenAttention(Composite):
     use_qkv_bias: bool
 
     def __init__(
-        self, token_dim, activation, layer_norm_epsilon, dropout_rate, remat, **kwargs
+        self,
+        token_dim: int = 64,
+        activation: str = "gelu",
+        layer_norm_epsilon: float = 1e-5,
+        dropout_rate: float = 0.0,
+        remat: bool = False,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.token_dim = token_dim
@@ -94,7 +101,6 @@ class _TokenAttention(Composite):
         shape = (*input_shape[:-1], self.token_dim)
         for layer in (self.projection, self.mlp_norm, self.mlp):
             layer.build(shape)
-        self.built = True
 
     def _attend(self, qkv):
         raise NotImplementedError
@@ -114,16 +120,6 @@ class _TokenAttention(Composite):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.token_dim)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "token_dim": self.token_dim,
-            "activation": self.activation,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-            "dropout_rate": self.dropout_rate,
-            "remat": self.remat,
-        }
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -155,19 +151,6 @@ class TokenTransformer(_TokenAttention):
     """
 
     use_qkv_bias = False
-
-    def __init__(
-        self,
-        token_dim: int = 64,
-        activation: str = "gelu",
-        layer_norm_epsilon: float = 1e-5,
-        dropout_rate: float = 0.0,
-        remat: bool = False,
-        **kwargs,
-    ):
-        super().__init__(
-            token_dim, activation, layer_norm_epsilon, dropout_rate, remat, **kwargs
-        )
 
     def build(self, input_shape):
         self.scale = input_shape[-1] ** -0.5
@@ -241,9 +224,6 @@ class TokenPerformer(_TokenAttention):
         key, query, value = ops.split(qkv, 3, axis=-1)
         return performer_attention(query, key, value, self.features)
 
-    def get_config(self):
-        return {**super().get_config(), "num_features": self.num_features}
-
 
 _TOKENS = {
     "performer": TokenPerformer,
@@ -313,16 +293,12 @@ class TokensToToken(Composite):
             raise ValueError(
                 f"token_dim must be an int, 2 or more; received {token_dim!r}."
             )
-        self._config = {
-            "tokens": tokens,
-            "token_dim": token_dim,
-            "activation": activation,
-            "layer_norm_epsilon": layer_norm_epsilon,
-            "dropout_rate": dropout_rate,
-            "remat": remat,
-        }
         self.tokens = tokens
         self.token_dim = token_dim
+        self.activation = activation
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.dropout_rate = dropout_rate
+        self.remat = remat
         arguments = {}
         if tokens != "convolution":
             arguments = {
@@ -371,7 +347,6 @@ class TokensToToken(Composite):
             layer.build(split.compute_output_shape(shape))
             shape = (shape[0], rows, columns, self.token_dim)
         self.splits[-1].build(shape)
-        self.built = True
 
     def call(self, images, training=None):
         x = images
@@ -389,6 +364,3 @@ class TokensToToken(Composite):
         batch, height, width, _ = input_shape
         grid = (height // self.stride, width // self.stride)
         return (batch, *grid, 9 * self.token_dim)
-
-    def get_config(self):
-        return {**super().get_config(), **self._config}

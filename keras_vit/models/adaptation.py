@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vit.layers.dense import adaptable_layers, adaptations
+from keras_vit.layers.base import adaptable_layers, adaptations
 from keras_vit.weights.strict import assign
 
 # Modes of `quantize` that need no calibration data.

@@ -22,7 +22,7 @@ from keras_vit.layers import (
     TransformerBlock,
 )
 from keras_vit.layers.attention import head_dim
-from keras_vit.layers.dense import adapt, adaptations
+from keras_vit.layers.base import adapt, adaptations
 from keras_vit.layers.mlp import get_activation
 from keras_vit.layers.patches import grid_shape
 from keras_vit.layers.positions import check_positions

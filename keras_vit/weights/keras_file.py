@@ -1,16 +1,44 @@
 """Safety checks of `.keras` files before Keras builds the model in them."""
 
+import dataclasses
 import io
+import math
 from typing import Any
 
 import keras
 
-from keras_vit.kernels.initial_values import WeightBudget
 from keras_vit.weights.archive import open_archive
 from keras_vit.weights.h5 import find_datasets
 from keras_vit.weights.tensor_file import check_regular_file, parse_json, unreadable
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+
+
+@dataclasses.dataclass
+class WeightBudget:
+    """The weights that a saved file holds: an upper limit for the model built from it.
+
+    Attributes:
+        variables: number of weights.
+        elements: number of elements of all weights together.
+    """
+
+    variables: int
+    elements: int
+
+    def take(self, shape: tuple[int, ...]) -> None:
+        """Subtract a weight that is about to be created.
+
+        Raises:
+            ValueError: the model would have more weights than the file.
+        """
+        self.variables -= 1
+        self.elements -= math.prod(shape)
+        if self.variables < 0 or self.elements < 0:
+            raise ValueError(
+                "The config in the file describes a larger model than the file has "
+                "weights for: it is damaged. Save the model again."
+            )
 
 
 def check_keras_file(path: str, model_class: type) -> WeightBudget:
