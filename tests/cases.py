@@ -1,11 +1,11 @@
-"""Tiny configurations, and what the tests do with models."""
+"""Tiny models, and helpers of the tests."""
 
 import keras
 import numpy as np
 
 import keras_vit
 
-# Every size differs from every other, the grid (2x3) is rectangular.
+# All sizes are different, and the grid (2x3) is rectangular.
 TINY = {
     "input_shape": (16, 24, 3),
     "patch_size": 8,
@@ -21,7 +21,7 @@ def tiny_vit(**overrides):
     return keras_vit.ViT(**{**TINY, **overrides})
 
 
-# 2x3 tokens after the splits, which see 8x12 and 4x6.
+# The splits reduce 8x12 tokens to 4x6 and 2x3.
 TINY_T2T = {
     "input_shape": (32, 48, 3),
     "hidden_dim": 16,
@@ -47,7 +47,7 @@ def random_images(model, batch=2, seed=0):
 
 
 def perturb(model, seed=0):
-    """Adds noise to every weight, so that none is zero, one, or equal to another."""
+    """Add noise to every weight, so that none is zero, one, or equal to another."""
     generator = np.random.default_rng(seed)
     for weight in model.weights:
         noise = 0.1 * generator.normal(size=weight.shape)
@@ -60,7 +60,7 @@ def array(tensor):
 
 
 def weights_of(layer):
-    """Dict from path below the layer to float64 array."""
+    """Return a dict from path within the layer to float64 array."""
     return {
         weight.path.split(f"{layer.name}/", 1)[1]: array(weight).astype("float64")
         for weight in layer.weights
@@ -68,7 +68,7 @@ def weights_of(layer):
 
 
 def output_and_gradients(function, arrays, upstream):
-    """Output of `function`, and the gradients of sum(output * upstream), as arrays."""
+    """Return `function`'s output and the gradients of sum(output * upstream)."""
     backend = keras.backend.backend()
     tensors = [keras.ops.convert_to_tensor(x) for x in arrays]
     upstream = keras.ops.convert_to_tensor(upstream)
@@ -76,7 +76,7 @@ def output_and_gradients(function, arrays, upstream):
         import jax
 
         def stateless(*tensors):
-            with keras.StatelessScope():  # Seeds are assigned to.
+            with keras.StatelessScope():  # Seeds are assigned.
                 return function(*tensors)
 
         output, backward = jax.vjp(stateless, *tensors)

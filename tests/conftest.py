@@ -21,7 +21,7 @@ def goldens():
 
 @pytest.fixture(params=keras_vit.kernels.switch.KINDS)
 def kernels(request):
-    """The test runs with fast kernels, then with the plain formulas."""
+    """Run the test with fast kernels, then with the plain formulas."""
     keras_vit.kernels.use(request.param)
     yield request.param
     keras_vit.kernels.use("fast")

@@ -1,4 +1,4 @@
-"""Short NumPy formulas, float64, written from the papers and not from the layers."""
+"""Short NumPy formulas in float64, written from the papers, not from the layers."""
 
 import math
 
@@ -30,7 +30,7 @@ def dense(x, w, name):
 
 
 def attention(x, w, num_heads, bias=None):
-    """One head of one image at a time; bias(query) gives extra logits."""
+    """Compute one head of one image at a time; bias(query) adds to the logits."""
     d = x.shape[-1] // num_heads
     qkv = x @ w["qkv/kernel"] + w.get("qkv/bias", 0.0)
     query, key, value = np.split(qkv, 3, axis=-1)
@@ -51,7 +51,7 @@ def mlp(x, w, activation=gelu_tanh):
 
 
 def unfold(images, kernel_size, stride, padding):
-    """One patch after the other; its entries in the order row, column, channel."""
+    """Cut one patch after the other, with entries ordered row, column, channel."""
     border = (padding, padding)
     x = np.pad(images, [(0, 0), border, border, (0, 0)])
     patches = [

@@ -27,23 +27,22 @@ CASES = {
 
 
 def forms(name):
-    """The fast form, the plain formula, the shapes of their arguments."""
+    """Return the fast form, the plain formula and the shapes of their arguments."""
     function, options, shapes = CASES[name]
     fast, plain = (functools.partial(f, **options) for f in (function, function.plain))
     return fast, plain, shapes
 
 
-# torch's fused kernel, which is not ours, takes the softmax's row term from its rounded
-# output.
+# torch's fused kernel computes the gradient of softmax from its rounded output.
 SLACK = 5 if keras.backend.backend() == "torch" else 1.5
-# Beside what the plain formula itself loses in that precision: the rounding of a result,
+# Errors that are allowed even where the plain formula has none: rounding of the result,
 # and in float32 the order of sums.
 TOLERANCE = {"float32": 2e-6, "bfloat16": 2**-8, "float16": 2**-11}
 
 
 @pytest.fixture
 def _small_blocks(monkeypatch):
-    """23 tokens are then five blocks and a part of one; 7 are none."""
+    """Let 23 tokens take five blocks and part of one, and 7 tokens no blocks."""
     monkeypatch.setattr(attention, "BLOCKS_FROM", 16)
     monkeypatch.setattr(attention, "BLOCK", 4)
 
@@ -59,7 +58,7 @@ def test_agrees_with_the_plain_formula(name, dtype):
     ]
     upstream = ops.cast(random_array(*plain(*arrays).shape, seed=9), dtype)
     output, gradients = output_and_gradients(fast, arrays, upstream)
-    # The reference in float32, of the same rounded arguments.
+    # The reference is computed in float32 from the same rounded arguments.
     wide = [ops.cast(x, "float32") for x in arrays]
     expected, expected_gradients = output_and_gradients(
         plain, wide, ops.cast(upstream, "float32")
@@ -89,7 +88,7 @@ def test_keeps_the_dtype(name):
 @pytest.mark.parametrize("name", CASES)
 def test_large_values_stay_finite(name, dtype):
     fast, _, shapes = forms(name)
-    # Logits of 1e4, and activations at which the cube in GELU leaves float16.
+    # Logits reach 1e4, and the cube in GELU overflows in float16.
     scale = 30 if "attention" in name else 300
     arrays = [ops.cast(random_array(*shape, scale=scale), dtype) for shape in shapes]
     upstream = ops.cast(random_array(*fast(*arrays).shape), dtype)
@@ -126,7 +125,7 @@ def test_dense_is_keras_dense(shape):
 
 
 def test_a_wrong_gradient_is_seen():
-    """The comparison above can fail."""
+    """Check that the comparison above can fail."""
     if keras.backend.backend() == "torch":
         pytest.skip("torch runs the plain formula")
 

@@ -1,4 +1,4 @@
-"""Initial values: the distributions of Keras, drawn by NumPy, from Keras's seeds."""
+"""Initial values drawn by NumPy have the distributions and seeds of Keras."""
 
 import keras
 import numpy as np
@@ -37,11 +37,11 @@ def test_distribution_is_that_of_keras(name):
     ours = array(values_of(initializer, shape)).ravel()
     theirs = array(initializer(shape)).ravel()
     deviation = float(theirs.std())
-    # Of some 60,000 values: 5 % is several standard errors.
+    # There are about 60,000 values, so that 5 % is several standard errors.
     assert ours.mean() == pytest.approx(theirs.mean(), abs=0.05 * deviation)
     quantiles = [0.0, 0.001, 0.05, 0.25, 0.5, 0.75, 0.95, 0.999, 1.0]
     distances = np.abs(np.quantile(ours, quantiles) - np.quantile(theirs, quantiles))
-    normal = name in ("normal", "uncut")  # Its ends are wherever one value fell.
+    normal = name in ("normal", "uncut")  # Its extremes vary.
     assert distances[1:-1].max() < 0.25 * deviation
     assert distances[2:-2].max() < 0.05 * deviation
     assert normal or distances[[0, -1]].max() < 0.05 * deviation
@@ -84,7 +84,7 @@ def test_same_seed_same_model():
 def test_no_two_random_weights_are_alike():
     kernels = [array(w).ravel()[:20] for w in tiny_vit().weights if w.name == "kernel"]
     random = [kernel for kernel in kernels if kernel.any()]
-    assert len(random) == 9  # All but the classifier's.
+    assert len(random) == 9  # All except the classifier's.
     assert len(np.unique(np.concatenate(random))) == 20 * 9
 
 

@@ -1,4 +1,4 @@
-"""Computing a block a second time changes memory and nothing else."""
+"""Recomputing a block changes memory use and nothing else."""
 
 import keras
 import numpy as np
@@ -38,7 +38,7 @@ def test_the_same_step():
 
 
 def test_both_computations_drop_the_same_entries():
-    """Else the step along the gradient would not lower the loss of the same masks."""
+    """Compare the gradient with differences of the loss for the same masks."""
     model = perturb(tiny_vit(remat=True, dropout_rate=0.5, classes=5))
     block = model.get_layer("block_0")
     tokens = keras.ops.convert_to_tensor(
@@ -64,7 +64,7 @@ def test_both_computations_drop_the_same_entries():
 def test_every_step_drops_others(remat, jit_compile):
     keras.utils.set_random_seed(0)
     model = perturb(tiny_vit(remat=remat, **DROPOUTS))
-    # A rate of 0: the masks alone make losses differ.
+    # With a learning rate of 0, only the masks make losses differ.
     model.compile(
         keras.optimizers.SGD(0.0),
         "sparse_categorical_crossentropy",

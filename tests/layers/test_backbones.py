@@ -1,4 +1,4 @@
-"""T2T-ViT's blocks: each is a plain block with one idea changed."""
+"""T2T-ViT's variants of the Transformer block."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_ghost_dense():
 
 
 def test_ghost_block():
-    """The original's: q, k, v half copied; a third of the MLP computed."""
+    """Compare with the original: half of q, k, v and two thirds of the MLP are copies."""
     x = random_array(2, 5, 8)
     layer = GhostBlock(num_heads=2, mlp_dim=24, activation="gelu", qkv_bias=False)
     w = built(layer, x)
@@ -73,7 +73,7 @@ def test_ghost_block():
     scales = np.split(w["attention/qkv/scale"], 3)
     qkv = [part for h, s in zip(halves, scales, strict=True) for part in (h, h * s)]
     as_plain = {**below(w, "attention/"), "qkv/kernel": np.eye(24)}
-    # `attention` projects its input to q, k, v; these come as they are.
+    # `attention` would project its input to q, k and v, which are given here.
     y = x + _attention_of(np.concatenate(qkv, axis=-1), as_plain, 2)
     hidden = gelu_exact(dense(norm(y, w, "mlp_norm"), w, "mlp/expand/dense"))
     copies = [gelu_exact(hidden * s) for s in np.split(w["mlp/expand/scale"], 2)]
@@ -83,7 +83,7 @@ def test_ghost_block():
 
 
 def _attention_of(qkv, w, num_heads):
-    """`attention`, of q, k and v that are there already."""
+    """Return `attention` for given q, k and v."""
     d = qkv.shape[-1] // 3
     query, key, value = (qkv[..., i * d : (i + 1) * d] for i in range(3))
     out = np.zeros_like(value)

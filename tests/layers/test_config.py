@@ -1,4 +1,4 @@
-"""Every layer comes back from its config as it was."""
+"""Every layer survives a round-trip through its config."""
 
 import inspect
 
@@ -29,7 +29,7 @@ TOKENS = {
     "dropout_rate": 0.3,
     "remat": True,
 }
-# Layer: arguments that are not the defaults, and the shape of an input.
+# Layer: arguments that differ from the defaults, and the shape of an input.
 CASES = {
     "StandardizedConv2D": (
         {"filters": 5, "kernel_size": 3, "strides": 2},
@@ -132,7 +132,7 @@ def test_every_layer_has_a_case():
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_round_trip(name, dtype):
     arguments, shape = CASES[name]
-    # As a policy object: what a model gives its layers.
+    # Models pass a policy object to their layers.
     policy = keras.DTypePolicy(dtype)
     layer = getattr(layers, name)(**arguments, name="given", dtype=policy)
     x = random_array(*shape)
@@ -170,7 +170,7 @@ def test_every_argument_is_in_the_config(name):
     layer = getattr(layers, name)
     if layer.__init__ is keras.layers.Layer.__init__:
         assert not arguments
-    elif not issubclass(layer, keras.layers.Dense):  # Those have Keras's own config.
+    elif not issubclass(layer, keras.layers.Dense):  # Keras's own config.
         parameters = inspect.signature(layer.__init__).parameters
         if layer is layers.DenseBlock:
             inherited = inspect.signature(layers.TransformerBlock.__init__).parameters

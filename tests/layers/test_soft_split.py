@@ -6,7 +6,7 @@ from keras_vit.layers import SoftSplit
 from tests.cases import array, output_and_gradients, random_array
 from tests.formulas import unfold
 
-# Kernel, stride, padding, image: T2T-ViT's, and every odd relation between them.
+# Kernel size, stride, padding, image: T2T-ViT's values, then unusual combinations.
 CASES = [
     (7, 4, 2, (16, 24, 3)),
     (3, 2, 1, (8, 6, 5)),
@@ -33,9 +33,9 @@ def test_unfold_and_its_gradient_fold(kernel_size, stride, padding, shape):
     np.testing.assert_array_equal(patches, expected)
     assert tuple(layer.compute_output_shape(images.shape)) == expected.shape
 
-    # Each entry of the gradient is the sum of those that its pixel went to.
+    # The gradient of a pixel is the sum over its places in patches.
     pixels = np.arange(1, images[:1].size + 1, dtype="float64").reshape(1, *shape)
-    places = unfold(pixels, *sizes)[0].astype(int)  # 0: padding.
+    places = unfold(pixels, *sizes)[0].astype(int)  # Padding is 0.
     for image in range(2):
         sums = np.bincount(places.ravel(), upstream[image].ravel(), pixels.size + 1)
         np.testing.assert_allclose(gradient[image].ravel(), sums[1:], rtol=0, atol=1e-5)
