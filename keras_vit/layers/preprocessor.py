@@ -1,4 +1,4 @@
-"""Pixels to what a model was trained on."""
+"""Image preprocessing: resize, crop and scale."""
 
 import math
 from collections.abc import Sequence
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-# Of torchvision and timm, times 255.
+# torchvision's and timm's values, times 255.
 IMAGENET_MEAN = [123.675, 116.28, 103.53]
 IMAGENET_STD = [58.395, 57.12, 57.375]
 
-# A single image with more channels than colors and alpha is more likely a batch of grey
-# images without an axis for channels, unless mean or std have as many values.
+# A single image with more channels than colors and alpha is more likely a batch of gray
+# images without a channel axis, unless mean or std have as many values.
 _MOST_CHANNELS_UNASKED = 4
 
-# Those that every backend computes alike. (Interpolation, antialias) of Keras's resize.
+# Arguments (interpolation, antialias) of Keras's resize for which every backend returns
+# the same pixels.
 RESIZES = {
     "bilinear": ("bilinear", False),
     "bilinear_antialias": ("bilinear", True),
@@ -24,48 +25,46 @@ RESIZES = {
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class Preprocessor(keras.layers.Rescaling):
-    """Resizes, crops and scales images: all that lies between pixels and a model.
+    """Layer that resizes, crops and scales images from pixels to the input of a model.
 
-    A model carries its own as `model.preprocessor`; training, evaluation and export
-    all use that one. It is a Keras layer and, like Keras's own preprocessing layers,
-    works on any backend's tensors and inside `tf.data.Dataset.map` under every backend,
-    with the same pixels.
+    Training, evaluation and export of a model all use its `model.preprocessor`. Like
+    Keras's own preprocessing layers, it works on the tensors of any backend and inside
+    `tf.data.Dataset.map` under every backend, with the same pixels.
 
     Input: `(h, w, c)` or `(b, h, w, c)`, pixel values 0 to 255, integer or float. With
-    an `image_size`, h and w may be any and may be unknown while a graph is made.
-    Output: `(pixels - mean) / std`, in float32, of `image_size` or of the same size.
+    an `image_size`, h and w are arbitrary and may be unknown while a graph is traced.
+    Output: `(pixels - mean) / std`, in float32, of `image_size` or of the input's size.
 
-    Without `crop_fraction`, the image is resized to exactly `image_size`: its aspect
-    ratio changes. With one, the resized image covers `(sh, sw) = (floor(height /
-    crop_fraction), floor(width / crop_fraction))` and keeps its aspect ratio:
-    `(max(sh, h * sw / w), max(sw, w * sh / h))`, rounded down where sh = sw and to the
-    nearest otherwise. Its centre is cut out, from row and column `round(excess / 2)`.
+    Without `crop_fraction`, the image is resized to exactly `image_size`, which changes
+    its aspect ratio. With a `crop_fraction`, the resized image keeps its aspect ratio and
+    covers `(sh, sw) = (floor(height / crop_fraction), floor(width / crop_fraction))`: its
+    size is `(max(sh, h * sw / w), max(sw, w * sh / h))`, rounded down if sh = sw and to
+    the nearest int otherwise. The crop starts at row and column `round(excess / 2)`.
     Halves are rounded to even.
 
-    The published conventions (sizes in pixels, `s` for `(size, size)`):
+    Published conventions, where `s` stands for `(size, size)` in pixels:
 
     - Google's JAX checkpoints: `Preprocessor(image_size=s)`.
     - transformers' `ViTImageProcessor`: `Preprocessor(image_size=s,
       resize="bilinear_antialias")`.
-    - timm's with mean and std 0.5: `Preprocessor(image_size=s,
-      resize="bicubic_antialias", crop_fraction=0.9)`; 1.0 for most of 384.
-    - timm's and DeiT's with ImageNet's mean and std: `Preprocessor.imagenet(s, 0.9)`.
+    - timm with mean and std 0.5: `Preprocessor(image_size=s,
+      resize="bicubic_antialias", crop_fraction=0.9)`; mostly 1.0 for a size of 384.
+    - timm and DeiT with ImageNet's mean and std: `Preprocessor.imagenet(s, 0.9)`.
 
     Args:
         mean: float, or one float for each channel, in pixel values 0 to 255.
-        std: likewise; positive.
+        std: float, or one float for each channel; positive.
         image_size: None for no resizing, or `(height, width)` of the output.
-        resize: `"bilinear"` (no antialiasing: TensorFlow's default),
+        resize: `"bilinear"` (TensorFlow's default, without antialiasing),
             `"bilinear_antialias"` or `"bicubic_antialias"` (Pillow's, with cubic
-            a = -0.5 and clipped to 0 to 255).
+            a = -0.5, clipped to 0 to 255).
         crop_fraction: None to resize the whole image to `image_size`, or a number in
-            (0, 1]: the side of the crop as a part of the shorter side.
+            (0, 1], the side of the crop as a fraction of the shorter side.
 
     Raises:
-        ValueError: an argument is out of its range; an input of another rank, of
-            boolean or string dtype, or with another number of channels than `mean` and
-            `std` have; a single image of more than 4 channels where these are one float
-            each (see `with_channels`).
+        ValueError: an argument is out of its range; an input has another rank, boolean or
+            string dtype, or another number of channels than `mean` and `std`; a single
+            image has more than 4 channels while both are one float (see `with_channels`).
 
     Example:
 
@@ -78,12 +77,11 @@ class Preprocessor(keras.layers.Rescaling):
     >>> tuple(preprocess(np.zeros((375, 500, 3), "uint8")).shape)
     (224, 224, 3)
 
-    Source: the default scaling is the ViT paper's code: (x - 127.5) / 127.5. The sizes
-    are those of torchvision's `Resize` and `CenterCrop`, and for a rectangular
-    `image_size` of timm's `ResizeKeepRatio`. Deviation: Pillow rounds to whole numbers,
-    and clips, after each axis, this neither rounds nor clips in between. On photographs
-    the pixels differ by 0.3 on average, and by more than 1 for one in a thousand, at
-    hard edges between black and white.
+    Reference: the default scaling is that of the ViT paper's code. Sizes are computed as
+    in torchvision's `Resize` and `CenterCrop`, and for a rectangular `image_size` as in
+    timm's `ResizeKeepRatio`. Deviation: Pillow rounds and clips after each axis, this
+    layer does not. On photographs the pixels differ by 0.3 on average, and by more than 1
+    for one in a thousand, at hard edges between black and white.
     """
 
     def __init__(
@@ -119,13 +117,13 @@ class Preprocessor(keras.layers.Rescaling):
         resize: str = "bicubic_antialias",
         **kwargs,
     ) -> "Preprocessor":
-        """A preprocessor with ImageNet's mean and std, as PyTorch's checkpoints have.
+        """Return a preprocessor with the ImageNet mean and std of PyTorch's checkpoints.
 
         Args:
             image_size: `(height, width)` of the output.
-            crop_fraction: see the class.
-            resize: see the class.
-            **kwargs: of `keras.layers.Layer`: `name`, `dtype`.
+            crop_fraction: as for the class.
+            resize: as for the class.
+            **kwargs: arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
         Returns:
             A `Preprocessor`.
@@ -139,8 +137,8 @@ class Preprocessor(keras.layers.Rescaling):
         >>> keras_vit.layers.Preprocessor.imagenet((224, 224)).mean
         [123.675, 116.28, 103.53]
 
-        Source: torchvision's and timm's constants: mean (0.485, 0.456, 0.406) and std
-        (0.229, 0.224, 0.225), times 255.
+        Reference: torchvision's and timm's mean (0.485, 0.456, 0.406) and std (0.229,
+        0.224, 0.225), times 255.
         """
         return cls(
             mean=IMAGENET_MEAN,
@@ -152,13 +150,13 @@ class Preprocessor(keras.layers.Rescaling):
         )
 
     def with_image_size(self, image_size: tuple[int, int] | None) -> "Preprocessor":
-        """The same preprocessor for another size.
+        """Return the preprocessor for another output size.
 
         Args:
-            image_size: `(height, width)` of the new output, or None to only scale.
+            image_size: `(height, width)` of the new output, or None to scale only.
 
         Returns:
-            A new `Preprocessor`; this one is left as it is.
+            A new `Preprocessor`; this one is unchanged.
 
         Raises:
             ValueError: `image_size` is not two positive ints.
@@ -176,27 +174,27 @@ class Preprocessor(keras.layers.Rescaling):
         return self.from_config(config)
 
     def with_channels(self, channels: int) -> "Preprocessor":
-        """The same preprocessor for images with another number of channels.
+        """Return the preprocessor for images with another number of channels.
 
-        One channel gets the averages of `mean` and of `std`; more or fewer channels
-        get their entries in order, again from the first after the last. A `mean` or
-        `std` that is one float holds for any channels and stays, except that for more
-        than 4 channels `mean` becomes a list, which allows single images `(h, w, c)`.
+        For one channel, `mean` and `std` are averaged; for other numbers of channels
+        their entries are repeated in order. A `mean` or `std` that is one float stays as
+        it is, except that for more than 4 channels `mean` becomes a list, which allows
+        single images `(h, w, c)`.
 
         Args:
             channels: int, the number of channels.
 
         Returns:
-            A new `Preprocessor`; this one is left as it is.
+            A new `Preprocessor`; this one is unchanged.
 
         Raises:
-            ValueError: `channels` is no positive int.
+            ValueError: `channels` is not a positive int.
 
         Example:
 
         >>> import keras_vit
-        >>> colour = keras_vit.layers.Preprocessor([120.0, 110.0, 100.0], 50.0)
-        >>> colour.with_channels(1).mean, colour.with_channels(4).mean
+        >>> color = keras_vit.layers.Preprocessor([120.0, 110.0, 100.0], 50.0)
+        >>> color.with_channels(1).mean, color.with_channels(4).mean
         ([110.0], [120.0, 110.0, 100.0, 120.0])
         """
         if not isinstance(channels, int) or channels < 1:
@@ -216,7 +214,7 @@ class Preprocessor(keras.layers.Rescaling):
         return self.from_config({**config, **values})
 
     def __call__(self, images, **kwargs):
-        # Before Keras converts: it would turn booleans into numbers.
+        # Checked before Keras converts booleans into numbers.
         self._check(images)
         return super().__call__(images, **kwargs)
 
@@ -275,8 +273,8 @@ class Preprocessor(keras.layers.Rescaling):
         if self.image_size is not None:
             images = self.backend.cast(images, "float32")
             images = self._resize(images, self.image_size)
-        # Not Rescaling.call, which puts channels where Keras's global image data format
-        # has them; here they are always last.
+        # `Rescaling.call` follows Keras's global image data format; here channels are
+        # always last.
         cast, dtype = self.backend.cast, self.compute_dtype
         return cast(images, dtype) * cast(self.scale, dtype) + cast(self.offset, dtype)
 
@@ -299,15 +297,15 @@ class Preprocessor(keras.layers.Rescaling):
         return self.backend.core.slice(images, (*[0] * len(batch), *start, 0), shape)
 
     def resize_and_crop(self, height, width):
-        """What an image of this size is resized to, and where `image_size` is cut out.
+        """Return the size to which an image is resized, and where the crop starts.
 
         Args:
-            height: int, or integer tensor of the backend.
-            width: likewise.
+            height: int or integer tensor of the backend, height of the image.
+            width: int or integer tensor of the backend, width of the image.
 
         Returns:
-            `(height, width)` of the resized image, and the crop's first row and column,
-            ints or tensors; zeros where nothing is cut.
+            `(height, width)` of the resized image, and the first row and column of the
+            crop, as ints or tensors; zeros if nothing is cropped.
 
         Example:
 
@@ -335,7 +333,7 @@ class Preprocessor(keras.layers.Rescaling):
             product = side * other_covered
             return product // other if square else _rounded_quotient(product, other)
 
-        # Ints stay ints: under jit, JAX's maximum would make a tracer of them.
+        # Ints must stay ints: under jit, JAX's maximum would return a tracer.
         known = isinstance(height, int) and isinstance(width, int)
         maximum = max if known else self.backend.numpy.maximum
         return (
@@ -365,7 +363,7 @@ class Preprocessor(keras.layers.Rescaling):
 
 
 def _rounded_quotient(dividend, divisor):
-    """As `round(dividend / divisor)`, halves to even, of ints and integer tensors."""
+    """Return `round(dividend / divisor)` with halves to even, for integer tensors too."""
     odd = dividend // divisor % 2
     return (2 * dividend + divisor - 1 + odd) // (2 * divisor)
 
