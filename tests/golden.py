@@ -1,4 +1,4 @@
-"""Checkpoints of other implementations, and the outputs that they must give."""
+"""Checkpoints written by other implementations, with their reference outputs."""
 
 import json
 
@@ -11,7 +11,7 @@ NAMES = sorted(path.name[:-5] for path in GOLDENS.glob("*.json"))
 
 
 class Golden:
-    """A checkpoint, what made it, and the outputs it must give."""
+    """Checkpoint of another implementation with its configuration and outputs."""
 
     def __init__(self, name):
         (self.path,) = GOLDENS.glob(f"{name}.checkpoint*")
@@ -22,15 +22,16 @@ class Golden:
         with np.load(GOLDENS / f"{name}.io.npz") as io:
             self.inputs, self.outputs = io["inputs"], io["outputs"]
             self.features = io.get("features")
-        # Neither timm's nor transformers' files tell their heads.
+        # Files of timm and transformers do not state the number of heads.
         self.overrides = {"input_shape": self.input_shape}
         for key in ("num_heads", "num_attention_heads"):
             if key in self.config:
                 self.overrides["num_heads"] = self.config[key]
-        # For 4x6 patches, 25 rows could as well be a 5x5 grid without class token.
+        # The 25 rows of these files (4x6 patches and a class token) could also be a 5x5
+        # grid without a class token.
         if name in ("timm_token", "timm_gap_class_token", "timm_no_qkv_bias"):
             self.overrides["class_token_position"] = True
-        # What no tensor of timm's shows.
+        # No tensor shows these settings.
         if name == "timm_deit3":
             self.overrides["positions"] = "learned"
         if name == "timm_map":
@@ -38,7 +39,7 @@ class Golden:
 
     @property
     def arrays(self):
-        """The tensors of an `.npz`."""
+        """Tensors of an `.npz` checkpoint."""
         with np.load(self.path) as arrays:
             return dict(arrays)
 

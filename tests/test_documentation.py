@@ -1,4 +1,4 @@
-"""Public names are documented, with arguments and an example; the README is right."""
+"""Completeness of the docstrings of public names, and correctness of the README."""
 
 import inspect
 import pathlib

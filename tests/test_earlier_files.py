@@ -1,4 +1,4 @@
-"""Files written by an earlier version load, resume and give the same outputs."""
+"""Compatibility with files that an earlier version wrote."""
 
 import pathlib
 import shutil
@@ -19,7 +19,7 @@ EARLIER = pathlib.Path(__file__).parent / "earlier"
 def assert_same_output(model, name):
     stored = np.load(EARLIER / f"{name}.npz")
     output = array(model(model.preprocessor(stored["pixels"])))
-    # The hybrid computes in bfloat16.
+    # The hybrid has a bfloat16 policy.
     tolerance = 2e-2 if name == "hybrid" else 1e-5
     np.testing.assert_allclose(output, stored["output"], rtol=0, atol=tolerance)
 
@@ -30,7 +30,8 @@ def test_a_saved_model_loads(name):
     assert_same_output(model, name)
     config, new = model.get_config(), build(name).get_config()
     assert set(config) == set(new)
-    named = {"name", "stem", "preprocessor"}  # Names of layers count the layers made.
+    # Automatic layer names contain a counter.
+    named = {"name", "stem", "preprocessor"}
     assert all(config[key] == new[key] for key in set(config) - named)
     assert list(model.weights_by_path()) == list(build(name).weights_by_path())
 

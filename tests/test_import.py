@@ -51,7 +51,7 @@ def test_tensorflow_stays_out_under_another_backend():
 
 
 def test_import_is_enough_to_read_what_trained():
-    # The optimizers and losses that compiled models are saved with.
+    # Compiled models are saved with these optimizers and losses.
     names = ("keras_vit>AdamW", "keras_vit>SGD", "keras_vit_recipes>SigmoidLoss")
     code = """if True:
         import keras, keras_vit, sys

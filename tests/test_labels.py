@@ -10,9 +10,9 @@ def test_the_classes_of_imagenet():
     classes = imagenet_1k()
     synsets, names = zip(*classes, strict=True)
     assert len(set(synsets)) == 1000
-    # ILSVRC2012's order is that of the synsets.
+    # ILSVRC2012 sorts the classes by synset.
     assert list(synsets) == sorted(synsets)
-    # Two words name two classes each, in every list of them.
+    # In all published lists, two words each name two classes.
     assert {name for name in names if names.count(name) > 1} == {"crane", "maillot"}
     known = {
         0: ["n01440764", "tench"],
@@ -27,7 +27,7 @@ def test_the_classes_of_imagenet():
 def test_as_keras_does(monkeypatch):
     utils = keras.applications.imagenet_utils
     index = {str(i): entry for i, entry in enumerate(imagenet_1k())}
-    # Where Keras keeps what it downloads.
+    # Keras caches its downloaded list of classes here.
     module = utils.decode_predictions.__globals__
     monkeypatch.setitem(module, "CLASS_INDEX", index)
     predictions = np.random.default_rng(0).random((3, 1000), "float32")

@@ -1,4 +1,4 @@
-"""Models that every format must export, and what their exports must give."""
+"""Models that every format must export, with their expected outputs."""
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def pixels(model, batch, seed=0):
 
 
 def exact_copy(model, **changes):
-    """The model in float32, with the weights that a model so changed has."""
+    """Return a float32 copy of a model with some constructor arguments changed."""
     config = {**model.get_config(), "dtype": "float32", "classifier_activation": None}
     copy = type(model).from_config({**config, **changes})
     weights = model.weights_by_path()

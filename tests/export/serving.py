@@ -1,4 +1,4 @@
-"""Runs an export in a process of its own, which cannot import Keras."""
+"""Execution of an export in a separate process that cannot import Keras."""
 
 import json
 import os
@@ -59,11 +59,11 @@ print(json.dumps({
 
 
 def serve(path, requests, folder, python=sys.executable):
-    """Outputs for each request, and facts of the export.
+    """Run requests and return the outputs of each, and facts about the export.
 
-    `python` runs it; it needs TensorFlow only.
-    A request is `(signature, argument, values)`: an array, or a list of bytes. What the
-    model refuses has its message in place of outputs.
+    A request is `(signature, argument, values)`, where the values are an array or a list
+    of bytes. If a request raises an error, its output is the error message. The
+    interpreter `python` needs TensorFlow only.
     """
     folder = pathlib.Path(folder)
     described = []

@@ -52,7 +52,7 @@ def read(files, channels=3, resizes=True, crop_fraction=None):
 
 
 def expected(file, mode):
-    """What Pillow and NumPy make of it."""
+    """Return the image as Pillow and NumPy decode and preprocess it."""
     import tensorflow as tf
 
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
@@ -98,7 +98,7 @@ def files_of_all_kinds(image):
 
 
 def gif_on_screen(image, size, corner=(0, 0), *frames):
-    """A GIF of a screen of any size whose first frame, at a corner, has the image."""
+    """Return a GIF with a given screen size whose first frame is at `corner`."""
     file = bytearray(encoded(image, "GIF", save_all=True, append_images=frames))
     file[6:10] = struct.pack("<HH", *size)
     frame = file.index(b"\x2c" + bytes(4) + struct.pack("<HH", *image.size))
@@ -112,7 +112,8 @@ def transparent_files(image):
     return {
         "gif_transparent": encoded(palette, "GIF", transparency=3),
         "gif_comment": encoded(palette, "GIF", transparency=3, comment=b"abcd"),
-        # A delay of 44 hundredths is a comma, which also begins a frame.
+        # A delay of 44 hundredths of a second is stored as a comma, the byte that also
+        # starts a frame.
         "gif_moving_slowly": encoded(
             image, "GIF", save_all=True, append_images=[palette], duration=440, loop=0
         ),

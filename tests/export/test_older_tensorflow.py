@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 @pytest.fixture(scope="module")
 def older(tmp_path_factory):
-    """Python with the TensorFlow before the one that exports, and without Keras."""
+    """Return a Python with the previous minor version of TensorFlow and without Keras."""
     import tensorflow as tf
 
     major, minor, *_ = tf.__version__.split(".")

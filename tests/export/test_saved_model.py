@@ -15,11 +15,11 @@ from tests.export.serving import serve
 Image = pytest.importorskip("PIL.Image", reason="makes the pictures")
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
-# As many values as images of 16x24x3 have, or whole numbers of their patches.
+# The numbers of values match images of 16x24x3 or whole patches, but the shapes do not.
 BAD_SHAPES = [(16, 24, 3), (1152,), (3, 16, 24, 1)]
-# What a server may not have, or not be able to compile.
+# Operations that a server may not have or cannot compile.
 FOREIGN = ("Xla", "PyFunc", "EagerPyFunc", "TPU")
-BAD_SIZES = [(1, 24, 16, 3), (6, 8, 8, 3)]  # Unless the export resizes.
+BAD_SIZES = [(1, 24, 16, 3), (6, 8, 8, 3)]  # Valid only if the export resizes.
 
 
 def png(image):
@@ -65,7 +65,7 @@ def test_an_export_gives_keras_outputs_without_keras(arguments, tmp_path, capsys
         close(answer[name], probabilities[:batch])
     headless = {"include_top": False, "representation_size": None}
     pooled = array(exact_copy(model, **headless)(inputs))
-    close(answers[4]["pooled"], pooled, comparison.TOLERANCE)  # Values up to 5.
+    close(answers[4]["pooled"], pooled, comparison.TOLERANCE)  # The values are up to 5.
     tokens = keras.Model(exact.inputs, exact.get_layer("pooling").input)(inputs)
     grid = array(tokens)[:, -exact.grid_shape[0] * exact.grid_shape[1] :]
     grid = grid.reshape(7, *exact.grid_shape, -1)
@@ -141,7 +141,8 @@ def test_an_existing_version_is_never_overwritten(tmp_path, tensorflow):
     assert (tmp_path / "3" / "saved_model.pb").read_text() == "mine"
     saved_model(model, tmp_path, verbose=False)
     assert sorted(os.listdir(tmp_path)) == ["3", "4"]
-    # No file has four channels that a model could mean.
+    # No image format has four channels that fit the model, so there is no signature for
+    # files.
     graph = tensorflow.saved_model.load(str(tmp_path / "4"))
     assert sorted(graph.signatures) == ["features", "predict_uint8", "serving_default"]
 
@@ -217,7 +218,7 @@ def test_a_difference_of_any_output_fails(tmp_path, monkeypatch):
                 changed.flat[0] %= 5
         _, output, size = name.split()
         if output == "classes":
-            output = "(classes|labels)"  # These no longer belong to those.
+            output = "(classes|labels)"  # The labels no longer match the classes.
         with pytest.raises(RuntimeError, match=rf"{output} .*batch of {size}\) differ"):
             compare(*others, {**check, name: changed}, tolerance)
 

@@ -1,4 +1,4 @@
-"""What TF Serving is made of runs exports: its loader in C++, its messages over gRPC."""
+"""Exports run by the components of TF Serving: its C++ loader and its gRPC messages."""
 
 import io
 import os
@@ -33,7 +33,7 @@ QUIET = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 @pytest.fixture(scope="module")
 def photographs():
-    """Seven JPEG files of different sizes, the third of them broken."""
+    """Return seven JPEG files of different sizes, the third of which is damaged."""
     image_module = pytest.importorskip("PIL.Image", reason="makes the pictures")
     datasets = pytest.importorskip("sklearn.datasets", reason="has photographs")
     files = []
@@ -55,7 +55,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory):
-    """An export through the command, from a checkpoint."""
+    """Export a checkpoint with the command-line interface."""
     folder = tmp_path_factory.mktemp("export")
     model.save(folder / "model.keras")
     names = ["cat", "dog", "T-shirt", "crème brûlée", "owl"]
@@ -67,7 +67,7 @@ def exported(model, tmp_path_factory):
 
 
 def expected_of_files(model, files):
-    """Keras's probabilities of the files that can be read."""
+    """Return the probabilities that Keras computes for the readable files."""
     import tensorflow as tf
 
     decoded = [tf.io.decode_jpeg(f, dct_method="INTEGER_ACCURATE").numpy() for f in files]
@@ -92,7 +92,7 @@ def check_files(outputs, model, photographs):
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    """serve.cc, compiled against the headers and libraries of the TensorFlow wheel."""
+    """Compile serve.cc against the headers and libraries of the TensorFlow wheel."""
     import tensorflow as tf
 
     compiler = shutil.which("g++")
@@ -130,7 +130,7 @@ def test_a_server_in_cpp_gives_keras_outputs(
     outputs.mkdir()
     process = subprocess.run(
         [program, exported, outputs, tmp_path / "pixels", *files],
-        env={"TF_CPP_MIN_LOG_LEVEL": "2"},  # No PATH: nothing else is started.
+        env={"TF_CPP_MIN_LOG_LEVEL": "2"},  # Without PATH, it can start nothing else.
         capture_output=True,
         text=True,
     )
@@ -206,7 +206,7 @@ def test_images_that_a_resize_would_make_too_large_are_refused(exported, tmp_pat
 
 
 def test_the_client_over_grpc(exported, photographs, tmp_path):
-    """The server is Python's here; its messages are those of tensorflow-serving-api."""
+    """Check the gRPC client against a Python server that uses tensorflow-serving-api."""
     grpc = pytest.importorskip("grpc")
     service = pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
     import tensorflow as tf
@@ -308,7 +308,7 @@ def test_models_config_refuses(name, path, message):
 
 
 def test_a_grey_model_without_the_serving_package(tmp_path, monkeypatch, capsys):
-    """And in bfloat16, with the 1000 classes of ImageNet."""
+    """Check a bfloat16 model of gray images with the 1000 classes of ImageNet."""
     fake = tmp_path / "fake" / "tensorflow_serving"
     fake.mkdir(parents=True)
     (fake / "__init__.py").write_text("raise ImportError('not here')")

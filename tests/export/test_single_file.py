@@ -1,4 +1,4 @@
-"""ONNX and LiteRT files, run by onnxruntime and by LiteRT's interpreter."""
+"""ONNX and LiteRT exports, run by onnxruntime and by LiteRT's interpreter."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ interpreters = pytest.importorskip(
 )
 
 WRITERS = {"onnx": (onnx, "vit.onnx"), "litert": (litert, "vit.tflite")}
-LONG = {"input_shape": (256, 264, 3), "pooling": "gap"}  # 1056 tokens: by blocks.
+LONG = {"input_shape": (256, 264, 3), "pooling": "gap"}  # 1056 tokens: blockwise.
 
 
 def run_onnx(path, batches):
@@ -64,7 +64,7 @@ def check(results, wanted, batches):
             )
 
 
-# One on every backend, the others on one.
+# The first case runs on every backend, the others only on one.
 NAMES = [
     "everything",
     *(

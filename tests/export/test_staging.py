@@ -1,4 +1,4 @@
-"""What exports leave behind when they are killed, collide, or fill the disk."""
+"""Staging of exports that are killed, collide, or fill the disk."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from keras_vit.export import savedmodel, staging
 
 pytestmark = pytest.mark.any_backend
 
-# Without Keras, which takes seconds to import.
+# The program does not import Keras, which takes seconds.
 PROGRAM = f"""
 import importlib.util, pathlib, sys, time
 spec = importlib.util.spec_from_file_location("staging", {staging.__file__!r})
@@ -52,7 +52,7 @@ def test_signals_leave_nothing(number, tmp_path):
 def test_only_what_killed_processes_left_is_swept(tmp_path):
     living, killed = start(tmp_path), start(tmp_path)
     end(killed, signal.SIGKILL)
-    (tmp_path / ".export-old").mkdir()  # An older version had no locks.
+    (tmp_path / ".export-old").mkdir()  # A directory of an older version, without a lock.
     assert len(os.listdir(tmp_path)) == 3
     with staging.staged(tmp_path) as own:
         names = set(os.listdir(tmp_path)) - {own.name}
@@ -99,9 +99,9 @@ def test_exports_that_started_together_take_the_next_version(tmp_path):
     for targets, name in zip(versions, "ab", strict=True):
         (tmp_path / name).mkdir()
         (tmp_path / name / "saved_model.pb").write_text(name)
-        next(targets)  # Both begin when version 1 is free.
+        next(targets)  # Both start while version 1 is free.
     for targets, name in zip(versions, "ab", strict=True):
-        # What was free at the start is tried first.
+        # Each tries first the version that was free when it started.
         paths = (path for paths in ([root / "1"], targets) for path in paths)
         placed.append(staging.place(tmp_path / name, paths))
     assert placed == [root / "1", root / "2"]

@@ -51,7 +51,7 @@ def test_ghost_dense():
     layer = GhostDense(12, copies=2, groups=2, activation="gelu")
     w = built(layer, x)
     first, second = np.split(dense(x, w, "dense"), 2, axis=-1)
-    scales = w["scale"].reshape(2, 2, 2)  # Copy, group, entry.
+    scales = w["scale"].reshape(2, 2, 2)  # Axes: copy, group, entry.
     expected = [
         first,
         *(gelu_exact(first) * scales[copy, 0] for copy in range(2)),

@@ -46,7 +46,10 @@ def test_survives_its_config():
 
 
 def photograph(height, width, seed=0):
-    """Pixels 30 to 225 without hard edges, and with noise: nothing overshoots."""
+    """Return a smooth, noisy image with pixels from 30 to 225.
+
+    Without hard edges or extreme values, bicubic resizing stays within 0 to 255.
+    """
     rows, columns = np.arange(height)[:, None, None], np.arange(width)[:, None]
     waves = np.sin(rows / 17 + [0, 1, 2]) + np.cos(columns / 23 + rows / 40)
     noise = np.random.default_rng(seed).uniform(-20, 20, (height, width, 3))
@@ -76,7 +79,10 @@ KERNELS = {
 
 
 def formula(image, size, resize):
-    """Half-pixel centres; samples outside are dropped, the other weights sum to one."""
+    """Resize with half-pixel centers, one axis after the other.
+
+    Samples outside the image are dropped, and the other weights sum to one.
+    """
     kernel, antialias = KERNELS[resize]
     for axis, target in enumerate(size):
         source = image.shape[axis]
@@ -102,7 +108,7 @@ def test_resize_is_its_formula(source, resize):
 
 @pytest.mark.parametrize("resize", RESIZES)
 def test_a_large_image(resize):
-    # Its rows are alike and so are its columns: the formula of one axis is enough.
+    # Each row of the image is constant, so the formula for one axis is enough.
     line = np.random.default_rng(0).integers(0, 256, 3000).astype("uint8")
     image = np.broadcast_to(line[:, None, None], (3000, 1000, 1))
     expected = formula(line[:, None, None], (32, 1), resize)
@@ -133,7 +139,7 @@ def test_antialiased_is_pillow(source, resize):
     image = photograph(*source)
     expected = pillow_resized(image, (224, 192), resize)
     resized = resized_pixels(image, image_size=(224, 192), resize=resize)
-    # Pillow rounds to whole levels after each axis.
+    # Pillow rounds to integers after each axis.
     np.testing.assert_allclose(resized, expected, rtol=0, atol=1.25)
     assert np.abs(resized - expected).mean() < 0.4
 
@@ -148,7 +154,7 @@ def test_bicubic_stays_among_pixel_values():
 
 
 def published_window(source, image_size, crop_fraction):
-    """Size after the resize and corner of the crop, as timm and torchvision have them."""
+    """Return the resized size and the corner of the crop in timm and torchvision."""
     height, width = source
     covered = [math.floor(side / crop_fraction) for side in image_size]
     if covered[0] == covered[1]:  # torchvision.transforms.Resize(covered[0])

@@ -4,7 +4,7 @@ import pytest
 from keras_vit.layers import RESIZE_CONVENTIONS, resize_grid
 from tests.conftest import GOLDENS
 
-# Golden names; "google_zoom_order1" is what scipy calls our "google".
+# Names of conventions in the goldens; `google` is zoom of order 1 in scipy.
 NAMES = {"google": "google_zoom_order1"}
 
 

@@ -1,4 +1,4 @@
-"""Each layer of the hybrids' ResNet against a formula, at odd sizes and strides."""
+"""Layers of the ResNet stem, compared with NumPy formulas at odd sizes and strides."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from tests.formulas import below
 
 
 def same_windows(x, size, strides, fill):
-    """`(b, h', w', size, size, c)`: the windows of TensorFlow's SAME padding."""
+    """Return the windows of TensorFlow's SAME padding, `(b, h', w', size, size, c)`."""
     pads = []
     for side in x.shape[1:3]:
         total = max((-(-side // strides) - 1) * strides + size - side, 0)
@@ -67,7 +67,7 @@ def test_standardized_conv_formula(size, kernel_size, strides):
 
 
 def test_the_kernel_is_standardised_in_float32():
-    # Filters far from zero: in half precision nothing is left of their differences.
+    # The filters are far from zero, so their differences vanish in half precision.
     kernel = 100.0 + random_array(3, 3, 4, 5)
     conv = StandardizedConv2D(5, 3, dtype="mixed_bfloat16")
     conv.build((None, 6, 6, 4))
@@ -77,7 +77,7 @@ def test_the_kernel_is_standardised_in_float32():
     assert keras.backend.standardize_dtype(outputs.dtype) == "bfloat16"
     expected = standard_conv(x, kernel.astype("float64"))
     outputs = array(keras.ops.cast(outputs, "float32"))
-    # 36 products of two factors rounded to 8 bits.
+    # The output sums 36 products of factors that are rounded to 8 bits.
     np.testing.assert_allclose(outputs, expected, atol=0.1)
 
 
@@ -112,7 +112,7 @@ def test_group_norm_equals_keras():
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 def test_group_norm_statistics_in_float32(dtype):
-    # Squares of 1000 leave float16's range, and 3 is lost beside 1000 in bfloat16.
+    # The square of 1000 overflows float16, and bfloat16 cannot represent 1003.
     half = dtype.removeprefix("mixed_")
     x = keras.ops.cast(1000.0 + 200 * random_array(2, 5, 4, 64), half)
     norm = GroupNorm(dtype=dtype)
@@ -126,10 +126,11 @@ def test_group_norm_statistics_in_float32(dtype):
 
 
 def test_group_norm_of_a_nearly_constant_map():
-    """Rounding must not make the variance negative."""
+    """Check that rounding does not make the variance negative."""
     x = 100.0 + 1e-3 * random_array(2, 16, 16, 64)
     outputs = array(GroupNorm()(x))
-    # The deviation, 1e-3, is the root of epsilon; float32 near 100 has steps of 8e-6.
+    # The standard deviation, 1e-3, is the square root of epsilon; near 100, float32 has
+    # a spacing of 8e-6.
     expected = group_norm(x.astype("float64"), {"gamma": 1.0, "beta": 0.0})
     np.testing.assert_allclose(outputs, expected, atol=0.1)
 

@@ -1,4 +1,4 @@
-"""Token layers and the three-step module, by formulas; large numbers; features."""
+"""Token layers and the tokens-to-token module, compared with NumPy formulas."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from tests.formulas import below, dense, gelu_exact, layer_norm, mlp, softmax, u
 
 
 def performer(x, w):
-    """Token by token, in the order of the original's k, q, v."""
+    """Compute performer attention token by token, in the original order K, Q, V."""
     key, query, value = np.split(x @ w["qkv/kernel"] + w["qkv/bias"], 3, axis=-1)
     features = w["features"]
 
@@ -113,7 +113,8 @@ def test_more_features_come_nearer_to_softmax():
             mixed = performer_attention(*tensors, features)
             squares.append(np.mean((array(mixed) - exact) ** 2))
         errors.append(np.mean(squares) ** 0.5)
-    # One over the square root of the number, nearly, which grows sixteenfold.
+    # The error falls with about the square root of the number of features, which grows
+    # by a factor of 16.
     ratios = np.array(errors[1:]) / errors[:-1]
     assert np.all(ratios < 0.5), errors
     assert errors[-1] < 0.005, errors
@@ -129,7 +130,7 @@ def test_more_features_come_nearer_to_softmax():
     ],
 )
 def test_large_numbers_stay_finite(name, dtype, where):
-    """Of 1000 in the input; or behind the norm, in queries, keys and values."""
+    """Check values of 1000 in the input, or after the norm in QKV."""
     layer = LAYERS[name](16, dtype=dtype)
     layer.build((None, 20, 27))
     scale = 1.0
@@ -149,7 +150,7 @@ def test_large_numbers_stay_finite(name, dtype, where):
 
 
 def test_features_in_float32_under_half_precision():
-    """Squared in float16, 300 is infinite."""
+    """Check that squares are computed in float32: 300**2 overflows float16."""
     query, key, value = (random_array(1, 6, 8, seed=i) for i in range(3))
     features = random_array(4, 8, seed=3, scale=0.1)
     query[0, 0] = 300.0

@@ -1,4 +1,4 @@
-"""LoRA and quantization by Keras's own methods: saved, loaded, resized and merged."""
+"""Models with LoRA or quantization: saving, loading, resizing and merging."""
 
 import json
 
@@ -13,7 +13,7 @@ from keras_vit.layers import ResNetStem
 from keras_vit.models.adaptation import merged
 from tests.cases import DENSE, array, perturb, random_images, tiny_t2t, tiny_vit
 
-# A model, and what is done to it: every mode, and every kind of layer.
+# Models for each mode; together they have every kind of layer.
 CASES = {
     "lora": lambda: tiny_t2t(**{**DENSE, "num_layers": (1, 1)}),
     "int8": lambda: tiny_vit(num_layers=1, representation_size=12),

@@ -1,4 +1,4 @@
-"""Bad arguments and images: the value, the limit and the remedy, before building."""
+"""Errors for invalid arguments and images, which name value, limit and remedy."""
 
 import re
 
@@ -133,7 +133,7 @@ def test_a_stem_that_has_weights():
         ValueError, match=r"'stem' has weights already.*from_config.*set_"
     ):
         tiny_vit(stem=used, patch_size=2)
-    # The remedy that it names.
+    # Follow the remedy that the error names.
     copy = tiny_vit(stem=type(used).from_config(used.get_config()), patch_size=2)
     copy.get_layer("stem").set_weights(used.get_weights())
 
@@ -173,7 +173,7 @@ GOOD, LABELS = random_array(2, 16, 24, 3), np.array([0, 1])
 
 @pytest.fixture(scope="module")
 def used():
-    """A model that has trained and predicted: Keras builds nothing any more."""
+    """Return a model that has trained and predicted, so that all steps are compiled."""
     model = tiny_vit()
     model.compile("sgd", "sparse_categorical_crossentropy")
     model.fit(GOOD, LABELS, verbose=0)

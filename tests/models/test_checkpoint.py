@@ -1,4 +1,4 @@
-"""Models from checkpoints of this package, with and without changes; converted ones."""
+"""Loading and conversion of checkpoints that keras_vit wrote."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ from tests.golden import Golden
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A model, and its two files."""
+    """Return a model and the directory of its `.keras` and `.weights.h5` files."""
     directory = tmp_path_factory.mktemp("saved")
     preprocessor = Preprocessor.imagenet((16, 24))
     model = perturb(tiny_vit(representation_size=12, preprocessor=preprocessor))
@@ -112,7 +112,7 @@ def test_weights_file(saved):
 
 
 def test_weights_of_another_model(saved, tmp_path):
-    """Keras would take what it needs, and leave the rest in the file."""
+    """Check that additional weights are an error; Keras alone would ignore them."""
     model, directory = saved
     path = directory / "model.weights.h5"
     config = {**model.get_config(), "weights": path}
@@ -165,7 +165,7 @@ def test_a_hybrid_keras_file_for_other_channels(tmp_path):
 
 
 def test_a_given_model_that_disagrees_about_gelu_or_epsilon_is_told():
-    """Goldens of transformers have the exact GELU and 1e-12."""
+    """Check the warnings for a golden that has the exact GELU and an epsilon of 1e-12."""
     golden = Golden("hf_vit")
     config = golden.load().get_config()
     for argument, value in (("activation", "gelu_tanh"), ("layer_norm_epsilon", 1e-5)):
@@ -179,11 +179,12 @@ def test_convert(tmp_path, name, ending):
     golden = Golden(name)
     arguments = {**golden.overrides, "classifier_activation": None}
     if ending == ".npz":
-        # What Google's names do not tell has to be what Google's networks have.
+        # Google's files do not state these settings, so the model must have Google's
+        # values.
         arguments |= {"activation": "gelu_tanh", "layer_norm_epsilon": 1e-6}
     target = tmp_path / "new" / f"model{ending}"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # About the above.
+        warnings.simplefilter("ignore")  # The changed settings cause warnings.
         assert convert(golden.path, target, **arguments) <= 1e-5
         expected = keras_vit.load_checkpoint(golden.path, **arguments)
     assert [file.name for file in target.parent.iterdir()] == [target.name]

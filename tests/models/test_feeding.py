@@ -1,4 +1,4 @@
-"""Every way Keras feeds a model: bad images are refused before the first step."""
+"""Errors for bad images before the first step, for every kind of input of Keras."""
 
 import warnings
 
@@ -65,7 +65,7 @@ def test_fit(model, feed):
         model.fit(**FEEDS[feed](BAD), verbose=0)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
-    if "more" not in feed:  # Keras itself warns of the other entries.
+    if "more" not in feed:  # Keras itself warns about additional entries.
         steps = {"steps_per_epoch": 2} if feed == "generator" else {}
         history = model.fit(**FEEDS[feed](GOOD), verbose=0, **steps)
         assert np.isfinite(history.history["loss"]).all()
@@ -82,11 +82,11 @@ def loader(images, **options):
 @pytest.mark.filterwarnings("ignore:.*shuffle=True")
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_torch_loaders_are_checked_before_the_first_step(model, method):
-    sampled = loader(GOOD, batch_size=None)  # Without batches: its images are single.
+    sampled = loader(GOOD, batch_size=None)  # Unbatched images.
     for bad in (loader(BAD), loader(BAD, shuffle=True), sampled):
         with pytest.raises(ValueError, match=r"model takes (images|a batch of)"):
             getattr(model, method)(bad, verbose=0)
-        # Under JAX an error in Keras's loop would leave the model without weights.
+        # Under JAX, an error inside Keras's loop would leave the model without weights.
         assert np.isfinite(model.evaluate(GOOD, LABELS, verbose=0))
     with pytest.raises(ValueError, match="one image or more; received an empty"):
         model.evaluate(loader(GOOD[:0]), verbose=0)

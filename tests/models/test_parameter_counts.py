@@ -1,4 +1,4 @@
-"""Exact counts of the published tables, by shapes only: nothing is allocated."""
+"""Exact parameter counts of published models, computed without allocating weights."""
 
 import math
 import re
@@ -10,7 +10,7 @@ import keras_vit
 from keras_vit.models.t2t_variants import T2T_VIT_ARGUMENTS
 from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
 
-# width, depth, mlp, heads: counts do not depend on the heads.
+# Width, depth, MLP width and heads. The counts do not depend on the heads.
 SIZES = {
     "Ti": (192, 12, 768, 3),
     "S": (384, 12, 1536, 6),
@@ -21,7 +21,7 @@ SIZES = {
     "G": (1664, 48, 8192, 16),
 }
 
-# At 224 px, 1000 classes, with the class token (and, for the GAP rows, without it).
+# Counts at 224 pixels for 1000 classes with a class token; GAP: without a class token.
 TOKEN = {
     "ViTTi16": 5_717_416,
     "ViTS8": 22_055_272,
@@ -45,7 +45,7 @@ TOKEN = {
     "ViTR50L32": 328_994_856,
 }
 GAP = {"ViTS16": 22_049_896, "ViTB16": 86_566_120, "ViTB32": 88_222_696}
-# 21,843 classes with the representation layer, and without it.
+# Counts for 21,843 classes with the representation layer; AUGREG_21K: without it.
 IMAGENET_21K = {
     "ViTB16": 103_186_515,
     "ViTB32": 104_843_091,
@@ -55,7 +55,6 @@ IMAGENET_21K = {
     "ViTR50B16": 115_277_971,
     "ViTR50L32": 351_408_531,
 }
-# Each is the row above less the layer's width * (width + 1), where there is one above.
 AUGREG_21K = {
     "ViTTi16": 9_740_115,
     "ViTS16": 30_075_219,
@@ -70,7 +69,7 @@ AUGREG_21K = {
 AT_384 = {"ViTB16": 86_859_496, "ViTL16": 304_715_752}
 
 
-# T2T-ViT: trained weights, and with the fixed positions and random features.
+# Counts of T2T-ViT: trainable weights, and all weights (with positions and features).
 T2T = {
     "T2TViT7": (4_255_694, 4_310_222),
     "T2TViT10": (5_834_702, 5_889_230),
@@ -90,12 +89,12 @@ T2T = {
 
 
 def count(name, **overrides):
-    """Parameters of a variant whose weights are never made."""
+    """Return the number of parameters of a variant without allocating its weights."""
     return sum(count_both(name, **overrides))
 
 
 def count_both(name, **overrides):
-    """Trained parameters, and those that are not."""
+    """Return the numbers of trainable and of non-trainable parameters."""
     try:
         with keras.StatelessScope(initialize_variables=False):
             model = getattr(keras_vit, name)(**overrides)
@@ -104,7 +103,7 @@ def count_both(name, **overrides):
                 for weights in (model.trainable_weights, model.non_trainable_weights)
             )
     finally:
-        # Forgets the weights that are still waiting for a value.
+        # Discard the weights that are still waiting for a value.
         keras.utils.clear_session()
 
 
@@ -120,7 +119,7 @@ def test_sizes(name):
     assert VIT_SIZES[name] == (int(patch_size), width, depth, heads, mlp_dim)
 
 
-# Rows and columns of tokens at 224 px: what the counts of positions leave open.
+# Grids at 224 pixels, because the number of positions does not determine the grid.
 GRIDS = {
     "ViTRTi16": (7, 7),
     "ViTR26S32": (7, 7),
@@ -177,7 +176,7 @@ def test_imagenet_21k_without_representation_layer(name):
 @pytest.mark.parametrize("classes", [1000, 21_843])
 @pytest.mark.parametrize("layer", [False, True])
 def test_hybrids_with_every_head(name, classes, layer):
-    """The published count at 1000 classes, and what the head has more."""
+    """Check the published count at 1000 classes plus the difference between the heads."""
     width = HYBRID_SIZES[name][-4]
     expected = TOKEN[name] + (classes - 1000) * (width + 1)
     expected += width * (width + 1) if layer else 0

@@ -80,7 +80,7 @@ def test_tables_by_axis_are_resized_along_it(positions, path, length):
 
 
 def test_a_smooth_field_of_positions_stays_the_same_field():
-    # Linear in x and y: corner-aligned linear resizing keeps it exactly.
+    # Corner-aligned linear resizing is exact for a field that is linear in x and y.
     model = tiny_vit(pooling="gap", input_shape=(32, 40, 3))
     y, x = np.mgrid[0:1:4j, 0:1:5j]
     field = np.stack([y, x, *[y + i * x for i in range(14)]], axis=-1)

@@ -1,5 +1,7 @@
-"""Every constructor argument survives the config, `.keras` and `.weights.h5`, here and
-under every other backend installed."""
+"""Round-trip of every constructor argument through the config and both file formats.
+
+The files are also loaded under every other installed backend.
+"""
 
 import importlib.util
 import inspect
@@ -26,8 +28,8 @@ from tests.cases import (
     tiny_vit,
 )
 
-# Each constructor argument: a value that is not the default nor TINY's, and what else
-# it needs.
+# For each constructor argument: a value that is neither the default nor that of TINY,
+# with other arguments that it requires.
 CASES = {
     "input_shape": {"input_shape": (24, 16, 1)},
     "patch_size": {"patch_size": 4},
@@ -61,7 +63,7 @@ CASES = {
     "name": {"name": "given"},
     "dtype": {"dtype": "mixed_bfloat16"},
 }
-# Those that T2TViT has, or has with other defaults.
+# Arguments that only T2TViT has, or that have other defaults there.
 T2T_CASES = {
     "num_layers": {**DENSE, "num_layers": (1, 2)},
     "tokens": {"tokens": "transformer"},
@@ -75,7 +77,7 @@ T2T_CASES = {
     "layer_norm_epsilon": {"layer_norm_epsilon": 1e-2},
 }
 FILES = [*CASES, *(f"t2t_{name}" for name in T2T_CASES)]
-# What a model is loaded from is not part of what it is.
+# Arguments for loading weights are not part of the config.
 LOADING = {"weights", "head", "resize", "source_grid_shape", "check_finite"}
 
 
@@ -86,7 +88,7 @@ def test_every_argument_has_a_case():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """For every case its files, its input and its output."""
+    """Return a directory with the files, input and output of every case."""
     directory = tmp_path_factory.mktemp("saved")
     for name in FILES:
         own = name.removeprefix("t2t_")
@@ -159,7 +161,7 @@ def test_files_on_this_backend(saved, name):
 
 
 def check_files(directory, name, atol):
-    """The saved model and the saved weights give the saved outputs."""
+    """Check that the saved model and the saved weights give the saved outputs."""
     config = json.loads((directory / f"{name}.json").read_text())
     model = keras.models.load_model(directory / f"{name}.keras")
     assert json.dumps(model.get_config()) == json.dumps(config)
@@ -258,9 +260,9 @@ def test_bad_class_names(names, message):
         tiny_vit(class_names=names)
 
 
-if __name__ == "__main__":  # The other backend of test_files_on_another_backend.
+if __name__ == "__main__":  # test_files_on_another_backend runs this file.
     for case in FILES:
-        # bfloat16 products are rounded at other places.
+        # Backends round bfloat16 products at different places.
         check_files(pathlib.Path(sys.argv[1]), case, 1e-2 if case == "dtype" else 1e-5)
     print(f"{len(FILES)} cases on {keras.backend.backend()}")
 

@@ -1,4 +1,4 @@
-"""T2TViT: what it has beyond a ViT, whose code it runs."""
+"""Features of T2TViT that ViT does not have."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ from tests.cases import (
 )
 
 XLA = keras.backend.backend() != "torch"
-# Under TensorFlow XLA takes its time.
+# Compilation with XLA is slow under TensorFlow.
 FAST = keras.backend.backend() == "jax"
 
 
@@ -26,7 +26,7 @@ FAST = keras.backend.backend() == "jax"
         ({"remat": True}, "mixed_bfloat16", XLA),
         ({"tokens": "transformer"}, "float32", FAST),
         ({"tokens": "convolution", "pooling": "gap"}, "float32", FAST),
-        # Wider, or the two units of its narrow layer may be 0.
+        # In a narrower model, both units of the squeeze layer may be 0.
         ({"backbone": "se", "hidden_dim": 64}, "mixed_bfloat16", FAST),
         ({"backbone": "ghost"}, "mixed_bfloat16", FAST),
         ({**DENSE, "num_layers": (1, 1)}, "float32", FAST),
@@ -34,7 +34,7 @@ FAST = keras.backend.backend() == "jax"
     ids=["performer", "half", "transformer", "convolution", "se", "ghost", "dense"],
 )
 def test_a_step_reaches_every_trainable_variable(arguments, dtype, jit_compile):
-    # Perturbed: behind a zero head nothing else has a gradient.
+    # Perturb the weights: with a zero head, no other weight has a gradient.
     arguments = {"num_layers": 1, "mlp_dim": 128, **arguments}
     model = perturb(tiny_t2t(**arguments, dtype=dtype))
     frozen = {w.path: array(w) for w in model.non_trainable_weights}
@@ -78,7 +78,7 @@ def test_weight_paths():
 
 @pytest.mark.parametrize("size", [(224, 224), (384, 384), (192, 256)])
 def test_published_sizes(size):
-    """The token layers see 3136 tokens at 224 pixels."""
+    """Check published image sizes; at 224 pixels the token layers see 3136 tokens."""
     model = tiny_t2t(input_shape=(*size, 3), tokens="transformer")
     grid = (size[0] // 16, size[1] // 16)
     assert model.grid_shape == grid
@@ -138,7 +138,7 @@ def test_widths_of_the_dense_backbone():
     model = tiny_t2t(
         backbone="dense", num_layers=(2, 1, 1), growth_rate=8, stochastic_depth_rate=0.3
     )
-    # 16 + 8 + 8, halved; 16 + 8, halved; 12 + 8.
+    # Blocks add 8 and transitions halve: 16 + 8 + 8, 16 + 8, 12 + 8.
     widths = [model.get_layer(f"block_{i}").input.shape[-1] for i in range(4)]
     assert widths == [16, 24, 16, 12]
     assert model.get_layer("classifier").input.shape[-1] == 20

@@ -23,7 +23,7 @@ HYBRID = {"stem": ResNetStem((1,), width=32), "patch_size": 2}
 
 @pytest.mark.parametrize("name", [*CONFIGURATIONS, "hybrid"])
 def test_gradients_reach_every_trainable_variable(name):
-    # Perturbed: behind a zero head nothing else has a gradient.
+    # Perturb the weights: with a zero head, no other weight has a gradient.
     model = perturb(tiny_vit(**CONFIGURATIONS.get(name, HYBRID)))
     model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
     before = {w.path: array(w).copy() for w in model.trainable_weights}
@@ -41,7 +41,7 @@ def test_gradients_reach_every_trainable_variable(name):
     [("token", "float32"), *((name, "mixed_bfloat16") for name in CONFIGURATIONS)],
 )
 def test_fit_learns(name, dtype):
-    """Which of five colours does a patch at a random place have?"""
+    """Check that models learn which of five colors a randomly placed patch has."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 5, 64)
     images = 0.1 * random_array(64, 16, 24, 3)
@@ -73,7 +73,7 @@ def test_every_dropout_trains_under_jit():
 
 
 def test_training_reaches_the_layers():
-    """Dropout drops in `fit`, and in a call that says that it is training."""
+    """Check that dropout is active in `fit` and in calls with `training=True`."""
     model = tiny_vit(dropout_rate=0.5, include_top=False)
     images = random_images(model)
     once, twice = (array(model(images, training=True)) for _ in range(2))
@@ -93,7 +93,7 @@ def test_training_reaches_the_layers():
 
 @pytest.mark.skipif(not XLA, reason="torch compiles nothing here")
 def test_no_compilation_after_the_first_step():
-    """Of `fit`, over epochs and over a second call: the step is traced no more."""
+    """Check that later epochs and a second call of `fit` do not trace the step again."""
     model = tiny_vit()
     model.compile("adam", "sparse_categorical_crossentropy", jit_compile=True)
     traced, compute_loss = [], model.compute_loss

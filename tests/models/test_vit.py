@@ -10,7 +10,7 @@ from tests.formulas import below, block, dense, layer_norm, softmax
 
 
 def vit_formula(images, w, num_heads=2, patch=8, prefix=1):
-    """Patches to probabilities, after the paper's equations 1 to 4."""
+    """Compute probabilities from images by equations 1 to 4 of the paper."""
     b, height, width, _ = images.shape
     patches = [
         images[:, y : y + patch, x : x + patch].reshape(b, -1)
@@ -114,7 +114,7 @@ def test_any_batch(batch):
 
 
 def test_weight_paths():
-    """Sharding rules, decay rules and checkpoints are written against these."""
+    """Check the weight paths, on which sharding, weight decay and checkpoints rely."""
     model = tiny_vit(
         num_layers=1,
         registers=2,
@@ -225,7 +225,7 @@ def test_the_stem_is_the_models_own():
     assert stem.name == "given"
     dtypes = [model.get_layer("stem").output.dtype for model in (low, full)]
     assert dtypes == ["bfloat16", "float32"]
-    # Saved and exported models take the dtype of the model, whatever the stem's was.
+    # A copy with another dtype uses that dtype in its stem too.
     again = keras_vit.ViT.from_config({**low.get_config(), "dtype": "float32"})
     assert again.get_layer("stem").output.dtype == "float32"
 
