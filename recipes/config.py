@@ -239,7 +239,7 @@ def load(name_or_path: str) -> Config:
         try:
             return from_dict(values)
         except ValueError as error:
-            raise ValueError(f"{name_or_path} is no config: {error}") from None
+            raise ValueError(f"{name_or_path} is not a valid config: {error}") from None
     if name_or_path not in _packaged():
         near = difflib.get_close_matches(name_or_path, names(), n=3, cutoff=0.3)
         raise ValueError(

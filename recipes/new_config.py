@@ -39,11 +39,12 @@ def source_of(name: str) -> str:
         kinds.setdefault(kind.__module__, []).append(kind.__name__)
     imports = [f"from {m} import {', '.join(sorted(kinds[m]))}" for m in sorted(kinds)]
     command = re.search(r"pretrain|finetune|sweep", config.command)
+    weights = config.model.weights is None and "model.weights=" in config.command
     lines = [
         f'"""A copy of {name}; change any value.',
         "",
         f"python -m recipes.{command[0] if command else 'pretrain'} my_config.py "
-        "--workdir runs/my_config",
+        f"--workdir runs/my_config{' --set model.weights=PATH' if weights else ''}",
         '"""',
         "",
         *imports,

@@ -184,11 +184,11 @@ def test_bad_settings(setting, message):
         ('{"about"', "is not readable JSON"),
         ("[" * 100_000, "is not readable JSON: nested too deeply"),
         ("[]", "must hold a JSON object"),
-        ("{}", "is no config: about, command, hardware, expected is missing"),
-        ('{"model": 3}', "is no config: Model must be an object; received 3"),
+        ("{}", "is not a valid config: about, command, hardware, expected is missing"),
+        ('{"model": 3}', "is not a valid config: Model must be an object; received 3"),
         ('{"epochs": NaN}', "NaN is not JSON"),
-        ('{"seed": "0"}', "is no config: seed must be int; received '0'"),
-        ('{"model": {"arguments": []}}', "is no config: arguments must be dict"),
+        ('{"seed": "0"}', "is not a valid config: seed must be int; received '0'"),
+        ('{"model": {"arguments": []}}', "is not a valid config: arguments must be dict"),
     ],
 )
 def test_a_json_that_is_no_config(tmp_path, text, message):
@@ -256,6 +256,8 @@ def test_a_printed_config_explains_its_values(capsys):
     printed = capsys.readouterr().out
     assert "\n    # Number of passes over the training set.\n    epochs=60,\n" in printed
     assert "# Defaults: optimizer=" in printed
+    command = "finetune my_config.py --workdir runs/my_config --set model.weights=PATH"
+    assert command in new_config.source_of("mae_b16_imagenet_finetune")
     with pytest.raises(SystemExit, match=r"Near: digits_vit"):
         new_config.main(["digit_vit"])
 
