@@ -1,4 +1,7 @@
-"""Files made to read other files, or to exhaust the memory: see also test_bad_files."""
+"""Hostile files that try to read other files or to exhaust the memory.
+
+See also test_bad_files.
+"""
 
 import json
 import math
@@ -25,7 +28,7 @@ HUB = "layers/vi_t_encoder/layer_norm/vars/0"
 
 @pytest.fixture(autouse=True)
 def nothing_is_built(monkeypatch):
-    """Every attack must be found before a model is built."""
+    """Fail if a weight is created before the attack is detected."""
 
     def built(*_, **__):
         raise AssertionError("a weight was made before the error")
@@ -35,7 +38,7 @@ def nothing_is_built(monkeypatch):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A directory with a model's `.keras` and `.weights.h5`."""
+    """Return a directory with the `.keras` and `.weights.h5` files of a model."""
     path = tmp_path_factory.mktemp("saved")
     model = tiny_vit()
     model.save(path / "model.keras")
@@ -135,7 +138,7 @@ def test_h5(tmp_path, saved, kind, attack, message):
 
 
 def rewrite(saved, path, name, content):
-    """Write `model.keras` with another member."""
+    """Write a copy of `model.keras` with one member replaced."""
     with (
         zipfile.ZipFile(saved / "model.keras") as old,
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new,
@@ -165,7 +168,7 @@ def test_a_foreign_model_is_not_built(tmp_path, saved):
 
 @pytest.mark.parametrize("size", ["num_layers", "hidden_dim", "mlp_dim", "classes"])
 def test_a_config_that_is_larger_than_its_file(tmp_path, saved, monkeypatch, size):
-    monkeypatch.undo()  # Weights are made, as far as the file goes.
+    monkeypatch.undo()  # Creating weights is allowed until the budget is exceeded.
     with zipfile.ZipFile(saved / "model.keras") as archive:
         config = json.loads(archive.read("config.json"))
     config["config"][size] = 2000
@@ -195,7 +198,7 @@ def test_tensors_of_a_pth(tmp_path, kind, legacy):
 
 @pytest.mark.parametrize("kind", ["deflated", "flipped"])
 def test_a_pth_whose_bytes_changed(tmp_path, kind):
-    """Mapped into memory, these would be wrong weights."""
+    """Check that changed bytes are detected; memory-mapping alone would use them."""
     torch = pytest.importorskip("torch")
     path = tmp_path / "x.pth"
     torch.save({"weight": torch.ones(1000)}, tmp_path / "good.pth")
@@ -329,7 +332,7 @@ ABSURD = [True, "16", 1e308, -1, 0, [], {}, None]
 
 @pytest.mark.parametrize("name", ["hf_vit", "keras_hub_token", "timm_token"])
 def test_absurd_values_of_a_config(tmp_path, monkeypatch, name):
-    """Each value in turn: an error of ours, or a model that is built as without it."""
+    """Check that each absurd value raises a clear error or has no effect."""
     golden = Golden(name)
     if golden.path.is_dir():
         shutil.copytree(golden.path, tmp_path, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""Files that are damaged, hostile, or not what they should be; see also test_google."""
+"""Damaged, hostile and unsuitable files; see also test_google."""
 
 import pickle
 import warnings
@@ -58,7 +58,7 @@ def test_an_npz_that_would_fill_the_memory(tmp_path):
 
 
 def test_a_bomb_in_a_header(tmp_path):
-    """A header may be as long as it says, and NumPy would read it first."""
+    """Check that a huge header, which NumPy would read first, is an error."""
     path = tmp_path / "header.npz"
     header = b"\x93NUMPY\x02\x00" + (2**26).to_bytes(4, "little") + b" " * 2**26
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -104,7 +104,7 @@ def test_random_bytes(tmp_path, name, size):
 
 
 class Code:
-    """Leaves a file when it is unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)

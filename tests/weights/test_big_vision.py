@@ -1,4 +1,4 @@
-"""big_vision's ways of naming what Google's published files have."""
+"""Naming schemes of big_vision checkpoints."""
 
 import re
 
@@ -18,7 +18,7 @@ POSITIONS = "Transformer/posembed_input/pos_embedding"
 
 @pytest.fixture
 def golden():
-    return Golden("google_token")  # Linen's names, three blocks.
+    return Golden("google_token")  # A file with Linen's names and three blocks.
 
 
 def load(path, golden, **overrides):
@@ -37,7 +37,7 @@ def write(path, arrays):
 
 
 def stacked(arrays):
-    """As `nn.scan` over the blocks leaves them."""
+    """Stack the arrays of all blocks, as `nn.scan` does."""
     result, blocks = {}, {}
     for name, array_ in arrays.items():
         block = re.sub(r"encoderblock_\d+", "encoderblock", name)
@@ -85,7 +85,7 @@ def test_positions_at_the_top(golden, tmp_path):
 
 
 def test_positions_of_the_grid_alone(golden, tmp_path):
-    """As if the class token's row were zero."""
+    """Check that a missing row for the class token counts as zero."""
     arrays = golden.arrays
     arrays[POSITIONS][:, 0] = 0
     expected = load(write(tmp_path / "zero.npz", arrays), golden)
@@ -114,7 +114,7 @@ def test_fixed_positions_are_not_in_the_file(golden, tmp_path):
 
 
 def test_positions_are_written_where_big_vision_looks(golden, tmp_path):
-    """Its `fix_old_checkpoints` and timm's `_load_weights` read these names."""
+    """Check the names that `fix_old_checkpoints` and timm's `_load_weights` read."""
     path = tmp_path / "converted.npz"
     convert(golden.path, path, input_shape=golden.input_shape)
     with np.load(path) as arrays:
@@ -124,7 +124,7 @@ def test_positions_are_written_where_big_vision_looks(golden, tmp_path):
 
 
 def test_attention_pooling(tmp_path):
-    """What big_vision calls the parts of its MAP head, from its code."""
+    """Check the names of the MAP head against the code of big_vision."""
     model = perturb(tiny_vit(pooling="map", classifier_activation=None))
     path = tmp_path / "map.npz"
     save_npz(model, path, names="linen")
@@ -169,11 +169,11 @@ def test_there_and_back_is_bit_identical(tmp_path, name):
     with np.load(path) as back:
         written = dict(back)
     arrays = dict(golden.arrays)
-    if names == "linen" and POSITIONS in arrays:  # Where big_vision and timm look.
+    if names == "linen" and POSITIONS in arrays:  # big_vision and timm read it there.
         arrays["pos_embedding"] = arrays.pop(POSITIONS)
     assert set(written) == set(arrays)
     for key, expected in arrays.items():
-        if "gn_root" in key:  # Old files have leading axes of size 1.
+        if "gn_root" in key:  # Old files have leading axes of length 1.
             expected = expected.reshape(-1)
         np.testing.assert_array_equal(written[key], expected, err_msg=key)
     with pytest.raises(FileExistsError, match="exists; delete it"):

@@ -1,4 +1,4 @@
-"""Downloads from a server on the loopback: no test here reaches the network."""
+"""Downloads from a server on the loopback interface, without access to the network."""
 
 import base64
 import contextlib
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.any_backend
 
 NAME = "vit_h14.orig_in21k_224"
 PATH = "/vit_models/imagenet21k/ViT-H_14.npz"
-CONTENT = bytes(range(256)) * 20_000  # 5 MB: several reads.
+CONTENT = bytes(range(256)) * 20_000  # 5 MB, which take several reads.
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -84,12 +84,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         cut = server.cuts.pop(0) if server.cuts else None
         if self.command == "GET":
-            with contextlib.suppress(ConnectionError):  # The client may hang up.
+            with contextlib.suppress(ConnectionError):  # The client may disconnect.
                 self.wfile.write(content[start:][:cut])
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`; the first answers are cut off after `cuts` bytes."""
+    """Web server for `files` that cuts off its first responses after `cuts` bytes."""
 
     daemon_threads = True
 
@@ -118,7 +118,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
-    # Nobody listens there, should a test forget to say where its server is.
+    # No server listens on this port, in case a test does not set a mirror.
     monkeypatch.setenv("KERAS_VIT_MIRROR", "http://127.0.0.1:9")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "home" / "keras_vit"
@@ -131,7 +131,7 @@ def mirror(server, monkeypatch):
 
 
 def cached(cache):
-    """What lies in the cache, but for locks."""
+    """Return the names of all files in the cache except locks."""
     return sorted(file.name for file in cache.iterdir() if file.suffix != ".lock")
 
 
@@ -231,7 +231,7 @@ def test_too_few_bytes_a_second():
 
 @contextlib.contextmanager
 def dripping(beginning):
-    """A server that answers at once, and then sends a byte every 20 ms without end."""
+    """Run a server that responds immediately, then sends one byte every 20 ms forever."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer():
@@ -264,7 +264,7 @@ def test_headers_that_come_byte_by_byte(cache, monkeypatch, scheme, beginning):
         begin = time.monotonic()
         with pytest.raises(OSError, match=r"took more than .* seconds to send"):
             fetch_checkpoint(NAME)
-    assert time.monotonic() - begin < 5  # The server would go on for 20 seconds.
+    assert time.monotonic() - begin < 5  # The server would continue for 20 seconds.
     assert f"{NAME}.npz" not in cached(cache)
 
 
@@ -272,7 +272,7 @@ def test_the_mirror_of_hugging_face(server, cache, monkeypatch):
     monkeypatch.delenv("KERAS_VIT_MIRROR")
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     name = "vit_s16.deit3_in1k_224"
-    assert registry.CHECKPOINTS[name].sha256 is None  # The server's hash is compared.
+    assert registry.CHECKPOINTS[name].sha256 is None  # The hash comes from the server.
     path = "/timm/deit3_small_patch16_224.fb_in1k/resolve/main/model.safetensors"
     server.files = {"/elsewhere": CONTENT}
     server.redirects = {path: {"Location": "/elsewhere", "X-Linked-ETag": f'"{SHA256}"'}}
@@ -328,7 +328,7 @@ fetch_checkpoint(sys.argv[1])
 def process(code, *arguments, **environment):
     environment = {
         **os.environ,
-        "KERAS_BACKEND": "numpy",  # It loads fastest, and there are no tensors here.
+        "KERAS_BACKEND": "numpy",  # The fastest backend to import.
         "PYTHONPATH": str(pathlib.Path(__file__).parents[2]),
         **environment,
     }
@@ -424,7 +424,7 @@ def test_neither_length_nor_hash(mirror, cache, monkeypatch):
     mirror.length = False
     with pytest.raises(OSError, match="neither the file's length nor its hash"):
         fetch_checkpoint(NAME)
-    # A hash alone will do.
+    # A hash is sufficient.
     expect(monkeypatch, sha256=SHA256)
     assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
 
@@ -498,7 +498,7 @@ def test_a_cache_that_cannot_be_made(mirror, tmp_path, monkeypatch):
 def test_two_processes_at_once(mirror, cache):
     mirror.gate = threading.Event()
     processes = [process(FETCH, NAME) for _ in range(2)]
-    # The server lets nothing through until both have said what they do.
+    # The server sends nothing until both processes have printed their first line.
     first = sorted(running.stdout.readline() for running in processes)
     assert [line.split()[0] for line in first] == ["Downloading", "Waiting"]
     mirror.gate.set()
@@ -512,7 +512,7 @@ def test_two_processes_at_once(mirror, cache):
 
 
 def test_paths_are_returned_as_they_are(tmp_path, cache):
-    file = tmp_path / NAME  # A name, too: the file goes first.
+    file = tmp_path / NAME  # Files take precedence over names.
     file.touch()
     assert fetch_checkpoint(file) == str(file)
     assert fetch_checkpoint(NAME) == NAME
@@ -570,7 +570,8 @@ def test_the_hub(server, tmp_path):
         server.files[path] = json.dumps(tree).encode()
         for file, content in files.items():
             server.files[f"/org/{name}/resolve/{commit}/{file}"] = content
-    # In a process of its own: the library reads its variables when it is imported.
+    # huggingface_hub reads its environment variables on import, so it needs a process of
+    # its own.
     running = process(
         FETCH,
         *("hf://org/vit", "hf://org/vit@v1", "hf://org/pickles", "hf://org/missing"),

@@ -1,8 +1,8 @@
-"""Seeded mutations of checkpoints: an error of ours, or what the format's library reads.
+"""Fuzzing of checkpoints with seeded mutations.
 
-Not every format has checksums, so a changed file may well be a valid one. What must
-never happen is another error than ours, an end of the process, or tensors that differ
-from those that NumPy, safetensors, torch or h5py find in the same file.
+Not every format has checksums, so a mutated file may be valid. A mutated file must either
+raise an error that names the file, or give the same tensors that NumPy, safetensors,
+torch or h5py read from it. It must not end the process or raise any other error.
 """
 
 import json
@@ -64,7 +64,7 @@ def read_index(path):
 
 
 def read_keras(path):
-    """Return what Keras reads of a `.keras` file, as bytes."""
+    """Return the members of a `.keras` file that Keras reads, as bytes."""
     with zipfile.ZipFile(path) as archive:
         return {
             name: np.frombuffer(archive.read(name), "uint8")
@@ -134,9 +134,9 @@ FORMATS = {
 
 
 def mutate(content, generator):
-    """Return bytes that differ a little: flips, cuts, repeats, swaps, other headers."""
+    """Return a copy with flipped, cut, repeated or swapped bytes, or other headers."""
     content = bytearray(content)
-    # Headers are small beside the numbers, and every other mutation is in one of them.
+    # Headers are much smaller than the data, so half of all mutations target them.
     ends = generator.choice([64, 1024, len(content)])
     low = 0 if generator.integers(2) else max(0, len(content) - int(ends))
     high = min(len(content), low + int(ends))
@@ -173,11 +173,11 @@ def read_ours(path):
 
 
 def check(path, label, read_reference):
-    """Return whether the file loads."""
+    """Check a mutated file and return True if it loads."""
     try:
         ours = read_ours(path)
     except (ValueError, OSError) as error:
-        if path.name in str(error):  # Ours name the file.
+        if path.name in str(error):  # Errors of keras_vit name the file.
             return False
         raise AssertionError(f"{label}: {type(error).__name__}: {error}") from error
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Every source gives the outputs of the implementation that defines its format."""
+"""Outputs of loaded checkpoints, compared with those of the original implementations."""
 
 import keras
 import numpy as np
@@ -11,9 +11,10 @@ from tests.golden import NAMES, Golden
 TIMM = [name for name in NAMES if name.startswith("timm_")]
 HEADLESS = ("hf_vit_headless", "keras_hub_backbone")
 WITH_HEAD = [name for name in NAMES if name not in HEADLESS]
-# Positions of registers are added to the registers: so many entries fewer. Biases that
-# the source does without are zeros: so many more (patches; attention's and the MLP's
-# output, the MLP's width, of two blocks).
+# Difference between the numbers of entries in the model and in the file. The positions of
+# registers are added to the registers, which removes entries. Biases that the file lacks
+# are zeros, which adds entries (for the patches and, in two blocks, for the output of the
+# attention and both layers of the MLP).
 DIFFERENCE = {
     "timm_registers_positions": -2 * 32,
     "hf_deit": -32,
@@ -57,7 +58,8 @@ def test_a_given_model_gets_the_same_weights(name):
 def test_features(name):
     golden = Golden(name)
     model = golden.load()
-    # They come after timm's last norm, which is none where there is fc_norm.
+    # timm takes the features after its last norm, which is an identity if there is an
+    # fc_norm.
     last = "norm"
     if model.get_config()["final_norm"] == "after_pooling":
         last = f"block_{model.get_config()['num_layers'] - 1}"

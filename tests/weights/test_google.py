@@ -68,7 +68,7 @@ def test_another_grid_that_is_not_square_needs_both():
 
 
 def test_a_number_of_positions_that_two_grids_share_is_not_guessed(square):
-    arguments = {"input_shape": (32, 128, 3)}  # A grid of 2x8; the file has 4x4.
+    arguments = {"input_shape": (32, 128, 3)}  # The grid is 2x8, and 4x4 in the file.
     with pytest.raises(ValueError, match=r"\(4, 4\) or of \(2, 8\).*source_grid_shape"):
         keras_vit.load_checkpoint(square.path, **arguments)
     model = keras_vit.load_checkpoint(square.path, **arguments, source_grid_shape=(4, 4))
@@ -312,7 +312,7 @@ def test_a_pickle_inside_is_not_opened(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_a_flood_of_damaged_files(square, tmp_path, save):
-    """Whatever is damaged, the file loads whole or the error says which file it is."""
+    """Check that a damaged file loads completely or raises an error that names it."""
     path = tmp_path / "whole.npz"
     save(path, **square.arrays)
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Repositories of timm and transformers: a file, and what lies beside it."""
+"""Repositories of timm and transformers, with configuration files beside the weights."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ OLD_NAMES = {
 
 
 def repository(directory, golden, config, preprocessor=None, tensors=None):
-    """A directory as the hub has it."""
+    """Create a directory like a repository on the Hugging Face Hub."""
     if tensors is None:
         shutil.copy(golden.path, directory / "model.safetensors")
     else:
@@ -76,7 +76,7 @@ def test_the_pooling_that_timms_configuration_tells(tmp_path):
 
 
 def test_the_size_of_images_that_configurations_tell(tmp_path):
-    """Both have 4x6 patches, for which timm's rows could also be a grid of 5x5."""
+    """Check grids of 4x6 patches, for which timm's rows could also mean 5x5."""
     golden = Golden("timm_token")
     published = {**TIMM_CONFIG["pretrained_cfg"], "input_size": [3, 64, 96]}
     config = {**TIMM_CONFIG, "pretrained_cfg": published}
@@ -135,7 +135,7 @@ def test_names_before_version_5(tmp_path, name):
         for new, old in OLD_NAMES.items():
             key = key.replace(new, old)
         tensors[key] = value
-    # The head's names have no `layers.`, and nothing else is renamed twice.
+    # Make sure that the renaming above produced the old names.
     assert any("encoder.layer.1.output.dense.bias" in key for key in tensors)
     path = repository(tmp_path, golden, golden.config, tensors=tensors)
     model = keras_vit.load_checkpoint(
@@ -179,7 +179,7 @@ def test_half_precision(tmp_path, dtype):
 
 
 def test_other_spellings(tmp_path):
-    """DeiT III's `gamma_1`, DINOv2's `register_tokens` and `mask_token`."""
+    """Check the names `gamma_1` of DeiT III, `register_tokens`, `mask_token` of DINOv2."""
     golden = Golden("timm_registers_layerscale")
     tensors = {
         key.replace("ls1.gamma", "gamma_1")
@@ -251,7 +251,7 @@ def test_other_networks_whose_tensors_look_alike(tmp_path, change):
 
 
 def test_a_file_without_positions_is_refused(tmp_path):
-    """DINOv3 has none: it computes rotary ones."""
+    """Check the error for files such as DINOv3's, which use rotary positions."""
     golden = Golden("timm_map")
     tensors = load_file(golden.path)
     del tensors["pos_embed"]

@@ -1,4 +1,4 @@
-"""Names of published checkpoints and of the Hub, loaded from a mirror."""
+"""Loading of published checkpoints by name from a mirror."""
 
 import functools
 import http.server
@@ -35,7 +35,7 @@ def mirror(tmp_path, monkeypatch):
 
 
 def publish(mirror, name, golden, monkeypatch):
-    """Puts a golden where the mirror has the file of a name."""
+    """Serve a golden on the mirror as the file of a published checkpoint."""
     row = registry.CHECKPOINTS[name]
     monkeypatch.setitem(
         registry.CHECKPOINTS, name, registry.dataclasses.replace(row, sha256=None)
@@ -78,7 +78,7 @@ def test_a_name_brings_its_preprocessing(mirror, monkeypatch, name, golden_name)
 
 
 def test_a_path_of_that_name_is_the_file(mirror, tmp_path, monkeypatch):
-    """No preprocessing is taken from the registry for a file of the user's."""
+    """Check that the preprocessing of the registry is not used for a user's own file."""
     golden = Golden("google_token")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vit_b16.augreg_in21k_ft_in1k_384.npz").write_bytes(
@@ -97,7 +97,7 @@ def test_a_name_that_is_not_there(mirror):
 
 
 def test_the_preprocessing_of_a_transformers_directory(tmp_path):
-    """Shortest side to 256, the middle 224: a crop of 7 / 8."""
+    """Check that a resize to 256 and a crop to 224 become a crop fraction of 7 / 8."""
     golden = Golden("hf_deit")
     (tmp_path / "model.safetensors").write_bytes(golden.path.read_bytes())
     (tmp_path / "config.json").write_text(json.dumps(golden.config))

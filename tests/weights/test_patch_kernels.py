@@ -1,4 +1,4 @@
-"""Other channels and other patches than the checkpoint's."""
+"""Adaptation of checkpoints to other numbers of channels and patch sizes."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_growing_patches_lose_nothing(size):
 
 
 def test_shrinking_patches():
-    """The tokens of resized patches are those nearest to the old, in the mean square."""
+    """Check that the resized kernel minimizes the mean squared error of the tokens."""
     kernel = random_array(6, 6, 1, 3)
     basis = np.eye(36).reshape(6, 6, 36)
     shrink = resize_grid(basis, (4, 4), "bilinear_antialias").reshape(16, 36)
@@ -79,7 +79,7 @@ def test_checkpoints_with_other_patches():
     golden = Golden("google_token_prelogits")
     model = golden.load(patch_size=32, input_shape=(128, 128, 3))
     assert model.grid_shape == (4, 4)
-    # Patch by patch, so that the pseudo-inverse is exact.
+    # Resize each patch separately, so that the pseudo-inverse is exact.
     tiles = golden.inputs.reshape(2, 4, 16, 4, 16, 3).transpose(2, 4, 0, 1, 3, 5)
     larger = resize_grid(tiles.reshape(16, 16, -1), (32, 32), "bilinear_antialias")
     larger = larger.reshape(32, 32, 2, 4, 4, 3).transpose(2, 3, 0, 4, 1, 5)

@@ -1,4 +1,4 @@
-"""Positions on another grid, with 0, 1 and 5 prefix tokens."""
+"""Resizing of position embeddings with 0, 1 and 5 prefix tokens."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from keras_vit.layers import resize_grid
 from tests.cases import array
 from tests.golden import Golden
 
-# Prefix tokens: 0, 1, and class token with 4 registers.
+# Number of prefix tokens of each golden; 5 is a class token with 4 registers.
 PREFIX = {"timm_map": 0, "hf_vit": 1, "timm_registers_layerscale": 5}
 
 

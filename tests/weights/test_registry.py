@@ -22,7 +22,7 @@ def test_rows(name):
     assert rest.endswith(f"_{row.resolution}")
     assert hasattr(keras_vit, row.architecture)
     patch_size = int(re.search(r"\d+$", row.architecture)[0])
-    if prefix == "T2TViT":  # Its layers are what the name tells.
+    if prefix == "T2TViT":  # The name has the number of layers.
         patch_size = 16
     assert row.resolution % patch_size == 0
     assert ("_ft_in1k" in name) == (len(row.training_data) == 2)
@@ -46,7 +46,7 @@ def test_rows(name):
 def test_hashes():
     assert set(SHA256) <= set(keras_vit.checkpoints())
     assert len(set(SHA256.values())) == len(SHA256) == 18
-    # Of the file's page on the Hugging Face Hub.
+    # The hash is stated on the page of the file on the Hugging Face Hub.
     row = keras_vit.checkpoints()["vit_b16.dino_in1k_224"]
     assert "/timm/vit_base_patch16_224.dino/resolve/main/" in row.url
     assert row.sha256[:8] == "93181583"

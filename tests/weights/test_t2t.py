@@ -1,4 +1,4 @@
-"""T2T-ViT's released files: overrides, and what does not fit."""
+"""Released T2T-ViT checkpoints: overrides and errors."""
 
 import argparse
 
@@ -55,7 +55,7 @@ def test_the_model_and_its_preprocessor():
     preprocessor = model.preprocessor
     assert (preprocessor.image_size, preprocessor.crop_fraction) == ((32, 48), 0.9)
     assert preprocessor.mean == [123.675, 116.28, 103.53]
-    # The scale of the heads is head_dim ** -0.5, whatever `pretrained=True` says.
+    # Unlike `pretrained=True` in the original, heads are scaled by head_dim ** -0.5.
     assert model.get_layer("block_0").attention.scale == 32**-0.5
     whole = values(PERFORMER.load())
     for path, value in values(model).items():
@@ -74,7 +74,7 @@ def test_features_without_the_head():
 
 @pytest.mark.parametrize("name", ["t2t_performer", "t2t_transformer"])
 def test_a_grey_image_gives_what_it_gave_as_rgb(name, tmp_path):
-    """Where the first norm treats the channels alike."""
+    """Check gray images for a first norm that treats all channels equally."""
     golden = Golden(name)
     state = tensors(golden)
     for vector in ("weight", "bias"):
@@ -121,7 +121,7 @@ def test_a_keras_file_of_another_size(tmp_path):
 
 
 def test_what_training_saves(tmp_path):
-    """The average, before the last step's; with the arguments beside it."""
+    """Check a training checkpoint, of which the averaged weights are preferred."""
     state = tensors()
     content = {
         "epoch": 309,

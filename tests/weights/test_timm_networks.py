@@ -1,8 +1,9 @@
-"""Every ViT-like network of timm: its checkpoint gives timm's outputs, or is refused.
+"""Checkpoints of every ViT-like network of timm.
 
-Networks are shrunk, every weight is perturbed, and errors are taken at their word: the
-arguments that a message asks for are passed, until the outputs are timm's or nothing
-that it asks for is left. Needs timm, which needs torch.
+Each checkpoint must give the outputs of timm or raise an error. The networks are small
+and every weight is perturbed. If an error asks for an argument, the test passes that
+argument and tries again, until the outputs match or the error asks for nothing new. The
+test requires timm, which requires torch.
 """
 
 import collections
@@ -28,13 +29,14 @@ pytestmark = [
 ]
 
 SIDE = 64
-# Where timm 1.0 keeps networks whose tensors are called as a ViT's are.
+# Modules of timm 1.0 with networks that use the tensor names of a ViT.
 MODULES = (
     *("vision_transformer", "deit", "eva", "beit", "naflexvit", "vitamin"),
     *("vision_transformer_hybrid", "vision_transformer_relpos", "qwen3_vit"),
     *("vision_transformer_sam", "gemma4_vit", "deepseek_vit"),
 )
-# With a small token stream, epsilon and the form of GELU show in the outputs.
+# Small values in these tensors make the outputs sensitive to epsilon and to the variant
+# of GELU.
 SMALL = (
     *("attn.proj.", "mlp.fc2", "pos_embed", "patch_embed.proj", "cls_token"),
     *("dist_token", "reg_token", "norm_pre"),
@@ -42,13 +44,13 @@ SMALL = (
 
 
 def build(name):
-    """Return a shrunk network of timm, or None if its size cannot be chosen."""
+    """Return a small version of a network, or None if its size is fixed."""
     sizes = {"depth": 2, "embed_dim": 96, "num_classes": 10, "img_size": SIDE}
     for more in ({"num_heads": 3}, {}):
         torch.manual_seed(0)
         try:
             network = timm.create_model(name, pretrained=False, **sizes, **more).eval()
-        except Exception:  # Whatever a constructor raises for an unknown argument.
+        except Exception:  # Constructors raise various errors for unknown arguments.
             continue
         return perturb(network)
     return None
@@ -82,7 +84,7 @@ def save(network, directory, with_config):
 
 
 def remedies(message, name, network):
-    """Yield what a message asks for, one argument at a time."""
+    """Yield the arguments that an error message asks for, one at a time."""
     if "num_heads=..." in message:
         yield {"num_heads": network.blocks[0].attn.num_heads}
     if "architecture=" in message:
@@ -99,10 +101,10 @@ def remedies(message, name, network):
 
 
 def outcome(path, name, network):
-    """Return "exact" or the last error's first line.
+    """Return "exact" or the first line of the last error.
 
     Raises:
-        AssertionError: the checkpoint loads, with other outputs than timm's.
+        AssertionError: if the checkpoint loads but gives other outputs than timm.
     """
     images = np.random.default_rng(0).normal(size=(2, SIDE, SIDE, 3)).astype("float32")
     tried, queue, last = [], [{}], "nothing was tried"
@@ -120,7 +122,7 @@ def outcome(path, name, network):
             steps = remedies(str(error), name, network)
             queue += [{**arguments, **step} for step in steps]
             continue
-        # timm leaves out the last pixels that make no whole patch.
+        # timm ignores the last pixels if they do not fill a patch.
         height, width, _ = model.input_shape[1:]
         with torch.no_grad():
             expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
@@ -132,7 +134,7 @@ def outcome(path, name, network):
 
 
 def check(name, directory):
-    """Return the outcomes with config.json and without; None for what is not shrunk."""
+    """Return the outcomes with and without config.json, or None if the size is fixed."""
     network = build(name)
     if network is None:
         return None
@@ -158,14 +160,14 @@ def check(name, directory):
     ],
 )
 def test_kinds(tmp_path, name, with_config, bare):
-    """What each message asks for is passed; `architecture` is the network's own name."""
+    """Check networks of each kind; `architecture` is the name of the network itself."""
     outcomes = check(name, tmp_path)
     for found, expected in zip(outcomes, (with_config, bare), strict=True):
         assert expected in found or "not one of timm's" in found
 
 
 def test_names_in_messages_are_no_examples(tmp_path):
-    """Copied from a message, the name of another network would load this one wrong."""
+    """Check that messages name no other network, which a user might copy."""
     network = build("vit_small_patch16_rope_ape_224")
     for with_config in (True, False):
         path = save(network, tmp_path, with_config)

@@ -1,4 +1,4 @@
-"""Networks that are not understood, stated preprocessing, wrapped and sharded files."""
+"""Ambiguous networks, stated preprocessing, and wrapped or sharded files."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.any_backend
 
 
 def configuration(source, overrides=None):
-    """What a file implies; nothing is built."""
+    """Return the configuration that a file implies, without building a model."""
     return open_checkpoint(source).infer_config(overrides or {"num_heads": 4})
 
 
@@ -31,8 +31,8 @@ def written(path, tensors, **changes):
 @pytest.mark.parametrize(
     ("name", "argument", "value"),
     [
-        ("timm_deit3", "positions", "learned"),  # vit_small_patch16_rope_ape_224
-        ("timm_map", "activation", "gelu_tanh"),  # vit_base_patch32_siglip_256
+        ("timm_deit3", "positions", "learned"),  # Or vit_small_patch16_rope_ape_224.
+        ("timm_map", "activation", "gelu_tanh"),  # Or vit_base_patch32_siglip_256.
     ],
 )
 def test_what_no_tensor_shows_needs_an_argument(name, argument, value):
@@ -96,7 +96,7 @@ def test_arguments_of_timm_that_change_the_network(tmp_path, arguments):
 
 
 def test_the_grid_that_timms_configuration_states(tmp_path):
-    golden = Golden("timm_map")  # 16 rows
+    golden = Golden("timm_map")  # The table of positions has 16 rows.
     arguments = {"num_heads": 4, "img_size": [32, 128], "dynamic_img_size": True}
     published = {"input_size": [3, 224, 224]}
     config = {**TIMM_CONFIG, "global_pool": "map", "pretrained_cfg": published}
@@ -171,7 +171,7 @@ CLIP = {"image_processor_type": "CLIPImageProcessor"}
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        # What a processor does where its file says nothing, from transformers.
+        # Defaults of the processors of transformers.
         ({}, {"mean": [127.5] * 3, "resize": "bilinear_antialias"}),
         ({"do_resize": None}, {"resize": "bilinear_antialias"}),
         (
@@ -210,8 +210,8 @@ def test_defaults_of_transformers_processors(tmp_path, change, expected):
 
 
 def test_a_preprocessor_for_another_size(tmp_path):
-    """transformers' network refuses such images."""
-    golden = Golden("hf_vit")  # 64 pixels
+    """Check the error for images that the network of transformers does not accept."""
+    golden = Golden("hf_vit")  # The image size is 64.
     config = {**golden.config, "image_size": 64}
     stated = {**IMAGENET, "size": {"height": 96, "width": 80}}
     path = repository(tmp_path, golden, config, stated)
@@ -223,7 +223,7 @@ def test_a_preprocessor_for_another_size(tmp_path):
         model = keras_vit.load_checkpoint(path, input_shape=shape)
         assert model.preprocessor.image_size == model.input_shape[1:3] == shape[:2]
     assert keras_vit.load_checkpoint(path, preprocessor=Preprocessor(1.0, 2.0))
-    repository(tmp_path, golden, config, IMAGENET)  # States no size.
+    repository(tmp_path, golden, config, IMAGENET)  # The size is not stated.
     assert keras_vit.load_checkpoint(path).preprocessor.image_size == (64, 64)
     repository(tmp_path, golden, {**config, "image_size": [64, 64, 3]})
     with pytest.raises(ValueError, match=r"image_size in the config\.json .*\[64, 64, 3"):
@@ -289,7 +289,7 @@ def test_other_models_of_transformers(tmp_path, change):
     ],
 )
 def test_a_transformers_config_of_other_tensors(tmp_path, change):
-    """transformers would run another network: with fewer layers, for example."""
+    """Check the error for a config that describes another network than the tensors."""
     golden = Golden("hf_vit")
     path = repository(tmp_path, golden, {**golden.config, **change})
     with pytest.raises(ValueError, match=f"another network: {next(iter(change))}="):
@@ -360,7 +360,7 @@ def test_directories_of_pytorch(tmp_path):
 
 
 def preset(tmp_path, config=None, task=None, converter=None):
-    """A KerasHub preset's source, with changes to what its JSON files say."""
+    """Open a KerasHub preset after changing its JSON files."""
     golden = Golden("keras_hub_gap")
     directory = tmp_path / "preset"
     shutil.copytree(golden.path, directory, dirs_exist_ok=True)
