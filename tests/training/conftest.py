@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def encoded():
-    """Encodes a picture in a mode and format of Pillow's."""
+    """Return a function that encodes a random image in a mode and format of Pillow."""
     image_module = pytest.importorskip("PIL.Image", reason="makes the pictures")
 
     def encode(seed=0, mode="RGB", file_format="JPEG", size=(12, 16), **options):
@@ -21,7 +21,7 @@ def encoded():
 
 @pytest.fixture
 def folder(tmp_path, encoded):
-    """A folder of three classes with six JPEGs each."""
+    """Create a folder of three classes with six JPEGs each."""
     for label, name in enumerate(("ant", "bee", "çat")):
         (tmp_path / "set" / name).mkdir(parents=True)
         for number in range(6):
@@ -32,7 +32,7 @@ def folder(tmp_path, encoded):
 
 @pytest.fixture(scope="session")
 def tfds_dir(tmp_path_factory):
-    """Prepared TFDS sets: `tiny` (train 20, test 7), `unlabelled`, `damaged`."""
+    """Prepare the TFDS sets `tiny` (train 20, test 7), `unlabelled` and `damaged`."""
     tfds = pytest.importorskip(
         "tensorflow_datasets", reason="TFDS's sets need tensorflow-datasets"
     )

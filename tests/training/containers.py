@@ -1,4 +1,4 @@
-"""Tiny image files of the layouts that formats have, as bytes, by name."""
+"""Tiny image files in many layouts of each format."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ def save(kind, image=PICTURE, **options):
 
 
 def tiff(orientation, order="<", code="H"):
-    """EXIF with an orientation as SHORT (`H`) or LONG (`I`)."""
+    """Return EXIF data with an orientation of type SHORT (`H`) or LONG (`I`)."""
     kind, value = {"H": 3, "I": 4}[code], struct.pack(order + code, orientation)
     entry = struct.pack(order + "HHI", 0x112, kind, 1) + value.ljust(4, b"\0")
     mark = b"II" if order == "<" else b"MM"
@@ -40,7 +40,7 @@ def jpegs():
         return b"\xff\xd8" + other + segment(0xE1, b"Exif\0\0" + data) + plain[2:]
 
     def sampled(subsampling, factors, height, width):
-        # Pillow writes no such sampling; the same blocks in another order are one.
+        # Pillow cannot write this sampling, but reinterpreting the same blocks gives it.
         file = bytearray(save("JPEG", subsampling=subsampling))
         frame = file.index(b"\xff\xc0")
         file[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
@@ -77,7 +77,7 @@ def chunk(kind, data):
 
 
 def png(bits, kind, rows, *chunks, interlaced=0):
-    """A PNG from the bytes of its rows; 8 pixels wide and as high as there are rows."""
+    """Return a PNG with a width of 8 pixels, given the bytes of its rows."""
     size = interlaced or (8, len(rows))
     header = struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, bool(interlaced))
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
@@ -155,7 +155,7 @@ def webps():
 
 
 def bmp(bits, compression, data, height=6, header=40, masks=(), palette=b""):
-    """A BMP, 8 pixels wide."""
+    """Return a BMP with a width of 8 pixels."""
     fields = (header, 8, height, 1, bits, compression, len(data), 0, 0, 0, 0)
     head = struct.pack("<IiiHHIIiiII", *fields) + struct.pack(f"<{len(masks)}I", *masks)
     head = head.ljust(header, b"\0") + palette

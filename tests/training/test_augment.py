@@ -51,7 +51,7 @@ def test_shifts_are_all_of_the_crops_of_the_padded_image():
 def test_jitter_is_within_its_range():
     grey = np.full((2, 2, 3), 100, "uint8")
     values = [int(jittered(grey, 0.4, (0, s)).numpy()[0, 0, 0]) for s in range(100)]
-    # Grey has no contrast and no colour: brightness is all that changes.
+    # Gray has no contrast and no color, so only the brightness changes.
     assert 60 <= min(values) < 70
     assert 130 < max(values) <= 140
     np.testing.assert_array_equal(jittered(grey, 0.0, (0, 0)), grey)
@@ -67,7 +67,7 @@ def test_erased_rectangles():
         height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
         assert changed.sum() == height * width * 3
         assert 0.01 < height * width / 600 < 0.4
-        # Whole numbers of pixels: 2 of 7 for 0.3.
+        # Sides are rounded to whole pixels, for example 2 by 7 for a ratio of 0.3.
         assert 0.2 < height / width < 4
         noise.append(result[changed])
     noise = np.concatenate(noise)
@@ -113,7 +113,7 @@ def test_mixup(batch):
         expected = ratio * labels + (1 - ratio) * np.roll(labels, 1, 0)
         np.testing.assert_allclose(y, expected, atol=1e-6)
         ratios.append(ratio)
-    # Beta(0.2, 0.2): mean 1/2, variance 1 / (4 (2 * 0.2 + 1)).
+    # Beta(0.2, 0.2) has the mean 1/2 and the variance 1 / (4 (2 * 0.2 + 1)).
     assert abs(np.mean(ratios) - 0.5) < 0.12
     assert abs(np.var(ratios) - 1 / 5.6) < 0.04
 
@@ -134,7 +134,7 @@ def test_cutmix(batch):
         expected = ratio * labels + (1 - ratio) * np.roll(labels, 1, 0)
         np.testing.assert_allclose(y, expected, atol=1e-6)
         ratios.append(ratio)
-    # timm's boxes: the centre is anywhere, what lies outside is cut off.
+    # The boxes of timm have a random center and are clipped to the image.
     generator = np.random.default_rng(0)
     cut = np.sqrt(1 - generator.uniform(size=(10000, 1))) * (12, 16)
     cut, centre = cut.astype(int), generator.integers(0, (12, 16), (10000, 2))
@@ -158,7 +158,7 @@ def test_mixup_and_cutmix_take_turns(batch):
         else:
             pasted = (x == images) | (x == np.roll(images, 1, 0))
             kinds.append("cutmix" if pasted.all() else "mixup")
-    # A box of no pixels counts as none.
+    # An empty box counts as `none`.
     assert abs(kinds.count("none") / 300 - 0.4) < 0.12
     assert abs(kinds.count("mixup") / 300 - 0.45) < 0.1
     assert 0.07 < kinds.count("cutmix") / 300 < 0.23

@@ -1,4 +1,4 @@
-"""Losses and metrics of `model.evaluate` are those of the images alone."""
+"""Losses and metrics of `model.evaluate`, unaffected by the padding of batches."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def source():
 
 
 def softmax(logits, labels):
-    """Cross-entropy of each row, with a label smoothing of 0.1."""
+    """Return the cross-entropy of each row, with a label smoothing of 0.1."""
     targets = np.eye(10)[labels] * 0.9 + 0.01
     highest = logits.max(-1, keepdims=True)
     log_sum = np.log(np.exp(logits - highest).sum(-1, keepdims=True)) + highest
@@ -33,18 +33,18 @@ def softmax(logits, labels):
 
 
 def sigmoid(logits, labels):
-    """Sum over classes of binary cross-entropies, with a label smoothing of 0.1."""
+    """Return the sum of binary cross-entropies, with a label smoothing of 0.1."""
     targets = np.eye(10)[labels] * 0.9 + 0.05
     return np.sum(np.logaddexp(0.0, logits) - targets * logits, -1)
 
 
-# The last batch has 52 images, one, or all of the set.
+# The last batch has 52 images, one image, or all images.
 @pytest.mark.parametrize(
     ("batch_size", "steps_per_execution"), [(77, 1), (359, 3), (500, 3)]
 )
 def test_classification(source, batch_size, steps_per_execution):
     if keras.backend.backend() == "torch":
-        steps_per_execution = 1  # Keras allows no other.
+        steps_per_execution = 1  # Keras supports no other value under torch.
     model = keras.Sequential(
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
     )

@@ -14,7 +14,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype("uint8")
 
 
 def encoded(kind, exif=b"", **options):
-    # Upsampled colors differ at the borders of a window.
+    # With chroma subsampling, colors would differ at the borders of a window.
     options = {"subsampling": 0} if kind == "JPEG" else options
     file = io.BytesIO()
     Image.fromarray(PICTURE).save(file, kind, exif=exif, **options)
@@ -22,7 +22,7 @@ def encoded(kind, exif=b"", **options):
 
 
 def tiff(orientation, order="<", kind=3, count=1, before=(), magic=42, thumbnail=0):
-    """EXIF with an orientation, other entries before it and one for a thumbnail."""
+    """Return EXIF data with an orientation, other entries, and possibly a thumbnail."""
     header = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", magic, 8)
     value = struct.pack(
         order + ("HH" if kind in (3, 8) else "I"),
@@ -61,7 +61,7 @@ def webp(data):
 
 
 def turned(file):
-    """Pillow's orientation and pixels of a file, 1 where Pillow cannot read the EXIF."""
+    """Return the orientation (1 if the EXIF is unreadable) and the pixels by Pillow."""
     image = Image.open(io.BytesIO(file))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -143,7 +143,7 @@ def test_orientations_are_those_of_pillow(files):
     assert {found[f"{kind} 6"] for kind in ("jpeg", "png", "webp")} == {6}
     assert found["after many"] == found["at the end"] == 6
     assert run(tf.constant([], tf.string)).shape == (0,)
-    # Damaged files are 1 or what is left of them, and never an error.
+    # Damaged files give an orientation, not an error.
     generator = np.random.default_rng(0)
     damaged = [b"", b"\xff\xd8\xff", b"\x89PNG", b"RIFF\0\0\0\0WEBPVP8X" + bytes(9)]
     for file in files.values():
@@ -166,7 +166,7 @@ def test_pixels_and_windows_are_those_of_pillow(files):
     def run(content):
         whole = decode_pixels(content, 3)
 
-        def box(shape):  # Windows are drawn for the upright image.
+        def box(shape):  # Windows refer to the upright image.
             return tf.where(tf.reduce_all(shape == tf.shape(whole)), window, 0)
 
         part = decode_pixels(content, 3, box)

@@ -6,7 +6,7 @@ from tests.test_import import loaded_by
 
 
 def test_import_loads_no_framework_that_keras_does_not():
-    # The pipeline imports all the rest.
+    # The pipeline imports all other modules.
     assert loaded_by("keras_vit.training.pipeline") == loaded_by("keras")
 
 

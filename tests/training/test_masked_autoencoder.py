@@ -7,7 +7,7 @@ from keras_vit.training import MaskedAutoencoder
 from tests.cases import array, perturb, random_images, tiny_vit
 from tests.formulas import below, block, dense, layer_norm
 
-PREFIX = 3  # Class token, two registers.
+PREFIX = 3  # A class token and two registers.
 
 
 def model_of(ratio=0.75, normalize_pixels=True, decoder_mlp_dim=20, **overrides):
@@ -38,7 +38,7 @@ def weights(model):
 
 
 def test_formula():
-    """Each image on its own; the decoder's tokens in raster order."""
+    """Compare the model with a formula that processes each image separately."""
     model = perturb(model_of())
     w = weights(model)
     images = random_images(model, 3)
@@ -78,7 +78,7 @@ def test_formula():
 def test_targets_and_loss(normalize, by_image):
     model = perturb(model_of(normalize_pixels=normalize))
     images = random_images(model, 3)
-    images[0, :4, :4] = 0.5  # A flat patch: nothing is divided by zero.
+    images[0, :4, :4] = 0.5  # A constant patch must not cause a division by zero.
     targets = array(Patches(4)(images)).astype("float64")
     if normalize:
         targets = targets - targets.mean(-1, keepdims=True)
@@ -142,7 +142,7 @@ def test_no_prefix_and_fixed_positions():
     model = perturb(model_of(class_token=False, registers=0, positions="sincos_1d"))
     outputs = model(random_images(model))
     assert tuple(outputs["predictions"].shape) == (2, 18, 48)
-    # The backbone's table is not trained here either.
+    # The position embeddings of the backbone must not be trained either.
     trained = {id(weight) for weight in model.trainable_weights}
     fixed = [
         p for p, weight in model.weights_by_path().items() if id(weight) not in trained

@@ -7,7 +7,7 @@ from keras_vit.training import MaskedPatchPrediction
 from tests.cases import array, perturb, random_array, random_images, tiny_vit
 from tests.formulas import softmax
 
-PREFIX = 3  # Class token, two registers.
+PREFIX = 3  # A class token and two registers.
 
 
 def model_of(ratio=0.5, mask_probability=0.8, replace_probability=0.1, **overrides):
@@ -26,7 +26,7 @@ def model_of(ratio=0.5, mask_probability=0.8, replace_probability=0.1, **overrid
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_targets(channels):
-    """Pixel values of whole steps of 32 and other ones, as the model's scale has them."""
+    """Check the targets for pixels at multiples of 32 and for other pixels."""
     mean, std = [120.0, 110.0, 100.0][:channels], [60.0, 50.0, 40.0][:channels]
     pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 24, channels))
     for level in range(8):
@@ -72,7 +72,8 @@ def test_kept_patches_are_predicted_from_the_tokens_of_the_backbone():
 @pytest.mark.parametrize("weights", [None, [1.0, 0.0, 2.0]])
 def test_loss_and_accuracy(weights):
     model = perturb(model_of())
-    # Dark: pixel values around 28. Some patches are of class 0, which is guessed.
+    # The images are dark (pixels around 28), so that some patches have class 0, which the
+    # biased model predicts.
     images = random_array(3, 16, 24, 3, scale=0.1) - 0.78
     model.get_layer("prediction").bias.assign(np.eye(1, 512)[0] * 3)
     model.compile()
@@ -90,7 +91,7 @@ def test_loss_and_accuracy(weights):
         verbose=0,
         return_dict=True,
     )
-    # As Keras has it: the number of images divides the loss, their weights the metric.
+    # Keras divides the loss by the number of images, and metrics by the sum of weights.
     loss = np.mean(by_image * -np.log(right).mean(1))
     np.testing.assert_allclose(results["loss"], loss, rtol=1e-5)
     accuracy = np.sum(by_image * hits) / by_image.sum()
@@ -115,7 +116,7 @@ def test_shares_of_the_corruptions():
     patches = array(Patches(4)(random_array(32, 64, 64, 3)))
     before = array(encoder.projection(patches))
     after, corrupted = map(array, layer(patches, training=True))
-    after = after[:, 1:]  # The class token.
+    after = after[:, 1:]  # Without the class token.
     chosen = np.zeros((32, 256), bool)
     np.put_along_axis(chosen, corrupted, True, axis=1)
     assert np.all(chosen.sum(1) == round(0.4 * 256))
@@ -130,7 +131,7 @@ def test_shares_of_the_corruptions():
         (source,) = np.flatnonzero(np.all(before[image] == after[image, patch], axis=-1))
         distances.append((source - patch) % 256)
     assert 0 not in distances
-    # From anywhere in the image.
+    # Replacements come from anywhere in the image.
     quarters = np.bincount(np.array(distances) // 64, minlength=4) / len(distances)
     np.testing.assert_allclose(quarters, 0.25, atol=0.1)
 

@@ -1,4 +1,4 @@
-"""What both objectives that hide patches do alike."""
+"""Behavior that both objectives with masked patches share."""
 
 import keras
 import numpy as np
@@ -43,7 +43,7 @@ def backbone_of(**overrides):
 
 @pytest.fixture(params=OBJECTIVES)
 def objective(request):
-    """Makes the objective of a backbone with these changes."""
+    """Return a function that creates the objective for a backbone."""
     kind, small = OBJECTIVES[request.param]
 
     def make(backbone=None, **arguments):
@@ -55,7 +55,7 @@ def objective(request):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_gradients_reach_every_weight(objective, backbone):
-    # Perturbed: behind a zero head nothing else has a gradient.
+    # Perturb the weights: with a zero head, no other weight has a gradient.
     model = perturb(objective(backbone_of(**BACKBONES[backbone])))
     model.compile(keras.optimizers.SGD(1.0), jit_compile=XLA)
     before = {path: array(w).copy() for path, w in model.weights_by_path().items()}
@@ -68,7 +68,7 @@ def test_gradients_reach_every_weight(objective, backbone):
 
 
 def coloured_images(count):
-    """Each in one colour, with a little noise: so a patch tells of all others."""
+    """Return noisy images of one color each, in which a patch predicts all others."""
     colours = np.random.default_rng(0).choice([-0.9, 0.1, 0.9], (count, 1, 1, 3))
     return (colours + random_array(count, 16, 24, 3, scale=0.02)).astype("float32")
 
@@ -131,7 +131,7 @@ def test_masks_differ_in_training_and_repeat_otherwise(objective):
     assert not np.array_equal(once[0], once[1])
     state.assign(before)
     np.testing.assert_array_equal(drawn(training=True), once)
-    # The seed alone decides.
+    # The masks depend only on the seed.
     again = array(objective()(images, training=True)["patches"])
     np.testing.assert_array_equal(again, once)
     other = array(objective(seed=4)(images, training=True)["patches"])

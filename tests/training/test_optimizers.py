@@ -31,7 +31,7 @@ UNDECAYED = {
 }
 
 
-# The table.
+# Tests of the parameter table.
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -142,7 +142,7 @@ def test_models_for_which_there_is_no_table():
         parameter_table(model)
 
 
-# Steps, against NumPy. Gradients are given, so that nothing else comes in.
+# Tests of single steps against NumPy, with given gradients.
 
 
 def adam_formula(weights, gradients, rates, decays, beta_1=0.8, beta_2=0.95, eps=1e-8):
@@ -200,7 +200,7 @@ def test_steps_equal_the_formula_for_every_variable(name):
     )
     before = [array(v).astype("float64") for v in model.trainable_variables]
     gradients = random_gradients(model, steps=2)
-    schedule = WarmupSchedule(0.1, 10, warmup_steps=2, start=0.02)  # 0.02, then 0.06.
+    schedule = WarmupSchedule(0.1, 10, warmup_steps=2, start=0.02)  # Rates 0.02, 0.06.
     after = apply(cls(schedule, table, **arguments), model, gradients)
     blocks = {"patch_encoder": 0.125, "block_0": 0.25, "block_1": 0.5, "norm": 1.0}
     for i, (path, new) in enumerate(zip(model.weights_by_path(), after, strict=True)):
@@ -218,7 +218,7 @@ def test_the_decay_of_big_vision_is_scaled_by_the_schedules_shape_only():
     )
     before = [array(v).astype("float64") for v in model.trainable_variables]
     zeros = [[np.zeros(v.shape, "float32") for v in model.trainable_variables]] * 2
-    # The schedule is at its peak, then at half of it.
+    # The learning rate is at its peak, then at half of the peak.
     schedule = WarmupSchedule(0.04, 2, "linear")
     after = apply(AdamW(schedule, table), model, zeros)
     for old, new, row in zip(before, after, table, strict=True):
@@ -226,18 +226,18 @@ def test_the_decay_of_big_vision_is_scaled_by_the_schedules_shape_only():
         np.testing.assert_allclose(new, factor * old, rtol=1e-5, err_msg=row.path)
 
 
-# Runs, through `fit`.
+# Tests of training with `fit`.
 
 
 def vit(**arguments):
-    """A ViT with its data: 256 images."""
+    """Return a ViT, 256 images and their labels."""
     keras.utils.set_random_seed(0)
     model = perturb(tiny_vit(num_layers=1, **arguments))
     return model, random_array(256, 16, 24, 3, seed=1), np.arange(256) % 5
 
 
 def small_model(*between):
-    """Two dense layers, and what is given between them; with data."""
+    """Return a model of two dense layers and the given ones between them, with data."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -251,7 +251,7 @@ def small_model(*between):
 
 
 def everything(model, cls=AdamW, accumulated=None, layer_decay=None, **arguments):
-    """An optimizer that does all that it can."""
+    """Return an optimizer that uses every feature."""
     table = parameter_table(model, 0.1, layer_decay=layer_decay, rates={"expand/": 2.0})
     return cls(
         WarmupSchedule(0.05, 8, "linear", warmup_steps=2, start=0.01),
@@ -284,8 +284,8 @@ def test_clipping_sees_the_norm_of_all_accumulated_gradients():
 def test_accumulating_4_x_32_equals_128(cls):
     results = []
     for batch, accumulated in ((128, None), (32, 4)):
-        # Not the ViT for Adam: it would blow up gradients that are 0 but for rounding
-        # (that of the keys' bias).
+        # The gradient of a ViT's key bias is zero except for rounding. Adam would amplify
+        # it, so Adam uses another model.
         if cls is SGD:
             model, x, y = vit()
             optimizer = everything(model, cls, accumulated, layer_decay=0.7)
@@ -307,7 +307,7 @@ def test_accumulating_4_x_32_equals_128(cls):
 
 
 class Recorder(keras.callbacks.Callback):
-    """Weights after every update; evaluates with the averaged ones on the way."""
+    """Callback that records the weights and evaluates the averaged ones meanwhile."""
 
     def __init__(self, every):
         super().__init__()
@@ -331,7 +331,7 @@ class Recorder(keras.callbacks.Callback):
 def test_the_average_runs_over_updates_also_through_a_second_fit(accumulated):
     results = []
     for recorder in (Recorder(accumulated or 1), None):
-        # With weights that are not trained, and a random state.
+        # These layers have non-trainable weights and a random state.
         layers = keras.layers.BatchNormalization(), keras.layers.Dropout(0.2, seed=1)
         model, x, y = small_model(*layers)
         optimizer = AdamW(0.05, ema_decay=0.6, gradient_accumulation_steps=accumulated)
@@ -341,7 +341,7 @@ def test_the_average_runs_over_updates_also_through_a_second_fit(accumulated):
             model.fit(x, y, batch_size=64, shuffle=False, verbose=0, callbacks=callbacks)
         results.append((weights(model), model, optimizer, recorder))
     (watched, model, optimizer, recorder), (plain, *_) = results
-    # Looking at the average on the way changes nothing.
+    # Evaluating the average during training must not change the training.
     for one, other in zip(watched, plain, strict=True):
         np.testing.assert_array_equal(one, other)
     assert len(recorder.weights) == 8 // (accumulated or 1)
@@ -410,7 +410,7 @@ def test_before_the_first_update_the_average_is_the_weights():
             for old, new in zip(before, weights(model), strict=True):
                 np.testing.assert_array_equal(old, new)
         optimizer.build(model.trainable_variables)
-        perturb(model)  # As if weights were loaded after `build`.
+        perturb(model)  # Simulates loading weights after `build`.
 
 
 def test_averages_that_there_are_not():

@@ -27,7 +27,7 @@ PIXELS = Preprocessor(0.0, 1.0)
 
 
 def arrays(images, labels=None, classes=None):
-    """A source of images in memory, the labels of which need not be right."""
+    """Return a source of images in memory, with labels that may be invalid."""
     import tensorflow as tf
 
     labels = np.arange(len(images)) if labels is None else labels
@@ -50,7 +50,7 @@ def arrays(images, labels=None, classes=None):
 
 
 def numbers(count):
-    """A source of one-pixel images, each the number that is its label."""
+    """Return a source of one-pixel images whose value is their label."""
     return arrays(np.arange(count, dtype="float32").reshape(count, 1, 1, 1))
 
 
@@ -80,7 +80,7 @@ def test_one_stream_on_any_number_of_threads_and_after_resume(folder):
     import tensorflow as tf
 
     def stream(**arguments):
-        # 18 images: batches of 5 go over the ends of epochs.
+        # With 18 images, batches of 5 span the ends of epochs.
         return training_batches(
             open_source(f"folder:{folder}"),
             Preprocessor(image_size=(10, 10)),
@@ -95,7 +95,7 @@ def test_one_stream_on_any_number_of_threads_and_after_resume(folder):
     assert whole[0][0].dtype == "float32"
     assert whole[0][1].shape == (5, 3)
     assert_same(collect(on_threads(stream(), 1), 12), whole)
-    # What other code does to TensorFlow's own generator does not matter.
+    # The stream must not depend on TensorFlow's global generator.
     tf.random.set_seed(5)
     for step in (1, 11):
         batches = on_threads(stream(first_step=step, cache=step == 11), 5)
@@ -237,14 +237,14 @@ def test_formats(tmp_path, encoded):
     expected = []
     for number, (file_format, mode, options) in enumerate(pictures):
         content = encoded(number, mode, file_format, **options)
-        # Names do not tell the format.
+        # The file extension need not match the format.
         (tmp_path / "all" / f"{number:02}.jpg").write_bytes(content)
         expected.append(np.asarray(image_module.open(io.BytesIO(content)).convert("RGB")))
     source = open_source(f"folder:{tmp_path}")
     preprocessor = Preprocessor(0.0, 1.0, image_size=(12, 16))
     ((images, _, _),) = collect(evaluation_batches(source, preprocessor, len(pictures)))
     difference = np.abs(images - expected).mean((1, 2, 3))
-    # CMYK has no one way to RGB.
+    # There is no unique conversion of CMYK to RGB.
     assert difference.max() < 1.5, dict(zip(pictures, difference, strict=True))
     ((cropped, _),) = collect(
         training_batches(
@@ -278,7 +278,7 @@ BAD = {
 
 @pytest.fixture
 def damaged(folder, encoded):
-    """A source of 18 images and those of `BAD`, which come in between."""
+    """Return a source of 18 good images with those of `BAD` in between."""
     whole = encoded()
     start = whole.find(b"\xff\xc0")
     size = struct.pack(">HH", 65500, 65500)
@@ -311,7 +311,7 @@ def test_an_unreadable_image_is_an_error_that_names_it(damaged, folder):
         assert f"{name} cannot be read: " in str(error.value)
         assert reason in str(error.value)
         assert "unreadable='skip'" in str(error.value)
-        # On to the next.
+        # Replace the bad file to reach the next one.
         (folder / name).unlink(missing_ok=True)
         (folder / name).write_bytes((folder / "ant" / "0.jpg").read_bytes())
     collect(evaluation_batches(damaged, preprocessor, 4))
@@ -396,7 +396,7 @@ def test_a_damaged_file_of_tfds_is_an_error(tfds_dir):
 
 @pytest.fixture
 def shards(tmp_path):
-    """A TFDS set of 40 images in four files, and the files."""
+    """Create a TFDS set of 40 images in four files; return the set and the files."""
     tfds = pytest.importorskip("tensorflow_datasets", reason="makes the set")
     features = tfds.features.FeaturesDict(
         {
@@ -463,7 +463,7 @@ def test_data_that_vanish_while_they_are_read_are_an_error(unreadable, shards, f
         )
         next(batches)
         path.rename(path.with_name(f"{path.name} elsewhere"))
-        path.mkdir()  # As an unmounted disk leaves it.
+        path.mkdir()  # The state after a disk is unmounted.
         with pytest.raises(tf.errors.InvalidArgumentError, match=str(path)):
             collections.deque(batches, maxlen=0)
 

@@ -1,4 +1,4 @@
-"""Pillow defines the operations."""
+"""RandAugment operations, compared with those of Pillow."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_affine_maps_are_pillows(image, pil, matrix):
     np.testing.assert_array_equal(
         operations.affine(image, matrix, FILL, "NEAREST"), expected
     )
-    # Pillow cuts off what we round, and differs where the outside begins.
+    # Pillow truncates instead of rounding, and differs at the border of the image.
     expected = np.asarray(transformed(pil.Resampling.BILINEAR), "int32")
     actual = operations.affine(image, matrix, FILL, "BILINEAR").numpy()
     difference = actual - expected
@@ -87,7 +87,7 @@ def test_rotation_is_pillows(image, pil):
 def test_solarize_add_and_cutout(image):
     added = np.where(image < 128, np.minimum(image.astype(int) + 110, 255), image)
     np.testing.assert_array_equal(operations.solarize_add(image, 110), added)
-    # The centre is at row 18 of 37 and column 52 of 53, less the last column.
+    # The center is at row 18 of 37 and column 52 of 53; the box is clipped at the right.
     cut = image.copy()
     cut[14:22, 48:53] = 128
     np.testing.assert_array_equal(operations.cutout(image, (0.5, 0.99), 4, 128), cut)
@@ -106,7 +106,7 @@ def test_every_operation_is_drawn_and_keeps_shape_and_type(image, style):
     results = [augmented(tf.constant(seed)).numpy() for seed in range(150)]
     assert {(r.shape, r.dtype.name) for r in results} == {(image.shape, "uint8")}
     distinct = {r.tobytes() for r in results}
-    # At a fixed magnitude, a sign and a place are all that is left to draw.
+    # With a fixed magnitude, only the operation, its sign and its place are random.
     assert len(distinct) >= len(operations._OPERATIONS[style])
     again = [augmented(tf.constant(seed)).numpy() for seed in range(5)]
     np.testing.assert_array_equal(again, results[:5])
@@ -134,7 +134,7 @@ def test_levels_of_both_styles(image):
     assert_equal(applied("big_vision", "Color", 0.5), operations.color(image, 1.0))
     moved = applied("timm", "TranslateX", 1.0)
     assert_equal(moved[:, -23:], np.broadcast_to(FILL, (37, 23, 3)))
-    # 37 * 53 pixels / 256 = 7, the mean that big_vision's Contrast has.
+    # The mean in big_vision's Contrast is the number of pixels / 256: 37 * 53 / 256 = 7.
     expected = operations.contrast(image, 1.9, 7.0)
     assert_equal(applied("big_vision", "Contrast", 1.0), expected)
 

@@ -32,7 +32,7 @@ def formula(t, decay, peak, steps, warmup, start, final, cooldown, timescale):
 @pytest.mark.parametrize("decay", ["cosine", "linear", "rsqrt", "constant"])
 def test_formula(decay, warmup, cooldown):
     schedule = WarmupSchedule(0.3, 60, decay, warmup, 0.02, 0.05, cooldown, timescale=7)
-    # First, last, the places where one part ends and the next begins, and beyond.
+    # The first and last steps, those around the ends of each phase, and later ones.
     steps = [0, 1, 9, 10, 11, 30, 44, 45, 46, 59, 60, 61, 1000]
     expected = [
         formula(t, decay, 0.3, 60, warmup, 0.02, 0.05, cooldown, 7) for t in steps

@@ -111,7 +111,7 @@ def test_the_parts_of_a_set_are_not_its_classes(names, tmp_path, encoded):
         open_source(f"folder:{tmp_path}")
     assert f"folder:{tmp_path / names[0]}" in str(error.value)
     assert open_source(f"folder:{tmp_path / names[0]}").class_names == ("ant", "bee")
-    (tmp_path / "images").mkdir()  # Beside the parts, it changes nothing.
+    (tmp_path / "images").mkdir()  # Other directories are ignored.
     if len(names) > 1:
         with pytest.raises(ValueError, match="parts of a set"):
             open_source(f"folder:{tmp_path}")

@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
 @pytest.fixture
 def uneven(tmp_path):
-    """A folder of three classes with 1, 2 and 20 files."""
+    """Create a folder of three classes with 1, 2 and 20 files."""
     for name, count in (("a", 1), ("b", 2), ("c", 20)):
         (tmp_path / "set" / name).mkdir(parents=True)
         for number in range(count):

@@ -179,7 +179,7 @@ def test_half_precision(tmp_path, dtype):
 
 
 def test_other_spellings(tmp_path):
-    """Check the names `gamma_1` of DeiT III, `register_tokens`, `mask_token` of DINOv2."""
+    """Check `gamma_1` (DeiT III), `register_tokens` and `mask_token` (DINOv2)."""
     golden = Golden("timm_registers_layerscale")
     tensors = {
         key.replace("ls1.gamma", "gamma_1")
