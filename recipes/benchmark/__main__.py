@@ -63,13 +63,13 @@ def main(arguments: list[str] | None = None) -> None:
                 medians = [statistics.median(row.values) for row in rows if row.values]
                 rate = max(medians, default=None)
     except KeyboardInterrupt:
-        print(f"\nInterrupted; what was measured is in {options.out}/", file=sys.stderr)
+        print(f"\nInterrupted; the results so far are in {options.out}/", file=sys.stderr)
         sys.exit(130)
     finally:
         shutil.rmtree(options.scratch, ignore_errors=True)
     if not measured:
         sys.exit(f"\nNothing could be measured; the reasons are in {options.out}/")
-    print(f"\nEverything is in {options.out}/")
+    print(f"\nAll results are in {options.out}/")
 
 
 def argument_parser():
@@ -88,8 +88,8 @@ def argument_parser():
         dest="variants",
         action="append",
         choices=VARIANTS,
-        help="a size, once or more often; the first is that of resolution, depth and "
-        "width (default: S16 and B16)",
+        help="model size; may be repeated, and resolution, depth and width use the first "
+        "(default: S16 and B16)",
     )
     add("--batch", type=positive, default=8, help="default: %(default)s")
     add("--alternations", type=positive, default=5, help="default: %(default)s")
@@ -97,7 +97,7 @@ def argument_parser():
         "--repetitions",
         type=positive,
         default=5,
-        help="forward passes or steps in an alternation; their median is its value "
+        help="forward passes or steps in each alternation, of which the median is taken "
         "(default: %(default)s)",
     )
     add(
@@ -105,20 +105,22 @@ def argument_parser():
         type=positive,
         default=900,
         metavar="SECONDS",
-        help="that a contestant has to prepare, and for each alternation; then it is "
-        "killed, and told as failed (default: %(default)s)",
+        help="time limit for the preparation of a contestant and for each alternation; "
+        "a contestant that exceeds it is killed and reported as failed "
+        "(default: %(default)s)",
     )
     add(
         "--contestants",
         nargs="+",
         default=DEFAULT_CONTESTANTS,
         metavar="NAME",
-        help=f"of {', '.join(CONTESTANTS)} (default: {', '.join(DEFAULT_CONTESTANTS)})",
+        help=f"one or more of {', '.join(CONTESTANTS)} "
+        f"(default: {', '.join(DEFAULT_CONTESTANTS)})",
     )
     add(
         "--reference",
         metavar="NAME",
-        help="whom all are compared with, wherever it takes part (default: keras_vit is "
+        help="contestant that all others are compared with (default: keras_vit is "
         "compared with keras_hub and keras on the same backend, and with timm)",
     )
     add("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
@@ -141,8 +143,8 @@ def argument_parser():
         "--out",
         type=pathlib.Path,
         default=pathlib.Path("runs", "benchmark"),
-        help="directory; results of the same WHAT in it are replaced (default: "
-        "%(default)s)",
+        help="output directory, in which existing results of the same WHAT are replaced "
+        "(default: %(default)s)",
     )
     return parser
 

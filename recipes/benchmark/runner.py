@@ -138,8 +138,8 @@ class Worker:
             timer.cancel()
         if expired.is_set():
             raise WorkerError(
-                f"{self.contestant} gave no answer within {self.timeout:g} s, and was "
-                "killed: use a larger --timeout if it is only slow, or leave it out with "
+                f"{self.contestant} gave no answer within {self.timeout:g} s and was "
+                "killed. Use a larger --timeout if it is only slow, or exclude it with "
                 "--contestants."
             )
         if not line:
@@ -153,8 +153,8 @@ class Worker:
         status = self.process.wait()
         if status == -signal.SIGKILL:
             return (
-                f"{self.contestant} was killed by SIGKILL, which the system does where "
-                "memory runs out: use a smaller --batch or --variant."
+                f"{self.contestant} was killed by SIGKILL, probably because the system "
+                "ran out of memory. Use a smaller --batch or --variant."
             )
         return f"{self.contestant} ended with status {status}; see {self.log}."
 

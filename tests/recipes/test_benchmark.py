@@ -119,7 +119,7 @@ def test_who_fails_is_told_and_the_others_go_on(tmp_path):
         assert line.split() == [name, "FAILED"]
     assert "1.5 (1.5 to 1.5) FAILED" in steps
     assert f"{killed} / sound" in steps
-    assert "use a smaller --batch" in table
+    assert "Use a smaller --batch" in table
     report.chart("title", rows, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").stat().st_size > 1000
 
@@ -129,8 +129,8 @@ def test_who_hangs_is_killed_at_the_time_limit(tmp_path):
     rows, _ = run_tasks(tmp_path, "hangs", "sound", timeout=3)
     assert time.monotonic() - start < 60
     assert rows[0].error == (
-        "hangs gave no answer within 3 s, and was killed: use a larger --timeout if it "
-        "is only slow, or leave it out with --contestants."
+        "hangs gave no answer within 3 s and was killed. Use a larger --timeout if it "
+        "is only slow, or exclude it with --contestants."
     )
     assert rows[-1].values == [0.5] * 3
 
@@ -172,7 +172,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert f"Interrupted; what was measured is in {tmp_path}" in errors
+    assert f"Interrupted; the results so far are in {tmp_path}" in errors
     record = json.loads((tmp_path / "matmul.json").read_text())
     assert record["interrupted"] is True
     assert {row["contestant"] for row in record["rows"]} == {BACKEND, "numpy"}

@@ -31,7 +31,7 @@ def loading(contestant, sizes, dtype, directory, ending):
         writer.start()
         writer.join()
         if writer.exitcode:
-            raise RuntimeError(f"{path} could not be written; its error is in the log.")
+            raise RuntimeError(f"Could not write {path}; see the log for the error.")
     import_and_start(contestant, dtype)
     load = _loader(path, contestant, sizes, dtype)
 
