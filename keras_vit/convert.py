@@ -1,6 +1,5 @@
-"""Verified conversion between checkpoint formats: `python -m keras_vit.convert`."""
+"""Verified conversion between checkpoint formats."""
 
-import argparse
 import os
 import pathlib
 from typing import Any
@@ -15,7 +14,7 @@ from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource, save_npz
 from keras_vit.weights.opening import open_checkpoint
 
-_TARGETS = (".keras", ".weights.h5", ".npz")
+TARGETS = (".keras", ".weights.h5", ".npz")
 
 
 def convert(
@@ -45,10 +44,10 @@ def convert(
             supported, or the format of `target` cannot represent the model.
     """
     target = pathlib.Path(target)
-    ending = next((e for e in _TARGETS if target.name.endswith(e)), None)
+    ending = next((e for e in TARGETS if target.name.endswith(e)), None)
     if ending is None:
         raise ValueError(
-            f"The target must end in {', '.join(_TARGETS)}; received {target}."
+            f"The target must end in {', '.join(TARGETS)}; received {target}."
         )
     if target.exists():
         raise FileExistsError(f"{target} exists; delete it or choose another path.")
@@ -116,61 +115,3 @@ def _changed(model, again):
 
 def _outputs(model, images):
     return keras.ops.convert_to_numpy(keras.ops.cast(model(images), "float32"))
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command-line interface."""
-    parser = argparse.ArgumentParser(
-        prog="python -m keras_vit.convert",
-        description="Convert a checkpoint to another format and verify the result.",
-        epilog="example: python -m keras_vit.convert ViT-B_16.npz vit_b16.keras",
-    )
-    parser.add_argument("source", help="a path, or a name of keras_vit.checkpoints()")
-    parser.add_argument("target", help=f"a path ending in {', '.join(_TARGETS)}")
-    parser.add_argument(
-        "--input-shape",
-        type=int,
-        nargs=3,
-        metavar=("HEIGHT", "WIDTH", "CHANNELS"),
-        help="shape of the images, if the source does not state it or to change it",
-    )
-    parser.add_argument(
-        "--num-heads",
-        type=int,
-        help="number of attention heads, if the source does not state it",
-    )
-    parser.add_argument(
-        "--architecture", help="timm's name for the network, if there is no config.json"
-    )
-    parser.add_argument(
-        "--state-dict", help="part of a PyTorch file to read, if the file has several"
-    )
-    parser.add_argument(
-        "--no-top", action="store_true", help="convert the model without its classifier"
-    )
-    options = parser.parse_args(arguments)
-    overrides: dict[str, Any] = {}
-    if options.input_shape:
-        overrides["input_shape"] = tuple(options.input_shape)
-    if options.num_heads:
-        overrides["num_heads"] = options.num_heads
-    for name in ("architecture", "state_dict"):
-        if getattr(options, name):
-            overrides[name] = getattr(options, name)
-    if options.no_top:
-        overrides["include_top"] = False
-    try:
-        difference = convert(options.source, options.target, **overrides)
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted\n")
-    except (OSError, ImportError, RuntimeError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
-    size = os.path.getsize(options.target)
-    print(
-        f"Wrote {options.target} ({size / 1e6:.1f} MB); largest difference between the "
-        f"outputs for two random images: {difference:.3g}."
-    )
-
-
-if __name__ == "__main__":
-    main()

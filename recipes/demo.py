@@ -18,7 +18,9 @@ import keras
 import numpy as np
 
 import keras_vit
-from recipes import command_line, digits, pictures
+from keras_vit.cli import command_line
+from keras_vit.training import pictures
+from recipes import digits
 
 SEED = 0
 BATCH_SIZE = 32

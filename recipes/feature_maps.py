@@ -16,9 +16,9 @@ import keras
 import numpy as np
 
 import keras_vit
+from keras_vit.training import pictures
 from keras_vit.training.decoding import decode_pixels, reason
 from keras_vit.training.host import tensorflow
-from recipes import pictures
 
 
 def main():

@@ -114,7 +114,7 @@ class Load:
 
 def direct(directory, files, batch, limit):
     """Seconds of each call of the export's `predict_bytes` with a batch of files."""
-    from recipes.serve.model import Model
+    from keras_vit.serve.model import Model
 
     model = Model(directory)
     contents = np.array(list(itertools.islice(itertools.cycle(files), batch)), object)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import keras_vit
-from recipes import training
-from recipes.config import load
+from keras_vit.training import runs
+from keras_vit.training.config import load
 from tests.cases import array
 from tests.earlier.write import MODELS, build
 
@@ -53,7 +53,7 @@ def test_a_run_resumes(tmp_path):
     backend = keras.backend.backend()
     run = tmp_path / "run"
     shutil.copytree(EARLIER / f"run_{backend}", run)
-    training.train(load(str(run / "config.json")), run)
+    runs.train(load(str(run / "config.json")), run)
     ours = keras_vit.load_checkpoint(run / "last.keras").weights_by_path()
     theirs = keras_vit.load_checkpoint(EARLIER / f"last_{backend}.keras")
     for path, weight in theirs.weights_by_path().items():

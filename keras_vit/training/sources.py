@@ -197,7 +197,7 @@ def digits(seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]
     """UCI's handwritten digits, as they come with scikit-learn, in three parts.
 
     Args:
-        seed: int, which split; the recipes use 0.
+        seed: int, which split; configs use 0.
 
     Returns:
         Dict with `train`, `validation` and `test`: images `(n, 8, 8, 1)`, float32,

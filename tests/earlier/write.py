@@ -88,8 +88,8 @@ def write_export():
 
 def write_run(backend):
     """Write a run that stopped at its first of three checkpoints, and its last state."""
-    from recipes import config as configs
-    from recipes import training
+    from keras_vit.training import config as configs
+    from keras_vit.training import runs
 
     settings = configs.override(configs.load("digits_vit"), RUN)
     whole = HERE / f"run_{backend}"
@@ -104,7 +104,7 @@ def write_run(backend):
             shutil.copytree(whole, kept)
 
     os.replace = copy_first_state
-    training.train(settings, whole)
+    runs.train(settings, whole)
     os.replace = replace
     shutil.copy(whole / "last.keras", HERE / f"last_{backend}.keras")
     shutil.rmtree(whole)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import keras_vit
+from keras_vit.cli import export
 from keras_vit.export import models_config, saved_model
 from keras_vit.layers import Preprocessor
-from recipes import export
 from tests.cases import array, perturb, tiny_vit
 from tests.export.serving import serve
 
@@ -232,7 +232,7 @@ def test_the_client_over_grpc(exported, photographs, tmp_path):
     server.start()
 
     def client(*arguments):
-        command = [sys.executable, "-m", "recipes.serving_client"]
+        command = [sys.executable, "-m", "keras_vit", "query"]
         return subprocess.run(
             [*command, f"localhost:{port}", *arguments],
             cwd=HERE.parents[1],

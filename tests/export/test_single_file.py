@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 
+from keras_vit.cli import export
 from keras_vit.export import litert, onnx, served_model, single_file
 from keras_vit.export.comparison import TOLERANCE
-from recipes import export
 from tests.cases import array, perturb, random_array, tiny_vit
 from tests.export.models import MODELS, exact_copy, pixels, tiny_model
 

@@ -76,8 +76,8 @@ def test_exports_and_the_server(files):
 
     from keras_vit.export.image_bytes import FINE, UNREADABLE, read_images
     from keras_vit.layers import Preprocessor
+    from keras_vit.serve.images import read_files
     from keras_vit.training.decoding import decode_pixels
-    from recipes.serve.images import read_files
 
     preprocessor = Preprocessor(0.0, 1.0, image_size=(8, 8))
     inputs = {"image_bytes": np.array(list(files.values()), object)}

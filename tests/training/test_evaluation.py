@@ -11,9 +11,9 @@ import pytest
 import keras_vit
 from keras_vit.layers import Preprocessor
 from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction
+from keras_vit.training.objectives import SigmoidLoss, one_hot
 from keras_vit.training.pipeline import evaluation_batches
 from keras_vit.training.sources import open_source
-from recipes.objectives import SigmoidLoss, one_hot
 from tests.cases import array
 
 pytestmark = pytest.mark.usefixtures("tensorflow")

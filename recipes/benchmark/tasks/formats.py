@@ -4,9 +4,9 @@ import pathlib
 import shutil
 from importlib import import_module
 
+from keras_vit.evaluation.exported_model import Export
 from recipes.benchmark.contestants import CONTESTANTS, random_batch
 from recipes.benchmark.timing import median_seconds, seconds
-from recipes.exported import Export
 
 # The function of keras_vit.export for each format, and the file extension.
 _WRITERS = {

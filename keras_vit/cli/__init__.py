@@ -1,0 +1,81 @@
+"""The command `keras-vit`.
+
+Importing Keras takes seconds, so `main` imports only the module of the command that it
+runs: `keras_vit.cli.pretrain` for `keras-vit pretrain`.
+"""
+
+import argparse
+import functools
+import importlib
+import sys
+from collections.abc import Sequence
+
+import keras_vit
+from keras_vit.cli import interrupts, process
+from keras_vit.cli.extras import install_command
+
+COMMANDS = {
+    "new-config": "print a config as a Python file to start from",
+    "pretrain": "train a model from random weights, with or without labels",
+    "finetune": "train from a checkpoint, with other classes or at another size",
+    "evaluate": "measure the accuracy of a checkpoint or an export",
+    "predict": "classify image files",
+    "probe": "fit a linear classifier to the features of a model",
+    "sweep": "train a config once for every combination of some values",
+    "convert": "write a checkpoint in another format",
+    "export": "write a SavedModel, an ONNX or a LiteRT file",
+    "serve": "serve a SavedModel over TF Serving's REST API",
+    "query": "classify image files with a TF Serving server, over gRPC",
+}
+# Servers and clients of an export have no Keras. TensorFlow imports it where it is
+# installed, so `main` refuses it: what runs here is what runs there.
+WITHOUT_KERAS = {"serve", "query"}
+# These read images with tf.data, whose threads may outlive an error.
+READERS = {"pretrain", "finetune", "evaluate", "predict", "probe", "sweep"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that the arguments name.
+
+    Args:
+        arguments: the name of the command and its arguments; those of the process by
+            default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = _parser().parse_args(words[:1]).command
+    sys.argv = ["keras-vit", *words]  # Runs record it, whether or not `-m` was used.
+    interrupts.install()
+    module_name = f"keras_vit.cli.{name.replace('-', '_')}"
+    try:
+        if name in WITHOUT_KERAS:
+            sys.modules["keras"] = None  # type: ignore[assignment]
+        else:
+            importlib.import_module("keras_vit.api")
+        command = importlib.import_module(module_name).main
+    except ImportError as error:
+        remedy = install_command(error)
+        if remedy is None:
+            raise
+        sys.exit(f"error: {error}. {remedy}")
+    run = functools.partial(command, words[1:])
+    if name in READERS:
+        process.run_as_process(run)
+    else:
+        run()
+
+
+def _parser():
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:{width}}  {about}" for name, about in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="keras-vit",
+        description="Train, evaluate, export and serve Vision Transformers.",
+        epilog=f"commands:\n{rows}\n\nkeras-vit COMMAND --help describes a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below"
+    )
+    version = f"keras_vit {keras_vit.__version__}"
+    parser.add_argument("--version", action="version", version=version)
+    return parser

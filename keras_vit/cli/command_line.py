@@ -1,0 +1,212 @@
+"""Arguments, errors and names of runs that several commands share."""
+
+import argparse
+import contextlib
+import dataclasses
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from keras_vit.cli.extras import install_command
+from keras_vit.export.staging import disk_is_full
+from keras_vit.training import config as configs
+from keras_vit.training import dry_run, objectives
+from keras_vit.training.directory_lock import locked
+from keras_vit.training.host import tensorflow
+
+UNSPECIFIED = configs.Config(
+    about="Evaluation.",
+    command="keras-vit evaluate ...",
+    hardware="any",
+    expected="what was published",
+    data=configs.Data(train="", validation="", test=None),
+)
+
+
+def parser(
+    name: str, doc: str | None, what: str, workdir: str
+) -> argparse.ArgumentParser:
+    """Return a parser with the arguments of the commands that take a config.
+
+    Args:
+        name: of the command, such as `"pretrain"`.
+        doc: the docstring of its module, which is its help.
+        what: the name of its first argument.
+        workdir: help of `--workdir`.
+    """
+    made = argparse.ArgumentParser(
+        prog=f"keras-vit {name}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("what", metavar=what)
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="another value for a key of the config, as optimization.learning_rate=3e-4",
+    )
+    made.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="where TFDS has its sets; short for --set data.data_dir=DIR",
+    )
+    made.add_argument("--workdir", metavar="DIR", help=workdir)
+    return made
+
+
+def settings(options: argparse.Namespace) -> list[str]:
+    """Return the settings of `--set` and `--data-dir` for `configs.override`."""
+    directory = options.data_dir
+    return [*([f"data.data_dir={directory}"] if directory else []), *options.settings]
+
+
+def run(
+    made: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    configured: Callable[[argparse.Namespace], configs.Config],
+    start: Callable[..., Any],
+) -> None:
+    """Run a command that trains, with the options `--dry-run` and `--resume`.
+
+    Args:
+        made: its parser.
+        arguments: of the command; those of the process by default.
+        configured: function from the parsed options to the config.
+        start: function that trains, such as `runs.train`.
+    """
+    made.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="require a run to resume, or forbid one (default: resume if there is one)",
+    )
+    made.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the config, variables, operations, memory and time of a step, and "
+        "write nothing",
+    )
+    options = made.parse_args(arguments)
+    if options.workdir is None and not options.dry_run:
+        made.error("--workdir is needed, except for --dry-run")
+    with reported(options.workdir):
+        config = configs.override(configured(options), settings(options))
+        configs.check_data(config, settings(options))
+        if options.dry_run:
+            dry_run.report(config)
+        else:
+            start(config, options.workdir, options.resume)
+
+
+@contextlib.contextmanager
+def reported(workdir: str | None = None) -> Iterator[None]:
+    """Exit with one line for errors that the user can mend, and for Ctrl-C.
+
+    Args:
+        workdir: the directory that the command writes to, if any.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        print(str(interruption) or "interrupted", file=sys.stderr)
+        sys.exit(130)  # What shells report for SIGINT.
+    except Exception as error:
+        reason = str(error)
+        if workdir and disk_is_full(error):
+            reason = (
+                f"no space left for {workdir}. What was written "
+                "before is whole: make room and give the same command again; a training "
+                "run resumes from its last checkpoint."
+            )
+        elif not isinstance(error, OSError | ValueError | ImportError):
+            reason = _reading_error(error)
+        elif remedy := install_command(error):
+            reason = f"{reason}. {remedy}"
+        if reason is None:
+            raise
+        sys.exit(f"error: {reason}")
+
+
+@contextlib.contextmanager
+def writing(workdir: str | None) -> Iterator[None]:
+    """Report errors as `reported` does, and hold the directory of results, if any."""
+    with reported(workdir), locked(workdir) if workdir else contextlib.nullcontext():
+        yield
+
+
+def _reading_error(error):
+    """What the data pipeline says of an image or a label; None for another error."""
+    if not isinstance(error, tensorflow().errors.OpError):
+        return None
+    # TensorFlow passes the text of a Python error on, with where it was.
+    reason = r"^ValueError: (.*)$|(Labels must be .*)"
+    found = re.search(reason, error.message, flags=re.MULTILINE)
+    return found and (found[1] or found[2])
+
+
+def checkpoint_file(path: str) -> str:
+    """Return the file of a checkpoint: the best model, if `path` is a run."""
+    return f"{path}/best.keras" if is_run(pathlib.Path(path)) else path
+
+
+def run_of(path: str) -> pathlib.Path | None:
+    """Return the directory of the run that a checkpoint belongs to, or None."""
+    for directory in (pathlib.Path(path), pathlib.Path(path).parent):
+        if is_run(directory):
+            return directory
+    return None
+
+
+def head_of(checkpoint: str) -> dict[str, Any]:
+    """Return the arguments for the head of a run's model, by the run's config.
+
+    The models of older runs say that they end in logits, whatever loss trained them.
+    """
+    run = run_of(checkpoint)
+    names = ("best.keras", "last.keras")
+    if run is None or pathlib.Path(checkpoint_file(checkpoint)).name not in names:
+        return {}
+    config = configs.load(str(run / "config.json"))
+    if config.objective != "classification":
+        return {}
+    return {"classifier_activation": objectives.activation(config)}
+
+
+def is_run(path: pathlib.Path) -> bool:
+    """Return True if a directory holds a training run."""
+    return (path / "config.json").is_file() and (path / "environment.json").is_file()
+
+
+def config_of(what: str, otherwise: configs.Config) -> configs.Config:
+    """The config that is meant: by its name or file, or by a checkpoint.
+
+    Args:
+        what: name of a config, its Python or JSON file, or a checkpoint.
+        otherwise: for a checkpoint that is of no run.
+
+    Returns:
+        For a checkpoint: with `model.weights` naming it and no other arguments of the
+        model; the data are those of its run.
+    """
+    if configs.is_config(what):
+        return configs.load(what)
+    directory = run_of(what)
+    file = checkpoint_file(what)
+    if directory is None and not _may_be_checkpoint(what):
+        return configs.load(what)  # Its error names the configs.
+    base = otherwise
+    if directory is not None:
+        base = configs.load(str(directory / "config.json"))
+    return dataclasses.replace(base, model=configs.Model(weights=file))
+
+
+def _may_be_checkpoint(what):
+    import keras_vit
+
+    known = what in keras_vit.checkpoints() or what.startswith("hf://")
+    return known or pathlib.Path(what).exists() or "/" in what

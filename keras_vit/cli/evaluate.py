@@ -1,0 +1,68 @@
+r"""Evaluates a checkpoint on labelled images, every image once.
+
+keras-vit evaluate CHECKPOINT [--workdir DIR] [--set key=value ...]
+
+CHECKPOINT is the directory of a run (its best model), or what `keras_vit.load_checkpoint`
+reads: a file, a name that `keras_vit.checkpoints()` lists; or an export: a .onnx or
+.tflite file, the directory of a SavedModel's versions, for images that have one size. The
+images are those of `data.test`; of a run, its own test set, or the validation set if it
+has none. Examples:
+
+  keras-vit evaluate runs/digits
+  keras-vit evaluate runs/digits --set data.test=folder:photographs
+  keras-vit evaluate vit_b16.augreg_in21k_ft_in1k_224 --set \
+      data.test=tfds:imagenet2012:validation --set model.arguments.input_shape=384,384,3
+  keras-vit evaluate digits.onnx --set data.test=digits:test
+
+With --workdir: evaluation.json, and confusion.png for up to 100 classes.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_vit.cli import command_line
+from keras_vit.evaluation.accuracy import evaluate, published_accuracy
+from keras_vit.training import config as configs
+from keras_vit.training.run_directory import write_text
+
+MOST_CLASSES_SHOWN = 100
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = command_line.parser(
+        "evaluate", __doc__, "CHECKPOINT", "where results go; printed without"
+    )
+    options = parser.parse_args(arguments)
+    with command_line.writing(options.workdir):
+        if options.workdir is not None:
+            from keras_vit.training import pictures  # Needs matplotlib.
+        config = command_line.config_of(options.what, command_line.UNSPECIFIED)
+        config = configs.override(config, command_line.settings(options))
+        if config.model.weights is None:
+            raise ValueError(
+                f"{options.what} is a config without model.weights: evaluate the "
+                "directory of its run, or a checkpoint."
+            )
+        results = evaluate(config)
+        print(f"{config.model.weights} on {results['set']}:")
+        print(f"  images: {results['images']:,} ({results['unreadable']:,} unreadable)")
+        accuracy, top5 = results["accuracy"], results["top5"]
+        print(f"  accuracy: {accuracy:.2%}; in the first five: {top5:.2%}")
+        print(f"  loss: {results['loss']:.4f}")
+        if published := published_accuracy(options.what):
+            print(f"  published: {published}")
+        if options.workdir is not None:
+            directory = pathlib.Path(options.workdir)
+            confusion = np.array(results.pop("confusion"))
+            results |= {
+                "checkpoint": config.model.weights,
+                "config": configs.to_dict(config),
+            }
+            write_text(directory / "evaluation.json", json.dumps(results, indent=1))
+            if len(confusion) <= MOST_CLASSES_SHOWN:
+                pictures.confusion(confusion, directory / "confusion.png")
+            print(f"  results: {directory}/")

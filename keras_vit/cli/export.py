@@ -1,0 +1,146 @@
+"""Exports a checkpoint for serving, checked against Keras.
+
+keras-vit export CHECKPOINT --to PATH --format saved_model|onnx|litert
+
+CHECKPOINT is the directory of a run (its best model, the names of its classes), or what
+keras_vit.load_checkpoint takes: a name of keras_vit.checkpoints(), a file, a directory.
+PATH/VERSION is written, for TF Serving; or the file PATH, which ends in .onnx or .tflite;
+or nothing. Examples:
+
+  keras-vit export runs/digits --to served/digits
+  keras-vit export ViT-B_16.npz --to served/vit --labels classes.txt
+  keras-vit export runs/digits --to digits.onnx --format onnx
+  keras-vit export runs/digits --to d.tflite --format litert --weights-dtype int8
+"""
+
+import argparse
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+import keras_vit
+from keras_vit.cli import command_line
+from keras_vit.export.head import Head
+from keras_vit.export.stored_weights import WEIGHTS_DTYPES
+from keras_vit.training import config as configs
+from keras_vit.training import known_class_names
+
+NEXT = {
+    "saved_model": """
+Serve it:
+  docker run --rm -p 8500:8500 -p 8501:8501 -v {path}:/models/{name} \\
+    -e MODEL_NAME={name} tensorflow/serving
+Ask it (REST, then gRPC):
+  printf '{{"signature_name": "predict_bytes", "instances": [{{"b64": "%s"}}]}}' \\
+    "$(base64 -w0 IMAGE.jpg)" | curl -d @- http://localhost:8501/v1/models/{name}:predict
+  keras-vit query localhost:8500 {name} IMAGE.jpg""",
+    "onnx": """
+Run it, on images float32 (b, h, w, c), pixel values 0 to 255:
+  import json, onnxruntime
+  session = onnxruntime.InferenceSession({path!r})
+  ({output},) = session.run(["{output}"], {{"images": images}})
+  labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])""",
+    "litert": """
+Run it, on images float32 (b, h, w, c) of the model's size, pixel values 0 to 255:
+  from ai_edge_litert.interpreter import Interpreter
+  predict = Interpreter({path!r}).get_signature_runner("serving_default")
+  {output} = predict(images=images)["{output}"]""",
+}
+
+# What a format has no place for, and why.
+REFUSED: dict[str, dict[str, str]] = {
+    "saved_model": {},
+    "onnx": {
+        "version": "a file has no versions",
+        "top_k": "the file gives the values of all classes",
+    },
+    "litert": {
+        "version": "a file has no versions",
+        "top_k": "the file gives the values of all classes",
+        "labels": "LiteRT's files have no place for names that its interpreter reads",
+    },
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="keras-vit export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", help="a path, or a name of keras_vit.checkpoints()")
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="PATH",
+        help="directory of the model's versions, or a file that ends in .onnx or .tflite",
+    )
+    parser.add_argument(
+        "--format", choices=REFUSED, default="saved_model", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--version", type=int, help="of a saved_model; default: the next free one"
+    )
+    parser.add_argument(
+        "--labels", help="text file, a class a line, in their order; not for litert"
+    )
+    parser.add_argument(
+        "--top-k", type=int, help="classes that a saved_model names (default: 5)"
+    )
+    parser.add_argument(
+        "--weights-dtype",
+        choices=WEIGHTS_DTYPES,
+        default="float32",
+        help="as stored; bfloat16 in a saved_model only",
+    )
+    options = parser.parse_args(arguments)
+    meant = {".onnx": "onnx", ".tflite": "litert"}.get(pathlib.Path(options.to).suffix)
+    if options.format == "saved_model" and meant is not None:
+        parser.error(f"--to {options.to} is the name of a file: add --format {meant}.")
+    for name, reason in REFUSED[options.format].items():
+        if getattr(options, name) is not None:
+            option = "--" + name.replace("_", "-")
+            parser.error(f"{option} is not for --format {options.format}: {reason}.")
+    with command_line.reported():
+        try:
+            print(_export(options))
+        except RuntimeError as error:
+            sys.exit(f"error: {error}")
+
+
+def _export(options):
+    """Writes the export; returns what to do next."""
+    kwargs: dict[str, Any] = {"weights_dtype": options.weights_dtype}
+    if options.labels is not None:
+        kwargs["labels"] = _lines(pathlib.Path(options.labels))
+    elif "labels" not in REFUSED[options.format]:
+        kwargs["labels"] = known_class_names.of_run(options.checkpoint)
+    if options.format == "saved_model":  # Files of images, not pixels.
+        run = command_line.run_of(options.checkpoint)
+        if run is not None:
+            kwargs["exif"] = configs.load(str(run / "config.json")).data.exif
+    for name in ("version", "top_k"):
+        if getattr(options, name) is not None:
+            kwargs[name] = getattr(options, name)
+    write = getattr(keras_vit.export, options.format)
+    model: Any = command_line.checkpoint_file(options.checkpoint)
+    head = command_line.head_of(options.checkpoint)
+    if head or options.format != "saved_model":
+        model = keras_vit.load_checkpoint(model, **head)
+    path = write(model, options.to, **kwargs)
+    if options.format == "saved_model":
+        path = path.parent.resolve()  # Its parent is what a server is given.
+        return NEXT["saved_model"].format(path=shlex.quote(str(path)), name=path.name)
+    output = Head.of(model.get_config()["classifier_activation"]).output
+    return NEXT[options.format].format(path=str(path), output=output)
+
+
+def _lines(path):
+    try:
+        text = path.read_text("utf-8-sig")  # Some editors begin files with a mark.
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 ({error}): save it in UTF-8.") from None
+    # Not str.splitlines, which ends lines at other characters too.
+    return text.removesuffix("\n").split("\n")

@@ -1,0 +1,35 @@
+"""The extras of the package that install optional libraries."""
+
+EXTRAS = {
+    "ai_edge_litert": "litert",
+    "grpc": "serving",
+    "h11": "serve",
+    "huggingface_hub": "hub",
+    "importlib_resources": "train",
+    "jax": "jax",
+    "matplotlib": "train",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "orjson": "serve",
+    "prometheus_client": "serve",
+    "sklearn": "train",
+    "starlette": "serve",
+    "tensorboard": "train",
+    "tensorflow": "tensorflow",
+    "tensorflow_datasets": "train",
+    "tensorflow_serving": "serving",
+    "tf2onnx": "onnx",
+    "torch": "torch",
+    "uvicorn": "serve",
+}
+
+
+def install_command(error: BaseException) -> str | None:
+    """Return the pip command that installs a missing library, or None.
+
+    Args:
+        error: the error that an import raised.
+    """
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    extra = EXTRAS.get((name or "").partition(".")[0])
+    return extra and f"Run pip install 'keras_vit[{extra}]'."

@@ -1,0 +1,72 @@
+"""Says what is on photographs.
+
+keras-vit predict CHECKPOINT IMAGE [IMAGE ...] [--workdir DIR] [--top 5]
+
+CHECKPOINT is the directory of a run (its best model), or what `keras_vit.load_checkpoint`
+reads. IMAGE is a JPEG, PNG, BMP, GIF or WebP file, or a folder of them. Names of classes
+are those of the run, or ImageNet's for 1,000 classes. An image that cannot be read is
+named and left out. Scores are the model's own outputs: probabilities in percent where it
+ends in a softmax or a sigmoid, else plain numbers. Examples:
+
+  keras-vit predict runs/flowers photographs/ --workdir predictions
+  keras-vit predict vit_b16.augreg_in21k_ft_in1k_224 dog.jpg
+
+With --workdir: predictions.csv, a line for each image and class.
+"""
+
+import csv
+import io
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import keras_vit
+from keras_vit.cli import command_line
+from keras_vit.evaluation.predictions import images_in, predict
+from keras_vit.export.head import Head
+from keras_vit.training import config as configs
+from keras_vit.training import known_class_names
+from keras_vit.training.objectives import network
+from keras_vit.training.run_directory import write_text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = command_line.parser(
+        "predict", __doc__, "CHECKPOINT", "where predictions.csv goes"
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("--top", type=int, default=5, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    if options.top < 1:
+        parser.error(f"--top must be 1 or more; received {options.top}.")
+    with command_line.writing(options.workdir):
+        config = command_line.config_of(options.what, command_line.UNSPECIFIED)
+        config = configs.override(config, command_line.settings(options))
+        paths = images_in(options.images)
+        head = command_line.head_of(config.model.weights or "")
+        model = network(config, include_top=True, head="keep", **head)
+        shown = Head.of(model.get_config()["classifier_activation"]).shown
+        names, classes = known_class_names.known(model, config), model.output_shape[-1]
+        if names is None and classes != 1000:
+            names = [str(number) for number in range(classes)]
+        rows, unreadable = [], 0
+        for path, scores in predict(model, paths, config.batch_size, config.data.exif):
+            print(path)
+            if isinstance(scores, str):
+                unreadable += 1
+                print(f"  cannot be read: {scores}")
+                continue
+            ((*best,),) = keras_vit.decode_predictions(scores[None], options.top, names)
+            for place, name, score in best:
+                print(f"  {shown(score)}  {name}")
+                rows.append((str(path), place, name, f"{score:.6f}"))
+        if options.workdir is not None:
+            directory = pathlib.Path(options.workdir)
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerows([("image", "class", "name", "score"), *rows])
+            write_text(directory / "predictions.csv", text.getvalue())
+            print(f"predictions: {directory / 'predictions.csv'}")
+    if unreadable:
+        sys.exit(f"{unreadable} of {len(paths)} images could not be read.")

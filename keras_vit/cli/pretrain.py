@@ -1,0 +1,25 @@
+"""Trains a model from a config; run again, it goes on where it was.
+
+keras-vit pretrain CONFIG --workdir DIR [--set key=value ...]
+
+CONFIG is the name of a config, a Python file that sets CONFIG (keras-vit new-config
+prints one), or the config.json of a run. Examples:
+
+  keras-vit pretrain digits_vit --workdir runs/digits
+  keras-vit pretrain digits_vit --workdir runs/small --set epochs=5
+  keras-vit pretrain digits_vit --dry-run
+"""
+
+from collections.abc import Sequence
+
+from keras_vit.cli import command_line
+from keras_vit.training import config as configs
+from keras_vit.training import runs
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = command_line.parser("pretrain", __doc__, "CONFIG", "directory of the run")
+    command_line.run(
+        parser, arguments, lambda options: configs.load(options.what), runs.train
+    )

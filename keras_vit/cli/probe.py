@@ -1,0 +1,55 @@
+r"""How much a linear classifier can read off frozen features.
+
+keras-vit probe CONFIG_OR_CHECKPOINT [--workdir DIR] [--set key=value ...]
+
+Ridge regression from features to -1 and 1 for each class, solved exactly: with 5 and 10
+images of each class, and with all. A checkpoint is the directory of a run (its best
+model), or what `keras_vit.load_checkpoint` reads; the features are what its head would
+see. A config without weights gives random features, the bar that others have to pass. The
+regularisation is chosen on `data.validation`, the accuracy is that on `data.test`.
+
+Examples:
+
+  keras-vit probe runs/digits_mae
+  keras-vit probe digits_vit
+  keras-vit probe vit_b16.augreg_in21k --data-dir tfds --set \
+      data.train=tfds:cifar10 --set data.validation=tfds:cifar10:test[:5000] --set \
+      data.test=tfds:cifar10:test[5000:]
+
+With --workdir: linear_probe.json.
+
+Source: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_lsr`.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+from keras_vit.cli import command_line
+from keras_vit.evaluation.linear_probe import linear_probe
+from keras_vit.training import config as configs
+from keras_vit.training.run_directory import write_text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = command_line.parser(
+        "probe",
+        __doc__,
+        "CONFIG_OR_CHECKPOINT",
+        "where linear_probe.json goes",
+    )
+    options = parser.parse_args(arguments)
+    with command_line.writing(options.workdir):
+        config = command_line.config_of(options.what, command_line.UNSPECIFIED)
+        config = configs.override(config, command_line.settings(options))
+        configs.check_data(config, command_line.settings(options))
+        results = linear_probe(config)
+        what = config.model.weights or f"{options.what}, random weights"
+        print(f"{what}, test accuracy of a linear probe:")
+        for name, row in results.items():
+            print(f"  {name:8} {row['accuracy']:.2%}")
+        if options.workdir is not None:
+            directory = pathlib.Path(options.workdir)
+            results = {"of": what, "config": configs.to_dict(config), **results}
+            write_text(directory / "linear_probe.json", json.dumps(results, indent=1))

@@ -1,0 +1,56 @@
+"""Asks a TF Serving server over gRPC what is on images.
+
+keras-vit query HOST:PORT MODEL IMAGE ...
+
+Needs the package tensorflow-serving-api (pip install 'keras_vit[serving]') and no Keras.
+"""
+
+import argparse
+import pathlib
+
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from keras_vit.serve.image_errors import IMAGE_ERRORS
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="keras-vit query",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("server", help="HOST:PORT, as localhost:8500")
+    parser.add_argument("model", help="the name that the server gives the model")
+    parser.add_argument("images", nargs="+", type=pathlib.Path, help="files")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds")
+    options = parser.parse_args(arguments)
+    try:
+        files = [path.read_bytes() for path in options.images]
+        with grpc.insecure_channel(options.server) as channel:
+            answer = classify(channel, options.model, files, options.timeout)
+    except OSError as error:
+        parser.exit(1, f"error: {error}\n")
+    except grpc.RpcError as error:
+        parser.exit(1, f"error: {options.server}: {error.code()}: {error.details()}\n")
+    for i, path in enumerate(options.images):
+        if answer["error"][i]:
+            print(f"{path}: {IMAGE_ERRORS[answer['error'][i]]}")
+            continue
+        best = zip(answer["labels"][i], answer["scores"][i], strict=True)
+        # A model without softmax or sigmoid gives scores that are no probabilities.
+        form = ".1%" if "probabilities" in answer else ".4f"
+        print(f"{path}:", ", ".join(f"{label.decode()} {p:{form}}" for label, p in best))
+
+
+def classify(channel, model, files, timeout):
+    """Arrays by the names that `keras_vit.export.saved_model` gives them."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = "predict_bytes"
+    request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(files))
+    service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    outputs = service.Predict(request, timeout=timeout).outputs
+    return {name: tf.make_ndarray(tensor) for name, tensor in outputs.items()}

@@ -1,0 +1,120 @@
+"""Serves an export over TF Serving's REST API, without TF Serving and without Keras.
+
+keras-vit serve DIR
+
+DIR is what keras-vit export wrote to; the highest version in it is served. A
+client of TF Serving works unchanged: POST /v1/models/NAME:predict, GET /v1/models/NAME
+and its /metadata. http://HOST:PORT/ is a page to try the model on images, /healthz says
+whether the server takes requests, /monitoring/prometheus/metrics how it does.
+
+SIGTERM and SIGINT stop it when every request that has come has been answered.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import re
+import signal
+
+from keras_vit.serve.limits import Limits
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    _prepare_process()
+    parser = argparse.ArgumentParser(
+        prog="keras-vit serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    limits = Limits()
+
+    def add(name, default, text, kind=int):
+        help_text = f"{text} (default: %(default)s)"
+        parser.add_argument(name, type=kind, default=default, help=help_text)
+
+    parser.add_argument("directory", metavar="DIR", help="the model's versions")
+    parser.add_argument("--name", help="what clients call it (default: that of DIR)")
+    add("--host", "127.0.0.1", "address; 0.0.0.0 for all of this machine", str)
+    add("--port", 8501, "0 for any that is free", _port)
+    add("--max-batch", 32, "instances that are run together", _positive)
+    add("--batch-delay", 2.0, "milliseconds that a request waits for others", _number)
+    add("--max-body", limits.max_body, "bytes of a request", _positive)
+    add("--max-instances", limits.max_instances, "instances of a request", _positive)
+    add("--max-waiting", limits.max_waiting, "requests at a time", _positive)
+    add("--max-pixels", limits.max_pixels, "decoded for a request", _positive)
+    add("--max-values", limits.max_values, "in a request's JSON", _positive)
+    add("--max-answer", limits.max_answer, "values in an answer", _positive)
+    add("--deadline", limits.deadline, "seconds for an answer", _number)
+    add("--body-timeout", limits.body_timeout, "seconds for a body", _number)
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a host name that clients may use for this server besides its IP addresses, "
+        "localhost and the name of this machine; * for any",
+    )
+    options = parser.parse_args(arguments)
+    name = options.name or pathlib.Path(options.directory).resolve().name
+    if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+        parser.error(
+            "The name of a model must be letters, digits, '_', '-' and '.', as it is a "
+            f"part of a URL; received {name!r}. Give --name."
+        )
+    try:
+        # TensorFlow takes seconds to import.
+        from keras_vit.serve.app import App
+        from keras_vit.serve.model import Model
+        from keras_vit.serve.server import Server
+    except ImportError as error:
+        parser.exit(1, f"error: {error}: pip install 'keras_vit[serve]'.\n")
+    try:
+        model = Model(options.directory)
+    except FileNotFoundError as error:
+        parser.exit(1, f"error: {error}\n")
+    app = App(
+        model,
+        name,
+        Limits(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Limits)}),
+        options.max_batch,
+        options.batch_delay / 1000,
+        options.host,
+        options.allow_host,
+    )
+    # uvicorn raises the signal that stopped it once more when it has stopped; that is no
+    # failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    Server(app, options.host, options.port).run()
+
+
+def _prepare_process():
+    # TensorFlow's own allocator never returns the memory of a large image.
+    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
+    # Operations that wait in TensorFlow's pool of threads, by default one a core, would
+    # make small requests wait for the decoding of a large image.
+    threads = max(16, 2 * (os.cpu_count() or 1))
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(threads))
+
+
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more; received {value}")
+    return value
+
+
+def _port(text):
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"must be 0 to 65535; received {value}")
+    return value
+
+
+def _number(text):
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"must be 0 or more; received {value}")
+    return value

@@ -1,0 +1,37 @@
+r"""Runs a config once for each combination of some values, and compares.
+
+keras-vit sweep CONFIG --workdir DIR [--grid KEY=VALUE,VALUE ...] [--set ...]
+
+Each run has a directory of its own below DIR; run again, the sweep goes on where it was.
+Without --grid, the grid of the config itself: that of the paper's fine-tuning. At the end
+a table of all runs, the best on validation first; sweep.json has it too. Examples:
+
+  keras-vit sweep digits_vit --workdir runs/positions \
+      --grid model.arguments.positions=none,learned,learned_2d,relative --grid seed=0,1,2
+  keras-vit sweep vit_b16_cifar10 --workdir runs/cifar10 \
+      --set model.weights=ViT-B_16.npz
+"""
+
+from collections.abc import Sequence
+
+from keras_vit.cli import command_line
+from keras_vit.training import config as configs
+from keras_vit.training.sweep import parse, sweep
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = command_line.parser("sweep", __doc__, "CONFIG", "directory of the runs")
+    parser.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,VALUE")
+    options = parser.parse_args(arguments)
+    if options.workdir is None:
+        parser.error("--workdir is needed")
+    with command_line.writing(options.workdir):
+        config = configs.load(options.what)
+        config = configs.override(config, command_line.settings(options))
+        rows = sweep(config, parse(options.grid) or config.grid, options.workdir)
+    shown = [n for n in ("val_accuracy", "test_accuracy", "val_loss") if n in rows[0]]
+    width = max(len(row["run"]) for row in rows)
+    print(f"\n{'run':{width}}  " + "  ".join(f"{name:>13}" for name in shown))
+    for row in rows:
+        print(f"{row['run']:{width}}  " + "  ".join(f"{row[n]:13.4f}" for n in shown))

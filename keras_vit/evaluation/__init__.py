@@ -1,0 +1,1 @@
+"""Accuracy, predictions and linear probes of checkpoints and exports."""

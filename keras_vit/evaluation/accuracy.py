@@ -1,0 +1,143 @@
+"""Accuracy of a checkpoint or an export on labeled images."""
+
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_vit
+from keras_vit.evaluation import exported_model
+from keras_vit.training import config as configs
+from keras_vit.training import dark_images, known_class_names
+from keras_vit.training.class_names import check_class_names
+from keras_vit.training.image_sets import open_parts
+from keras_vit.training.objectives import network
+from keras_vit.training.pipeline import evaluation_batches
+from keras_vit.training.sources import Source
+
+OTHER_CLASSES = (
+    "Rename the class folders, or fine-tune the model (keras-vit finetune). If only the "
+    "names differ, --set model.arguments.class_names=None compares their number only."
+)
+
+
+def evaluate(config: configs.Config) -> dict[str, Any]:
+    """Results of `model.weights` on `data.test`, or on `data.validation`.
+
+    Args:
+        config: which checkpoint, which images.
+
+    Returns:
+        Dict with `set` (the name of the set), `images`, `unreadable`, `accuracy`, `top5`,
+        `loss` (mean negative log-likelihood, of a softmax), and `confusion`, `(classes,
+        classes)`: rows are the labels.
+
+    Raises:
+        ValueError: no images are named; the model has other classes.
+    """
+    name = config.data.test or config.data.validation
+    if not name:
+        raise ValueError(
+            "Which images? --set data.test=tfds:NAME:SPLIT, folder:PATH or digits:test."
+        )
+    part = "test" if config.data.test else "validation"
+    source = open_parts(config.data, [part])[part]
+    weights = config.model.weights
+    if weights is not None and exported_model.is_export(weights):
+        model = exported_model.Export(weights)
+        source = source.with_channels(model.input_shape[-1])
+        _check_sizes(model, weights, source, config)
+    else:
+        model = network(config, include_top=True, classifier_activation=None, head="keep")
+    names, classes = known_class_names.known(model, config), model.output_shape[-1]
+    if names is not None:
+        check_class_names(name, source.class_names, str(weights), names, OTHER_CLASSES)
+    if classes != source.num_classes:
+        raise ValueError(
+            f"{weights} has {classes} classes, {name} {source.num_classes}: "
+            "fine-tune it (keras-vit finetune), or probe its features "
+            "(keras-vit probe)."
+        )
+    confusion = np.zeros((classes, classes), int)
+    loss, in_five, seen = 0.0, 0, 0
+    for logits, labels in outputs(model, source, config):
+        own = logits[np.arange(len(labels)), labels]
+        high = logits.max(axis=1)
+        total = np.log(np.exp(logits - high[:, None]).sum(axis=1)) + high
+        loss += float((total - own).sum())
+        in_five += int(((logits > own[:, None]).sum(axis=1) < 5).sum())
+        np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
+        seen += len(labels)
+    return {
+        "set": source.name,
+        "images": seen,
+        "unreadable": source.num_examples - seen,
+        "accuracy": int(np.trace(confusion)) / seen,
+        "top5": in_five / seen,
+        "loss": loss / seen,
+        "confusion": confusion.tolist(),
+    }
+
+
+def _check_sizes(export, path, source, config):
+    """Raises unless an export takes a source's images as they are.
+
+    Resized otherwise than its checkpoint wants them, they would tell too little of it.
+    """
+    if set(config.model.arguments) - {"class_names"}:
+        raise ValueError(
+            f"model.arguments={config.model.arguments!r} are not for an export: they "
+            "would build another model."
+        )
+    sizes = source.image_shape or (None, None, source.channels)
+    pairs = zip(export.input_shape[1:], sizes, strict=True)
+    if None in sizes or any(wanted not in (None, size) for wanted, size in pairs):
+        wanted, found = (
+            "x".join("any" if n is None else str(n) for n in shape)
+            for shape in (export.input_shape[1:], sizes)
+        )
+        raise ValueError(
+            f"{path} takes images of {wanted}, all of one size; those of {source.name} "
+            f"have {found}: resize them, or evaluate the checkpoint."
+        )
+
+
+def outputs(
+    model: keras.Model | exported_model.Export, source: Source, config: configs.Config
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What a model makes of all images of a source, with a progress bar.
+
+    Args:
+        model: a `keras_vit` model, or an export of one.
+        source: the images.
+        config: says the batch size, and what becomes of unreadable images.
+
+    Yields:
+        For each batch its outputs, float64, and its labels; padding is left out.
+    """
+    dark_images.warn(source)
+    batches = evaluation_batches(
+        source.with_channels(model.input_shape[-1]),
+        model.preprocessor,
+        config.batch_size,
+        unreadable=config.data.unreadable,
+    )
+    steps = math.ceil(source.num_examples / config.batch_size)
+    progress = keras.utils.Progbar(steps, verbose=int(sys.stdout.isatty()))
+    for step, (images, labels, weights) in enumerate(batches.as_numpy_iterator()):
+        real = weights > 0
+        yield np.asarray(model.predict_on_batch(images), "float64")[real], labels[real]
+        progress.update(step + 1)
+
+
+def published_accuracy(checkpoint: str) -> str | None:
+    """What was published of a checkpoint, with where; None where nothing was."""
+    row = keras_vit.checkpoints().get(checkpoint)
+    if row is None or row.imagenet_top1 is None:
+        return None
+    return (
+        f"{row.imagenet_top1:.2f} % (ImageNet at {row.resolution} px, {row.top1_source})"
+    )

@@ -1,0 +1,124 @@
+"""Exports as they are served: pixels to logits, without Keras's model."""
+
+import json
+import os
+import pathlib
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from keras_vit.layers import Preprocessor
+
+SUFFIXES = (".onnx", ".tflite")
+
+
+def is_export(path: str) -> bool:
+    """Whether this is a file of `keras_vit.export`, or its directory of versions.
+
+    Raises:
+        ValueError: it is one of the versions.
+    """
+    if os.path.exists(f"{path}/saved_model.pb"):
+        directory = pathlib.Path(path).parent
+        raise ValueError(f"{path} is one version of a model: give {directory}.")
+    return path.endswith(SUFFIXES) or bool(_versions(path))
+
+
+class Export:
+    """A SavedModel, an ONNX or a LiteRT file, with what `evaluate` asks of models.
+
+    Args:
+        path: `.onnx`, `.tflite`, or the directory that has a SavedModel's versions, of
+            which it is the highest.
+
+    Attributes:
+        preprocessor: gives pixel values 0 to 255: an export does the rest itself.
+        input_shape: `(None, height, width, channels)`, None for any size.
+        output_shape: `(None, classes)`.
+        class_names: the names of its classes, or None where the file has none.
+
+    Raises:
+        FileNotFoundError: nothing is at the path.
+        ImportError: the package that runs the format is not installed.
+        ValueError: it cannot be read.
+    """
+
+    def __init__(self, path: str):
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"There is no export at {path}.")
+        kind = pathlib.Path(path).suffix
+        load = {".onnx": self._onnx, ".tflite": self._litert}.get(kind, self._saved_model)
+        self.class_names: list[str] | None = None
+        try:
+            shape, classes = load(path)
+        except ImportError:
+            raise
+        except Exception as error:  # Each library has errors of its own.
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        sizes = (n if isinstance(n, int) and n > 0 else None for n in shape[1:])
+        self.input_shape = (None, *sizes)
+        self.output_shape = (None, int(classes))
+        if self.class_names == [str(number) for number in range(int(classes))]:
+            self.class_names = None  # Written for a model without names.
+        self.preprocessor = Preprocessor(mean=0.0, std=1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the part of a model's config that exports hold: `class_names`."""
+        return {"class_names": self.class_names}
+
+    def predict_on_batch(self, images) -> np.ndarray:
+        """Logits `(b, classes)` of pixels float32 `(b, h, w, c)`."""
+        return self._logits(np.asarray(images, "float32"))
+
+    def _onnx(self, path):
+        session = import_module("onnxruntime").InferenceSession(path)
+        self._logits = lambda images: session.run(["logits"], {"images": images})[0]
+        labels = session.get_modelmeta().custom_metadata_map.get("labels")
+        self.class_names = labels and json.loads(labels)
+        (output,) = (o for o in session.get_outputs() if o.name == "logits")
+        return session.get_inputs()[0].shape, output.shape[-1]
+
+    def _litert(self, path):
+        interpreter = import_module("ai_edge_litert.interpreter").Interpreter(
+            path, num_threads=os.cpu_count()
+        )
+        serve = interpreter.get_signature_runner("serving_default")
+        self._logits = lambda images: serve(images=images)["logits"]
+        shape = [int(n) for n in serve.get_input_details()["images"]["shape"]]
+        return shape, serve.get_output_details()["logits"]["shape"][-1]
+
+    def _saved_model(self, path):
+        tf = import_module("tensorflow")
+        # Kept: its variables live as long as it does.
+        self._loaded = tf.saved_model.load(f"{path}/{max(_versions(path))}")
+        serve = self._loaded.signatures["serving_default"]
+        self._logits = lambda x: serve(images=tf.constant(x))["logits"].numpy()
+        shape = serve.structured_input_signature[1]["images"].shape
+        classes = serve.structured_outputs["logits"].shape[-1]
+        self.class_names = _labels_of_saved_model(self._loaded, classes)
+        return shape.as_list(), classes
+
+
+def _labels_of_saved_model(loaded, classes):
+    """Return the constant of strings that the bytes signature's labels come from."""
+    for signature in loaded.signatures.values():
+        if "labels" not in signature.structured_outputs:
+            continue
+        graph = signature.graph.as_graph_def()
+        for node in (
+            *graph.node,
+            *(n for f in graph.library.function for n in f.node_def),
+        ):
+            values = node.attr["value"].tensor.string_val
+            if node.op == "Const" and len(values) == classes:
+                return [value.decode() for value in values]
+    return None
+
+
+def _versions(path):
+    return [
+        int(found.parent.name)
+        for found in pathlib.Path(path).glob("*/saved_model.pb")
+        if found.parent.name.isdecimal()
+    ]

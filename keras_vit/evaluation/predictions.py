@@ -1,0 +1,62 @@
+"""Class scores of image files."""
+
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from keras_vit.training import dark_images
+from keras_vit.training.decoding import decode_pixels, reason
+from keras_vit.training.host import tensorflow
+from keras_vit.training.sources import counted, image_files
+
+
+def images_in(paths: Sequence[str]) -> list[pathlib.Path]:
+    """The images that paths name, those of folders in order.
+
+    Raises:
+        FileNotFoundError: nothing is at a path, or no image in a folder.
+    """
+    found = []
+    for path in map(pathlib.Path, paths):
+        inside = [path]
+        if path.is_dir():
+            images, others = image_files(path)
+            inside = [pathlib.Path(image) for image in images]
+            if others:
+                print(f"{path}: left out {counted(others)}", file=sys.stderr)
+        if not inside or not path.exists():
+            raise FileNotFoundError(f"No image at {path}.")
+        found += inside
+    return found
+
+
+def predict(
+    model, paths: Sequence[pathlib.Path], batch_size: int, exif: bool = True
+) -> Iterator[tuple[pathlib.Path, np.ndarray | str]]:
+    """Pairs of a path and its class scores, or what is wrong with it.
+
+    Args:
+        model: a `keras_vit` model with its classifier.
+        paths: of image files.
+        batch_size: int, images at once.
+        exif: bool, whether to turn images upright as their EXIF orientation asks for.
+    """
+    tf = tensorflow()
+    for start in range(0, len(paths), batch_size):
+        good, images = [], []
+        for path in paths[start : start + batch_size]:
+            try:
+                content = path.read_bytes()
+                if text := dark_images.warning(str(path), content):
+                    print(text, file=sys.stderr)
+                channels = model.input_shape[-1]
+                pixels = decode_pixels(tf.constant(content), channels, exif=exif)
+                images.append(model.preprocessor(pixels))
+                good.append(path)
+            except (OSError, tf.errors.OpError) as error:
+                yield path, reason(error)
+        if images:
+            scores = model.predict_on_batch(np.stack([np.asarray(i) for i in images]))
+            yield from zip(good, scores, strict=True)

@@ -1,0 +1,337 @@
+"""The HTTP side: TF Serving's REST API, health, metrics and the page."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import html
+import pathlib
+import string
+import time
+from collections.abc import Sequence
+
+import orjson
+import prometheus_client
+from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from keras_vit.serve import tensor_json
+from keras_vit.serve.batching import Batcher
+from keras_vit.serve.image_errors import IMAGE_ERRORS
+from keras_vit.serve.images import read_files
+from keras_vit.serve.json_process import JsonProcess
+from keras_vit.serve.limits import Admission, Limits, RefusedError
+from keras_vit.serve.model import Model
+from keras_vit.serve.origin import OriginCheck
+
+_PAGE = pathlib.Path(__file__).parent / "page"
+_SELF_ONLY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'"
+)
+# Pixels that are decoded at once, except for those of a single larger image.
+_MAX_WORK = 2**22
+# What is parsed and written in this process: more would stop all others for too long.
+_SMALL_BODY = 2**20  # Bytes.
+_SMALL_JSON = 2**16  # Values.
+_PIECE = 2**16  # Bytes of an answer that are given to the transport together.
+
+
+class _Name(Convertor[str]):
+    """Of a model, in a path."""
+
+    regex = "[^/:]+"
+
+    def convert(self, value):
+        return value
+
+    def to_string(self, value):
+        return value
+
+
+class _Version(_Name):
+    """Of a model, in a path: a string, because Python refuses to read long numbers."""
+
+    regex = "[0-9]+"
+
+
+register_url_convertor("model", _Name())
+register_url_convertor("version", _Version())
+
+
+class App(Starlette):
+    """One model under one name, as an ASGI application.
+
+    Args:
+        model: a `Model`.
+        name: str, what clients call it.
+        limits: a `Limits`.
+        max_batch: int, the most instances that are run together.
+        delay: float, seconds that a request waits for others.
+        address: str, the host name or address that the server listens on.
+        allowed_hosts: sequence of str, names that clients may use, see `OriginCheck`.
+
+    Attributes:
+        name: str, as given.
+        version: str, the model's.
+        draining: bool, to be set when the server stops: answers then say that the
+            connection closes.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        name: str,
+        limits: Limits,
+        max_batch: int,
+        delay: float,
+        address: str = "127.0.0.1",
+        allowed_hosts: Sequence[str] = (),
+    ):
+        self.draining = False
+        self._model = model
+        self.name = name
+        self.version = str(model.version)
+        self._limits = limits
+        self._metadata = {
+            "model_spec": {"name": name, "signature_name": "", "version": self.version},
+            "metadata": {"signature_def": {"signature_def": model.metadata}},
+        }
+        self._admission = Admission(limits)
+        self._make_metrics()
+        # Small requests never wait for large ones. One thread each, so that the memory
+        # of only one large image and one large tree of Python objects is needed at once.
+        self._json_process = JsonProcess()
+        self._batcher, self._large_batcher = (
+            Batcher(model.run, max_batch, delay, _MAX_WORK, self._observe_batch)
+            for _ in range(2)
+        )
+        self._json, self._large_json = (
+            concurrent.futures.ThreadPoolExecutor(1, name)
+            for name in ("json", "large json")
+        )
+        served = "/v1/models/{name:model}"
+        super().__init__(
+            routes=[
+                Route("/", self._index),
+                Mount("/page", StaticFiles(directory=_PAGE)),
+                Route("/healthz", self._health),
+                Route("/monitoring/prometheus/metrics", self._metrics),
+                Route(f"{served}:predict", self._predict, methods=["POST"]),
+                Route(
+                    f"{served}/versions/{{version:version}}:predict",
+                    self._predict,
+                    methods=["POST"],
+                ),
+                Route(served, self._status),
+                Route(f"{served}/versions/{{version:version}}", self._status),
+                Route(f"{served}/metadata", self._describe),
+                Route(f"{served}/versions/{{version:version}}/metadata", self._describe),
+            ],
+            middleware=[Middleware(OriginCheck, address, allowed_hosts)],
+            exception_handlers={
+                HTTPException: self._no_route,
+                RefusedError: _refuse,
+                Exception: _fail,
+            },
+        )
+
+    async def __call__(self, scope, receive, send):
+        async def send_last(message):
+            if message["type"] == "http.response.start" and self.draining:
+                headers = [*message["headers"], (b"connection", b"close")]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        # A request is accounted for until its answer has been sent.
+        with contextlib.ExitStack() as until_sent:
+            scope.setdefault("state", {})["until_sent"] = until_sent
+            await super().__call__(scope, receive, send_last)
+
+    def _make_metrics(self):
+        self._registry = registry = prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=registry)
+        self._requests = prometheus_client.Counter(
+            "requests", "Predict requests answered", ["status"], registry=registry
+        )
+        self._seconds = prometheus_client.Histogram(
+            "request_seconds",
+            "From a request's headers to its answer",
+            ["signature"],
+            registry=registry,
+        )
+        self._batches = prometheus_client.Histogram(
+            "batch_instances",
+            "Instances that were run together",
+            ["signature"],
+            buckets=[1, 2, 4, 8, 16, 32, 64, 128],
+            registry=registry,
+        )
+        waiting = prometheus_client.Gauge(
+            "waiting_requests", "Requests not answered yet", registry=registry
+        )
+        waiting.set_function(lambda: self._admission.waiting)
+
+    def _observe_batch(self, signature, size):
+        self._batches.labels(signature).observe(size)
+
+    async def _predict(self, request: Request) -> Response:
+        start = time.perf_counter()
+        status = 500
+        try:
+            held = request.state.until_sent.enter_context(self._admission.held(request))
+            body = await self._admission.body(held)
+            self._check_served(request)
+            with self._admission.place():
+                async with self._admission.answering(request):
+                    signature, answer = await self._answer(body)
+            self._admission.send(held, len(answer))
+            self._seconds.labels(signature).observe(time.perf_counter() - start)
+            status = 200
+            return _Answer(answer, media_type="application/json")
+        except RefusedError as refusal:
+            status = refusal.status
+            return refusal.response()
+        except tensor_json.BadRequestError as error:
+            status = 400
+            return RefusedError(status, str(error)).response()
+        finally:
+            self._requests.labels(str(status)).inc()
+
+    async def _answer(self, body):
+        limits = self._limits
+        small = len(body) <= _SMALL_BODY
+        small = small and tensor_json.count_values(body) <= _SMALL_JSON
+        signatures = self._model.signatures
+        request = await self._in_json(
+            small,
+            "read_request",
+            body,
+            signatures,
+            limits.max_instances,
+            limits.max_values,
+        )
+        values = request.size * self._model.output_values[request.signature]
+        async with self._admission.answer(values, request.size):
+            outputs = await self._outputs(request, small)
+            values = sum(output.size for output in outputs.values())
+            small = values <= _SMALL_JSON
+            answer = await self._in_json(small, "write_answer", outputs, request.by_rows)
+        return request.signature, answer
+
+    async def _in_json(self, small, function, *arguments):
+        loop = asyncio.get_running_loop()
+        if small:
+            call = getattr(tensor_json, function)
+            return await loop.run_in_executor(self._json, call, *arguments)
+        call = self._json_process
+        try:
+            return await loop.run_in_executor(
+                self._large_json, call, function, *arguments
+            )
+        except (ChildProcessError, MemoryError):
+            message = "There was not enough memory for the JSON; send less at a time."
+            raise RefusedError(503, message) from None
+
+    async def _outputs(self, request, small):
+        files = await asyncio.get_running_loop().run_in_executor(
+            self._json if small else self._large_json,
+            read_files,
+            request.inputs,
+            self._limits.max_pixels,
+        )
+        if sum(files.work) <= _MAX_WORK:
+            outputs = await self._batcher(request.signature, files.inputs, files.work)
+        else:
+            with self._admission.decoding(sum(files.work)):
+                outputs = await self._large_batcher(
+                    request.signature, files.inputs, files.work
+                )
+        if "error" in outputs and outputs["error"].all():
+            raise RefusedError(400, _reasons(outputs["error"], files.reasons))
+        return outputs
+
+    def _check_served(self, request):
+        name = request.path_params["name"]
+        version = request.path_params.get("version", self.version)
+        if name != self.name or (version.lstrip("0") or "0") != self.version:
+            wanted = f"{name}/{version}" if "version" in request.path_params else name
+            raise RefusedError(
+                404,
+                f"Servable not found for request: {wanted[:80]}; there is {self.name}, "
+                f"version {self.version}.",
+            )
+
+    async def _status(self, request: Request) -> Response:
+        self._check_served(request)
+        status = {
+            "version": self.version,
+            "state": "AVAILABLE",
+            "status": {"error_code": "OK", "error_message": ""},
+        }
+        return _json(orjson.dumps({"model_version_status": [status]}))
+
+    async def _describe(self, request: Request) -> Response:
+        self._check_served(request)
+        return _json(orjson.dumps(self._metadata))
+
+    async def _health(self, request: Request) -> Response:
+        if self.draining:
+            return PlainTextResponse("stopping\n", 503)
+        return PlainTextResponse("ok\n")
+
+    async def _metrics(self, request: Request) -> Response:
+        text = prometheus_client.generate_latest(self._registry)
+        return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    async def _index(self, request: Request) -> Response:
+        page = string.Template((_PAGE / "index.html").read_text("utf-8"))
+        text = page.substitute(name=html.escape(self.name), version=self.version)
+        return HTMLResponse(text, headers={"Content-Security-Policy": _SELF_ONLY})
+
+    async def _no_route(self, request, error):
+        path = request.url.path[:80]
+        if path.startswith("/v1/"):  # What TF Serving says.
+            message = f"Malformed request: {request.method} {path}"
+            return RefusedError(400, message, unread=True).response()
+        return RefusedError(
+            error.status_code, f"{error.detail}: {path}", unread=True
+        ).response()
+
+
+async def _refuse(request, refusal):
+    return refusal.response()
+
+
+async def _fail(request, error):
+    # Starlette raises the error again for the log.
+    return RefusedError(500, "The server failed.").response()
+
+
+def _json(body):
+    return Response(body, media_type="application/json")
+
+
+def _reasons(codes, reasons):
+    texts = [
+        f"image {i} {reasons.get(i) or IMAGE_ERRORS[code]}"
+        for i, code in enumerate(codes[:10])
+    ]
+    return f"No image could be read: {'; '.join(texts)}."
+
+
+class _Answer(Response):
+    """A response that waits for its client to read it, a piece at a time."""
+
+    async def __call__(self, scope, receive, send):
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **start})
+        for i in range(0, len(self.body), _PIECE):
+            piece, more = self.body[i : i + _PIECE], i + _PIECE < len(self.body)
+            message = {"type": "http.response.body", "body": piece, "more_body": more}
+            await send(message)

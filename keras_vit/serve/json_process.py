@@ -1,0 +1,88 @@
+"""A process that parses and writes large JSON.
+
+Parsing holds Python's global lock: 12 MB of `[],` take seconds in which the server could
+not answer anybody else. The process has a lower priority and takes one call at a time.
+"""
+
+import gc
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from keras_vit.serve import tensor_json
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_NICENESS = 10
+
+
+class JsonProcess:
+    """Calls functions of `tensor_json` in a process, which is started when needed."""
+
+    def __init__(self):
+        self._process = None
+        self._lock = threading.Lock()
+
+    def __call__(self, function: str, *arguments) -> Any:
+        """Return what `tensor_json.<function>(*arguments)` returns, or raise its error.
+
+        Raises:
+            ChildProcessError: the process died, such as for lack of memory; the next call
+                starts another one.
+        """
+        with self._lock:
+            process = self._running()
+            try:
+                pickle.dump((function, arguments), process.stdin, protocol=5)
+                process.stdin.flush()
+                result, error = pickle.load(process.stdout)
+            except (OSError, EOFError, pickle.UnpicklingError) as problem:
+                process.kill()
+                code = process.wait()
+                message = f"The process that parses JSON died with status {code}."
+                raise ChildProcessError(message) from problem
+        if error is not None:
+            raise error
+        return result
+
+    def _running(self):
+        if self._process is None or self._process.poll() is not None:
+            paths = [str(_ROOT), os.environ.get("PYTHONPATH")]
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "keras_vit.serve.json_process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            )
+        return self._process
+
+
+def _serve():
+    # The parent ends this process by closing its input, once all requests are answered.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICENESS)
+    gc.disable()  # JSON has no cycles, and looking for them takes most of the time.
+    calls, results = sys.stdin.buffer, sys.stdout.buffer
+    while True:
+        try:
+            function, arguments = pickle.load(calls)
+        except EOFError:
+            return
+        answer: tuple[Any, Exception | None]
+        try:
+            answer = getattr(tensor_json, function)(*arguments), None
+        except (tensor_json.BadRequestError, MemoryError) as error:
+            answer = None, error.with_traceback(None)
+        del arguments
+        pickle.dump(answer, results, protocol=5)
+        results.flush()
+        del answer
+
+
+if __name__ == "__main__":
+    _serve()

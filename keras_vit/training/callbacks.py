@@ -1,0 +1,219 @@
+"""What a run does at each checkpoint: evaluates, logs, and writes all that is needed."""
+
+import contextlib
+import math
+import time
+from typing import Any
+
+import keras
+
+from keras_vit.training import cost
+from keras_vit.training.fingerprint import check_unchanged, fingerprints
+from keras_vit.training.host import tensorflow
+from keras_vit.training.pipeline import batch_ids
+from keras_vit.training.run_directory import RunDirectory
+
+# A loss that is so many times that of guessing has exploded.
+EXPLODED = 10.0
+
+
+class Keeper(keras.callbacks.Callback):
+    """Evaluates, logs and writes a checkpoint at the end of each interval.
+
+    Args:
+        plan: the run's `runs.Plan`.
+        directory: its `RunDirectory`.
+        model: the model that trains, compiled.
+        validation: what `model.evaluate` takes.
+    """
+
+    # Keras's own ModelCheckpoint, CSVLogger, TensorBoard and BackupAndRestore would
+    # each look at another moment, evaluate the raw weights and not the averaged ones, and
+    # forget the states of random numbers.
+    def __init__(self, plan, directory: RunDirectory, model, validation):
+        super().__init__()
+        self.plan, self.directory = plan, directory
+        self.config, self.objective = plan.config, plan.objective
+        self.failure: str | None = None
+        state = directory.load_state(variables(model)) or {}
+        self.history: list[dict[str, Any]] = state.get("history", [])
+        self.data = fingerprints(plan.sources)
+        check_unchanged(state.get("data", {}), self.data, plan.sources)
+        self.step = self.last_saved = len(self.history) * plan.interval
+        # Those of the last checkpoint, and those to be set before the next batch.
+        self.generators: list[list[int]] = state.get("generators", [])
+        self.pending: list[list[int]] = []
+        self.watch(model, validation)
+        self.largest_loss = EXPLODED * self.objective.loss_of_guessing()
+
+    def watch(self, model: keras.Model, validation: Any) -> None:
+        """Goes on with another model: the same one at another size."""
+        self.model_of_run, self.validation = model, validation
+        self.utilization = cost.utilization(model, self.config.dtype)
+
+    def averaged(self):
+        """The model has its averaged weights, if it has any, while this lasts."""
+        if self.config.optimization.ema is None:
+            return contextlib.nullcontext()
+        optimizer = given_optimizer(self.model_of_run)
+        return optimizer.averaged_weights(self.model_of_run)
+
+    def curves(self) -> dict[str, list[float]]:
+        """Values by metric, one a checkpoint, of the metrics that validation has too."""
+        metrics = [name for name in self.history[0] if f"val_{name}" in self.history[0]]
+        return {
+            name: [row[name] for row in self.history]
+            for metric in metrics
+            for name in (metric, f"val_{metric}")
+        }
+
+    def best(self) -> float | None:
+        """The best value so far of what the objective watches."""
+        values = [row[self.objective.watched] for row in self.history]
+        return self.objective.better(values, default=None)
+
+    def best_row(self) -> dict[str, Any]:
+        """Return the row of the checkpoint that best.keras holds."""
+        watched, best = self.objective.watched, self.best()
+        return next(row for row in self.history if row[watched] == best)
+
+    def interruption(self) -> str:
+        """Return what to tell when the run is interrupted."""
+        resumed = "starts from the first step"
+        if self.last_saved:
+            resumed = f"resumes from the checkpoint of step {self.last_saved:,}"
+        return f"interrupted at step {self.step:,}; the same command {resumed}"
+
+    def on_train_begin(self, logs=None):
+        self.pending = self.generators
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Before the first, when `fit` and torch's loader of data have drawn.
+        set_generators(self.pending)
+        self.pending = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step = len(self.history) * self.plan.interval + batch + 1
+        loss = logs["loss"]
+        if math.isfinite(loss) and loss < self.largest_loss:
+            return
+        self.model.stop_training = True
+        step = len(self.history) * self.plan.interval + batch
+        ids = batch_ids(
+            self.plan.sources["train"],
+            self.config.batch_size,
+            self.config.seed,
+            step,
+            shuffle_buffer=self.config.data.shuffle_buffer,
+        )
+        last = self.directory.path / "state.npz"
+        kept = "none"
+        if last.exists():
+            kept = f"{last}, of step {len(self.history) * self.plan.interval:,}"
+        self.failure = (
+            f"The loss is {loss:.4g} at step {step:,}: training stopped. Its batch: "
+            f"{', '.join(ids)}. Last good checkpoint: {kept}. A "
+            "smaller optimization.learning_rate, a longer warmup_steps or a smaller "
+            "clip_norm may help."
+        )
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.failure:
+            return
+        seconds = time.monotonic() - self.start
+        rate = self.plan.interval * self.config.batch_size / seconds
+        row = {
+            "step": (epoch + 1) * self.plan.interval,
+            **{name: float(value) for name, value in logs.items()},
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            "seconds": round(seconds, 2),
+            "images_per_second": round(rate, 1),
+        }
+        if self.utilization is not None:
+            row["model_flops_utilization"] = round(self.utilization(rate), 4)
+        before = self.best()
+        with self.averaged():
+            results = self.model.evaluate(self.validation, verbose=0, return_dict=True)
+            row |= {f"val_{name}": float(value) for name, value in results.items()}
+            self.history.append(row)
+            if self.best() != before:
+                saved = self.objective.saved(self.model_of_run)
+                self.directory.save_model(saved, "best")
+        self.directory.save_history(self.history)
+        self._write_tensorboard(row)
+        self.generators = generators()
+        self.directory.save_state(
+            variables(self.model),
+            {
+                "history": self.history,
+                "generators": self.generators,
+                "data": self.data,
+            },
+        )
+        self.last_saved = row["step"]
+        left = (self.plan.steps - row["step"]) * seconds / self.plan.interval
+        print(f"  {self._described(row)}; {left / 60:.0f} min left", flush=True)
+
+    def _described(self, row):
+        watched = self.objective.watched
+        name, form = "validation loss", ".4f"
+        if watched == "val_accuracy":
+            name, form = "validation", ".2%"
+        text = f"{name} {row[watched]:{form}} (best {self.best():{form}})"
+        text += f"; {row['images_per_second']:,} images/s"
+        if self.utilization is not None:
+            text += f", {row['model_flops_utilization']:.1%} of the device's peak"
+        return text
+
+    def _write_tensorboard(self, row):
+        tf = tensorflow()
+        writer = tf.summary.create_file_writer(str(self.directory.path / "tensorboard"))
+        with writer.as_default(step=row["step"]):
+            for name, value in row.items():
+                if name != "step":
+                    tf.summary.scalar(name, value)
+        writer.close()
+
+
+def given_optimizer(model: keras.Model) -> Any:
+    """Return the optimizer that `compile` was given.
+
+    Under mixed_float16 Keras wraps it in one that scales the loss.
+    """
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
+
+
+def variables(model: keras.Model) -> list:
+    """All that training changes, with the states of dropout's random numbers."""
+    return [
+        *model.trainable_variables,
+        *model.non_trainable_variables,
+        *model.optimizer.variables,
+    ]
+
+
+# Under torch, Keras's dropout draws from torch's own generators, and not from the states
+# that are variables of the model.
+def generators() -> list[list[int]]:
+    """The states of random numbers that are no variables: of the CPU, of each GPU."""
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+    return [state.tolist() for state in states]
+
+
+def set_generators(states: list[list[int]]) -> None:
+    """Sets what `generators` gave."""
+    if not states:
+        return
+    import torch
+
+    first, *others = [torch.tensor(state, dtype=torch.uint8) for state in states]
+    torch.set_rng_state(first)
+    if others:
+        torch.cuda.set_rng_state_all(others)

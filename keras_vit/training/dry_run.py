@@ -1,0 +1,92 @@
+"""What a run would come to: printed, and a few steps measured; nothing is written."""
+
+import json
+import statistics
+import time
+
+import keras
+import numpy as np
+
+from keras_vit.training import config as configs
+from keras_vit.training import cost, runs
+from keras_vit.training.callbacks import given_optimizer
+
+MEASURED_STEPS = 5
+
+
+def report(config: configs.Config) -> None:
+    """Prints the config, its variables, operations, memory, steps and their time.
+
+    Args:
+        config: of the run.
+    """
+    print(json.dumps(configs.to_dict(config), indent=1))
+    keras.utils.set_random_seed(config.seed)
+    todo = runs.plan(config)
+    model = todo.objective.build()
+    runs.compile(model, todo)
+    print(f"\n{given_optimizer(model).parameters}\n")
+    frozen = [path for path, w in model.weights_by_path().items() if not w.trainable]
+    if frozen:
+        print(f"Not trained: {', '.join(frozen)}\n")
+    state = sum(_bytes(v) for v in (*model.variables, *model.optimizer.variables))
+    gradients = sum(_bytes(v) for v in model.trainable_variables)
+    operations = cost.forward_operations(model)
+    rows = [
+        ("parameters", f"{model.count_params():,}"),
+        ("trained", f"{sum(int(np.prod(v.shape)) for v in model.trainable_variables):,}"),
+        ("operations, forward", f"{operations / 1e9:.3g} billion an image"),
+        ("images", f"{todo.sources['train'].num_examples:,}"),
+        ("steps", f"{todo.steps:,} of {config.batch_size} images"),
+        ("updates", f"{todo.updates:,}"),
+        ("checkpoints", f"every {todo.interval:,} steps"),
+        ("weights, optimizer, gradients", f"{(state + gradients) / 1e6:,.0f} MB"),
+    ]
+    _print(rows)
+    seconds = _step_seconds(todo, model)
+    rate = config.batch_size / seconds
+    rows = [
+        ("a step", f"{seconds:.3g} s, {rate:,.1f} images/s, on {cost.device_name()}"),
+        ("all steps", f"{seconds * todo.steps / 3600:.2f} h, without evaluation"),
+        ("most memory of this process", f"{cost.peak_memory() / 1e6:,.0f} MB"),
+    ]
+    part = cost.utilization(model, config.dtype)
+    if part is not None:
+        rows.append(("of the device's peak", f"{part(rate):.1%}"))
+    _print(rows)
+
+
+def _bytes(variable):
+    size = keras.backend.standardize_dtype(variable.dtype)
+    return int(np.prod(variable.shape)) * (2 if size.endswith("16") else 4)
+
+
+def _print(rows):
+    for name, value in rows:
+        print(f"{name:30} {value}", flush=True)
+
+
+def _step_seconds(todo, model):
+    """The median of a few steps with data, after the first has compiled."""
+    clock = _Clock()
+    steps = MEASURED_STEPS * todo.steps_per_execution
+    model.fit(
+        runs.training_data(todo, model),
+        steps_per_epoch=steps + todo.steps_per_execution,
+        callbacks=[clock],
+        shuffle=False,
+        verbose=0,
+    )
+    return statistics.median(np.diff(clock.times)) / todo.steps_per_execution
+
+
+class _Clock(keras.callbacks.Callback):
+    """The time at which each step ends; reading the loss waits for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        float(logs["loss"])
+        self.times.append(time.perf_counter())

@@ -1,0 +1,496 @@
+"""A training run: from a config to weights, resumable at every checkpoint."""
+
+import dataclasses
+import difflib
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+import keras_vit
+from keras_vit.models.adaptation import bases
+from keras_vit.training import (
+    SGD,
+    AdamW,
+    ParameterTable,
+    WarmupSchedule,
+    dark_images,
+    parameter_table,
+    pictures,
+)
+from keras_vit.training import config as configs
+from keras_vit.training.callbacks import Keeper, variables
+from keras_vit.training.class_names import check_class_names
+from keras_vit.training.host import tensorflow
+from keras_vit.training.image_sets import open_parts
+from keras_vit.training.objectives import objective
+from keras_vit.training.pipeline import evaluation_batches, training_batches
+from keras_vit.training.run_directory import RunDirectory, write_text
+from keras_vit.training.sources import Source
+
+# Most steps that TensorFlow takes at once: its fit then costs 0.4 in place of 1.8 ms a
+# step. Nothing is gained elsewhere.
+STEPS_PER_EXECUTION = {"tensorflow": 8}
+
+MOST_CLASSES_COUNTED = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A part of a run at one size of images.
+
+    Attributes:
+        first, last: checkpoints, of which `first` is not in it and `last` is.
+        side: pixels; None for the model's own size.
+    """
+
+    first: int
+    last: int
+    side: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a config comes to with its data.
+
+    Attributes:
+        config: the config.
+        objective: what is learned, see `keras_vit.training.objectives`.
+        sources: dict of `train`, `validation` and, where there is one, `test`.
+        steps: batches of the whole run, a multiple of `interval`.
+        interval: batches between checkpoints.
+        updates: of the weights, in the whole run.
+        steps_per_execution: batches between two looks at the loss.
+        phases: one for each size of images, in order.
+    """
+
+    config: configs.Config
+    objective: Any
+    sources: dict[str, Source]
+    steps: int
+    interval: int
+    updates: int
+    steps_per_execution: int
+    phases: tuple[Phase, ...]
+
+
+def plan(config: configs.Config) -> Plan:
+    """Opens the data, and counts.
+
+    Raises:
+        ValueError: a set that is not there, too small for one batch, or of other classes
+            than the training set.
+    """
+    sources = open_parts(config.data)
+    train = sources["train"]
+    if config.objective == "classification":
+        check_classes(sources)
+    interval = config.checkpoint_steps or train.num_examples // config.batch_size
+    if interval < 1:
+        raise ValueError(
+            f"batch_size={config.batch_size} is more than the {train.num_examples} "
+            f"images of {train.name!r}."
+        )
+    steps = config.steps or config.epochs * train.num_examples / config.batch_size
+    intervals = max(round(steps / interval), 1)
+    steps = intervals * interval
+    updates = steps // config.optimization.accumulation_steps
+    if updates < 1:
+        raise ValueError(
+            f"{steps} batches make no update with optimization.accumulation_steps="
+            f"{config.optimization.accumulation_steps}."
+        )
+    at_once = config.steps_per_execution
+    if at_once is None:
+        most = STEPS_PER_EXECUTION.get(keras.backend.backend(), 1)
+        at_once = max(n for n in range(1, most + 1) if interval % n == 0)
+    if interval % at_once:
+        # Keras would take the remaining steps at once too, and with them too many.
+        raise ValueError(
+            f"steps_per_execution={at_once} must divide the {interval} steps between "
+            "checkpoints (checkpoint_steps, or an epoch)."
+        )
+    return Plan(
+        config,
+        objective(config, train.class_names),
+        sources,
+        steps,
+        interval,
+        updates,
+        at_once,
+        _phases(config, intervals),
+    )
+
+
+def check_classes(sources: Mapping[str, Source]) -> None:
+    """Check that there is something to learn, and that all sets mean the same classes.
+
+    Args:
+        sources: dict of `train` and of what is evaluated.
+
+    Raises:
+        ValueError: the training set has one class; another set has other classes.
+    """
+    train = sources["train"]
+    if train.num_classes < 2:
+        raise ValueError(
+            f"data.train={train.name!r} has one class, {train.class_names[0]!r}: there "
+            "is nothing to learn. A folder: source needs one folder for each class; set "
+            "data.train to the folder that holds them."
+        )
+    for part, source in sources.items():
+        check_class_names(
+            f"data.{part}={source.name!r}",
+            source.class_names,
+            f"data.train={train.name!r}",
+            train.class_names,
+            f"Set data.{part} to images of the same classes, or rename its classes.",
+        )
+
+
+def _phases(config, intervals):
+    if not config.resolutions:
+        return (Phase(0, intervals, None),)
+    parts = [part for part, _ in config.resolutions]
+    if config.objective != "classification":
+        raise ValueError(
+            f"resolutions are for objective='classification'; it is {config.objective!r}."
+        )
+    if min(parts) <= 0 or not math.isclose(sum(parts), 1.0, abs_tol=1e-6):
+        raise ValueError(
+            "The parts of resolutions must be above 0 and add up to 1; received "
+            f"{config.resolutions}."
+        )
+    phases, done, before = [], 0.0, 0
+    for part, side in config.resolutions:
+        done += part
+        last = round(done * intervals)
+        if last == before:
+            raise ValueError(
+                f"resolutions={config.resolutions}: {part} of {intervals} checkpoints is "
+                "none. Set a smaller checkpoint_steps."
+            )
+        phases.append(Phase(before, last, side))
+        before = last
+    return tuple(phases)
+
+
+def compile(model: keras.Model, todo: Plan) -> None:
+    """Gives a model its optimizer, its loss and its metrics."""
+    settings = todo.config.optimization
+    freeze(model, settings.frozen)
+
+    def part(steps):
+        return round(steps * todo.updates) if isinstance(steps, float) else steps
+
+    schedule = WarmupSchedule(
+        settings.learning_rate,
+        todo.updates,
+        decay=settings.schedule,
+        warmup_steps=part(settings.warmup_steps),
+        start=settings.warmup_start,
+        final=settings.final_learning_rate,
+        cooldown_steps=part(settings.cooldown_steps),
+    )
+    common: dict[str, Any] = {
+        "parameters": parameters(model, settings),
+        "ema_decay": settings.ema,
+        "global_clipnorm": settings.clip_norm,
+    }
+    if settings.accumulation_steps > 1:
+        common["gradient_accumulation_steps"] = settings.accumulation_steps
+    if settings.optimizer == "sgd":
+        optimizer = SGD(schedule, momentum=settings.momentum, **common)
+    elif settings.optimizer in ("adam", "adamw"):
+        common |= {"beta_1": settings.beta_1, "beta_2": settings.beta_2}
+        optimizer = AdamW(schedule, **common)
+    else:
+        raise ValueError(
+            "optimization.optimizer must be 'adamw', 'adam' or 'sgd'; received "
+            f"{settings.optimizer!r}."
+        )
+    # On TensorFlow's CPU too, where Keras leaves XLA out; torch has none.
+    jit = {"jax": True, "tensorflow": todo.config.jit_compile, "torch": False}
+    model.compile(
+        optimizer,
+        **todo.objective.compilation(),
+        steps_per_execution=todo.steps_per_execution,
+        jit_compile=jit[keras.backend.backend()],
+    )
+    model.optimizer.build(model.trainable_variables)
+
+
+def freeze(model: keras.Model, frozen: Sequence[str]) -> None:
+    """Train all weights of a model except those whose paths begin as given.
+
+    Whatever the checkpoint of the model had frozen trains again.
+
+    Args:
+        model: the model that trains.
+        frozen: beginnings of paths. The path of a layer means that layer alone:
+            `"block_1"` leaves block_10 to train, `"block_"` freezes all blocks.
+
+    Raises:
+        ValueError: no path begins so, or no weight is left to train.
+    """
+    model.trainable = True  # Leaves weights alone that never train, such as features.
+    paths = model.weights_by_path()
+    for path in bases(getattr(model, "backbone", model)):
+        paths[path].trainable = False  # LoRA trains its factors instead.
+    for prefix in frozen:
+        found = _of_prefix(paths, prefix)
+        if not found:
+            near = difflib.get_close_matches(str(prefix), _beginnings(paths), 3, 0.5)
+            raise ValueError(
+                f"optimization.frozen: no weight has a path that begins with {prefix!r}."
+                + (f" Did you mean {' or '.join(map(repr, near))}?" if near else "")
+                + f" The paths begin with {', '.join(_beginnings(paths, 1))}."
+            )
+        for path in found:
+            paths[path].trainable = False
+    if not model.trainable_weights:
+        raise ValueError(
+            f"optimization.frozen={tuple(frozen)!r} leaves nothing to train: freeze less."
+        )
+
+
+def _of_prefix(paths, prefix):
+    """Return the paths of a layer or a weight; if there is none, those that begin so."""
+    if not prefix or not isinstance(prefix, str):
+        return []
+    whole = [p for p in paths if f"{p}/".startswith(f"{prefix.rstrip('/')}/")]
+    return whole or [p for p in paths if p.startswith(prefix)]
+
+
+def _beginnings(paths, depth=None):
+    """Return the paths of weights and of the layers that hold them, in order."""
+    found: dict[str, None] = {}
+    for path in paths:
+        names = path.split("/")
+        for length in range(1, len(names[:depth]) + 1):
+            found["/".join(names[:length])] = None
+    return list(found)
+
+
+def parameters(model: keras.Model, settings: configs.Optimization) -> ParameterTable:
+    """How each variable is trained: rate and weight decay, by the config's rules."""
+    rates = {}
+    if settings.backbone_multiplier != 1.0:
+        # The first rule that fits counts.
+        rates = {"^(pre_logits|.*classifier)/": 1.0, "": settings.backbone_multiplier}
+    return parameter_table(
+        model,
+        weight_decay=settings.weight_decay,
+        layer_decay=None if settings.layer_decay == 1.0 else settings.layer_decay,
+        rates=rates,
+        peak_learning_rate=None if settings.scaled_decay else settings.learning_rate,
+    )
+
+
+def training_data(todo: Plan, model: keras.Model, first_step: int = 0) -> Any:
+    """Endless augmented batches from a step on, as `model.fit` takes them."""
+    config = todo.config
+    batches = training_batches(
+        todo.sources["train"].with_channels(model.input_shape[-1]),
+        todo.objective.kept(model).preprocessor,
+        config.augmentation,
+        config.batch_size,
+        config.seed,
+        first_step=first_step,
+        unreadable=config.data.unreadable,
+        cache=config.data.cache,
+        shuffle_buffer=config.data.shuffle_buffer,
+    )
+    return todo.objective.examples(batches)
+
+
+def evaluation_data(todo: Plan, part: str, model: keras.Model) -> Any:
+    """Every image once, as `model.evaluate` takes them."""
+    config = todo.config
+    source = todo.sources[part].with_channels(model.input_shape[-1])
+    batches = evaluation_batches(
+        source,
+        todo.objective.kept(model).preprocessor,
+        config.batch_size,
+        unreadable=config.data.unreadable,
+    )
+    batches = todo.objective.examples(batches)
+    if config.data.unreadable == "error":  # All images are there, then: their number.
+        number = math.ceil(source.num_examples / config.batch_size)
+        batches = batches.apply(tensorflow().data.experimental.assert_cardinality(number))
+    return batches
+
+
+def train(config: configs.Config, workdir: str, resume: bool | None = None) -> dict:
+    """Runs a config, or the rest of it.
+
+    Args:
+        config: what to do.
+        workdir: directory of the run, see `keras_vit.training.run_directory`.
+        resume: see `RunDirectory`.
+
+    Returns:
+        What results.json holds: the row of the log of best.keras, with `test_accuracy`
+        and so on where there is a test set; `weights`, the file they are of; and `last`,
+        the same of last.keras.
+    """
+    keras.utils.set_random_seed(config.seed)
+    directory = RunDirectory(workdir, configs.to_dict(config), resume)
+    with directory.held():
+        todo = plan(config)
+        model = todo.objective.build()
+        freeze(model, config.optimization.frozen)
+        done = directory.checkpoints()
+        phases = [phase for phase in todo.phases if phase.last >= max(done, 1)]
+        model = _of_size(model, phases[0].side)
+        compile(model, todo)
+        keeper = Keeper(
+            todo, directory, model, evaluation_data(todo, "validation", model)
+        )
+        _announce(todo, directory, model, keeper)
+        try:
+            model = _train_phases(todo, model, keeper, phases, done)
+            return _finish(todo, directory, model, keeper)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(keeper.interruption()) from None
+
+
+def _train_phases(todo, model, keeper, phases, done):
+    """Train through the remaining sizes of images; return the model of the last."""
+    for phase in phases:
+        if phase != phases[0]:
+            print(f"From here on at {phase.side}x{phase.side} pixels.", flush=True)
+            model = _grown(model, phase.side, todo)
+            keeper.watch(model, evaluation_data(todo, "validation", model))
+        _fit(todo, model, keeper, max(done, phase.first), phase.last)
+    return model
+
+
+def _announce(todo, directory, model, keeper):
+    config, source = todo.config, todo.sources["train"]
+    names = list(source.class_names)
+    directory.record()
+    write_text(directory.path / "classes.json", json.dumps(names, indent=0))
+    for part, examples in todo.sources.items():
+        print(f"data.{part}: {examples.num_examples:,} images of {examples.name}")
+        if examples.class_counts is not None:
+            print(f"  of each class: {_counts(examples)}")
+        dark_images.warn(examples)
+    print(f"{len(names):,} classes: {', '.join(names[:10])}{', ...' * (len(names) > 10)}")
+    print(
+        f"{config.about}\n{model.count_params():,} parameters; {source.num_examples:,} "
+        f"images of {source.name}; {todo.steps:,} steps of {config.batch_size}, a "
+        f"checkpoint every {todo.interval:,}; backend {keras.backend.backend()}; "
+        f"everything goes to {directory.path}/",
+        flush=True,
+    )
+    if keeper.history:
+        # A kill between two writes, or a damaged state, leaves a log that is longer.
+        directory.save_history(keeper.history)
+        print(f"Resumed at step {keeper.step:,}.", flush=True)
+    if directory.damage:
+        print(
+            f"warning: {directory.damage}. The state before it was used: the "
+            f"{todo.interval:,} steps after step {keeper.step:,} are trained again.",
+            flush=True,
+        )
+
+
+def _counts(source):
+    """Return text with the number of images of the largest classes."""
+    counts = zip(source.class_names, source.class_counts, strict=True)
+    largest = sorted(counts, key=lambda row: -row[1])[:MOST_CLASSES_COUNTED]
+    texts = [f"{name} {count:,}" for name, count in largest]
+    return ", ".join(texts) + ", ..." * (source.num_classes > len(texts))
+
+
+def _of_size(model, side):
+    shape = model.input_shape[1:] if side is None else (side, side, model.input_shape[-1])
+    return model if shape == model.input_shape[1:] else model.resized(shape)
+
+
+def _grown(model, side, todo):
+    """The model at another size, with all that training has changed.
+
+    Positions are resized, and so are the optimizer's averages of theirs.
+    """
+    grown = _of_size(model, side)
+    if grown is model:
+        return model
+    compile(grown, todo)
+    old, new = model.weights_by_path(), grown.weights_by_path()
+    moved = {path for path in old if old[path].shape != new[path].shape}
+    own = {path: keras.ops.convert_to_numpy(weight) for path, weight in old.items()}
+    for before, after in zip(variables(model), variables(grown), strict=True):
+        if before.shape == after.shape:
+            after.assign(before)
+            continue
+        value = keras.ops.convert_to_numpy(before)
+        # All tables of one shape are resized in one way.
+        path = next(path for path in moved if old[path].shape == before.shape)
+        if old[path].trainable:
+            after.assign(model.resized_values({**own, path: value}, grown)[path])
+    return grown
+
+
+def _fit(todo, model, keeper, first, last):
+    if first < last:
+        model.fit(
+            training_data(todo, model, first * todo.interval),
+            steps_per_epoch=todo.interval,
+            initial_epoch=first,
+            epochs=last,
+            callbacks=[keeper],
+            shuffle=False,  # The stream is shuffled.
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    if keeper.failure:
+        sys.exit(keeper.failure)
+
+
+def _finish(todo, directory, model, keeper):
+    """Test and save the model, write the results and the curves, and print them.
+
+    The results are those of best.keras, which `evaluate`, `predict` and `export` use, and
+    under "last" those of last.keras.
+    """
+    last = {"weights": "last.keras", **keeper.history[-1]}
+    best = {"weights": "best.keras", **keeper.best_row()}
+    with keeper.averaged():
+        last |= _tested(todo, model)
+        directory.save_model(todo.objective.saved(model), "last")
+    if best["step"] == last["step"]:
+        best = {**last, "weights": "best.keras"}
+    elif todo.objective.kept(model) is model:
+        saved = keras_vit.load_checkpoint(
+            directory.path / "best.keras", classifier_activation=None
+        )
+        saved.compile(**todo.objective.compilation())
+        best |= _tested(todo, saved)
+    else:  # A file of the backbone alone cannot be tested.
+        best = last
+    results = {**best, "last": last}
+    write_text(directory.path / "results.json", json.dumps(results, indent=1))
+    pictures.learning_curves(
+        {todo.config.model.architecture: keeper.curves()}, directory.path / "curves.png"
+    )
+    for row in (best,) if best is last else (best, last):
+        print(f"{row['weights']}, of step {row['step']:,}:")
+        for name in ("test_accuracy", "val_accuracy", "test_loss", "val_loss"):
+            if name in row:
+                form = ".2%" if "accuracy" in name else ".4f"
+                print(f"  {name}: {row[name]:{form}}")
+    print(f"models, log and curves: {directory.path}/")
+    return results
+
+
+def _tested(todo, model):
+    """Return the metrics on the test set, if there is one."""
+    if "test" not in todo.sources:
+        return {}
+    data = evaluation_data(todo, "test", model)
+    tested = model.evaluate(data, verbose=0, return_dict=True)
+    return {f"test_{name}": value for name, value in tested.items()}

@@ -1,5 +1,0 @@
-"""Config families: one file for each paper or data set, with its configs in `CONFIGS`.
-
-A family never imports another one, so a config can be read in a single file.
-`recipes.config.load` finds a config by name in all of them.
-"""

@@ -1,0 +1,328 @@
+"""Fine-tuning, evaluation, prediction, probing and sweeps of a tiny run on the digits."""
+
+import csv
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+import keras_vit
+from keras_vit.cli import command_line, evaluate, finetune, predict, pretrain, probe
+from keras_vit.cli import sweep as sweep_command
+from keras_vit.evaluation import accuracy, linear_probe
+from keras_vit.training import config as configs
+from keras_vit.training import runs, sources, sweep
+from keras_vit.training.host import tensorflow
+from tests.cases import array, perturb, tiny_vit
+
+TINY = [
+    "epochs=4",
+    "batch_size=64",
+    "optimization.learning_rate=3e-3",
+    "augmentation.pad_and_crop=0",
+    "model.arguments.input_shape=(8, 8, 1)",
+    "model.arguments.patch_size=2",
+    "model.arguments.hidden_dim=32",
+    "model.arguments.mlp_dim=48",
+    "model.arguments.num_layers=1",
+    "model.arguments.pooling=gap",
+]
+
+
+def tiny(*settings):
+    return configs.override(configs.load("digits_vit"), [*TINY, *settings])
+
+
+def set_options(*settings):
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tiny") / "run"
+    runs.train(tiny(), directory)
+    return directory
+
+
+def test_evaluate(run, tmp_path, capsys):
+    evaluate.main([str(run), "--workdir", str(tmp_path / "evaluation")])
+    found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    model = keras_vit.load_checkpoint(run / "best.keras")
+    images, labels, _ = sources.digits()["test"]
+    probabilities = model.predict(np.asarray(model.preprocessor(images)), verbose=0)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
+    logits = np.log(probabilities)
+    assert found["images"] == 360
+    assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels))
+    first_five = np.argsort(-logits, axis=1)[:, :5]
+    top5 = np.mean((first_five == labels[:, None]).any(1))
+    assert found["top5"] == pytest.approx(top5)
+    exact = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert found["loss"] == pytest.approx(float(exact(labels, logits)), rel=1e-4)
+    assert (tmp_path / "evaluation" / "confusion.png").stat().st_size > 1000
+    assert "360 (0 unreadable)" in capsys.readouterr().out
+
+
+@pytest.mark.any_backend  # Which one trained makes no difference to an export.
+@pytest.mark.parametrize(
+    ("file_format", "name", "package"),
+    [
+        ("saved_model", "served", "tensorflow"),
+        ("onnx", "digits.onnx", "tf2onnx"),
+        ("litert", "digits.tflite", "ai_edge_litert"),
+    ],
+)
+def test_evaluate_an_export(file_format, name, package, run, tmp_path):
+    pytest.importorskip(package, reason="writes the export")
+    path = str(tmp_path / name)
+    labels = {} if file_format == "litert" else {"labels": [f"n{i}" for i in range(10)]}
+    write = getattr(keras_vit.export, file_format)
+    write(run / "best.keras", path, verbose=False, **labels)
+    config = command_line.config_of(path, command_line.UNSPECIFIED)
+    config = configs.override(config, ["data.test=digits:test", "batch_size=64"])
+    if labels:
+        with pytest.raises(ValueError, match=r"only .* has 'n0'.*class_names=None"):
+            accuracy.evaluate(config)
+        config = configs.override(config, ["model.arguments.class_names=None"])
+    exact = accuracy.evaluate(command_line.config_of(str(run), command_line.UNSPECIFIED))
+    served = accuracy.evaluate(config)
+    assert served["confusion"] == exact["confusion"]
+    assert served["loss"] == pytest.approx(exact["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits_vit"], "config without model.weights"),
+        (["nowhere"], "No config is called 'nowhere'"),
+        (["somewhere/best.keras"], "Which images"),
+        (
+            ["somewhere/best.keras", "--set", "data.test=digits:test"],
+            "somewhere/best.keras",
+        ),
+    ],
+)
+def test_nothing_to_evaluate(arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        evaluate.main(arguments)
+
+
+def test_other_classes(run):
+    settings = set_options("data.test=folder:tests/training")
+    with pytest.raises(SystemExit, match="error: "):
+        evaluate.main([str(run), *settings])
+
+
+def test_published_accuracies():
+    name = next(
+        name for name, row in keras_vit.checkpoints().items() if row.imagenet_top1
+    )
+    row = keras_vit.checkpoints()[name]
+    assert f"{row.imagenet_top1:.2f} %" in accuracy.published_accuracy(name)
+    assert accuracy.published_accuracy("mine.keras") is None
+
+
+def test_predict(run, tmp_path, capsys):
+    images = sources.digits()["test"][0][:3].round()
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    tf = tensorflow()
+    for i in range(3):
+        png = tf.io.encode_png(images[i].astype("uint8"))
+        (folder / f"{i}.png").write_bytes(png.numpy())
+    (folder / "broken.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(SystemExit, match="1 of 4 images could not be read"):
+        predict.main([str(run), str(folder), "--workdir", str(tmp_path), "--top", "2"])
+    printed = capsys.readouterr().out
+    assert "broken.png\n  cannot be read: " in printed
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert len(rows) == 3 * 2
+    model = keras_vit.load_checkpoint(run / "best.keras")
+    probabilities = model.predict(np.asarray(model.preprocessor(images)), verbose=0)
+    best = [int(row["class"]) for row in rows[::2]]
+    assert best == probabilities.argmax(1).tolist()
+    assert all(row["name"] == row["class"] for row in rows)
+    scores = probabilities.max(1)
+    np.testing.assert_allclose(
+        [float(row["score"]) for row in rows[::2]], scores, atol=1e-5
+    )
+    with pytest.raises(SystemExit, match="No image at"):
+        predict.main([str(run), str(tmp_path / "none")])
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("classes", "activation"), [(3, "softmax"), (3, "sigmoid"), (1, "sigmoid"), (1, None)]
+)
+def test_predictions_are_the_models_own_outputs(classes, activation, tmp_path, capsys):
+    model = perturb(tiny_vit(classes=classes, classifier_activation=activation))
+    model.save(tmp_path / "model.keras")
+    pixels = np.random.default_rng(0).integers(0, 255, model.input_shape[1:], "uint8")
+    (tmp_path / "a.png").write_bytes(tensorflow().io.encode_png(pixels).numpy())
+    predict.main(
+        [
+            str(tmp_path / "model.keras"),
+            str(tmp_path / "a.png"),
+            "--workdir",
+            str(tmp_path),
+        ]
+    )
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    scores = [float(row["score"]) for row in rows]
+    wanted = array(model(model.preprocessor(pixels[None].astype("float32"))))[0]
+    np.testing.assert_allclose(scores, -np.sort(-wanted), atol=1e-5)
+    printed = capsys.readouterr().out
+    if activation is None:
+        assert "%" not in printed
+        assert f"{wanted[0]:.4f}" in printed
+    else:
+        assert f"{wanted.max():.2%}" in printed
+
+
+@pytest.mark.any_backend
+def test_the_head_of_an_older_run(run, tmp_path):
+    """The models of older runs said that they end in logits."""
+    older = tmp_path / "run"
+    shutil.copytree(run, older)
+    model = keras_vit.load_checkpoint(run / "best.keras", classifier_activation=None)
+    model.save(older / "best.keras")
+    assert command_line.head_of(str(older)) == {"classifier_activation": "softmax"}
+    assert command_line.head_of(str(older / "best.keras"))
+    model.save(older / "mine.keras")
+    assert command_line.head_of(str(older / "mine.keras")) == {}
+
+
+def test_finetune_at_another_size(run, tmp_path):
+    directory = tmp_path / "larger"
+    finetune.main(
+        [
+            str(run),
+            "--workdir",
+            str(directory),
+            *set_options("model.arguments.input_shape=(12, 12, 1)", "epochs=1"),
+        ]
+    )
+    config = configs.load(str(directory / "config.json"))
+    assert config.optimization.optimizer == "sgd"
+    assert config.data.train == "digits:train"
+    model = keras_vit.load_checkpoint(directory / "last.keras")
+    assert model.grid_shape == (6, 6)
+    kernel = array(model.weights_by_path()["block_0/mlp/expand/kernel"])
+    before = keras_vit.load_checkpoint(run / "best.keras")
+    before = array(before.weights_by_path()["block_0/mlp/expand/kernel"])
+    # It began where the run ended, and moved.
+    assert 0 < np.abs(kernel - before).max() < 0.5 * np.abs(before).max()
+    with pytest.raises(SystemExit, match=r"set model\.weights=PATH"):
+        finetune.main(["digits_vit", "--workdir", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
+
+
+def test_ridge():
+    generator = np.random.default_rng(0)
+    for n, d in ((30, 8), (8, 30)):
+        x, labels = generator.normal(size=(n, d)), generator.integers(0, 3, n)
+        kernel, bias = linear_probe.ridge(x, labels, 3, regularization=2.0)
+        expected = Ridge(alpha=2.0).fit(x, 2.0 * np.eye(3)[labels] - 1.0)
+        np.testing.assert_allclose(kernel, expected.coef_.T, atol=1e-10)
+        np.testing.assert_allclose(bias, expected.intercept_, atol=1e-10)
+
+
+def test_few():
+    labels = np.array([0, 1, 0, 1, 1, 0, 1])
+    chosen = linear_probe.few(labels, 2, seed=0)
+    assert sorted(labels[chosen]) == [0, 0, 1, 1]
+    assert len(set(chosen)) == 4
+    with pytest.raises(ValueError, match="Class 0 has 3 images; 4"):
+        linear_probe.few(labels, 4, seed=0)
+
+
+def test_probe_of_trained_and_random_features(run, tmp_path):
+    def probed(what, *settings):
+        directory = tmp_path / what.replace("/", "_")
+        probe.main([what, "--workdir", str(directory), *set_options(*settings)])
+        found = json.loads((directory / "linear_probe.json").read_text())
+        return {name: found[name]["accuracy"] for name in ("5-shot", "10-shot", "all")}
+
+    trained, random = probed(str(run)), probed("digits_vit", *TINY)
+    assert trained["all"] > random["all"]
+    assert trained["5-shot"] > random["5-shot"] > 0.2
+
+
+@pytest.mark.parametrize("objective", ["masked_patch_prediction", "mae"])
+def test_pretraining_without_labels(objective, tmp_path):
+    config = tiny(
+        f"objective={objective}",
+        "epochs=2",
+        "masking.decoder_dim=16",
+        "masking.decoder_layers=1",
+        "masking.decoder_heads=2",
+    )
+    results = runs.train(config, tmp_path / "run")
+    assert results["val_loss"] < results["loss"] * 1.5
+    # What is kept is the backbone, and it can be fine-tuned.
+    features = keras_vit.load_checkpoint(tmp_path / "run" / "last.keras")
+    assert features.output_shape == (None, 32)
+    if objective == "mae":
+        return
+    finetune.main(
+        [
+            str(tmp_path / "run"),
+            "--workdir",
+            str(tmp_path / "tuned"),
+            *set_options("epochs=1"),
+        ]
+    )
+    tuned = keras_vit.load_checkpoint(tmp_path / "tuned" / "last.keras")
+    assert tuned.output_shape == (None, 10)
+
+
+def test_an_unknown_objective(tmp_path):
+    with pytest.raises(ValueError, match="objective must be one of 'classification'"):
+        runs.train(tiny("objective=guessing"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_sweep(tmp_path, capsys):
+    arguments = ["digits_vit", "--workdir", str(tmp_path / "sweep")]
+    arguments += ["--grid", "model.arguments.positions=none,learned", "--grid", "seed=0"]
+    arguments += set_options(*TINY, "epochs=1")
+    sweep_command.main(arguments)
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert {row["run"] for row in rows} == {
+        "positions=none,seed=0",
+        "positions=learned,seed=0",
+    }
+    assert rows[0]["val_accuracy"] >= rows[1]["val_accuracy"]
+    marks = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("state.npz")}
+    sweep_command.main(arguments)  # Nothing is left to do.
+    assert marks == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("state.npz")}
+    assert "positions=learned,seed=0" in capsys.readouterr().out
+
+
+def test_grids():
+    assert sweep.parse(["a.b=1,2", "c=x"]) == {"a.b": ["1", "2"], "c": ["x"]}
+    with pytest.raises(ValueError, match="key=value,value"):
+        sweep.parse(["seed"])
+    with pytest.raises(ValueError, match="has no grid"):
+        sweep.combinations(tiny(), {})
+    found = sweep.combinations(tiny(), {"seed": [1, 2], "epochs": [3]})
+    assert list(found) == ["seed=1,epochs=3", "seed=2,epochs=3"]
+    assert [one.seed for one in found.values()] == [1, 2]
+
+
+def test_dry_run(tmp_path, capsys):
+    pretrain.main(["digits_vit", "--dry-run", *set_options(*TINY)])
+    printed = capsys.readouterr().out
+    config = tiny()
+    model = runs.plan(config).objective.build()
+    assert f"{model.count_params():,}" in printed
+    assert "76 of 64 images" in printed
+    for path in model.weights_by_path():
+        assert path in printed
+    assert "images/s" in printed
+    with pytest.raises(SystemExit):
+        pretrain.main(["digits_vit"])
+    assert "--workdir is needed" in capsys.readouterr().err

@@ -1,0 +1,151 @@
+"""The page of keras_vit.serve in headless Chromium."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from keras_vit.export import saved_model
+from keras_vit.layers import Preprocessor
+from tests.cases import array, perturb, tiny_vit
+from tests.serve.test_serve import LABELS, Served, b64, file
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the page is NOT TESTED")
+Image = pytest.importorskip("PIL.Image")
+saved = pytest.importorskip("tests.serve.attacks").saved
+pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
+
+# What a person does who drops a file from the desktop.
+DROP = """([bytes, name]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name));
+    document.getElementById("drop").dispatchEvent(
+        new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+}"""
+# Opaque black lies on the picture where attention is least.
+BRIGHTNESS = """() => {
+    const canvas = document.getElementById("picture");
+    const { width, height } = canvas;
+    const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+    const at = (x, y) => data[4 * (Math.floor(y * height) * width
+        + Math.floor(x * width))];
+    return { width, height, corner: at(0, 0), grid: [1 / 4, 3 / 4].map((y) =>
+        [1 / 6, 3 / 6, 5 / 6].map((x) => at(0.05 + 0.9 * x, 0.05 + 0.9 * y))) };
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("the page is NOT TESTED: no Chromium (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return perturb(tiny_vit(preprocessor=Preprocessor.imagenet((16, 24), 0.9)))
+
+
+@pytest.fixture(scope="module")
+def server(model, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("page") / "vit"
+    saved_model(model, directory, labels=LABELS, top_k=3, verbose=False)
+    server = Served(directory, "--name", "vit")
+    yield server
+    code, errors = server.stop()
+    assert (code, errors) == (0, [])
+
+
+def drop(page, content, name):
+    page.evaluate(DROP, [list(content), name])
+
+
+def attended(server, content):
+    """How bright white is under the overlay, by the map that the server returns."""
+    request = {"signature_name": "attention", "instances": [b64(content)]}
+    (prediction,) = server.predict(request)[1]["predictions"]
+    attention = np.array(prediction["attention"])
+    return 255 * (1 - 200 / 255 * (1 - attention / attention.max())), prediction
+
+
+def test_a_person_drops_an_image(browser, server, model):
+    white = np.full((120, 180, 3), 255, "uint8")  # The model's proportions.
+    white[:, :60] = 254
+    probabilities = array(model(model.preprocessor(white[None])))[0]
+    best = np.argsort(-probabilities)[:3]
+    page = browser.new_page()
+    problems, requests = [], []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda m: m.type == "error" and problems.append(m.text))
+    page.on("request", lambda request: requests.append(request.url))
+    url = f"http://127.0.0.1:{server.port}/"
+    page.goto(url)
+    assert "vit version 1" in page.inner_text("h1")
+
+    drop(page, file(white), "white.png")
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.inner_text("#message") == "white.png"
+    rows = [row.split("\n") for row in page.locator("#bars li").all_inner_texts()]
+    wanted = [[LABELS[c], f"{100 * probabilities[c]:.1f} %"] for c in best]
+    assert [[text for text in row if text] for row in rows] == wanted
+    bars = page.eval_on_selector_all("meter", "bars => bars.map((b) => b.value)")
+    np.testing.assert_allclose(bars, probabilities[best], atol=1e-4)
+
+    wanted, _ = attended(server, file(white))
+    shown = page.evaluate(BRIGHTNESS)
+    assert (shown["width"], shown["height"]) == (180, 120)
+    assert shown["corner"] == pytest.approx(255 * 0.2, abs=2)  # Cropped away.
+    np.testing.assert_allclose(shown["grid"], wanted, atol=6)
+    page.uncheck("#show")
+    shown = page.evaluate(BRIGHTNESS)
+    assert shown["corner"] == 254
+    assert np.min(shown["grid"]) >= 254
+    assert problems == []
+
+    drop(page, b"no image", "text.txt")
+    page.get_by_text("image 0 cannot be decoded").wait_for()
+    assert page.is_hidden("#result")
+    # Chromium logs the status 400.
+    assert [p for p in problems if "400" not in p] == []
+    page.set_input_files(
+        "#file",
+        {
+            "name": "again.png",
+            "mimeType": "image/png",
+            "buffer": file(white),
+        },
+    )
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.inner_text("#message") == "again.png"
+    assert all(address.startswith((url, "data:")) for address in requests)
+    page.close()
+
+
+def test_a_photo_that_is_stored_turned(browser, server):
+    upright = np.full((120, 180, 3), 255, "uint8")
+    upright[:16, :16] = 100  # The corner that must be at the top left.
+    upright[40:, 120:] = 240
+    stored = Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    content = saved(stored, "JPEG", quality=100, subsampling=0, exif=exif)
+    wanted, prediction = attended(server, content)
+    assert prediction["orientation"] == 6
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    drop(page, content, "turned.jpg")
+    page.wait_for_selector("#result:not([hidden])")
+    shown = page.evaluate(BRIGHTNESS)
+    assert (shown["width"], shown["height"]) == (180, 120)
+    assert shown["corner"] == pytest.approx(100 * 0.2, abs=3)
+    picture = np.array([[255, 255, 255], [255, 255, 240]]) / 255
+    np.testing.assert_allclose(shown["grid"], wanted * picture, atol=8)
+    page.uncheck("#show")
+    shown = page.evaluate(BRIGHTNESS)
+    assert shown["corner"] == pytest.approx(100, abs=3)
+    np.testing.assert_allclose(shown["grid"], 255 * picture, atol=3)
+    page.close()

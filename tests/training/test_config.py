@@ -1,0 +1,276 @@
+"""Configs: families, users' own files, overriding values by name, JSON."""
+
+import ast
+import importlib
+import inspect
+import json
+import math
+import pathlib
+import pkgutil
+import re
+
+import pytest
+
+import keras_vit
+import keras_vit.configs
+from keras_vit.cli.new_config import main
+from keras_vit.models.variants import VIT_SIZES
+from keras_vit.training import config as configs
+from keras_vit.training import sweep
+from keras_vit.training.augment import Augmentation
+from keras_vit.training.config_source import WIDTH, meanings, source_of
+from keras_vit.training.objectives import constructor
+
+pytestmark = pytest.mark.any_backend
+
+NAMES = configs.names()
+FAMILIES = [
+    importlib.import_module(f"keras_vit.configs.{module.name}")
+    for module in pkgutil.iter_modules(keras_vit.configs.__path__)
+]
+
+
+# Documents, scripts and old commands use these names.
+PUBLISHED_NAMES = """
+augreg_b16_imagenet1k augreg_b16_imagenet1k_finetune augreg_b16_imagenet21k
+augreg_b16_imagenet21k_finetune augreg_s16_imagenet21k augreg_s16_imagenet21k_finetune
+augreg_ti16_imagenet21k augreg_ti16_imagenet21k_finetune cifar10_cpu cifar10_cpu_48
+cifar10_gpu cifar10_mae cifar10_masked_patches cifar10_t2t_64 cifar10_vit_64
+cifar10_vit_tiny digits_mae digits_masked_patches digits_t2t digits_vit
+digits_vit_finetune mae_b16_imagenet mae_b16_imagenet_finetune
+t2t_vit_14_cifar10_transfer t2t_vit_14_imagenet t2t_vit_24_imagenet t2t_vit_7_imagenet
+vit_b16_cifar10 vit_b16_cifar100 vit_b16_flowers vit_b16_imagenet1k
+vit_b16_imagenet21k vit_b16_imagenet_384 vit_b16_masked_patches
+vit_b16_masked_patches_finetune vit_b16_pets vit_b16_vtab_dtd vit_l16_imagenet21k
+vit_s16_imagenet_300ep vit_s16_imagenet_90ep
+"""
+
+
+def test_no_name_is_lost():
+    assert set(PUBLISHED_NAMES.split()) <= set(NAMES)
+
+
+def test_no_two_families_use_the_same_name():
+    assert sorted(name for family in FAMILIES for name in family.CONFIGS) == NAMES
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_a_family_imports_no_other_family(family):
+    tree = ast.parse(pathlib.Path(family.__file__).read_text())
+    statements = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    imported = " ".join(map(ast.unparse, statements))
+    assert "keras_vit.training.config import" in imported
+    assert "configs" not in imported
+    assert "from ." not in imported
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config(name):
+    config = configs.load(name)
+    again = configs.from_dict(json.loads(json.dumps(configs.to_dict(config))))
+    assert configs.to_dict(again) == configs.to_dict(config)
+    assert name in config.command
+    assert config.measured.startswith(("measured on ", "not measured here"))
+    assert hasattr(keras_vit, config.model.architecture)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_of_every_config(name):
+    # Without building it: some have 300 million parameters. Augmentations and sizes of
+    # layers check themselves.
+    model = configs.load(name).model
+    takes = set(inspect.signature(keras_vit.ViT.__init__).parameters)
+    if model.architecture.startswith("T2TViT"):
+        takes |= set(inspect.signature(keras_vit.T2TViT.__init__).parameters) - {"kwargs"}
+        takes -= {"patch_size", "stem"}
+    # What `objectives` settles.
+    takes -= {"classes", "include_top", "classifier_activation", "preprocessor"}
+    assert set(model.arguments) <= takes - {"weights", "name", "dtype"}
+
+    patch = VIT_SIZES.get(model.architecture, (16,))[0]
+    stride = model.arguments.get("patch_size", patch)
+    if "stem" in model.arguments:
+        stride *= 2 ** (1 + len(model.arguments["stem"]["num_blocks"]))
+    sides = model.arguments.get("input_shape", [224, 224, 3])[:2]
+    sides += [side for _, side in configs.load(name).resolutions]
+    assert [side % stride for side in sides] == [0] * len(sides)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_every_config_begins_and_ends(name):
+    config = configs.load(name)
+    command, weights = config.command.split(), config.model.weights
+    assert command[-2] == "--workdir"
+    given = [word for word in command if word.startswith("model.weights=")]
+    beginnings = len(given) + (weights is not None)
+    if "sweep" not in command:  # Which may be of either.
+        assert beginnings == ("finetune" in command)
+    if given:
+        # The last or best model of another config's run.
+        run, _, file = given[0].removeprefix("model.weights=").rpartition("/")
+        assert run in [configs.load(other).command.split()[-1] for other in NAMES]
+        assert file in ("best.keras", "last.keras")
+    elif weights is not None:
+        assert weights in keras_vit.checkpoints()
+    assert ("sweep" in command) == bool(config.grid)
+    if config.grid:
+        number = math.prod(len(values) for values in config.grid.values())
+        assert len(sweep.combinations(config, config.grid)) == number
+    if config.steps is not None:
+        assert config.steps % config.checkpoint_steps == 0
+        assert config.steps % config.optimization.accumulation_steps == 0
+    parts = [part for part, _ in config.resolutions]
+    assert not parts or math.isclose(sum(parts), 1.0)
+
+
+def test_override():
+    config = configs.load("digits_vit")
+    changed = configs.override(
+        config,
+        [
+            "epochs=3",
+            "optimization.learning_rate=1",
+            "optimization.frozen=['block_0']",
+            "optimization.ema=0.9",
+            "model.arguments.dropout_rate=0.1",
+            "data.test=None",
+            "data.train=tfds:cifar10",
+            "augmentation.crop_area=(0.05, 1.0)",
+        ],
+    )
+    assert changed.epochs == 3
+    assert changed.optimization.learning_rate == 1.0
+    assert changed.optimization.frozen == ("block_0",)
+    assert changed.optimization.ema == 0.9
+    assert changed.model.arguments == {**config.model.arguments, "dropout_rate": 0.1}
+    assert changed.data.test is None
+    assert changed.data.train == "tfds:cifar10"
+    assert changed.augmentation.crop_area == (0.05, 1.0)
+    assert config.epochs == 60
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epochs", "takes key=value"),
+        ("epoch=3", r"Unknown key 'epoch'.*Did you mean epochs"),
+        ("learning_rate=3", r"Did you mean .*learning_rate"),
+        ("optimization.lr=3", r"Optimization has optimizer, learning_rate"),
+        ("epochs=3.5", r"epochs must be int; received 3\.5"),
+        ("epochs=many", "epochs must be int; received 'many'"),
+        ("optimization.ema=yes", "ema must be float or None; received 'yes'"),
+        ("data.download=1", "download must be bool; received 1"),
+        ("optimization=3", r"optimization has parts"),
+        ("epochs.more=3", "epochs is one value"),
+        ("augmentation.mixup=-1", "mixup must be 0 or more"),
+        ("optimization.learning_rate=1e999", "learning_rate must be float; received inf"),
+        ("optimization.learning_rate=1" + "0" * 400, "learning_rate must be float; rec"),
+        ("epochs=" + "[" * 10_000, r"epochs must be int; received '\[\["),
+        ("epochs=1" + "0" * 5000, "epochs must be int; received '1000"),
+        ("epochs={[]: 1}", r"epochs must be int; received '\{\[\]: 1\}'"),
+        ("epochs=True", "epochs must be int; received True"),
+        (
+            "optimization.frozen=[1]",
+            r"frozen must be tuple; received \[1\]",
+        ),
+    ],
+)
+def test_bad_settings(setting, message):
+    with pytest.raises(ValueError, match=message):
+        configs.override(configs.load("digits_vit"), [setting])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"about"', "is not readable JSON"),
+        ("[" * 100_000, "is not readable JSON: nested too deeply"),
+        ("[]", "must hold a JSON object"),
+        ("{}", "is not a valid config: about, command, hardware, expected is missing"),
+        ('{"model": 3}', "is not a valid config: Model must be an object; received 3"),
+        ('{"epochs": NaN}', "NaN is not JSON"),
+        ('{"seed": "0"}', "is not a valid config: seed must be int; received '0'"),
+        ('{"model": {"arguments": []}}', "is not a valid config: arguments must be dict"),
+    ],
+)
+def test_a_json_that_is_no_config(tmp_path, text, message):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"config\.json.* {message}"):
+        configs.load(str(path))
+
+
+MY_CONFIG = """
+import dataclasses
+from keras_vit.training.config import load
+CONFIG = dataclasses.replace(load("digits_vit"), epochs=3)
+"""
+
+
+def test_a_config_of_a_users_own_file(tmp_path):
+    path = tmp_path / "my_config.py"
+    path.write_text(MY_CONFIG)
+    mine = configs.load(str(path))
+    assert mine == configs.override(configs.load("digits_vit"), ["epochs=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must set CONFIG to a keras_vit.training.config.Config; received no CONFIG"),
+        ("CONFIG = {}", "received dict. .*new-config NAME prints a file to start from"),
+        ("\n\nEPOCHS = 1 / 0", ", line 3: ZeroDivisionError: division by zero"),
+        ("\nEPOCHS = ", ", line 2: SyntaxError: invalid syntax"),
+        ("\n" + MY_CONFIG.replace("epochs", "epoch"), ", line 5: TypeError: .*'epoch'"),
+        (MY_CONFIG.replace("3", "'3'"), "not valid: epochs must be int; received '3'"),
+        (MY_CONFIG.replace("epochs=3", "grid={'seed': {1}}"), "set is not JSON"),
+    ],
+)
+def test_a_file_that_sets_no_config(tmp_path, text, message):
+    path = tmp_path / "my_config.py"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"my_config\.py.*{message}"):
+        configs.load(str(path))
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"new-config NAME > .*my_config\.py"):
+        configs.load(str(path))
+
+
+def test_bad_names():
+    with pytest.raises(ValueError, match=r"Near: digits_vit"):
+        configs.load("digit_vit")
+    config = configs.load("digits_vit")
+    config = configs.override(config, ["model.architecture=ViTS17"])
+    with pytest.raises(ValueError, match=r"'ViTS17' is no constructor"):
+        constructor(config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_printed_config_is_the_same_config(tmp_path, name):
+    path = tmp_path / "my_config.py"
+    path.write_text(source_of(name))
+    assert configs.load(str(path)) == configs.load(name)
+    assert max(map(len, path.read_text().splitlines())) <= WIDTH
+
+
+def test_a_printed_config_explains_its_values(capsys):
+    main(["digits_vit"])
+    printed = capsys.readouterr().out
+    assert "\n    # Number of passes over the training set.\n    epochs=60,\n" in printed
+    assert "# Defaults: optimizer=" in printed
+    command = "finetune my_config.py --workdir runs/my_config --set model.weights=PATH"
+    assert command in source_of("mae_b16_imagenet_finetune")
+    with pytest.raises(SystemExit, match=r"Near: digits_vit"):
+        main(["digit_vit"])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(configs.Config, configs.Model, configs.Data, configs.Optimization),
+        *(configs.Masking, Augmentation),
+    ],
+)
+def test_every_field_is_explained(kind):
+    for field, meaning in meanings(kind).items():
+        assert re.fullmatch(r"[A-Z`\"].{8,}\.", meaning), field

@@ -1,0 +1,35 @@
+"""Operations of a model, counted by the backend, against a formula."""
+
+import keras
+import pytest
+
+import keras_vit
+from keras_vit.training import cost
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_operations_of_a_forward_pass(side):
+    model = keras_vit.ViTTi16(input_shape=(side, side, 3), patch_size=8, classes=10)
+    grid = (side // 8) ** 2
+    n, d, mlp = grid + 1, 192, 768
+    products = grid * 192 * d + d * 10
+    products += 12 * (n * d * (4 * d + 2 * mlp) + 2 * n * n * d)
+    assert cost.forward_operations(model) == pytest.approx(2 * products, rel=0.02)
+
+
+def test_peaks(monkeypatch):
+    assert cost.peak_memory() > 1e6
+    monkeypatch.setattr(cost, "device_name", lambda: "NVIDIA H100 80GB HBM3")
+    assert cost.peak("mixed_bfloat16") == 989e12
+    assert cost.peak("float64") is None
+    model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+    part = cost.utilization(model, "mixed_bfloat16")
+    operations = 3 * cost.forward_operations(model)
+    assert part(1000.0) == pytest.approx(1000.0 * operations / 989e12)
+    monkeypatch.setattr(cost, "device_name", lambda: "cpu")
+    assert cost.utilization(model, "float32") is None
+
+
+def test_the_device_has_a_name():
+    assert isinstance(cost.device_name(), str)
+    assert keras.backend.backend() in ("jax", "tensorflow", "torch")

@@ -1,0 +1,456 @@
+"""A run that is interrupted ends as one that was not."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import keras_vit
+from keras_vit.cli import command_line
+from keras_vit.cli.pretrain import main
+from keras_vit.evaluation.accuracy import evaluate
+from keras_vit.training import config as configs
+from keras_vit.training import runs
+from keras_vit.training.callbacks import Keeper
+from keras_vit.training.objectives import SigmoidLoss
+from tests.cases import array
+
+# Dropout and stochastic depth draw, the average and the optimizer remember.
+SETTINGS = [
+    "epochs=3",
+    "checkpoint_steps=12",
+    "batch_size=96",
+    "optimization.ema=0.9",
+    "model.arguments.input_shape=(16, 16, 1)",
+    "model.arguments.patch_size=4",
+    "model.arguments.hidden_dim=32",
+    "model.arguments.mlp_dim=48",
+    "model.arguments.num_layers=2",
+    "model.arguments.dropout_rate=0.1",
+    "model.arguments.stochastic_depth_rate=0.1",
+    "augmentation.pad_and_crop=2",
+    "augmentation.mixup=0.2",
+]
+
+
+@pytest.fixture(scope="module")
+def config():
+    return configs.override(configs.load("digits_vit"), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """A run without interruption."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    runs.train(config, directory)
+    return directory
+
+
+def state(directory):
+    with np.load(directory / "state.npz") as arrays:
+        return {name: arrays[name] for name in arrays if name != "progress"}
+
+
+def assert_same_state(directory, other):
+    ours, theirs = state(directory), state(other)
+    assert set(ours) == set(theirs)
+    for name, values in ours.items():
+        np.testing.assert_array_equal(values, theirs[name], err_msg=name)
+
+
+def test_what_a_run_leaves(whole, config):
+    names = {path.name for path in whole.iterdir()}
+    assert names == {
+        ".lock",
+        "best.keras",
+        "classes.json",
+        "config.json",
+        "curves.png",
+        "environment.json",
+        "last.keras",
+        "log.csv",
+        "results.json",
+        "state-previous.npz",
+        "state.npz",
+        "tensorboard",
+    }
+    again = configs.load(str(whole / "config.json"))
+    assert configs.to_dict(again) == configs.to_dict(config)
+    rows = (whole / "log.csv").read_text().splitlines()
+    assert rows[0].startswith("step,accuracy,loss,learning_rate,seconds")
+    assert [row.split(",")[0] for row in rows[1:]] == ["12", "24", "36"]
+    results = json.loads((whole / "results.json").read_text())
+    assert 0 <= results["test_accuracy"] <= 1
+
+
+def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
+    # The loss takes logits; the saved model ends in its softmax.
+    model = keras_vit.load_checkpoint(whole / "last.keras", classifier_activation=None)
+    todo = runs.plan(config)
+    runs.compile(model, todo)
+    data = runs.evaluation_data(todo, "test", model)
+    tested = model.evaluate(data, verbose=0, return_dict=True)
+    results = json.loads((whole / "results.json").read_text())
+    assert results["last"]["weights"] == "last.keras"
+    assert tested["accuracy"] == pytest.approx(results["last"]["test_accuracy"])
+    assert tested["loss"] == pytest.approx(results["last"]["test_loss"])
+    kernel = array(model.weights_by_path()["block_0/mlp/expand/kernel"])
+    # In the state: its own value, Adam's two moments, its average.
+    values = [x for x in state(whole).values() if x.shape == kernel.shape]
+    same = [np.array_equal(kernel, x) for x in values if x.any()]
+    assert sum(same) == 1
+    assert not same[0]
+
+
+def test_a_killed_run_ends_as_one_that_was_not(whole, config, tmp_path):
+    directory = tmp_path / "killed"
+    command = [sys.executable, "-m", "keras_vit", "pretrain", "digits_vit"]
+    for setting in SETTINGS:
+        command += ["--set", setting]
+    command += ["--workdir", str(directory)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not (directory / "state.npz").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (directory / "results.json").exists()
+    runs.train(config, directory, resume=True)
+    assert_same_state(directory, whole)
+    assert not list(directory.glob(".partial*"))
+
+
+def test_a_damaged_state_is_made_up_for_by_the_one_before(
+    whole, config, tmp_path, capsys
+):
+    directory = tmp_path / "run"
+    shutil.copytree(whole, directory)
+    with open(directory / "state.npz", "r+b") as file:
+        file.seek(1000)
+        file.write(b"damage")
+    runs.train(config, directory)
+    printed = capsys.readouterr().out
+    assert "Resumed at step 24." in printed
+    assert "state.npz is damaged" in printed
+    assert "the 12 steps after step 24 are trained again" in printed
+    assert_same_state(directory, whole)
+    steps = [
+        [row.split(",")[0] for row in (d / "log.csv").open()] for d in (directory, whole)
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_training_on(whole, config, tmp_path):
+    """The remedy of the error for more epochs works."""
+    settings = [f"model.weights={whole / 'last.keras'}", "model.arguments.head=keep"]
+    longer = configs.override(config, [*settings, "epochs=1"])
+    runs.train(longer, tmp_path / "run")
+    before, after = (
+        keras_vit.load_checkpoint(path / "last.keras").weights_by_path()
+        for path in (whole, tmp_path / "run")
+    )
+    change = array(after["classifier/kernel"]) - array(before["classifier/kernel"])
+    assert 0 < np.abs(change).max() < 0.1
+
+
+def test_an_interrupted_run(tmp_path, monkeypatch, capsys):
+    ended = Keeper.on_train_batch_end
+
+    def interrupted(keeper, batch, logs=None):
+        ended(keeper, batch, logs)
+        if keeper.step >= 20:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Keeper, "on_train_batch_end", interrupted)
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    with pytest.raises(SystemExit) as exit_info:
+        main(["digits_vit", *settings, "--workdir", str(tmp_path / "run")])
+    assert exit_info.value.code == 130
+    assert re.search(
+        r"^interrupted at step 2\d; the same command resumes from the checkpoint of step "
+        r"12$",
+        capsys.readouterr().err,
+        flags=re.MULTILINE,
+    )
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("importing", [True, False])
+def test_an_interrupted_command_ends(importing, tmp_path):
+    """Also while it imports a module that swallows every exception."""
+    interrupt = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    module = tmp_path / "swallows.py"
+    module.write_text(f"try:\n    exec({interrupt!r})\nexcept BaseException:\n    pass")
+    start = f"import sys\nsys.argv = ['-m']\nsys.path.append({str(tmp_path)!r})\n"
+    body = "import swallows\n" if importing else interrupt
+    code = f"{start}import recipes\n{body}print('continues')"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_finished_run_is_left_as_it_is(whole, config):
+    before = state(whole)
+    runs.train(config, whole)
+    after = state(whole)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.any_backend
+def test_the_results_are_of_the_best_checkpoint(whole, config, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(whole, directory)
+    # As if the first checkpoint had been the best, with weights of its own.
+    with np.load(directory / "state.npz") as arrays:
+        contents = {name: arrays[name] for name in arrays}
+    progress = json.loads(str(contents["progress"]))
+    progress["history"][0]["val_accuracy"] = 1.0
+    contents["progress"] = np.array(json.dumps(progress))
+    np.savez(directory / "state.npz", **contents)
+    best = keras_vit.load_checkpoint(directory / "best.keras")
+    bias = best.weights_by_path()["classifier/bias"]
+    bias.assign(np.arange(10.0))
+    best.save(directory / "best.keras")
+    results = runs.train(config, directory)
+    assert (results["weights"], results["step"]) == ("best.keras", 12)
+    assert (results["last"]["weights"], results["last"]["step"]) == ("last.keras", 36)
+    for row, file in ((results, "best.keras"), (results["last"], "last.keras")):
+        what = command_line.config_of(str(directory / file), command_line.UNSPECIFIED)
+        evaluated = evaluate(what)
+        assert row["test_accuracy"] == pytest.approx(evaluated["accuracy"])
+        assert row["test_loss"] == pytest.approx(evaluated["loss"], rel=1e-4)
+    assert results["test_loss"] > results["last"]["test_loss"] + 0.5
+    assert json.loads((directory / "results.json").read_text()) == results
+
+
+def test_directories_of_something_else(whole, config, tmp_path):
+    other = configs.override(config, ["seed=1", "optimization.ema=0.5"])
+    with pytest.raises(FileExistsError, match=r"optimization\.ema: 0\.9 there, 0\.5"):
+        runs.train(other, whole)
+    with pytest.raises(FileExistsError, match="leave --no-resume out"):
+        runs.train(config, whole, resume=False)
+    with pytest.raises(FileNotFoundError, match="no run in"):
+        runs.train(config, tmp_path / "none", resume=True)
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="is not empty and holds no run"):
+        runs.train(config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_damaged_write_leaves_the_last_state(whole, config, tmp_path, monkeypatch):
+    def full(*arguments, **values):
+        raise OSError(28, "No space left on device")
+
+    directory = tmp_path / "run"
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        runs.train(config, directory)
+    monkeypatch.undo()
+    assert not (directory / "state.npz").exists()
+    assert not list(directory.glob(".partial*"))
+    runs.train(config, directory)
+    assert_same_state(directory, whole)
+
+
+def test_an_exploding_loss_stops_the_run_and_names_its_batch(config, tmp_path):
+    wild = configs.override(
+        config,
+        [
+            "optimization.optimizer=sgd",
+            "optimization.learning_rate=1e6",
+            "optimization.clip_norm=None",
+            "optimization.warmup_steps=0",
+            "optimization.ema=None",
+        ],
+    )
+    with pytest.raises(SystemExit, match=r"(?s)loss is .* at step .*digits-\d+") as error:
+        runs.train(wild, tmp_path / "run")
+    assert "Last good checkpoint: none" in str(error.value)
+
+
+def test_the_sigmoid_loss():
+    logits = np.array([[1.0, -2.0, 0.5]], "float32")
+    labels = np.array([[0.0, 1.0, 0.0]], "float32")
+    smooth = labels * 0.9 + 0.05
+    p = 1 / (1 + np.exp(-logits.astype("float64")))
+    expected = -np.sum(smooth * np.log(p) + (1 - smooth) * np.log(1 - p))
+    loss = SigmoidLoss(label_smoothing=0.1)
+    assert float(loss(labels, logits)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_steps_at_once_divide_an_interval(config):
+    expected = 6 if keras.backend.backend() == "tensorflow" else 1
+    assert runs.plan(config).steps_per_execution == expected
+    prime = configs.override(config, ["checkpoint_steps=13"])
+    assert runs.plan(prime).steps_per_execution == 1
+    with pytest.raises(ValueError, match="steps_per_execution=5 must divide the 12"):
+        runs.plan(configs.override(config, ["steps_per_execution=5"]))
+
+
+def test_rates_and_frozen_parts(config):
+    changed = configs.override(
+        config,
+        [
+            "optimization.layer_decay=0.5",
+            "optimization.backbone_multiplier=0.1",
+            "optimization.frozen=['patch_encoder']",
+            "optimization.weight_decay=0.1",
+        ],
+    )
+    todo = runs.plan(changed)
+    model = todo.objective.build()
+    runs.compile(model, todo)
+    rows = {row.path: row for row in model.optimizer.parameters}
+    assert not any(path.startswith("patch_encoder") for path in rows)
+    assert rows["classifier/kernel"].rate == 1.0
+    assert rows["classifier/kernel"].weight_decay == 0.1
+    assert rows["block_1/mlp/expand/kernel"].rate == pytest.approx(0.05)
+    assert rows["block_0/mlp/expand/bias"].rate == pytest.approx(0.025)
+    assert rows["block_0/mlp/expand/bias"].weight_decay == 0.0
+
+
+def frozen_by(todo, *frozen):
+    model = todo.objective.build()
+    model.trainable = False  # As a checkpoint that was saved so.
+    runs.freeze(model, frozen)
+    return {path for path, w in model.weights_by_path().items() if not w.trainable}
+
+
+@pytest.mark.any_backend
+def test_frozen_paths(config):
+    todo = runs.plan(config)
+    assert frozen_by(todo) == set()
+    found = frozen_by(todo, "block_0/attention")
+    assert len(found) == 4
+    assert all(path.startswith("block_0/attention/") for path in found)
+    assert frozen_by(todo, "block_0/attention/") == found
+    assert frozen_by(todo, "norm/gamma", "patch_encoder/pos") == {
+        "norm/gamma",
+        "patch_encoder/positions/embedding",
+    }
+    blocks = frozen_by(todo, "block_")
+    assert {path.split("/")[0] for path in blocks} == {"block_0", "block_1"}
+    for wrong, message in (
+        ("blok_0", "begins with 'blok_0'. Did you mean 'block_0'"),
+        ("", "begins with ''"),
+        ("block_0/attention/kernel", "no weight has a path"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            frozen_by(todo, wrong)
+    with pytest.raises(ValueError, match="leaves nothing to train"):
+        frozen_by(todo, "patch_encoder", "block_", "norm", "classifier")
+
+
+@pytest.mark.any_backend
+def test_the_kernels_under_lora_stay_frozen(config):
+    model = runs.plan(config).objective.build()
+    model.get_layer("block_0").mlp.expand.enable_lora(2)
+    runs.freeze(model, ())
+    frozen = [w.path for w in model.weights if not w.trainable]
+    assert frozen == ["block_0/mlp/expand/kernel"]
+
+
+def test_an_unknown_frozen_path_leaves_no_directory(config, tmp_path):
+    wrong = configs.override(config, ["optimization.frozen=['blok_0']"])
+    with pytest.raises(ValueError, match="blok_0"):
+        runs.train(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="Unknown key 'epoch'"):
+        main(["digits_vit", "--set", "epoch=1", "--workdir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match="No config is called 'nothing'"):
+        main(["nothing", "--workdir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match="batch_size=2000 is more than the 1257 images"):
+        main(
+            ["digits_vit", "--set", "batch_size=2000", "--workdir", str(tmp_path / "run")]
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_growing_images(config, tmp_path, monkeypatch):
+    """Interrupted after any checkpoint, also between two sizes, it ends the same."""
+    growing = configs.override(
+        config,
+        ["resolutions=((0.34, 8), (0.66, 16))", "augmentation.mixup=0"],
+    )
+    assert [(p.first, p.last, p.side) for p in runs.plan(growing).phases] == [
+        (0, 1, 8),
+        (1, 3, 16),
+    ]
+    sizes = []
+    fit = runs._fit
+
+    def watched(todo, model, *arguments):
+        sizes.append(model.input_shape[1])
+        return fit(todo, model, *arguments)
+
+    monkeypatch.setattr(runs, "_fit", watched)
+    runs.train(growing, tmp_path / "whole")
+    assert sizes == [8, 16]
+    directory = tmp_path / "stopped"
+    for last in (1, 2):
+
+        def stopped(todo, model, keeper, first, end, last=last):
+            fit(todo, model, keeper, first, min(end, last))
+            if end >= last:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(runs, "_fit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(growing, directory)
+    monkeypatch.setattr(runs, "_fit", fit)
+    runs.train(growing, directory)
+    assert_same_state(directory, tmp_path / "whole")
+    model = keras_vit.load_checkpoint(tmp_path / "whole" / "last.keras")
+    assert model.input_shape == (None, 16, 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("resolutions", "message"),
+    [
+        ("((0.5, 8),)", "add up to 1"),
+        ("((0.99, 8), (0.01, 16))", "is none. Set a smaller checkpoint_steps"),
+    ],
+)
+def test_bad_resolutions(config, resolutions, message):
+    with pytest.raises(ValueError, match=message):
+        runs.plan(configs.override(config, [f"resolutions={resolutions}"]))
+
+
+def test_the_optimizers_averages_grow_too(config):
+    todo = runs.plan(configs.override(config, ["optimization.ema=0.9"]))
+    model = todo.objective.build()
+    runs.compile(model, todo)
+    batches = runs.training_data(todo, model)
+    model.fit(batches, steps_per_epoch=todo.interval, verbose=0)
+    grown = runs._grown(model, 24, todo)
+    assert len(model.optimizer.variables) == len(grown.optimizer.variables)
+    moved = 0
+    both = zip(model.optimizer.variables, grown.optimizer.variables, strict=True)
+    for old, new in both:
+        if old.shape == new.shape:
+            np.testing.assert_array_equal(array(old), array(new))
+        else:
+            moved += 1
+            # Linear interpolation: between the smallest and the largest.
+            assert array(old).min() - 1e-6 <= array(new).min()
+            assert array(new).max() <= array(old).max() + 1e-6
+            assert array(new).any()
+    assert moved == 3  # Two moments and the average of the positions.
+    assert int(grown.optimizer.iterations) == todo.interval
