@@ -49,5 +49,5 @@ lint: $(ENV)/.installed  ## ruff and mypy
 torch: $(ENV)/.installed  ## add torch to the environment; `make test` then tests it too
 	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
 
-clean:  ## remove the environment (runs/ stays)
-	rm -rf $(ENV)
+clean:  ## remove the environment and the tests' cache (runs/ stays)
+	rm -rf $(ENV) .jax_cache
