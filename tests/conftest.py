@@ -1,10 +1,17 @@
+import os
 import pathlib
 import warnings
 
-import keras
-import pytest
+# Share compiled programs between tests, workers and the commands that tests start.
+_CACHE = pathlib.Path(__file__).parents[1] / ".jax_cache"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-import keras_vit
+import keras  # noqa: E402
+import pytest  # noqa: E402
+
+import keras_vit  # noqa: E402
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 
