@@ -1,4 +1,4 @@
-"""Fine-tuning, evaluation, prediction, probing and sweeps of a tiny run on the digits."""
+"""Commands for fine-tuning, evaluation, prediction, probing and sweeps."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ def test_evaluate(run, tmp_path, capsys):
     assert "360 (0 unreadable)" in capsys.readouterr().out
 
 
-@pytest.mark.any_backend  # Which one trained makes no difference to an export.
+@pytest.mark.any_backend  # Exports do not depend on the backend that trained.
 @pytest.mark.parametrize(
     ("file_format", "name", "package"),
     [
@@ -184,7 +184,7 @@ def test_predictions_are_the_models_own_outputs(classes, activation, tmp_path, c
 
 @pytest.mark.any_backend
 def test_the_head_of_an_older_run(run, tmp_path):
-    """The models of older runs said that they end in logits."""
+    """Check a run of an older version, whose models output logits."""
     older = tmp_path / "run"
     shutil.copytree(run, older)
     model = keras_vit.load_checkpoint(run / "best.keras", classifier_activation=None)
@@ -213,7 +213,7 @@ def test_finetune_at_another_size(run, tmp_path):
     kernel = array(model.weights_by_path()["block_0/mlp/expand/kernel"])
     before = keras_vit.load_checkpoint(run / "best.keras")
     before = array(before.weights_by_path()["block_0/mlp/expand/kernel"])
-    # It began where the run ended, and moved.
+    # Fine-tuning started from the weights of the run and changed them.
     assert 0 < np.abs(kernel - before).max() < 0.5 * np.abs(before).max()
     with pytest.raises(SystemExit, match=r"set model\.weights=PATH"):
         finetune.main(["digits_vit", "--workdir", str(tmp_path / "none")])
@@ -262,7 +262,7 @@ def test_pretraining_without_labels(objective, tmp_path):
     )
     results = runs.train(config, tmp_path / "run")
     assert results["val_loss"] < results["loss"] * 1.5
-    # What is kept is the backbone, and it can be fine-tuned.
+    # The run saves the backbone, which can be fine-tuned.
     features = keras_vit.load_checkpoint(tmp_path / "run" / "last.keras")
     assert features.output_shape == (None, 32)
     if objective == "mae":
@@ -297,7 +297,7 @@ def test_sweep(tmp_path, capsys):
     }
     assert rows[0]["val_accuracy"] >= rows[1]["val_accuracy"]
     marks = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("state.npz")}
-    sweep_command.main(arguments)  # Nothing is left to do.
+    sweep_command.main(arguments)  # All runs are complete.
     assert marks == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("state.npz")}
     assert "positions=learned,seed=0" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""The benchmark runs its contestants in turn, and tells what they did."""
+"""Benchmark: alternation of the contestants, failures and reports."""
 
 import json
 import os
@@ -56,8 +56,8 @@ def test_export_formats(tmp_path):
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "export.json").read_text())["rows"]
     assert not [row["error"] for row in rows if row["error"]]
-    # MB and seconds of six formats; for three sizes of batches, two figures of each of
-    # them and of the model.
+    # Each of six formats has a size and an export time. For each of three batch sizes,
+    # the six formats and the model have two figures.
     assert len(rows) == 6 * 2 + 3 * 2 * 7
     assert all(min(row["values"]) > 0 for row in rows)
 
@@ -159,7 +159,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Where the tests run in the background, a shell has had Ctrl-C ignored.
+        # A shell makes background processes ignore Ctrl-C; restore the default.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
@@ -192,7 +192,7 @@ def children(parent):
 
 
 def test_flops_are_twice_the_multiply_adds_that_timm_tells():
-    """timm and the paper's readers count 4.6 G multiply-adds for S/16, 17.6 for B/16."""
+    """Check the FLOPs: timm states 4.6 G multiply-adds for S/16 and 17.6 G for B/16."""
     s16 = flops.forward(224, 16, 384, 12, 1536)
     b16 = flops.forward(224, 16, 768, 12, 3072)
     assert s16 / 2e9 == pytest.approx(4.6, abs=0.05)

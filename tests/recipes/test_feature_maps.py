@@ -1,4 +1,4 @@
-"""The picture of what blocks make of a photograph."""
+"""Images of the feature maps of each block."""
 
 import sys
 

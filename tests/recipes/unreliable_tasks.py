@@ -1,4 +1,4 @@
-"""Tasks of the benchmark that go wrong, for tests/recipes/test_benchmark.py."""
+"""Benchmark tasks that fail in various ways, for tests/recipes/test_benchmark.py."""
 
 import os
 import signal

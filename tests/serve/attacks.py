@@ -16,38 +16,41 @@ HEAD = "POST /v1/models/vit:predict HTTP/1.1\r\nHost: localhost\r\n"
 
 
 def head(*lines):
-    """The head of a predict request."""
+    """Return the head of a predict request."""
     return (HEAD + "".join(f"{line}\r\n" for line in lines) + "\r\n").encode()
 
 
 def request(*files, signature="predict_bytes"):
-    """A whole request with these image files."""
+    """Return a complete request with the given image files."""
     instances = [{"b64": base64.b64encode(file).decode()} for file in files]
     return whole(json.dumps({"signature_name": signature, "instances": instances}))
 
 
 def whole(body):
-    """A whole request with this body."""
+    """Return a complete request with the given body."""
     body = body.encode() if isinstance(body, str) else body
     return head("Connection: close", f"Content-Length: {len(body)}") + body
 
 
 def saved(image, kind, **options):
-    """The file of a Pillow image."""
+    """Return the bytes of a Pillow image saved in a format."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def many_scans(scans, side=1000):
-    """A progressive JPEG with additional scans."""
+    """Return a progressive JPEG with additional scans."""
     file = saved(Image.new("RGB", (side, side), (9, 8, 7)), "JPEG", progressive=True)
     last = file.rindex(b"\xff\xda")
     return file[:-2] + file[last:-2] * scans + file[-2:]
 
 
 def many_frames(frames, side=4096, declared=None):
-    """A GIF of frames with `side`**2 pixels, whose header may declare another size."""
+    """Return a GIF of frames with `side`**2 pixels.
+
+    The header may declare another size.
+    """
     file = saved(Image.new("P", (side, side)), "GIF")
     colors = 3 << (file[10] % 8 + 1) if file[10] & 0x80 else 0
     start, frame = file[: 13 + colors], file[13 + colors : -1]
@@ -57,7 +60,7 @@ def many_frames(frames, side=4096, declared=None):
 
 
 def compressed_text(chunks):
-    """A PNG with chunks that each inflate to 8 MB."""
+    """Return a PNG with chunks that each inflate to 8 MB."""
     file = saved(Image.new("RGB", (10, 10)), "PNG")
     text = zlib.compress(b"\0" * 7_900_000, 9)
 
@@ -71,15 +74,15 @@ def compressed_text(chunks):
 
 
 def large_png(side=5790):
-    """A valid PNG of 33 megapixels."""
+    """Return a valid PNG of 33 megapixels."""
     return saved(Image.new("RGB", (side, side), (9, 8, 7)), "PNG")
 
 
 class Attack:
-    """Clients that send until they are stopped, in one event loop.
+    """Clients in one event loop that send requests until they are stopped.
 
     Args:
-        port: int, of the server.
+        port: int, port of the server.
     """
 
     def __init__(self, port: int):
@@ -88,7 +91,7 @@ class Attack:
         self.statuses: dict[str, set[int]] = {}
 
     def repeat(self, name, content, clients=1, pause=0.1):
-        """Send a whole request again and again, and read the answers."""
+        """Send a complete request repeatedly and read the answers."""
 
         async def send(connection):
             loop = asyncio.get_running_loop()
@@ -102,9 +105,9 @@ class Attack:
         self._start(send, clients)
 
     def trickle(self, start, clients, receive=None):
-        """Send the start of a request, then one byte after another, and read nothing.
+        """Send the start of a request, then single bytes, without reading anything.
 
-        An error says that the server closed the connection.
+        An error means that the server closed the connection.
         """
 
         async def send(connection):
@@ -117,7 +120,7 @@ class Attack:
         self._start(send, clients, receive)
 
     def never_read(self, content, clients):
-        """Send a whole request and read nothing, with room for little of the answer."""
+        """Send a complete request and read nothing, with a small receive buffer."""
         self.trickle(content, clients, receive=4096)
 
     def _start(self, send, clients, receive=None):
@@ -133,13 +136,13 @@ class Attack:
                         async with asyncio.timeout(60):
                             await loop.sock_connect(connection, ("127.0.0.1", self._port))
                             await send(connection)
-                except OSError:  # TimeoutError is one.
+                except OSError:  # Includes TimeoutError.
                     await asyncio.sleep(0.2)
 
         self._clients += [asyncio.create_task(run()) for _ in range(clients)]
 
     def all_at_once(self, scale):
-        """Start all attacks; `scale` of the slow clients."""
+        """Start all attacks, with `scale` times the slow clients."""
         self.repeat("scans", request(many_scans(2000)))
         self.repeat("frames", request(many_frames(60)))
         self.repeat("larger frame", request(many_frames(4, declared=(1, 1))))
@@ -163,9 +166,9 @@ async def _attack(port, scale):
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     statuses = {name: sorted(found) for name, found in attack.statuses.items()}
     print(json.dumps(statuses), flush=True)
-    os._exit(0)  # Without closing hundreds of connections one after another.
+    os._exit(0)  # Exits without closing hundreds of connections.
 
 
 if __name__ == "__main__":
-    # A process, so that these clients and the healthy one do not share a Python.
+    # The attack runs in its own process to leave the healthy client its own interpreter.
     asyncio.run(_attack(int(sys.argv[1]), int(sys.argv[2])))

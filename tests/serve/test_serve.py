@@ -44,7 +44,7 @@ def exported(model, tmp_path_factory):
     directory = tmp_path_factory.mktemp("served") / "vit"
     saved_model(model, directory, version=3, labels=LABELS, top_k=2, verbose=False)
     (directory / "2").mkdir()
-    # None of these can be served.
+    # The following versions cannot be served.
     (directory / "4").mkdir()
     (directory / "5").mkdir()
     (directory / "5" / "saved_model.pb").write_bytes(b"damaged")
@@ -56,11 +56,11 @@ def exported(model, tmp_path_factory):
 
 
 class Served:
-    """A server in a process of its own."""
+    """Server in its own process."""
 
     def __init__(self, directory, *arguments):
         command = [sys.executable, "-m", "keras_vit", "serve", directory, "--port", "0"]
-        # A pipe that nobody reads is full some day: libjpeg writes a line for many files.
+        # libjpeg logs a line for many images, which would fill up an unread pipe.
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [*map(str, command), *map(str, arguments)],
@@ -95,10 +95,10 @@ class Served:
         return status, json.loads(answer)
 
     def megabytes(self):
-        """Resident memory of the server with its children."""
+        """Return the resident memory of the server and its children in MB."""
         total = 0
         for path in pathlib.Path("/proc").glob("[0-9]*/status"):
-            with contextlib.suppress(OSError):  # A process that has ended.
+            with contextlib.suppress(OSError):  # The process may have ended.
                 lines = r"^(Pid|PPid|VmRSS):\s+(\d+)"
                 found = dict(re.findall(lines, path.read_text(), re.M))
                 if str(self.process.pid) in (found["Pid"], found["PPid"]):
@@ -112,7 +112,7 @@ class Served:
         finally:
             self.process.kill()
             self.process.stdout.close()
-        # TensorFlow logs whatever it is told.
+        # The log must not contain errors other than warnings.
         wrong = r"^(?!warning: ).*(?:Error|Exception|Traceback).*$"
         found = re.findall(wrong, self.log(), re.M)
         self.errors.close()
@@ -154,7 +154,7 @@ def b64(content):
 
 
 def huge_png(side=2**20):
-    """A file of some bytes that declares a million times a million pixels."""
+    """Return a small PNG that declares 2**20 by 2**20 pixels."""
 
     def chunk(kind, data):
         checksum = zlib.crc32(kind + data)
@@ -220,7 +220,7 @@ def test_files(server, model):
         assert status == 200
         assert answer["outputs"]["error"] == [0, 1, 0, 0]
         assert answer["outputs"]["labels"][2] == best[1]
-    # As base64 and other programs write it.
+    # Some programs wrap base64 into lines.
     wrapped = {"b64": base64.encodebytes(files[0]).decode().rstrip("=\n")}
     request = {"signature_name": "predict_bytes", "instances": [wrapped]}
     assert server.predict(request)[1]["predictions"][0]["labels"] == best[0]
@@ -311,7 +311,7 @@ def test_the_highest_version_that_loads_is_served(server, exported):
 
 
 def asked(server, lines, body=b""):
-    """The status and error of a request with these lines as its head."""
+    """Send a request with a given head; return the status and the error."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(
@@ -458,7 +458,7 @@ def test_a_large_body_is_refused_before_it_is_read(server):
     connection.putrequest("POST", "/v1/models/vit:predict")
     connection.putheader("Content-Length", str(10**8))
     connection.endheaders()
-    response = connection.getresponse()  # And no body yet.
+    response = connection.getresponse()  # No body has been sent yet.
     assert response.status == 413
     assert str(MAX_BODY) in json.loads(response.read())["error"]
     connection.close()
@@ -496,7 +496,7 @@ def test_bodies_that_do_not_come(server):
         assert b"did not arrive in 1.5 seconds" in answer
         connection.close()
     assert server.predict(request)[0] == 200
-    for sent in (b"", b"{"):  # A client that goes away.
+    for sent in (b"", b"{"):  # The client disconnects.
         stalled(server, sent).close()
     assert server.predict(request)[0] == 200
 
@@ -561,7 +561,7 @@ def test_a_stop_loses_no_request(exported):
 
 
 def mutated(generator):
-    """A request that is wrong in some way, and the statuses that answer it."""
+    """Return an invalid request and the statuses that the server may answer."""
     image = file(pixels(1, seed=generator.randrange(100))[0], "JPEG")
     rows = pixels(1, 3, 4).astype(int).tolist()
 
@@ -687,7 +687,7 @@ def test_requests_together_are_run_together():
             ],
             key=str,
         )
-        # One that fails takes no other with it.
+        # A failed request must not affect others in its batch.
         answers = await asyncio.gather(
             ask(batcher, [1]),
             ask(batcher, [-1]),

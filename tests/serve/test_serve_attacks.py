@@ -1,4 +1,4 @@
-"""keras_vit.serve under attack: bounds on files, JSON, slow clients and the end."""
+"""Attacks on the server: huge files and JSON, slow clients, and shutdown."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tests.serve.test_serve import ROOT, Served, b64, exported, file, model, pix
 
 Image = pytest.importorskip("PIL.Image")
 attacks = pytest.importorskip("tests.serve.attacks")
-__all__ = ["exported", "model"]  # The fixtures.
+__all__ = ["exported", "model"]  # Imported fixtures.
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), "uint8")
@@ -115,7 +115,7 @@ def test_large_json_is_parsed_in_a_process():
             call("read_request", b"{", signatures, 10, 1000)
         assert call("write_answer", {"y": np.arange(2)}, True) == b'{"predictions":[0,1]}'
         call._process.kill()
-        call._process.wait()  # The next call starts another one.
+        call._process.wait()  # The next call starts a new process.
     call._process.stdin.close()
     call._process.stdout.close()
 
@@ -141,7 +141,7 @@ def test_clients_that_go_away_leave_no_work(exported):
     body = {"signature_name": "features", "instances": [[[[0, 0, 0]]]] * 256}
     request = attacks.whole(json.dumps(body))
     given_up = 0
-    for extra in (b"", b"GET / HTTP/1.1\r\n"):  # Behind the latter, reading is paused.
+    for extra in (b"", b"GET / HTTP/1.1\r\n"):  # The latter pauses reading.
         for _ in range(60):
             with socket.create_connection(("127.0.0.1", server.port)) as connection:
                 connection.sendall(request.replace(b"Connection: close\r\n", b"") + extra)
@@ -169,12 +169,12 @@ def test_a_large_image_takes_little_more_memory_than_its_pixels(exported):
         request["instances"] = [b64(content)]
         assert server.predict(request)[0] == 200
         print(f"{kind}: {before:.0f} MB, then {peak():.0f} MB")
-        assert peak() < before + 600  # Of which 100 are the pixels.
+        assert peak() < before + 600  # The pixels take 100 MB of these.
     assert server.stop() == (0, [])
 
 
 def start_attacks(server, scale):
-    """All attacks at once, in a process; `scale` of the slow clients."""
+    """Start all attacks in a process, with `scale` times the slow clients."""
     attack = subprocess.Popen(
         [sys.executable, "-m", attacks.__name__, str(server.port), str(scale)],
         cwd=ROOT,
@@ -187,7 +187,7 @@ def start_attacks(server, scale):
 
 
 def under_attack(exported, scale, seconds, limits):
-    """A healthy client's times, while everything is attacked; the server's memory."""
+    """Measure a healthy client's times and the server's memory under all attacks."""
     server = Served(exported, "--name", "vit", *limits)
     request = {"signature_name": "predict_bytes", "instances": [b64(file(pixels(1)[0]))]}
     (expected,) = server.predict(request)[1]["predictions"]
@@ -200,7 +200,7 @@ def under_attack(exported, scale, seconds, limits):
             status, answer = server.predict(request)
             assert status == 200, answer
             probabilities = answer["predictions"][0]["probabilities"]
-            # Batches of other sizes round differently.
+            # Rounding depends on the batch size.
             np.testing.assert_allclose(
                 probabilities, expected["probabilities"], atol=1e-5
             )

@@ -1,4 +1,4 @@
-"""The page of keras_vit.serve in headless Chromium."""
+"""Web page of the server in headless Chromium."""
 
 import shutil
 
@@ -15,14 +15,14 @@ Image = pytest.importorskip("PIL.Image")
 saved = pytest.importorskip("tests.serve.attacks").saved
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
-# What a person does who drops a file from the desktop.
+# Simulates dropping a file from the desktop.
 DROP = """([bytes, name]) => {
     const data = new DataTransfer();
     data.items.add(new File([new Uint8Array(bytes)], name));
     document.getElementById("drop").dispatchEvent(
         new DragEvent("drop", { dataTransfer: data, bubbles: true }));
 }"""
-# Opaque black lies on the picture where attention is least.
+# The overlay is opaque black where the attention is lowest.
 BRIGHTNESS = """() => {
     const canvas = document.getElementById("picture");
     const { width, height } = canvas;
@@ -65,7 +65,7 @@ def drop(page, content, name):
 
 
 def attended(server, content):
-    """How bright white is under the overlay, by the map that the server returns."""
+    """Return the brightness of white under the overlay, from the attention map."""
     request = {"signature_name": "attention", "instances": [b64(content)]}
     (prediction,) = server.predict(request)[1]["predictions"]
     attention = np.array(prediction["attention"])
@@ -73,7 +73,7 @@ def attended(server, content):
 
 
 def test_a_person_drops_an_image(browser, server, model):
-    white = np.full((120, 180, 3), 255, "uint8")  # The model's proportions.
+    white = np.full((120, 180, 3), 255, "uint8")  # The aspect ratio of the model.
     white[:, :60] = 254
     probabilities = array(model(model.preprocessor(white[None])))[0]
     best = np.argsort(-probabilities)[:3]
@@ -98,7 +98,7 @@ def test_a_person_drops_an_image(browser, server, model):
     wanted, _ = attended(server, file(white))
     shown = page.evaluate(BRIGHTNESS)
     assert (shown["width"], shown["height"]) == (180, 120)
-    assert shown["corner"] == pytest.approx(255 * 0.2, abs=2)  # Cropped away.
+    assert shown["corner"] == pytest.approx(255 * 0.2, abs=2)  # Outside the crop.
     np.testing.assert_allclose(shown["grid"], wanted, atol=6)
     page.uncheck("#show")
     shown = page.evaluate(BRIGHTNESS)
@@ -109,7 +109,7 @@ def test_a_person_drops_an_image(browser, server, model):
     drop(page, b"no image", "text.txt")
     page.get_by_text("image 0 cannot be decoded").wait_for()
     assert page.is_hidden("#result")
-    # Chromium logs the status 400.
+    # Chromium logs responses with status 400.
     assert [p for p in problems if "400" not in p] == []
     page.set_input_files(
         "#file",
@@ -127,7 +127,7 @@ def test_a_person_drops_an_image(browser, server, model):
 
 def test_a_photo_that_is_stored_turned(browser, server):
     upright = np.full((120, 180, 3), 255, "uint8")
-    upright[:16, :16] = 100  # The corner that must be at the top left.
+    upright[:16, :16] = 100  # This corner must appear at the top left.
     upright[40:, 120:] = 240
     stored = Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()

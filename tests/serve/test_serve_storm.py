@@ -1,4 +1,4 @@
-"""keras_vit.serve in a storm of requests: damaged ones, and different ones at once."""
+"""Server under many damaged or concurrent requests."""
 
 import concurrent.futures
 import http.client
@@ -12,21 +12,21 @@ from tests.cases import array
 from tests.serve.test_serve import b64, exported, file, model, pixels, server
 
 wire = pytest.importorskip("tests.serve.wire")
-__all__ = ["exported", "model", "server"]  # The fixtures.
+__all__ = ["exported", "model", "server"]  # Imported fixtures.
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
 KINDS = ["JPEG", "PNG", "GIF", "WEBP", "BMP"]
 
 
 def colored(seed):
-    """Pixels of their own color, so that no other image has the same answer."""
+    """Return pixels of a unique color, so that no other image has the same answer."""
     generator = np.random.default_rng(seed)
     image = pixels(1, *generator.integers(8, 40, 2), seed=seed)[0]
     return image // 4 + generator.integers(0, 192, 3).astype("uint8")
 
 
 def bodies(generator):
-    """A request of each kind, as JSON."""
+    """Return a JSON request of each kind."""
     image = colored(generator.randrange(1000))[:6, :6]
     files = [b64(file(image, kind)) for kind in generator.choices(KINDS, k=2)]
     requests = [
@@ -42,7 +42,7 @@ def bodies(generator):
 
 
 def same(answer, expected):
-    """Whether two answers have the same values, except for rounding."""
+    """Return True if two answers have the same values, except for rounding."""
     if isinstance(answer, dict):
         return answer.keys() == expected.keys() and all(
             same(answer[key], expected[key]) for key in answer
@@ -55,7 +55,7 @@ def same(answer, expected):
 
 
 def send_mutated(server, seed):
-    """Send a request that is damaged, and check its answer; return the status."""
+    """Send a damaged request, check the answer and return its status."""
     generator = random.Random(seed)
     body = generator.choice(bodies(generator))
     pieces, sent, cut = wire.mutated(body, generator)
@@ -70,7 +70,7 @@ def send_mutated(server, seed):
         assert status == 200, about
     if status != 200 or not content.startswith((b'{"predictions"', b'{"outputs"')):
         return status
-    # What the server understood is what Python's parser does.
+    # The server must parse the request as Python does.
     understood = wire.readable(body if sent is None else sent)
     assert understood is not None, about
     again = wire.ask(server.port, [wire.whole(json.dumps(understood).encode())])
@@ -103,7 +103,7 @@ def test_ten_thousand_mutated_bytes(server):
 
 
 def mixed(generator, truth):
-    """A random request, with its path and the right answer's probabilities or status."""
+    """Return a random request, its path, and the expected probabilities or status."""
     images = generator.choices(range(len(truth)), k=generator.choice([1, 1, 2, 5, 9]))
     expected = [truth[i] for i in images]
     path = generator.choice(["", "/versions/3", "/versions/03"])
@@ -149,7 +149,7 @@ def storm(server, model, count, clients):
     images = [colored(i) for i in range(40)]
     truth = [array(model(model.preprocessor(image[None])))[0] for image in images]
     distances = np.abs(np.array(truth)[:, None] - truth).max(-1) + np.eye(len(truth))
-    assert distances.min() > 2e-4  # Another image's answer is a wrong one.
+    assert distances.min() > 2e-4  # Answers of different images are distinguishable.
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
         parts = [range(i, count, clients) for i in range(clients)]
         list(pool.map(lambda seeds: send_mixed(server, truth, seeds), parts))

@@ -1,4 +1,4 @@
-"""Whole HTTP requests as bytes, and what can go wrong with them on the way."""
+"""HTTP requests as bytes, and ways to damage them in transit."""
 
 import json
 import random
@@ -11,13 +11,13 @@ _EXTENSIONS = [b";a=b", b';a="b;c"', b";" + b"x" * 200, b" ;a", b";", b";a;b=c"]
 
 
 def whole(body, path=PREDICT, *lines):
-    """Return a request with a body of known length."""
+    """Return a request with a Content-Length."""
     lines = (b"Connection: close", b"Content-Length: %d" % len(body), *lines)
     return HEAD % path + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body
 
 
 def chunked(body, sizes, extension=b""):
-    """Return a request whose body comes in chunks of the sizes that `sizes()` returns."""
+    """Return a request with a chunked body; `sizes()` returns the size of each chunk."""
     parts, position = [], 0
     while position < len(body):
         part = body[position : position + sizes()]
@@ -28,13 +28,16 @@ def chunked(body, sizes, extension=b""):
 
 
 def ask(port, pieces, cut=False, patience=5.0):
-    """Send pieces of a request; return the status and body of the answer, or None.
+    """Send a request in pieces.
 
     Args:
-        port: int, of the server.
-        pieces: list of bytes, each of which is sent by itself.
-        cut: bool, whether to say that nothing follows.
-        patience: float, seconds to wait before saying so.
+        port: int, port of the server.
+        pieces: list of bytes, each of which is sent separately.
+        cut: bool, whether to close the sending side of the connection afterwards.
+        patience: float, timeout in seconds.
+
+    Returns:
+        Status and body of the answer, or None.
     """
     answer = b""
     with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -49,7 +52,7 @@ def ask(port, pieces, cut=False, patience=5.0):
                 answer += received
         except TimeoutError:
             pass
-        except ConnectionError:  # The server has answered before it had read everything.
+        except ConnectionError:  # The server may answer before it has read everything.
             pass
     head, _, body = answer.partition(b"\r\n\r\n")
     found = re.match(rb"HTTP/1\.1 ([0-9]{3}) ", head)
@@ -75,11 +78,12 @@ def altered(content: bytes, generator: random.Random) -> bytes:
 
 
 def mutated(body: bytes, generator: random.Random):
-    """Return a request for `body` that is sent in an unusual way, or is damaged.
+    """Return a request for `body` that is damaged or sent in an unusual way.
 
     Returns:
-        `(pieces, sent, cut)`: what to send; the body that a server must understand, or
-        None if it may refuse the request; whether the request ends too soon.
+        `(pieces, sent, cut)`: the pieces to send; the body that the server must
+        understand, or None if it may reject the request; and whether the request is
+        truncated.
     """
     request = whole(body)
     head = len(request) - len(body)
@@ -108,15 +112,15 @@ def mutated(body: bytes, generator: random.Random):
     if kind == "head":
         return [altered(request[:head], generator) + body], None, False
     if kind == "body":
-        # Its length is right, so that the damage is in the JSON or in an image.
+        # Keep Content-Length correct, so that only the JSON or an image is damaged.
         damaged = altered(body, generator)
         return [whole(damaged)], damaged, False
     return [request[: generator.randrange(len(request))]], None, True
 
 
 def readable(body):
-    """Return the request that JSON holds, or None."""
+    """Return the parsed JSON request, or None if it is invalid."""
     try:
         return json.loads(body)
-    except ValueError:  # UnicodeDecodeError is one.
+    except ValueError:  # Includes UnicodeDecodeError.
         return None

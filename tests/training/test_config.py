@@ -76,14 +76,14 @@ def test_every_config(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_of_every_config(name):
-    # Without building it: some have 300 million parameters. Augmentations and sizes of
-    # layers check themselves.
+    # The model is not built, because some have 300 million parameters. Augmentations and
+    # layers check their own arguments.
     model = configs.load(name).model
     takes = set(inspect.signature(keras_vit.ViT.__init__).parameters)
     if model.architecture.startswith("T2TViT"):
         takes |= set(inspect.signature(keras_vit.T2TViT.__init__).parameters) - {"kwargs"}
         takes -= {"patch_size", "stem"}
-    # What `objectives` settles.
+    # The module `objectives` sets these arguments.
     takes -= {"classes", "include_top", "classifier_activation", "preprocessor"}
     assert set(model.arguments) <= takes - {"weights", "name", "dtype"}
 
@@ -103,10 +103,10 @@ def test_where_every_config_begins_and_ends(name):
     assert command[-2] == "--workdir"
     given = [word for word in command if word.startswith("model.weights=")]
     beginnings = len(given) + (weights is not None)
-    if "sweep" not in command:  # Which may be of either.
+    if "sweep" not in command:  # A sweep may start from either.
         assert beginnings == ("finetune" in command)
     if given:
-        # The last or best model of another config's run.
+        # The weights are the last or best model of a run of another config.
         run, _, file = given[0].removeprefix("model.weights=").rpartition("/")
         assert run in [configs.load(other).command.split()[-1] for other in NAMES]
         assert file in ("best.keras", "last.keras")

@@ -1,4 +1,4 @@
-"""Every layout of an image format gives Pillow's pixels, or is refused by name."""
+"""Decoding of many layouts of image formats, compared with Pillow."""
 
 import io
 
@@ -35,7 +35,7 @@ def pillow(file, mode):
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
-    if image.mode == "I;16":  # Converted, it is clipped to 255.
+    if image.mode == "I;16":  # `convert` would clip the values to 255.
         image = Image.fromarray((np.asarray(image) // 256).astype("uint8"))
     pixels = np.asarray(image.convert(mode), int)
     return pixels.reshape(*pixels.shape[:2], len(mode))
@@ -57,7 +57,7 @@ def test_decoding(files, mode):
         try:
             pixels = run(tf.constant(file)).numpy()
         except tf.errors.OpError:
-            with pytest.raises(tf.errors.OpError) as error:  # As commands report it.
+            with pytest.raises(tf.errors.OpError) as error:  # Commands report this error.
                 decode_pixels(tf.constant(file), len(mode))
             refused[name] = reason(error.value)
             continue
@@ -71,7 +71,7 @@ def test_decoding(files, mode):
 
 
 def test_exports_and_the_server(files):
-    """Their function for the bytes of files decodes the same, one refused among them."""
+    """Check the function that decodes image files in exports and in the server."""
     import tensorflow as tf
 
     from keras_vit.export.image_bytes import FINE, UNREADABLE, read_images

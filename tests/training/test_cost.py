@@ -1,4 +1,4 @@
-"""Operations of a model, counted by the backend, against a formula."""
+"""Floating-point operations counted by the backend, compared with a formula."""
 
 import keras
 import pytest

@@ -1,4 +1,4 @@
-"""SIGKILL at ten random points, ten times in a row: the end is the same to the bit."""
+"""Runs that are killed at ten random points, with bit-identical results."""
 
 import os
 import random
@@ -50,7 +50,7 @@ def test_kills(number, whole, tmp_path):
     kills = 0
     while kills < KILLS:
         process, before = start(directory), last_write(state)
-        # Now and then before anything is done, mostly around the next checkpoints.
+        # Some kills happen before any progress, most around the next checkpoints.
         patience = moments.uniform(0, 15) if moments.random() < 0.2 else 300
         deadline = time.monotonic() + patience
         while last_write(state) == before and time.monotonic() < deadline:

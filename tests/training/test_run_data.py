@@ -1,4 +1,4 @@
-"""Runs and commands on sets of images that do not fit each other or the model."""
+"""Data sets that do not match each other or the model."""
 
 import shutil
 import subprocess
@@ -64,7 +64,7 @@ def sets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(sets, tmp_path_factory):
-    """A run of a model with one channel on grey images."""
+    """Train a model with one channel on gray images."""
     directory = tmp_path_factory.mktemp("runs") / "run"
     runs.train(config_of(sets["train"], "split:0.34"), directory)
     return directory
@@ -97,7 +97,7 @@ def test_evaluation_compares_class_names(run, sets, tmp_path):
 
     copy = shutil.copy(run / "best.keras", tmp_path / "model.keras")
     unnamed = keras_vit.load_checkpoint(copy, class_names=None)
-    old = shutil.copytree(run, tmp_path / "old")  # Of before models had class names.
+    old = shutil.copytree(run, tmp_path / "old")  # Older models have no class names.
     unnamed.save(old / "best.keras")
     for what in (run, copy, old):
         with pytest.raises(SystemExit, match=r"has 'zebra'; only .* has 'cat'"):
@@ -140,7 +140,7 @@ def test_a_set_that_is_left_over_from_the_config(sets, tmp_path):
     train = f"data.train={sets['train']}"
     with pytest.raises(SystemExit, match=r"'digits:validation': .*split:0\.1 to"):
         pretrain.main(["digits_vit", *workdir, *options(train)])
-    settings = [train, "data.validation=split:0.1"]  # The error's own remedy.
+    settings = [train, "data.validation=split:0.1"]  # The remedy that the error names.
     with pytest.raises(SystemExit, match=r"'digits:test': set data\.test=\.\.\. too or"):
         pretrain.main(["digits_vit", *workdir, *options(*settings)])
     assert not (tmp_path / "run").exists()
@@ -262,7 +262,7 @@ def test_what_changed_in_a_set(change, message, tmp_path, monkeypatch):
     sources = {"train": open_source(name)}
     before = fingerprint.fingerprints(sources)
     fingerprint.check_unchanged(before, fingerprint.fingerprints(sources), sources)
-    fingerprint.check_unchanged({}, before, sources)  # Of a run without fingerprints.
+    fingerprint.check_unchanged({}, before, sources)  # Older runs have no fingerprints.
     monkeypatch.setattr(fingerprint, "MOST_ROWS", 5)
     by_class = fingerprint.fingerprints(sources)
     monkeypatch.undo()
@@ -297,10 +297,10 @@ def test_a_run_does_not_resume_on_other_data(part, tmp_path, capsys, monkeypatch
     runs.train(config, directory)
     printed = capsys.readouterr().out
     assert "17 images of folder:" in printed
-    assert "of each class: cat 6, horse 6, ...\n" in printed  # Of train.
+    assert "of each class: cat 6, horse 6, ...\n" in printed  # The training set.
     assert "of each class: cat 6, dog 6, ...\n" in printed
     state = (directory / "state.npz").read_bytes()
-    runs.train(config, directory)  # It is finished, and the data are the same.
+    runs.train(config, directory)  # The run is complete and its data unchanged.
     remove(tmp_path / part)
     with pytest.raises(ValueError, match=rf"data\.{part}=.*1 removed \(dog/3\.png\)"):
         runs.train(config, directory)

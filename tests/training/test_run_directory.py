@@ -1,4 +1,4 @@
-"""States that are damaged, directories that are taken, settings that change."""
+"""Run directories: damaged states, locks and changed settings."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def save(directory, number):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with two checkpoints, whose variables are their number."""
+    """Create a run with two checkpoints, whose variables equal their number."""
     directory = RunDirectory(tmp_path / "run", CONFIG)
     with directory.held():
         directory.record()
@@ -45,7 +45,7 @@ def run(tmp_path):
 
 
 def resumed(path, config=CONFIG, resume=None):
-    """What a run resumes with: checkpoints, the variables' value, what was damaged."""
+    """Resume a run; return the number of checkpoints, the value and any damage."""
     directory, values = RunDirectory(path, config, resume), variables()
     with directory.held():
         directory.load_state(values)
@@ -81,7 +81,7 @@ DAMAGES = {
 
 def damage(path, how):
     copy = path.with_name("copy")
-    shutil.copyfile(path, copy)  # The two may be one file with two names.
+    shutil.copyfile(path, copy)  # The files may be hard links to one file.
     DAMAGES[how](copy)
     if copy.exists():
         copy.replace(path)
@@ -99,7 +99,7 @@ def test_a_damaged_state(how, run):
     checkpoints, value, reason = resumed(run)
     assert (checkpoints, value) == (1, 1.0)
     assert "state.npz is" in reason
-    # It became the newest: a damaged state would otherwise be kept beside the next.
+    # Resuming makes the older state the newest, so that the damaged one is not kept.
     assert resumed(run) == (1, 1.0, "")
     directory = RunDirectory(run, CONFIG)
     with directory.held():
@@ -223,21 +223,24 @@ with locked(sys.argv[1]):
 def test_one_writer_at_a_time(run):
     command = [sys.executable, "-c", HOLDER, str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    children = [int(process.stdout.readline()) for _ in range(2)]  # One is its own 0.
+    children = [int(process.stdout.readline()) for _ in range(2)]  # And 0.
     before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
     with pytest.raises(FileExistsError, match=f"in use by process {process.pid} on host"):
         resumed(run)
     assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # Its forked child still lives, and does not keep the lock.
+    # The forked child is still alive, but does not hold the lock.
     assert resumed(run) == (2, 2.0, "")
     os.kill(max(children), signal.SIGKILL)
     process.stdout.close()
 
 
 def test_a_lock_on_a_file_that_was_removed_is_none(tmp_path, monkeypatch):
-    """Of three processes, one may lock what the holder removes, one a new file."""
+    """Check that a lock on a removed file does not count.
+
+    Of three processes, one may lock the file that the holder removes, and one a new file.
+    """
     acquire, calls = filelock.FileLock.acquire, []
 
     def late(lock, **options):

@@ -1,4 +1,4 @@
-"""A run that is interrupted ends as one that was not."""
+"""Training runs: interruption, resumption and results."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from keras_vit.training.callbacks import Keeper
 from keras_vit.training.objectives import SigmoidLoss
 from tests.cases import array
 
-# Dropout and stochastic depth draw, the average and the optimizer remember.
+# Settings with random numbers (dropout, stochastic depth) and state (EMA, optimizer).
 SETTINGS = [
     "epochs=3",
     "checkpoint_steps=12",
@@ -47,7 +47,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
-    """A run without interruption."""
+    """Train a run without interruption."""
     directory = tmp_path_factory.mktemp("whole") / "run"
     runs.train(config, directory)
     return directory
@@ -91,7 +91,7 @@ def test_what_a_run_leaves(whole, config):
 
 
 def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
-    # The loss takes logits; the saved model ends in its softmax.
+    # The loss takes logits, but the saved model ends in a softmax.
     model = keras_vit.load_checkpoint(whole / "last.keras", classifier_activation=None)
     todo = runs.plan(config)
     runs.compile(model, todo)
@@ -102,7 +102,7 @@ def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
     assert tested["accuracy"] == pytest.approx(results["last"]["test_accuracy"])
     assert tested["loss"] == pytest.approx(results["last"]["test_loss"])
     kernel = array(model.weights_by_path()["block_0/mlp/expand/kernel"])
-    # In the state: its own value, Adam's two moments, its average.
+    # The state has the weight, its two moments and its average.
     values = [x for x in state(whole).values() if x.shape == kernel.shape]
     same = [np.array_equal(kernel, x) for x in values if x.any()]
     assert sum(same) == 1
@@ -150,7 +150,7 @@ def test_a_damaged_state_is_made_up_for_by_the_one_before(
 
 
 def test_training_on(whole, config, tmp_path):
-    """The remedy of the error for more epochs works."""
+    """Check the remedy that the error for more epochs names."""
     settings = [f"model.weights={whole / 'last.keras'}", "model.arguments.head=keep"]
     longer = configs.override(config, [*settings, "epochs=1"])
     runs.train(longer, tmp_path / "run")
@@ -186,7 +186,7 @@ def test_an_interrupted_run(tmp_path, monkeypatch, capsys):
 @pytest.mark.any_backend
 @pytest.mark.parametrize("importing", [True, False])
 def test_an_interrupted_command_ends(importing, tmp_path):
-    """Also while it imports a module that swallows every exception."""
+    """Check Ctrl-C, even while a module is imported that swallows every exception."""
     interrupt = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
     module = tmp_path / "swallows.py"
     module.write_text(f"try:\n    exec({interrupt!r})\nexcept BaseException:\n    pass")
@@ -214,7 +214,7 @@ def test_a_finished_run_is_left_as_it_is(whole, config):
 def test_the_results_are_of_the_best_checkpoint(whole, config, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(whole, directory)
-    # As if the first checkpoint had been the best, with weights of its own.
+    # Pretend that the first checkpoint was the best and had other weights.
     with np.load(directory / "state.npz") as arrays:
         contents = {name: arrays[name] for name in arrays}
     progress = json.loads(str(contents["progress"]))
@@ -325,7 +325,7 @@ def test_rates_and_frozen_parts(config):
 
 def frozen_by(todo, *frozen):
     model = todo.objective.build()
-    model.trainable = False  # As a checkpoint that was saved so.
+    model.trainable = False  # Checkpoints may be saved with this setting.
     runs.freeze(model, frozen)
     return {path for path, w in model.weights_by_path().items() if not w.trainable}
 
@@ -384,7 +384,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 
 
 def test_growing_images(config, tmp_path, monkeypatch):
-    """Interrupted after any checkpoint, also between two sizes, it ends the same."""
+    """Check growing image sizes with an interruption after any checkpoint."""
     growing = configs.override(
         config,
         ["resolutions=((0.34, 8), (0.66, 16))", "augmentation.mixup=0"],
@@ -448,9 +448,9 @@ def test_the_optimizers_averages_grow_too(config):
             np.testing.assert_array_equal(array(old), array(new))
         else:
             moved += 1
-            # Linear interpolation: between the smallest and the largest.
+            # Linear interpolation keeps values between the minimum and the maximum.
             assert array(old).min() - 1e-6 <= array(new).min()
             assert array(new).max() <= array(old).max() + 1e-6
             assert array(new).any()
-    assert moved == 3  # Two moments and the average of the positions.
+    assert moved == 3  # The two moments and the average of the position embeddings.
     assert int(grown.optimizer.iterations) == todo.interval
