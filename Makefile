@@ -13,7 +13,7 @@ help:  ## print this help
 
 # Made again when the dependencies change.
 $(ENV)/.installed: pyproject.toml
-	@echo "Making $(ENV): TensorFlow, JAX and what the recipes and tests need (minutes) ..."
+	@echo "Making $(ENV): TensorFlow, JAX and what the commands and tests need (minutes) ..."
 	@$(PYTHON) -m venv $(ENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@

@@ -241,7 +241,7 @@ def test_the_command(tmp_path):
     golden = Golden("timm_map")
 
     def run(*arguments):
-        command = [sys.executable, "-m", "keras_vit.convert", *map(str, arguments)]
+        command = [sys.executable, "-m", "keras_vit", "convert", *map(str, arguments)]
         return subprocess.run(
             command,
             capture_output=True,

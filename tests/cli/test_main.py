@@ -1,0 +1,80 @@
+"""`keras-vit` lists its commands, and runs them with what is installed."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from keras_vit.cli import COMMANDS
+from keras_vit.cli.extras import install_command
+
+pytestmark = pytest.mark.any_backend
+ROOT = pathlib.Path(__file__).parents[2]
+# Keras raises an error when it is imported with this backend.
+WITHOUT_KERAS = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "none"}
+
+
+def keras_vit_without_keras(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=WITHOUT_KERAS,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_list_of_commands_needs_no_keras():
+    process = keras_vit_without_keras("-m", "keras_vit", "--help")
+    assert process.returncode == 0, process.stderr
+    for name, about in COMMANDS.items():
+        assert f"  {name:10}  {about}\n" in process.stdout
+
+
+def test_the_console_script_needs_no_keras():
+    program = "import sys; sys.argv = ['/usr/bin/keras-vit', '--version']; "
+    program += "from keras_vit.cli import main; main()"
+    process = keras_vit_without_keras("-c", program)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("keras_vit 0.")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_module(name):
+    assert importlib.util.find_spec(f"keras_vit.cli.{name.replace('-', '_')}")
+
+
+def test_an_unknown_command():
+    process = keras_vit_without_keras("-m", "keras_vit", "train")
+    assert process.returncode == 2
+    assert "invalid choice: 'train' (choose from" in process.stderr
+
+
+def test_a_command_without_its_library_names_the_extra():
+    program = "import sys; sys.modules['orjson'] = None; "
+    program += "from keras_vit.cli import main; main(['serve', 'served/vit'])"
+    argv = "import sys; sys.argv = ['/usr/bin/keras-vit']; "
+    process = keras_vit_without_keras("-c", argv + program)
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.endswith("Run pip install 'keras_vit[serve]'.\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "command"),
+    [
+        (ModuleNotFoundError(name="matplotlib.pyplot"), "keras_vit[train]"),
+        (ModuleNotFoundError(name="onnxruntime"), "keras_vit[onnx]"),
+    ],
+)
+def test_missing_libraries(error, command):
+    assert f"pip install '{command}'" in install_command(error)
+
+
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError(name="other"), ImportError("x"), ValueError()]
+)
+def test_errors_that_no_extra_mends(error):
+    assert install_command(error) is None
