@@ -317,8 +317,8 @@ class Source:
         if len(found) > 1:
             (prefix, grid), (other, other_grid), *_ = found
             warnings.warn(
-                f"The {rows} position embeddings of {self.path} are read as {prefix} of "
-                f"prefix tokens and a grid of {grid}. If they are {other} of prefix "
+                f"The {rows} position embeddings of {self.path} are read as {prefix} for "
+                f"prefix tokens and a grid of {grid}. If they are {other} for prefix "
                 f"tokens and a grid of {other_grid}, pass "
                 f"source_grid_shape={other_grid}.",
                 stacklevel=6,

@@ -126,9 +126,10 @@ def assign(
         weight = remaining.pop(path, None)
         if weight is None or tuple(weight.shape) != value.shape:
             raise ValueError(
-                f"A value of shape {value.shape} for {path}, which is "
-                f"{'no weight' if weight is None else tuple(weight.shape)}. {_DEFECT}"
+                f"Received a value of shape {value.shape} for {path}, which "
+                f"{'is not a weight' if weight is None else f'has {weight.shape}'}. "
+                f"{_DEFECT}"
             )
         weight.assign(value)
     if remaining:
-        raise ValueError(f"No value for {', '.join(remaining)}. {_DEFECT}")
+        raise ValueError(f"Received no value for {', '.join(remaining)}. {_DEFECT}")

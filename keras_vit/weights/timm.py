@@ -197,9 +197,9 @@ class TimmSource(Source):
     def _other_network(self, what):
         return ValueError(
             f"The config.json beside {self.path} describes a network that keras_vit "
-            f"does not have, or does not know ({', '.join(what)}): its tensors might "
-            "load and give other outputs. If it computes exactly what another "
-            "architecture of timm computes, pass that one's name: architecture=..."
+            f"does not have, or does not know ({', '.join(what)}). Its tensors might "
+            "load but give other outputs. If it computes exactly the same as another "
+            "architecture of timm, pass the name of that one: architecture=..."
         )
 
     @functools.cached_property
@@ -343,7 +343,7 @@ class TimmSource(Source):
             raise ValueError(
                 f"The config.json beside {self.path} says that images have "
                 f"{self.image_size[0]}x{self.image_size[1]} pixels, which patches of "
-                f"{patch}x{patch} do not divide; timm ignores the last ones. Pass "
+                f"{patch}x{patch} do not divide; timm ignores the rest. Pass "
                 f"input_shape={(height, width, channels)}."
             )
         rows = self.num_position_rows()
