@@ -66,7 +66,7 @@ class CheckpointTable(dict[str, Checkpoint]):
             "px",
             "published top-1",
             "preprocessing",
-            "licence",
+            "license",
             "sha256",
             "url",
         )
