@@ -16,8 +16,9 @@ from keras_vit.export.head import Head
 from keras_vit.export.staging import place, staged
 from keras_vit.export.stored_weights import restored, stored
 from keras_vit.labels import imagenet_1k
-from keras_vit.models.adaptation import merged
+from keras_vit.models.adapt import copied
 from keras_vit.models.checkpoint import load_checkpoint
+from keras_vit.models.lora import merged
 
 
 def check_packages(modules, extra):
@@ -129,8 +130,7 @@ def _describe(model, file_format, options, preprocessor, rounded, staging):
     # Use the CPU like the TensorFlow process, because accelerators round float32
     # products. The device is not "cpu:0", for which torch refuses the seeds of dropout.
     with keras.device("cpu"):
-        exact = type(model).from_config(config)
-        exact.set_weights(model.get_weights())
+        exact = copied(model, config)
         exact.save_weights(staging / "model.weights.h5")
         if rounded != "float32":
             for weight in exact.weights:

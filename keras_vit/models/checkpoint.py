@@ -1,39 +1,36 @@
-"""A model from a checkpoint alone."""
+"""Building the model that a checkpoint was made from."""
 
 import os
 from typing import Any
 
 import keras
 
-from keras_vit.kernels.initial_values import checkpoint_follows
+from keras_vit.layers.initial_values import checkpoint_follows
+from keras_vit.layers.resize import RESIZE_CONVENTIONS
+from keras_vit.models.adapt import adapted
+from keras_vit.models.arguments import check_choice
+from keras_vit.models.loading import HEADS
 from keras_vit.models.t2t_vit import T2TViT
-from keras_vit.models.vit import HEADS, ViT, check_choice
+from keras_vit.models.vit import ViT
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.keras_file import check_keras_file
 from keras_vit.weights.opening import config_errors, open_checkpoint
-from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
-from keras_vit.weights.source import HEAD_PATHS, PROJECTION, STEM_ROOT
-from keras_vit.weights.strict import (
-    announce_zeros,
-    assign,
-    check_tensors,
-    check_weights,
-)
-from keras_vit.weights.t2t import T2TSource, adapt_t2t_channels
+from keras_vit.weights.strict import announce_zeros, check_weights
+from keras_vit.weights.t2t import T2TSource
 from keras_vit.weights.tensor_file import unreadable
 
-# Arguments about the file, which the readers need before they build a model.
+# Arguments that the readers of PyTorch's files need before a model is built.
 _OPENING = ("architecture", "state_dict")
-# What says how to load, and is no part of a model.
+# Arguments that control loading and are not part of the model.
 _LOADING = ("head", "resize", "source_grid_shape", "check_finite")
 
 
 def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
-    """Builds the model that a checkpoint was made from, and loads it.
+    """Build the model that a checkpoint was made from, and load its weights.
 
-    Every tensor of the file is used and every weight of the model is set, or it is an
-    error that lists both sides. Without `input_shape` the model takes images of the size
-    that the file's positions tell.
+    Every tensor of the file is used and every weight of the model is set; any mismatch
+    raises an error that lists both sides. Without `input_shape` the model takes images
+    of the size that the file's positions imply.
 
     Args:
         path: a name that `keras_vit.checkpoints()` lists, or `hf://organisation/name`
@@ -48,18 +45,17 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             file implies:
             `input_shape` (positions are resized to the new grid by the source's own
             convention, Google's for `.keras`, or that of `resize`; other channels: see
-            below), `patch_size`
-            (FlexiViT's PI-resize), `num_heads` (where nothing tells it), `classes` with
-            `head="new"` (the whole head is replaced, the tanh layer left out, as the
-            paper does for fine-tuning), `include_top=False` or `head="drop"`,
-            `classifier_activation=None`, ... And for checkpoints of PyTorch:
-            `architecture`, timm's name for the network (see below), and `state_dict`,
-            which part of the file to read where it has several (`"model_ema"`, or the
-            prefix of the network's tensors).
+            below), `patch_size` (FlexiViT's PI-resize), `num_heads` (if the file does
+            not determine it), `classes` with `head="new"` (the whole head is replaced
+            and the tanh layer left out, as the paper does for fine-tuning),
+            `include_top=False` or `head="drop"`, `classifier_activation=None`, ...
+            Checkpoints of PyTorch have two more: `architecture`, timm's name for the
+            network (see below), and `state_dict`, the part to read of a file that has
+            several (`"model_ema"`, or the prefix of the network's tensors).
 
     Returns:
         A `keras_vit.ViT`, or a `T2TViT`, which is one; its `preprocessor` is the
-        checkpoint's, as far as the files tell.
+        checkpoint's, as far as the files define it.
 
     The outputs are probabilities, unless the checkpoint states another activation of its
     head (transformers' `problem_type`, KerasHub's `activation`) or has only one class.
@@ -71,20 +67,20 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     them. A file without timm's `config.json` that could be one of these is refused
     unless the caller passes `architecture`, or the argument that the message names:
     `positions="learned"`, `pooling="map"`, `activation=...`. Files of the ordinary
-    networks (AugReg, DeiT, DINO, DINOv2, MAE) need none.
+    networks (AugReg, DeiT, DINO, DINOv2, MAE) need neither.
 
-    T2T-ViT's positions are not resized but made anew, whatever `resize` says.
+    T2T-ViT's positions are computed for the new grid; `resize` has no effect on them.
 
     For one input channel the first kernel is summed over its channels, so that a grey
-    image gives what it gave as RGB; for others its channels are repeated in order and
-    scaled by old / new.
+    image gives the outputs that it gave as RGB; for other numbers its channels are
+    repeated in order and scaled by old / new.
 
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: a package that the format needs is not installed (`.pth`: torch).
-        ValueError: the file is damaged or of no kind that is known; its tensors are not
-            exactly those of the model, or not all finite; or the size of its images
-            cannot be told.
+        ValueError: the file is damaged or of an unknown kind; its tensors are not
+            exactly those of the model, or not all finite; or nothing determines the size
+            of its images.
 
     Example:
 
@@ -153,18 +149,19 @@ def _load_keras(path, overrides):
     budget = check_keras_file(path, ViT)
     try:
         with checkpoint_follows(budget=budget):
-            # Its optimizer and loss may be classes that nobody has imported.
+            # The classes of its optimizer and loss may not have been imported.
             saved = keras.saving.load_model(path, compile=False)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
-        # Keras passes on whatever an absurd config raises.
+        # Keras does not catch the errors that an absurd config causes.
         raise unreadable(
             path, ".keras file", f"no model can be built from it: {e}"
         ) from e
     loading = {name: overrides.pop(name) for name in _LOADING if name in overrides}
-    head = loading.get("head", "keep")
+    head, resize = loading.get("head", "keep"), loading.get("resize") or "google"
     check_choice("head", head, HEADS)
+    check_choice("resize", resize, RESIZE_CONVENTIONS)
     if loading.get("source_grid_shape") is not None:
-        raise ValueError(f"{path} tells its grid: leave source_grid_shape out.")
+        raise ValueError(f"{path} defines its grid: leave source_grid_shape out.")
     weights = saved.weights_by_path()
     if loading.get("check_finite", True):
         check_weights(path, weights)
@@ -173,56 +170,4 @@ def _load_keras(path, overrides):
         announce_zeros(path, keras.ops.convert_to_numpy(kernel))
     if not overrides and head == "keep":
         return saved
-    old = saved.get_config()
-    preprocessor = saved.preprocessor
-    size = tuple(overrides.get("input_shape", old["input_shape"]))
-    image_size = size[:2] if preprocessor.image_size else None
-    preprocessor = preprocessor.with_image_size(image_size)
-    if size[2] != old["input_shape"][2]:
-        preprocessor = preprocessor.with_channels(size[2])
-    new_head = head == "new"
-    if head == "drop":
-        overrides = {**overrides, "include_top": False}
-    if new_head or not overrides.get("include_top", True):
-        old["representation_size"] = old["class_names"] = None
-        for name in ("lora", "quantized"):  # What was added to the old head.
-            entry = old.pop(name, {}).items()
-            old[name] = {p: v for p, v in entry if not f"{p}/".startswith(HEAD_PATHS)}
-    if new_head:  # It trains, even where the old one was frozen.
-        frozen = [p for p in old.get("frozen", ()) if not p.startswith(HEAD_PATHS)]
-        old["frozen"] = frozen
-    with checkpoint_follows():
-        config = {**old, "preprocessor": preprocessor, **overrides}
-        model = type(saved).from_config(config)
-    values = saved.resized_values(
-        saved._values(), model, loading.get("resize") or "google"
-    )
-    channels = old["input_shape"][2]
-    if STEM_ROOT in values and size[2] != channels:
-        values[STEM_ROOT] = adapt_channels(values[STEM_ROOT], size[2])
-    if saved.resolved_config()["stem"] is None and PROJECTION in values:
-        patch = old["patch_size"]
-        kernel = values[PROJECTION].reshape(patch, patch, channels, -1)
-        if size[2] != channels:
-            kernel = adapt_channels(kernel, size[2])
-        target = model.get_config()["patch_size"]
-        if target != patch:
-            kernel = resize_patches(kernel, target)
-        values[PROJECTION] = kernel.reshape(-1, kernel.shape[-1])
-    if size[2] != channels and isinstance(saved, T2TViT):
-        for path in values:
-            values[path] = adapt_t2t_channels(path, values[path], channels, size[2])
-    own = model.weights_by_path()
-    if new_head or not model.get_config()["include_top"]:
-        values = {p: v for p, v in values.items() if not p.startswith(HEAD_PATHS)}
-    if new_head:
-        own = {p: w for p, w in own.items() if not p.startswith(HEAD_PATHS)}
-    check_tensors(
-        path,
-        {name: tuple(weight.shape) for name, weight in own.items()},
-        {name: value.shape for name, value in values.items()},
-        "Arguments may change the input_shape, the patch_size, the classes (with "
-        "head='new'), and what has no weights.",
-    )
-    assign(own, values.items())
-    return model
+    return adapted(saved, overrides, head=head, resize=resize, origin=path)

@@ -1,6 +1,7 @@
-"""What models of images share: bad images are refused before anything is computed."""
+"""A base class for models of images: bad images raise an error before any step runs."""
 
 import contextlib
+import functools
 import importlib
 import inspect
 import types
@@ -9,21 +10,41 @@ import warnings
 import keras
 import numpy as np
 
-from keras_vit.models.argument_names import check_argument_names
+from keras_vit.models.arguments import check_argument_names
+
+
+def _checking(method, may_be_empty=False):
+    """Return a method of `keras.Model` that checks its data before it runs."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def checked(self, *args, **kwargs):
+        bound = signature.bind(self, *args, **kwargs)
+        for name in ("x", "validation_data"):
+            data = bound.arguments.get(name)
+            if data is not None and may_be_empty:
+                self._check_data(data)
+            elif data is not None:
+                bound.arguments[name] = self._checked_data(data)
+        run = getattr(super(ImageModel, self), method.__name__)
+        return run(*bound.args[1:], **bound.kwargs)
+
+    return checked
 
 
 class ImageModel(keras.Model):
-    """A functional model of images that checks what it is given.
+    """A functional model of images that checks its input.
 
-    Keras would add or drop axes and turn integers into floats in silence. And under JAX
-    an error inside a step of `fit` or `predict` costs the model its weights, which the
-    step has taken: so the methods that run steps look at their data first.
+    Keras would silently add or drop axes and turn integers into floats. And under JAX
+    an error inside a step of `fit` or `predict` would lose the weights of the model,
+    which the step has taken over. Therefore the methods that run steps check their data
+    first.
 
-    A subclass makes its graph, calls the constructor with `inputs` and `outputs`, and
+    A subclass builds its graph, calls the constructor with `inputs` and `outputs`, and
     has `input_shape` `(None, height, width, channels)`.
     """
 
-    # Here and not in a subclass, whose signature would be this one.
+    # Not in a subclass: `inspect.signature` of the subclass would be that of `__new__`.
     def __new__(cls, *args, **kwargs):
         check_argument_names(cls, kwargs)
         return super().__new__(cls, *args, **kwargs)
@@ -32,44 +53,24 @@ class ImageModel(keras.Model):
         self._check_data(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
-    # `training` by its name: Keras looks for it here, and without it no layer below
-    # would ever learn that it is training.
+    # Keras looks for an argument called `training` in this signature; without it, the
+    # layers would always run in inference mode.
     def call(self, inputs, training=None, mask=None):
-        # The steps of Keras's JAX trainer come here without `__call__`.
+        # The steps of Keras's JAX trainer call this without `__call__`.
         self._check_data(inputs)
         return super().call(inputs, training=training, mask=mask)
 
-    def fit(self, x=None, *args, **kwargs):
-        bound = inspect.signature(super().fit).bind(x, *args, **kwargs)
-        for name in ("x", "validation_data"):
-            if bound.arguments.get(name) is not None:
-                bound.arguments[name] = self._checked_data(bound.arguments[name])
-        return super().fit(*bound.args, **bound.kwargs)
-
-    def evaluate(self, x=None, *args, **kwargs):
-        x = self._checked_data(x)
-        return super().evaluate(x, *args, **kwargs)
-
-    def predict(self, x, *args, **kwargs):
-        x = self._checked_data(x)
-        return super().predict(x, *args, **kwargs)
-
-    def train_on_batch(self, x, *args, **kwargs):
-        self._check_data(x)
-        return super().train_on_batch(x, *args, **kwargs)
-
-    def test_on_batch(self, x, *args, **kwargs):
-        self._check_data(x)
-        return super().test_on_batch(x, *args, **kwargs)
-
-    def predict_on_batch(self, x):
-        self._check_data(x)
-        return super().predict_on_batch(x)
+    fit = _checking(keras.Model.fit)
+    evaluate = _checking(keras.Model.evaluate)
+    predict = _checking(keras.Model.predict)
+    train_on_batch = _checking(keras.Model.train_on_batch, may_be_empty=True)
+    test_on_batch = _checking(keras.Model.test_on_batch, may_be_empty=True)
+    predict_on_batch = _checking(keras.Model.predict_on_batch, may_be_empty=True)
 
     def make_train_function(self, force=False):
-        # Under TensorFlow the first step would make the optimizer's variables while it
-        # is traced, which has it traced a second time: half of what the first step of
-        # a large model takes.
+        # Under TensorFlow the first step would create the optimizer's variables while
+        # it is traced, and would then be traced a second time. For a large model that
+        # is half the time of the first step.
         _check_precision(self.optimizer, self.trainable_variables)
         if self.optimizer is not None and not self.optimizer.built:
             with contextlib.ExitStack() as stack:
@@ -79,7 +80,7 @@ class ImageModel(keras.Model):
         return super().make_train_function(force)
 
     def _checked_data(self, data):
-        """Check the first batch of whatever Keras's loops take, and return the data.
+        """Check the first batch of data for `fit`, and return the data.
 
         The first batch of a `tf.data.Dataset` is not drawn: that could cost minutes, and
         would change the order of a shuffled one. Its element_spec is checked instead.
@@ -101,7 +102,11 @@ class ImageModel(keras.Model):
             return data
         self._check_data(data)
         images = self._images_of(data)
-        if _is_empty(images):
+        if hasattr(images, "cardinality"):
+            empty = int(images.cardinality()) == 0
+        else:
+            empty = tuple(getattr(images, "shape", ()))[:1] == (0,)
+        if empty:
             raise _no_images(images)
         return data
 
@@ -127,17 +132,15 @@ class ImageModel(keras.Model):
         preprocessor = getattr(self, "preprocessor", None)
         if preprocessor is None or self._warned or not isinstance(images, np.ndarray):
             return
+        # A preprocessed white image has the largest possible values.
+        white = np.max((255 - np.asarray(preprocessor.mean)) / preprocessor.std)
         sample = images[:8]
-        if not sample.size:
-            return
-        # No image can become brighter than a white one.
-        white = (255 - np.asarray(preprocessor.mean)) / np.asarray(preprocessor.std)
-        if sample.min() >= 0 and sample.max() > 10 * max(float(np.max(white)), 0.1):
+        if sample.size and sample.min() >= 0 and sample.max() > 10 * max(white, 0.1):
             self._warned = True
             warnings.warn(
                 f"The images have values up to {float(sample.max()):.5g}; after "
-                f"preprocessing they would be at most {float(np.max(white)):.3g}. The "
-                "model does not scale pixels: pass model.preprocessor(images).",
+                f"preprocessing they would be at most {float(white):.3g}. The model "
+                "does not scale pixels: pass model.preprocessor(images).",
                 stacklevel=4,
             )
 
@@ -163,14 +166,8 @@ def _first_of_loader(loader):
     return loader.collate_fn(example if loader.batch_size is None else [example])
 
 
-def _is_empty(data):
-    """Return True for an array, tensor or `tf.data.Dataset` that has no images."""
-    if hasattr(data, "cardinality"):
-        return int(data.cardinality()) == 0
-    return tuple(getattr(data, "shape", ()))[:1] == (0,)
-
-
 def _no_images(data):
+    """Return the error for data without images."""
     shape = getattr(data, "shape", None)
     kind = type(data).__name__
     received = f"an empty {kind}" if shape is None else f"{kind} of shape {tuple(shape)}"
@@ -181,12 +178,13 @@ def _no_images(data):
 
 
 def _check_precision(optimizer, variables):
-    """Raise a `ValueError` if float16 would round an adaptive optimizer's squares to 0.
+    """Raise a `ValueError` if float16 would round squared gradients to 0.
 
-    A step would then divide the gradient by `epsilon`, which is meant to be negligible,
-    and the weights would overflow.
+    A step of an adaptive optimizer would then divide the gradient by `epsilon`, which is
+    meant to be negligible, and the weights would overflow.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # Of loss scaling.
+    # The optimizer may be wrapped for loss scaling.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     epsilon = getattr(optimizer, "epsilon", None)
     if epsilon is None or epsilon >= 1e-4:
         return
@@ -199,12 +197,14 @@ def _check_precision(optimizer, variables):
 
 
 def _with_first(first, generator):
+    """Yield the first batch again, and then the rest of a generator."""
     yield first
     yield from generator
 
 
 def _check_images(images, input_shape):
-    if getattr(images, "ragged_rank", None):  # None of a symbolic tensor of Keras.
+    """Raise a `ValueError` unless these are float images of the model's shape."""
+    if getattr(images, "ragged_rank", None):  # It is None for Keras's symbolic tensors.
         raise ValueError(
             "The model takes images of one size; received a ragged tensor, "
             f"{images.shape}. Resize each image with model.preprocessor before batching."

@@ -1,4 +1,4 @@
-"""The named sizes of T2T-ViT: thin rows of one table."""
+"""The named sizes of T2T-ViT: a table, and a thin function for each row."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +17,8 @@ def _sizes(hidden_dim, num_layers, num_heads, mlp_ratio, **arguments):
     }
 
 
-# T2T-ViT (arXiv:2101.11986): 7 to 24 and t-14 to t-24, table 1; the others, which have
-# one idea of convolutional networks each, tables 2 and 6.
+# T2T-ViT (arXiv:2101.11986): 7 to 24 and t-14 to t-24 are in table 1, the others, which
+# each borrow one idea of convolutional networks, in tables 2 and 6.
 T2T_VIT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "T2TViT7": _sizes(256, 7, 4, 2),
     "T2TViT10": _sizes(256, 10, 4, 2),
@@ -38,9 +38,7 @@ T2T_VIT_ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def _variant(model_name: str) -> Callable[..., T2TViT]:
-    sizes = T2T_VIT_ARGUMENTS[model_name]
-    listing = ",\n    ".join(f"{name}={size!r}" for name, size in sizes.items())
-    return named_variant(model_name, T2TViT, lambda: sizes, listing)
+    return named_variant(model_name, T2TViT, T2T_VIT_ARGUMENTS[model_name])
 
 
 T2TViT7 = _variant("T2TViT7")

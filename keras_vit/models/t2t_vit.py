@@ -1,5 +1,6 @@
 """Tokens-to-Token ViT."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,8 @@ from keras_vit.layers import (
 from keras_vit.layers.attention import head_dim
 from keras_vit.layers.backbones import ghost_copies
 from keras_vit.layers.mlp import get_activation
-from keras_vit.models.vit import ViT
+from keras_vit.models.arguments import check_choice
+from keras_vit.models.vit import ViT, block_arguments
 from keras_vit.weights.t2t import PREPROCESSING
 
 _BLOCKS = {
@@ -25,17 +27,17 @@ _BLOCKS = {
     "ghost": GhostBlock,
     "dense": DenseBlock,
 }
-# What T2TViT settles, of ViT's arguments.
+# Arguments of ViT that T2TViT does not have.
 _SETTLED = ("patch_size", "stem")
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class T2TViT(ViT):
-    """Tokens-to-Token ViT: a `ViT` that merges neighbouring tokens into few.
+    """Tokens-to-Token ViT: a `ViT` that merges neighboring tokens step by step.
 
-    Three overlapping splits with attention between them (`TokensToToken`) take the place
-    of patches; a deep and narrow Transformer follows. The named variants (`T2TViT14`,
-    ...) fill in the sizes.
+    Three overlapping splits with attention between them (`TokensToToken`) replace the
+    patches; a deep and narrow Transformer follows. The named variants (`T2TViT14`, ...)
+    fill in the sizes.
 
     Input and output as for `ViT`; `model.preprocessor` has ImageNet's mean and standard
     deviation, and crops 0.9 of a bicubically resized image.
@@ -43,34 +45,34 @@ class T2TViT(ViT):
     Args:
         input_shape: `(height, width, channels)` of the images, multiples of 16; may be
             rectangular.
-        hidden_dim: int, width of the tokens; of the first block where it is dense.
-        num_layers: int, number of blocks; with `backbone="dense"` a sequence of ints, the
-            blocks of each stage. Between stages a dense layer halves the width.
-        num_heads: int, attention heads; must divide `hidden_dim` (and the width of every
-            block where it is dense).
-        mlp_dim: int, width of the MLPs; where it is dense, of the first, and the others'
-            in proportion to their block's width.
-        tokens: what is between the splits: `"performer"`, `"transformer"`, or
+        hidden_dim: int, width of the tokens; with `backbone="dense"` of the first block.
+        num_layers: int, number of blocks; with `backbone="dense"` a sequence of ints,
+            the blocks of each stage. Between stages a dense layer halves the width.
+        num_heads: int, attention heads; must divide `hidden_dim` (with
+            `backbone="dense"` the width of every block).
+        mlp_dim: int, width of the MLPs; with `backbone="dense"` of the first one, and
+            the others are in proportion to the width of their block.
+        tokens: layer between the splits: `"performer"`, `"transformer"`, or
             `"convolution"` (for comparison).
         token_dim: int, width of the tokens between the splits.
-        token_dropout_rate: dropout between the splits; None for the original's: 0.1 in
-            Performers, else none.
+        token_dropout_rate: dropout rate between the splits; None for the original's:
+            0.1 in Performers, 0 in other layers.
         backbone: `"plain"`, `"se"` (squeeze and excitation), `"ghost"` (cheap copies) or
             `"dense"` (dense connections).
         growth_rate: None, or with `backbone="dense"` an int, channels that a block adds.
         positions: as for `ViT`; `"sincos_1d"` is the original's.
         qkv_bias: bool, whether q, k and v of the blocks have biases.
-        activation: of the MLPs, those between the splits too; see `ViT`.
+        activation: activation of the MLPs, also between the splits; see `ViT`.
         layer_norm_epsilon: float, added to the variance.
         **kwargs: as for `ViT`: `classes`, `include_top`, `pooling`, `dropout_rate`,
-            `stochastic_depth_rate`, `remat` (of the layers between the splits too),
-            `weights`, `head`, `preprocessor`, `name`, `dtype`, ...; all but
+            `stochastic_depth_rate`, `remat` (also of the layers between the splits),
+            `weights`, `head`, `preprocessor`, `name`, `dtype`, ...; all except
             `patch_size` and `stem`.
 
     Raises:
         TypeError: `patch_size` or `stem` is given.
-        ValueError: as for `ViT`; a size that the strides of the splits do not divide gets
-            a message with the nearest that they do.
+        ValueError: as for `ViT`. If the strides of the splits do not divide the image,
+            the message names the nearest size that they divide.
 
     Example:
 
@@ -83,9 +85,10 @@ class T2TViT(ViT):
     >>> tuple(model(model.preprocessor(pixels)).shape)
     (2, 10)
 
-    Source: T2T-ViT (arXiv:2101.11986). Deviations, which only training meets: weights
-    start as ViT's do, and not all from a normal distribution of 0.02; stochastic depth
-    grows from block to block in the dense backbone too, and not from stage to stage.
+    Source: T2T-ViT (arXiv:2101.11986). Deviations, which affect only training: weights
+    are initialized as in ViT instead of all from a normal distribution of 0.02; the
+    stochastic depth rate grows from block to block in the dense backbone as well,
+    instead of from stage to stage.
     """
 
     _preprocessing = PREPROCESSING
@@ -108,27 +111,23 @@ class T2TViT(ViT):
         layer_norm_epsilon: float = 1e-5,
         **kwargs: Any,
     ):
-        for argument in set(_SETTLED) & set(kwargs):
-            raise TypeError(
-                f"T2TViT has no argument {argument!r}: `tokens` and `token_dim` say what "
-                "becomes of the image."
-            )
-        if backbone not in _BLOCKS:
-            raise ValueError(
-                f"Unknown backbone {backbone!r}; choose one of "
-                f"{', '.join(map(repr, _BLOCKS))}."
-            )
+        for argument in _SETTLED:
+            if argument in kwargs:
+                raise TypeError(
+                    f"T2TViT has no argument {argument!r}: `tokens` and `token_dim` say "
+                    "what becomes of the image."
+                )
+        check_choice("backbone", backbone, _BLOCKS)
         stages = _stages(backbone, num_layers, growth_rate)
-        self._stages = stages
-        self._own_config: dict[str, Any] = {
-            "num_layers": stages if backbone == "dense" else num_layers,
-            "tokens": tokens,
-            "token_dim": token_dim,
-            "token_dropout_rate": token_dropout_rate,
-            "backbone": backbone,
-            "growth_rate": growth_rate,
-        }
-        super().__init__(
+        stem = TokensToToken(
+            tokens,
+            token_dim,
+            activation=activation,
+            layer_norm_epsilon=layer_norm_epsilon,
+            dropout_rate=token_dropout_rate,
+            remat=kwargs.get("remat", False),
+        )
+        arguments = inspect.signature(ViT).bind(
             input_shape=input_shape,
             patch_size=1,
             hidden_dim=hidden_dim,
@@ -139,39 +138,22 @@ class T2TViT(ViT):
             qkv_bias=qkv_bias,
             activation=activation,
             layer_norm_epsilon=layer_norm_epsilon,
-            stem=TokensToToken(
-                tokens,
-                token_dim,
-                activation=activation,
-                layer_norm_epsilon=layer_norm_epsilon,
-                dropout_rate=token_dropout_rate,
-                remat=kwargs.get("remat", False),
-            ),
+            stem=stem,
             **kwargs,
         )
-
-    def _complete(self, config):
-        config |= self._own_config
-        self._sizes = _block_sizes(self._stages, **config)
-        for width, mlp_dim in self._sizes:
-            head_dim(width, config["num_heads"])
-            if config["backbone"] == "ghost":
-                ghost_copies(width, mlp_dim)
-
-    def _block(self, tokens, index, **arguments):
-        config = self._own_config
-        width, mlp_dim = self._sizes[index]
-        if config["backbone"] == "dense":
-            arguments["growth_rate"] = config["growth_rate"]
-            if width < tokens.shape[-1]:
-                tokens = Dense(
-                    width,
-                    activation=get_activation(arguments["activation"]),
-                    dtype=arguments["dtype"],
-                    name=f"transition_{index}",
-                )(tokens)
-        block = _BLOCKS[config["backbone"]]
-        return block(**{**arguments, "mlp_dim": mlp_dim})(tokens)
+        arguments.apply_defaults()
+        self._create(
+            arguments.arguments,
+            _blocks,
+            {
+                "num_layers": stages if backbone == "dense" else num_layers,
+                "tokens": tokens,
+                "token_dim": token_dim,
+                "token_dropout_rate": token_dropout_rate,
+                "backbone": backbone,
+                "growth_rate": growth_rate,
+            },
+        )
 
     def get_config(self):
         config = super().get_config()
@@ -179,7 +161,7 @@ class T2TViT(ViT):
 
 
 def _stages(backbone, num_layers, growth_rate):
-    """The numbers of blocks between transitions; raises where arguments do not match."""
+    """Check the arguments of a backbone; return the blocks between its transitions."""
     dense = backbone == "dense"
     stages = tuple(num_layers) if isinstance(num_layers, Sequence) else (num_layers,)
     if (
@@ -187,9 +169,9 @@ def _stages(backbone, num_layers, growth_rate):
         or not stages
         or not all(isinstance(depth, int) and depth > 0 for depth in stages)
     ):
-        wanted = "positive ints, the blocks of each stage" if dense else "a positive int"
+        allowed = "positive ints, the blocks of each stage" if dense else "a positive int"
         raise ValueError(
-            f"With backbone={backbone!r} num_layers must be {wanted}; received "
+            f"With backbone={backbone!r} num_layers must be {allowed}; received "
             f"{num_layers!r}."
         )
     if dense != (isinstance(growth_rate, int) and growth_rate > 0) or (
@@ -202,13 +184,45 @@ def _stages(backbone, num_layers, growth_rate):
     return stages
 
 
-def _block_sizes(stages, hidden_dim, mlp_dim, growth_rate, **others):
-    """Widths of each block and of its MLP."""
-    sizes, width = [], hidden_dim
+def _blocks(network):
+    """Check the widths of the blocks, and make the blocks one after the other.
+
+    Args:
+        network: as for `keras_vit.models.vit.connect`.
+    """
+    stages = _stages(network.backbone, network.num_layers, network.growth_rate)
+    widths, width = [], network.hidden_dim
     for stage, depth in enumerate(stages):
         if stage:
-            width //= 2  # The transition's.
+            width //= 2  # After the transition.
         for _ in range(depth):
-            sizes.append((width, width * mlp_dim // hidden_dim))
-            width += growth_rate or 0
-    return sizes
+            widths.append(width)
+            width += network.growth_rate or 0
+    for width in widths:
+        head_dim(width, network.num_heads)
+        if network.backbone == "ghost":
+            ghost_copies(width, _mlp_dim(network, width))
+    return _made(network, widths)
+
+
+def _made(network, widths):
+    """Yield the blocks, and the dense layers that halve the width between stages."""
+    growth = {} if network.growth_rate is None else {"growth_rate": network.growth_rate}
+    incoming = network.hidden_dim
+    for index, width in enumerate(widths):
+        arguments = block_arguments(network, index, len(widths))
+        arguments["mlp_dim"] = _mlp_dim(network, width)
+        if width < incoming:
+            yield Dense(
+                width,
+                activation=get_activation(network.activation),
+                dtype=network.policy,
+                name=f"transition_{index}",
+            )
+        yield _BLOCKS[network.backbone](**arguments, **growth)
+        incoming = width + (network.growth_rate or 0)
+
+
+def _mlp_dim(network, width):
+    """Return the width of a block's MLP, in proportion to the width of the block."""
+    return width * network.mlp_dim // network.hidden_dim

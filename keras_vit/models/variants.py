@@ -1,4 +1,4 @@
-"""The named sizes: thin rows of one table."""
+"""The named sizes of ViT: tables, and a thin function for each row."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,10 +28,10 @@ VIT_SIZES = {
     "ViTG14": (14, 1664, 48, 16, 8192),
 }
 
-# num_blocks of the ResNetStem, then as above; patch_size in positions of its map.
+# num_blocks of the ResNetStem, then as above; patch_size in positions of its output.
 # R50: ViT section 4.1; R26 and R: AugReg (arXiv:2106.10270). At 224 px R+Ti/16 has 7x7
-# tokens, 32 pixels each, whatever its name says.
-HYBRID_SIZES = {
+# tokens of 32 pixels each, in spite of its name.
+HYBRID_SIZES: dict[str, tuple[Any, ...]] = {
     "ViTRTi16": ((), 8, 192, 12, 3, 768),
     "ViTR26S32": ((2, 2, 2, 2), 1, 384, 12, 6, 1536),
     "ViTR26B32": ((2, 2, 2, 2), 1, 768, 12, 12, 3072),
@@ -43,26 +43,30 @@ HYBRID_SIZES = {
 def named_variant(
     model_name: str,
     model_class: Callable[..., Any],
-    arguments: Callable[[], dict[str, Any]],
-    listing: str,
+    sizes: dict[str, Any],
+    num_blocks: tuple[int, ...] | None = None,
 ) -> Callable[..., Any]:
-    """A documented function that makes a model with its sizes filled in.
+    """Return a documented function that makes a model with its sizes filled in.
 
     Args:
-        model_name: of the function.
-        model_class: what it makes.
-        arguments: gives the arguments that are filled in, anew for each model.
-        listing: the same as text, for the docstring.
+        model_name: name of the function.
+        model_class: `ViT` or `T2TViT`.
+        sizes: dict of the arguments that are filled in.
+        num_blocks: None, or those of a `ResNetStem`, of which each model gets its own.
     """
 
     def variant(**overrides: Any) -> Any:
-        return model_class(**{**arguments(), **overrides})
+        stem = {} if num_blocks is None else {"stem": ResNetStem(num_blocks)}
+        return model_class(**{**sizes, **stem, **overrides})
 
     kind = model_class.__name__
+    listing = [f"{name}={size!r}" for name, size in sizes.items()]
+    if num_blocks is not None:
+        listing.append(f"stem=ResNetStem({num_blocks})")
     variant.__name__ = variant.__qualname__ = model_name
     variant.__doc__ = f"""{model_name}: a `{kind}` with its sizes filled in.
 
-    `{listing}`.
+    `{", ".join(listing)}`.
     Inputs, outputs, errors: see `{kind}`.
 
     Args:
@@ -84,18 +88,12 @@ _SIZES = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
 
 
 def _variant(model_name: str) -> Callable[..., ViT]:
-    row: list[Any] = list({**VIT_SIZES, **HYBRID_SIZES}[model_name])
-    num_blocks = row.pop(0) if model_name in HYBRID_SIZES else None
-    sizes = dict(zip(_SIZES, row, strict=True))
-    listing = ", ".join(f"{name}={size}" for name, size in sizes.items())
-
-    def arguments():
-        stem = {} if num_blocks is None else {"stem": ResNetStem(num_blocks)}
-        return {**sizes, **stem}
-
-    if num_blocks is not None:
-        listing += f",\n    stem=ResNetStem({num_blocks})"
-    return named_variant(model_name, ViT, arguments, listing)
+    num_blocks = None
+    if model_name in HYBRID_SIZES:
+        num_blocks, *row = HYBRID_SIZES[model_name]
+    else:
+        row = list(VIT_SIZES[model_name])
+    return named_variant(model_name, ViT, dict(zip(_SIZES, row, strict=True)), num_blocks)
 
 
 ViTTi16 = _variant("ViTTi16")

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 import keras_vit
-from keras_vit.models.adaptation import bases
+from keras_vit.models.lora import bases
 from keras_vit.training import (
     SGD,
     AdamW,

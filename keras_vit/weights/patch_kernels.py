@@ -52,3 +52,28 @@ def resize_patches(kernel: np.ndarray, patch_size: int) -> np.ndarray:
     new = np.linalg.pinv(matrix.T) @ kernel.reshape(p * p, -1).astype("float64")
     shape = (patch_size, patch_size, *kernel.shape[2:])
     return new.reshape(shape).astype(kernel.dtype)
+
+
+def adapt_projection(
+    kernel: np.ndarray, patch_size: int, new_patch_size: int, channels: int | None
+) -> np.ndarray:
+    """Fit the kernel of the patch projection to other channels and patches.
+
+    Args:
+        kernel: array `(p * p * c, d)`.
+        patch_size: int, side `p` of the kernel's patches.
+        new_patch_size: int, side of the new patches.
+        channels: int, number of the new channels; None for the kernel's.
+
+    Returns:
+        Array `(new_patch_size ** 2 * channels, d)`.
+    """
+    old = kernel.shape[0] // patch_size**2
+    if patch_size == new_patch_size and channels in (None, old):
+        return kernel
+    kernel = kernel.reshape(patch_size, patch_size, old, -1)
+    if channels not in (None, old):
+        kernel = adapt_channels(kernel, channels)
+    if patch_size != new_patch_size:
+        kernel = resize_patches(kernel, new_patch_size)
+    return kernel.reshape(-1, kernel.shape[-1])

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from keras_vit.layers.resize import resize_positions
-from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
+from keras_vit.weights.patch_kernels import adapt_channels, adapt_projection
 from keras_vit.weights.strict import announce_zeros, check_tensors, check_values
 from keras_vit.weights.tensor_file import TensorFile
 
@@ -466,7 +466,13 @@ class Source:
                     if piece.path == STEM_ROOT and channels != wanted_channels:
                         array = adapt_channels(array, wanted_channels)
                     if piece.path == PROJECTION:
-                        array = self._adapt_projection(array, config)
+                        array = adapt_projection(
+                            array,
+                            patch,
+                            config["patch_size"],
+                            # A stem's features are the same for any image channels.
+                            wanted_channels if config["stem"] is None else None,
+                        )
                     if piece.path == POSITIONS and grid is not None:
                         own = prefix and _num_token_positions(config)
                         register_positions = array[:, own:prefix]
@@ -506,20 +512,8 @@ class Source:
                     f"{self.path} was trained with {argument}="
                     f"{getattr(self, argument)!r}; the model has {config[argument]!r} "
                     "and will give other outputs.",
-                    stacklevel=5,
+                    stacklevel=6,
                 )
-
-    def _adapt_projection(self, kernel, config):
-        """Adapt the patch projection to the model's channels and patch size."""
-        patch, channels = self.patches()
-        target, wanted = config["patch_size"], config["input_shape"][-1]
-        width = kernel.shape[-1]
-        kernel = kernel.reshape(patch, patch, -1, width)
-        if config["stem"] is None and wanted != channels:
-            kernel = adapt_channels(kernel, wanted)
-        if target != patch:
-            kernel = resize_patches(kernel, target)
-        return kernel.reshape(-1, width)
 
 
 def _num_token_positions(config):

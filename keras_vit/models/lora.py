@@ -1,12 +1,11 @@
-"""LoRA and quantization of models: which modes there are, and how to merge LoRA."""
+"""LoRA and quantization of models: the modes, and merging LoRA into the kernels."""
 
 from typing import Any
 
-import keras
 import numpy as np
 
-from keras_vit.layers.base import adaptable_layers, adaptations
-from keras_vit.weights.strict import assign
+from keras_vit.layers.adaptation import adaptable_layers, adaptations
+from keras_vit.models.adapt import copied, weight_values
 
 # Modes of `quantize` that need no calibration data.
 MODES = ("int8", "int4", "float8")
@@ -47,10 +46,7 @@ def merged(model: Any) -> Any:
     refuse_quantized(found.get("quantized", {}))
     if "lora" not in found:
         return model
-    values = {
-        path: keras.ops.convert_to_numpy(weight)
-        for path, weight in model.weights_by_path().items()
-    }
+    values = weight_values(model)
     leaves = adaptable_layers(model, model.weights_scope())
     for path, (rank, alpha) in found["lora"].items():
         product = np.matmul(
@@ -61,9 +57,7 @@ def merged(model: Any) -> Any:
         values[kernel] = value.astype(values[kernel].dtype)
     config = model.get_config()
     del config["lora"]
-    plain = type(model).from_config(config)
-    assign(plain.weights_by_path(), values.items())
-    return plain
+    return copied(model, config, values)
 
 
 def refuse_quantized(quantized: dict[str, Any]) -> None:

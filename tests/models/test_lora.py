@@ -10,7 +10,7 @@ import keras_vit
 from keras_vit import convert
 from keras_vit.export import served_model
 from keras_vit.layers import ResNetStem
-from keras_vit.models.adaptation import merged
+from keras_vit.models.lora import merged
 from tests.cases import DENSE, array, perturb, random_images, tiny_t2t, tiny_vit
 
 # Models for each mode; together they have every kind of layer.

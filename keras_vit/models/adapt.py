@@ -1,0 +1,144 @@
+"""The same network for another image size, patch size, channels, classes or head."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_vit.layers import TokensToToken, TransformerBlock
+from keras_vit.layers.initial_values import checkpoint_follows
+from keras_vit.models.arguments import check_image_shape
+from keras_vit.weights.patch_kernels import adapt_channels, adapt_projection
+from keras_vit.weights.source import HEAD_PATHS, PROJECTION, STEM_ROOT
+from keras_vit.weights.strict import assign, check_tensors
+from keras_vit.weights.t2t import adapt_t2t_channels
+
+
+def adapted(
+    model: Any,
+    overrides: Mapping[str, Any],
+    head: str = "keep",
+    resize: str = "google",
+    origin: str | os.PathLike = "The model",
+) -> Any:
+    """Return the network of a model with other arguments, and its weights fitted to them.
+
+    Positions are resized to the new grid, patch kernels to another patch size
+    (FlexiViT) and to other channels. The preprocessor follows the image size and the
+    channels.
+
+    Args:
+        model: a `ViT`; it is not changed.
+        overrides: constructor arguments instead of the model's.
+        head: `"keep"`, `"new"` for a fresh, trainable head, or `"drop"`.
+        resize: name of the convention for positions, see
+            `keras_vit.layers.resize_grid`.
+        origin: path of the model for error messages.
+
+    Returns:
+        A new, uncompiled model of the same class.
+
+    Raises:
+        ValueError: an argument is out of its range, or changes the shape of a weight
+            that cannot be fitted.
+    """
+    if head == "drop":
+        overrides = {**overrides, "include_top": False}
+    config = _adapted_config(model, overrides, head)
+    with checkpoint_follows():
+        new = type(model).from_config(config)
+    values = _adapted_values(model, new, resize)
+    own = new.weights_by_path()
+    if head == "new" or not config["include_top"]:
+        values = {path: value for path, value in values.items() if not _is_head(path)}
+    if head == "new":
+        own = {path: weight for path, weight in own.items() if not _is_head(path)}
+    check_tensors(
+        os.fspath(origin),
+        {path: tuple(weight.shape) for path, weight in own.items()},
+        {path: value.shape for path, value in values.items()},
+        "Arguments may change the input_shape, the patch_size, the classes (with "
+        "head='new'), and what has no weights.",
+    )
+    assign(own, values.items())
+    return new
+
+
+def copied(model: Any, config: Mapping[str, Any], values: Any = None) -> Any:
+    """Return a new, uncompiled model with weights of the same paths and shapes.
+
+    Args:
+        model: a `ViT`; it is not changed.
+        config: the model's config, with changes that concern no weights.
+        values: dict from path to array; None for the model's own.
+    """
+    with checkpoint_follows():
+        copy = type(model).from_config(config)
+    assign(copy.weights_by_path(), (values or weight_values(model)).items())
+    return copy
+
+
+def weight_values(model: Any) -> dict[str, Any]:
+    """Return the weights of a model as NumPy arrays, by path."""
+    weights = model.weights_by_path().items()
+    return {path: keras.ops.convert_to_numpy(weight) for path, weight in weights}
+
+
+def resized_positions(values, grid_shape, model, resize):
+    """Return values of weights with the positions resized from a grid to a model's.
+
+    See `ViT.resized_values`.
+    """
+    layers = {"patch_encoder/positions": model.get_layer("patch_encoder").positions}
+    for block in model.layers:
+        if isinstance(block, TransformerBlock):
+            path = f"{block.name}/attention/relative_positions"
+            layers[path] = block.attention.relative_positions
+    values = dict(values)
+    for layer_path, layer in layers.items():
+        if layer is not None:
+            paths = {w.name: f"{layer_path}/{w.name}" for w in layer.weights}
+            tables = {name: values[path] for name, path in paths.items()}
+            tables = layer.resized_tables(tables, grid_shape, resize)
+            values.update({paths[name]: table for name, table in tables.items()})
+    return values
+
+
+def _is_head(path):
+    return path.startswith(HEAD_PATHS)
+
+
+def _adapted_config(model, overrides, head):
+    config, preprocessor = model.get_config(), model.preprocessor
+    input_shape = overrides.get("input_shape", config["input_shape"])
+    check_image_shape(input_shape)
+    height, width, channels = input_shape
+    if preprocessor.image_size is not None:
+        preprocessor = preprocessor.with_image_size((height, width))
+    if channels != config["input_shape"][-1]:
+        preprocessor = preprocessor.with_channels(channels)
+    if head == "new" or not overrides.get("include_top", True):
+        config |= {"representation_size": None, "class_names": None}
+        for name in ("lora", "quantized"):  # Those of the old head are left out.
+            entries = config.get(name, {}).items()
+            config[name] = {p: e for p, e in entries if not _is_head(f"{p}/")}
+    if head == "new":  # A fresh head trains, even if the old one was frozen.
+        config["frozen"] = [p for p in config.get("frozen", ()) if not _is_head(p)]
+    return {**config, "preprocessor": preprocessor, **overrides}
+
+
+def _adapted_values(model, new, resize):
+    values = resized_positions(weight_values(model), model.grid_shape, new, resize)
+    before, after = model.resolved_config(), new.resolved_config()
+    old, channels = (config["input_shape"][-1] for config in (before, after))
+    old_patch, patch = (config["patch_size"] for config in (before, after))
+    if before["stem"] is None and (old, old_patch) != (channels, patch):
+        kernel = values[PROJECTION]
+        values[PROJECTION] = adapt_projection(kernel, old_patch, patch, channels)
+    elif old != channels and STEM_ROOT in values:
+        values[STEM_ROOT] = adapt_channels(values[STEM_ROOT], channels)
+    elif old != channels and isinstance(before["stem"], TokensToToken):
+        for path, value in values.items():
+            values[path] = adapt_t2t_channels(path, value, old, channels)
+    return values

@@ -1,0 +1,116 @@
+"""Models whose config restores them: arguments, frozen weights, LoRA, quantization."""
+
+import keras
+
+from keras_vit.layers.adaptation import adapt, adaptations
+from keras_vit.models.image_model import ImageModel
+from keras_vit.models.lora import MODES, bases
+
+
+class RestorableModel(ImageModel):
+    """A model of images that is restored from its config, and whose weights have paths.
+
+    A subclass sets `dtype_policy`, `preprocessor`, `grid_shape`, the constructor's other
+    arguments in `_constructor_config`, and has a layer called `patch_encoder`.
+    """
+
+    _constructor_config: dict
+    grid_shape: tuple[int, int]
+
+    def resolved_config(self):
+        """Return the constructor's arguments with defaults resolved, for converters.
+
+        `class_token` is a bool, `stem` the model's layer, and `grid_shape` is added.
+        """
+        layers = {layer.name: layer for layer in self.layers}
+        return {
+            **self._constructor_config,
+            "class_token": layers["patch_encoder"].has_class_token,
+            "grid_shape": self.grid_shape,
+            "stem": layers.get("stem"),
+        }
+
+    def weights_by_path(self):
+        """Return the model's weights by their paths within the model.
+
+        Checkpoints, sharding rules and weight-decay rules are written against these
+        paths. They do not include the name scope that the model was made in.
+
+        Returns:
+            Dict from path to `keras.Variable`.
+
+        Example:
+
+        >>> import keras_vit
+        >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+        >>> next(iter(model.weights_by_path()))
+        'patch_encoder/class_token'
+        """
+        scope = self.weights_scope()
+        return {weight.path.removeprefix(scope): weight for weight in self.weights}
+
+    def weights_scope(self):
+        """Return the name scope that the model was made in: a prefix of all its paths."""
+        return self.get_layer("patch_encoder").path.removesuffix("patch_encoder")
+
+    def quantize(self, mode=None, config=None, filters=None, **kwargs):
+        """Quantize the dense layers, as `keras.Model.quantize` does.
+
+        Args:
+            mode: `"int8"`, `"int4"` or `"float8"`; may be left out with a `config`.
+            config: None, or one of Keras's quantization configs.
+            filters: None, or a selection of layers: see `keras.Model.quantize`.
+            **kwargs: as for `keras.Model.quantize`.
+
+        Raises:
+            ValueError: another mode: `"gptq"` and `"awq"` calibrate text models.
+        """
+        chosen = mode or getattr(config, "mode", None)
+        if chosen not in MODES:
+            raise ValueError(
+                f"Unknown quantization mode {chosen!r} for a Vision Transformer; choose "
+                f"one of {', '.join(map(repr, MODES))}. (Keras calibrates 'gptq' and "
+                "'awq' on text.)"
+            )
+        super().quantize(mode, config=config, filters=filters, **kwargs)
+
+    def get_config(self):
+        """Return the constructor's arguments, except those about loading `weights`.
+
+        Up to three more entries restore the state of the weights: `frozen`, the paths
+        of those with `trainable = False`, `lora` and `quantized`.
+        """
+        policy = self.dtype_policy
+        plain = type(policy) is keras.dtype_policies.DTypePolicy
+        config = {
+            **self._constructor_config,
+            "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
+            "name": self.name,
+            "dtype": policy.name if plain else keras.dtype_policies.serialize(policy),
+        }
+        weights = self.weights_by_path().items()
+        fixed = self._fixed | bases(self)
+        frozen = [p for p, w in weights if not w.trainable and p not in fixed]
+        if frozen:
+            config["frozen"] = frozen
+        return {**config, **adaptations(self, self.weights_scope())}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        frozen = set(config.pop("frozen", ()))
+        added = {name: config.pop(name, {}) for name in ("lora", "quantized")}
+        for argument in ("stem", "preprocessor"):
+            if isinstance(config.get(argument), dict):
+                config[argument] = keras.saving.deserialize_keras_object(
+                    config[argument], custom_objects=custom_objects
+                )
+        model = cls(**config)
+        adapt(model, model.weights_scope(), added)
+        for path, weight in model.weights_by_path().items():
+            if path in frozen:
+                weight.trainable = False
+        for layer in (*model.layers, model):
+            if layer.weights and not any(weight.trainable for weight in layer.weights):
+                layer.trainable = False
+        return model
