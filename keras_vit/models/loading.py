@@ -17,14 +17,7 @@ HEADS = ("keep", "new", "drop")
 class WeightLoader:
     """Loads a checkpoint into a model that has been built.
 
-    The constructor checks the arguments and opens nothing.
-
-    Args:
-        weights: as for `ViT`, or a `Source`, which is open already.
-        head, resize, source_grid_shape, check_finite: as for `ViT`.
-
-    Raises:
-        ValueError: an unknown `head` or `resize`, or arguments that do not go together.
+    The constructor checks the arguments, which are those of `ViT`, and opens nothing.
     """
 
     def __init__(
@@ -40,16 +33,17 @@ class WeightLoader:
             check_choice("resize", resize, RESIZE_CONVENTIONS)
         self.weights: Any = weights
         self.head = head
-        self._is_own = isinstance(weights, str | os.PathLike) and os.fspath(
-            weights
-        ).endswith(".weights.h5")
+        self._source = weights if isinstance(weights, Source) else None
+        self._values: Any = None
         self._how: dict[str, Any] = {
             "head": head,
             "resize": resize,
             "source_grid_shape": source_grid_shape,
             "check_finite": check_finite,
         }
-        how = f"head={head!r}, resize={resize!r} and {source_grid_shape=}"
+        path = os.fspath(weights) if isinstance(weights, str | os.PathLike) else ""
+        self._is_own = path.endswith(".weights.h5")
+        how = f"head={head!r}, {resize=} and {source_grid_shape=}"
         if weights is None and (head != "keep" or resize or source_grid_shape):
             raise ValueError(
                 f"{how} say how a checkpoint is loaded; received weights=None."
@@ -59,49 +53,37 @@ class WeightLoader:
                 f"{how} do not go with .weights.h5, which has no model in it: save the "
                 "model as .keras, and use load_checkpoint."
             )
-        self._source: Source | None = None
-        self._values: Any = None
 
     def compare(self, config: dict[str, Any]) -> None:
-        """Compare an open checkpoint with a model that is about to be built.
+        """Compare an open `Source` with a model that is about to be built.
 
-        The size of a model that `load_checkpoint` builds comes from the file: without
-        this check a damaged file could exhaust the memory. Names and paths are not
-        opened here; `load` compares them.
+        `load_checkpoint` builds models of the size that a file states, so that without
+        this check a damaged file could exhaust the memory. `load` compares the others.
 
         Args:
             config: the model's `resolved_config()`.
-
-        Raises:
-            ValueError: the tensors are not exactly those that the model needs.
         """
-        if isinstance(self.weights, Source):
-            self._source = self.weights
+        if self._source is not None:
             self._values = self._source.values(config, **self._how)
 
     def load(self, model: Any) -> None:
-        """Set the weights of a model, unless `weights` is None.
-
-        Args:
-            model: the `ViT`, just built.
+        """Set the weights of a `ViT`; without `weights` this is a no-op.
 
         Raises:
             FileNotFoundError: there is no checkpoint at `weights`.
             ValueError: the file is damaged, or does not fit the model exactly.
         """
-        if self.weights is None:
-            return
         if self._is_own:
             path = fetch_checkpoint(self.weights)
             load_own_weights(model, path, self._how["check_finite"])
-            return
-        if self._source is None:
-            self._source = open_checkpoint(self.weights)
-            self._values = self._source.values(model.resolved_config(), **self._how)
-        own = model.weights_by_path()
-        if self.head == "new":  # The new head keeps its initial values.
-            own = {p: w for p, w in own.items() if not p.startswith(HEAD_PATHS)}
-        assign(own, self._values)
+        elif self.weights is not None:
+            if self._source is None:
+                self._source = open_checkpoint(self.weights)
+                self.compare(model.resolved_config())
+            own = model.weights_by_path()
+            if self.head == "new":  # The new head keeps its initial values.
+                own = {p: w for p, w in own.items() if not p.startswith(HEAD_PATHS)}
+            assign(own, self._values)
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:

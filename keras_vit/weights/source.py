@@ -512,7 +512,7 @@ class Source:
                     f"{self.path} was trained with {argument}="
                     f"{getattr(self, argument)!r}; the model has {config[argument]!r} "
                     "and will give other outputs.",
-                    stacklevel=6,
+                    stacklevel=7,
                 )
 
 
