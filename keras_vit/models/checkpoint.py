@@ -94,7 +94,7 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
         for argument in set(_OPENING) & set(overrides):
             raise ValueError(
                 f"{argument}={overrides[argument]!r} is for checkpoints of PyTorch; "
-                f"{os.fspath(path)} has its model in it: leave it out."
+                f"{os.fspath(path)} contains its model: leave it out."
             )
         return _load_keras(fetch_checkpoint(path), overrides)
     if os.fspath(path).endswith(".weights.h5"):
@@ -127,8 +127,9 @@ def _load_source(path, overrides):
         )
     if "input_shape" not in merged:
         raise ValueError(
-            f"{path} does not tell the size of its images (its positions do not form a "
-            "square grid, or there are none): pass input_shape=(height, width, channels)."
+            f"{path} does not determine the size of its images (its positions do not "
+            "form a square grid, or it has none): pass "
+            "input_shape=(height, width, channels)."
         )
     model = T2TViT if isinstance(source, T2TSource) else ViT
     return model(weights=source, **merged)

@@ -46,11 +46,11 @@ class WeightLoader:
         how = f"head={head!r}, {resize=} and {source_grid_shape=}"
         if weights is None and (head != "keep" or resize or source_grid_shape):
             raise ValueError(
-                f"{how} say how a checkpoint is loaded; received weights=None."
+                f"{how} control how a checkpoint is loaded; received weights=None."
             )
         if self._is_own and (head == "new" or resize or source_grid_shape):
             raise ValueError(
-                f"{how} do not go with .weights.h5, which has no model in it: save the "
+                f"{how} do not go with .weights.h5, which contains no model: save the "
                 "model as .keras, and use load_checkpoint."
             )
 

@@ -114,8 +114,8 @@ class T2TViT(ViT):
         for argument in _SETTLED:
             if argument in kwargs:
                 raise TypeError(
-                    f"T2TViT has no argument {argument!r}: `tokens` and `token_dim` say "
-                    "what becomes of the image."
+                    f"T2TViT has no argument {argument!r}: `tokens` and `token_dim` "
+                    "determine the tokens."
                 )
         check_choice("backbone", backbone, _BLOCKS)
         stages = _stages(backbone, num_layers, growth_rate)

@@ -109,7 +109,7 @@ def test_fixed_positions_are_not_in_the_file(golden, tmp_path):
     path = write(tmp_path / "fixed.npz", arrays)
     model = load(path, golden)
     assert model.get_config()["positions"] == "sincos_2d"
-    with pytest.raises(ValueError, match="does not tell the size"):
+    with pytest.raises(ValueError, match="does not determine the size"):
         keras_vit.load_checkpoint(path)
 
 
