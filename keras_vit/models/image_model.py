@@ -150,8 +150,8 @@ class ImageModel(keras.Model):
 def _first_of_loader(loader):
     """Return the first example of a torch DataLoader as a batch, or None if unknown.
 
-    The loader itself is not drawn from: that would start its workers and change its
-    order. An error in its loop leaves a model under JAX without weights.
+    No batch is drawn from the loader itself: that would start its workers and change
+    its order.
     """
     random, dataset = importlib.import_module("torch.random"), loader.dataset
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
@@ -161,7 +161,7 @@ def _first_of_loader(loader):
     try:
         with random.fork_rng(devices=[]):
             example = dataset[0]
-    except (IndexError, KeyError):  # Its sampler knows other keys.
+    except (IndexError, KeyError):  # The keys of its sampler are not known here.
         return None
     return loader.collate_fn(example if loader.batch_size is None else [example])
 

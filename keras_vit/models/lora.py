@@ -12,14 +12,11 @@ MODES = ("int8", "int4", "float8")
 
 
 def check_mode(mode: str | None, config: Any) -> None:
-    """Check that a model can be quantized so.
+    """Raise a `ValueError` unless Vision Transformers can be quantized in this mode.
 
     Args:
-        mode: of `quantize`, or None.
+        mode: argument of `quantize`; None for the mode of `config`.
         config: one of Keras's quantization configs, or None.
-
-    Raises:
-        ValueError: the mode is not one of `MODES`.
     """
     chosen = mode or getattr(config, "mode", None)
     if chosen not in MODES:

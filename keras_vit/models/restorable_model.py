@@ -1,10 +1,12 @@
 """Models whose config restores them: arguments, frozen weights, LoRA, quantization."""
 
+import functools
+
 import keras
 
 from keras_vit.layers.adaptation import adapt, adaptations
 from keras_vit.models.image_model import ImageModel
-from keras_vit.models.lora import MODES, bases
+from keras_vit.models.lora import bases, check_mode
 
 
 class RestorableModel(ImageModel):
@@ -16,6 +18,21 @@ class RestorableModel(ImageModel):
 
     _constructor_config: dict
     grid_shape: tuple[int, int]
+
+    # Not in a subclass: `inspect.signature` of the subclass would be that of `__new__`.
+    def __new__(cls, *args, **kwargs):
+        model = super().__new__(cls, *args, **kwargs)
+        # Keras wraps `quantize` in a check that asks for a config of GPTQ. Check the
+        # mode before it.
+        wrapped = model.quantize
+
+        @functools.wraps(wrapped)
+        def quantize(mode=None, config=None, **kwargs):
+            check_mode(mode, config)
+            return wrapped(mode, config, **kwargs)
+
+        model.quantize = quantize
+        return model
 
     def resolved_config(self):
         """Return the constructor's arguments with defaults resolved, for converters.
@@ -65,13 +82,6 @@ class RestorableModel(ImageModel):
         Raises:
             ValueError: another mode: `"gptq"` and `"awq"` calibrate text models.
         """
-        chosen = mode or getattr(config, "mode", None)
-        if chosen not in MODES:
-            raise ValueError(
-                f"Unknown quantization mode {chosen!r} for a Vision Transformer; choose "
-                f"one of {', '.join(map(repr, MODES))}. (Keras calibrates 'gptq' and "
-                "'awq' on text.)"
-            )
         super().quantize(mode, config=config, filters=filters, **kwargs)
 
     def get_config(self):
