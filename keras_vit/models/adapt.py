@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.layers import TokensToToken, TransformerBlock
-from keras_vit.layers.initial_values import checkpoint_follows
 from keras_vit.models.arguments import check_image_shape
 from keras_vit.weights.patch_kernels import adapt_channels, adapt_projection
 from keras_vit.weights.source import HEAD_PATHS, PROJECTION, STEM_ROOT

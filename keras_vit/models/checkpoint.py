@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_vit.layers.initial_values import checkpoint_follows
+from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
 from keras_vit.models.adapt import adapted
 from keras_vit.models.arguments import check_choice

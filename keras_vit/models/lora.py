@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_vit.layers.adaptation import adaptable_layers, adaptations
+from keras_vit.layers.base import adaptable_layers, adaptations
 from keras_vit.models.adapt import copied, weight_values
 
 # Modes of `quantize` that need no calibration data.

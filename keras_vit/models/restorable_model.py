@@ -4,7 +4,7 @@ import functools
 
 import keras
 
-from keras_vit.layers.adaptation import adapt, adaptations
+from keras_vit.layers.base import adapt, adaptations
 from keras_vit.models.image_model import ImageModel
 from keras_vit.models.lora import bases, check_mode
 

@@ -20,7 +20,6 @@ from keras_vit.layers import (
     TokenPooling,
     TransformerBlock,
 )
-from keras_vit.layers.initial_values import checkpoint_follows
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
 from keras_vit.models.adapt import adapted, resized_positions
 from keras_vit.models.arguments import (
