@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -78,3 +79,23 @@ def test_missing_libraries(error, command):
 )
 def test_errors_that_no_extra_mends(error):
     assert install_command(error) is None
+
+
+@pytest.mark.parametrize("importing", [True, False])
+def test_an_interrupted_command_ends(importing, tmp_path):
+    """Check Ctrl-C, even while a module is imported that swallows every exception."""
+    interrupt = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    module = tmp_path / "swallows.py"
+    module.write_text(f"try:\n    exec({interrupt!r})\nexcept BaseException:\n    pass")
+    start = f"import sys\nsys.path.append({str(tmp_path)!r})\n"
+    start += "sys.argv = ['/usr/bin/keras-vit']\n"
+    start += "from keras_vit.cli import interrupts\ninterrupts.install()\n"
+    body = "import swallows\n" if importing else interrupt
+    done = subprocess.run(
+        [sys.executable, "-c", f"{start}{body}print('continues')"],
+        env=WITHOUT_KERAS,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

@@ -183,26 +183,6 @@ def test_an_interrupted_run(tmp_path, monkeypatch, capsys):
     )
 
 
-@pytest.mark.any_backend
-@pytest.mark.parametrize("importing", [True, False])
-def test_an_interrupted_command_ends(importing, tmp_path):
-    """Check Ctrl-C, even while a module is imported that swallows every exception."""
-    interrupt = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
-    module = tmp_path / "swallows.py"
-    module.write_text(f"try:\n    exec({interrupt!r})\nexcept BaseException:\n    pass")
-    start = f"import sys\nsys.argv = ['-m']\nsys.path.append({str(tmp_path)!r})\n"
-    body = "import swallows\n" if importing else interrupt
-    code = f"{start}import recipes\n{body}print('continues')"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
-
-
 def test_a_finished_run_is_left_as_it_is(whole, config):
     before = state(whole)
     runs.train(config, whole)
