@@ -125,19 +125,22 @@ def test_a_person_drops_an_image(browser, server, model):
     page.close()
 
 
-def test_a_photo_that_is_stored_turned(browser, server):
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_photo_that_is_stored_turned(kind, browser, server):
     upright = np.full((120, 180, 3), 255, "uint8")
     upright[:16, :16] = 100  # This corner must appear at the top left.
     upright[40:, 120:] = 240
     stored = Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x112] = 6
-    content = saved(stored, "JPEG", quality=100, subsampling=0, exif=exif)
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    options |= {"lossless": True} if kind == "WEBP" else {}
+    content = saved(stored, kind, exif=exif, **options)
     wanted, prediction = attended(server, content)
     assert prediction["orientation"] == 6
     page = browser.new_page()
     page.goto(f"http://127.0.0.1:{server.port}/")
-    drop(page, content, "turned.jpg")
+    drop(page, content, f"turned.{kind.lower()}")
     page.wait_for_selector("#result:not([hidden])")
     shown = page.evaluate(BRIGHTNESS)
     assert (shown["width"], shown["height"]) == (180, 120)

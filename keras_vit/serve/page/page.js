@@ -45,8 +45,7 @@ async function classify(file) {
     const attention = "attention" in known ? await predict("attention", b64) : null;
     // As it is stored; `draw` turns it as the model says that it did, which exports made
     // without EXIF do not. A browser may not know a format that the model does.
-    const options = { imageOrientation: "none" };
-    const picture = await createImageBitmap(file, options).catch(() => null);
+    const picture = await createImageBitmap(await unturned(file)).catch(() => null);
     if (mine !== latest) return;
     shown = { picture, attention };
     showBars(prediction);
@@ -88,6 +87,31 @@ function seen(width, height, rows, columns, fraction) {
   const patch = fraction * Math.min(width / columns, height / rows);
   const [w, h] = [patch * columns, patch * rows];
   return [(width - w) / 2, (height - h) / 2, w, h];
+}
+
+// Returns the file with EXIF orientation 1. Browsers turn images of some formats by
+// themselves and of others not; the model's answer says how it turned what it saw.
+async function unturned(file) {
+  const bytes = await file.arrayBuffer();
+  const view = new DataView(bytes);
+  const text = new TextDecoder("latin1").decode(bytes);
+  for (const mark of text.matchAll(/Exif\0\0|eXIf|EXIF[^]{4}/g)) {
+    const tiff = mark.index + mark[0].length;
+    const little = text.startsWith("II*\0", tiff);
+    if (!little && !text.startsWith("MM\0*", tiff)) continue;
+    try {
+      const directory = tiff + view.getUint32(tiff + 4, little);
+      for (let i = 0; i < view.getUint16(directory, little); i++) {
+        const entry = directory + 2 + 12 * i;
+        if (view.getUint16(entry, little) !== 0x112) continue;
+        if (view.getUint16(entry + 2, little) === 4) view.setUint32(entry + 8, 1, little);
+        else view.setUint16(entry + 8, 1, little);
+      }
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error; // A damaged directory.
+    }
+  }
+  return new Blob([bytes], { type: file.type });
 }
 
 // Draws a picture turned and mirrored by an EXIF orientation, 1 to 8, over a canvas.
