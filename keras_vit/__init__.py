@@ -8,9 +8,10 @@ __version__ = "0.1.0"
 
 
 def _is_command() -> bool:
-    """Return True if Python imports this package to run a command of it."""
+    """Return True if Python imports this package to run one of its commands."""
     words = sys.orig_argv
-    if sys.argv[:1] == ["-m"]:  # Python replaces it by a path when the module starts.
+    # With `python -m`, `sys.argv[0]` is "-m" until the module starts.
+    if sys.argv[:1] == ["-m"]:
         module = words[words.index("-m") + 1] if "-m" in words else ""
         return module.partition(".")[0] == __name__
     return sys.argv != [] and sys.argv[0].endswith("/keras-vit")
@@ -19,7 +20,7 @@ def _is_command() -> bool:
 if TYPE_CHECKING or not _is_command():
     from keras_vit.api import *  # noqa: F403
     from keras_vit.api import __all__ as __all__
-else:  # Importing Keras takes seconds, and `keras-vit --help` and `serve` do without.
+else:  # Importing Keras takes seconds, and `keras-vit --help` and `serve` do not need it.
 
     def __getattr__(name):
         if name.startswith("__"):

@@ -223,7 +223,8 @@ with locked(sys.argv[1]):
 def test_one_writer_at_a_time(run):
     command = [sys.executable, "-c", HOLDER, str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    children = [int(process.stdout.readline()) for _ in range(2)]  # And 0.
+    # After the fork, the parent prints the id of the child, and the child prints 0.
+    children = [int(process.stdout.readline()) for _ in range(2)]
     before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
     with pytest.raises(FileExistsError, match=f"in use by process {process.pid} on host"):
         resumed(run)
