@@ -140,7 +140,7 @@ def writing(workdir: str | None) -> Iterator[None]:
 
 
 def _reading_error(error):
-    """What the data pipeline says of an image or a label; None for another error."""
+    """Return the data pipeline's message about an image or a label, or None."""
     if not isinstance(error, tensorflow().errors.OpError):
         return None
     # TensorFlow passes the text of a Python error on, with where it was.
@@ -183,7 +183,7 @@ def is_run(path: pathlib.Path) -> bool:
 
 
 def config_of(what: str, otherwise: configs.Config) -> configs.Config:
-    """The config that is meant: by its name or file, or by a checkpoint.
+    """Return the config that a name, a file or a checkpoint stands for.
 
     Args:
         what: name of a config, its Python or JSON file, or a checkpoint.

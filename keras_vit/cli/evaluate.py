@@ -1,12 +1,12 @@
-r"""Evaluates a checkpoint on labelled images, every image once.
+r"""Measure the accuracy of a checkpoint or an export, over every image once.
 
 keras-vit evaluate CHECKPOINT [--workdir DIR] [--set key=value ...]
 
-CHECKPOINT is the directory of a run (its best model), or what `keras_vit.load_checkpoint`
-reads: a file, a name that `keras_vit.checkpoints()` lists; or an export: a .onnx or
-.tflite file, the directory of a SavedModel's versions, for images that have one size. The
-images are those of `data.test`; of a run, its own test set, or the validation set if it
-has none. Examples:
+CHECKPOINT is the directory of a run (its best model), anything that
+`keras_vit.load_checkpoint` reads (a file, or a name that `keras_vit.checkpoints()`
+lists), or an export: a .onnx or .tflite file, or the directory with the versions of a
+SavedModel. Exports take images of one size only. The images are those of `data.test`. A
+run has its own test set; without one, its validation set is used. Examples:
 
   keras-vit evaluate runs/digits
   keras-vit evaluate runs/digits --set data.test=folder:photographs
@@ -14,7 +14,7 @@ has none. Examples:
       data.test=tfds:imagenet2012:validation --set model.arguments.input_shape=384,384,3
   keras-vit evaluate digits.onnx --set data.test=digits:test
 
-With --workdir: evaluation.json, and confusion.png for up to 100 classes.
+--workdir DIR writes evaluation.json, and confusion.png for up to 100 classes.
 """
 
 import json

@@ -1,11 +1,13 @@
-"""Exports a checkpoint for serving, checked against Keras.
+"""Export a checkpoint for serving, and compare the export with Keras.
 
 keras-vit export CHECKPOINT --to PATH --format saved_model|onnx|litert
 
-CHECKPOINT is the directory of a run (its best model, the names of its classes), or what
-keras_vit.load_checkpoint takes: a name of keras_vit.checkpoints(), a file, a directory.
-PATH/VERSION is written, for TF Serving; or the file PATH, which ends in .onnx or .tflite;
-or nothing. Examples:
+CHECKPOINT is the directory of a run (its best model and class names) or anything that
+keras_vit.load_checkpoint reads: a name of keras_vit.checkpoints(), a file, a directory.
+A SavedModel is written to PATH/VERSION, for TF Serving; the other formats to the file
+PATH, which ends in .onnx or .tflite. If the comparison fails, nothing is written.
+
+Examples:
 
   keras-vit export runs/digits --to served/digits
   keras-vit export ViT-B_16.npz --to served/vit --labels classes.txt

@@ -1,11 +1,13 @@
-r"""Fine-tunes a checkpoint: a new head, positions resized to another resolution.
+r"""Train a model from a checkpoint, with other classes or at another size.
 
 keras-vit finetune CONFIG_OR_CHECKPOINT --workdir DIR [--set key=value ...]
 
-A config says the checkpoint in `model.weights`. A checkpoint is what
-`keras_vit.load_checkpoint` reads, or the directory of a run, whose data are used then; it
-is trained as the ViT paper does (SGD, momentum 0.9, cosine schedule, clipping at 1, no
-weight decay). Examples:
+A config names its checkpoint in `model.weights`. A checkpoint is anything that
+`keras_vit.load_checkpoint` reads, or the directory of a run, whose data are then used
+again. It is trained like in the ViT paper: SGD with momentum 0.9, a cosine schedule,
+clipping at 1, no weight decay. The head is new and position embeddings are resized.
+
+Examples:
 
   keras-vit finetune runs/digits --workdir runs/digits_16 \
       --set model.arguments.input_shape=96,96,1 --set epochs=10

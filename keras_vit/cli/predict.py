@@ -1,17 +1,19 @@
-"""Says what is on photographs.
+"""Classify image files.
 
 keras-vit predict CHECKPOINT IMAGE [IMAGE ...] [--workdir DIR] [--top 5]
 
-CHECKPOINT is the directory of a run (its best model), or what `keras_vit.load_checkpoint`
-reads. IMAGE is a JPEG, PNG, BMP, GIF or WebP file, or a folder of them. Names of classes
-are those of the run, or ImageNet's for 1,000 classes. An image that cannot be read is
-named and left out. Scores are the model's own outputs: probabilities in percent where it
-ends in a softmax or a sigmoid, else plain numbers. Examples:
+CHECKPOINT is the directory of a run (its best model) or anything that
+`keras_vit.load_checkpoint` reads. IMAGE is a JPEG, PNG, BMP, GIF or WebP file, or a
+folder of them. The class names are those of the run, or ImageNet's for 1,000 classes. An
+image that cannot be read is reported and skipped. Scores are the outputs of the model:
+probabilities in percent if it ends in a softmax or a sigmoid, otherwise plain numbers.
+
+Examples:
 
   keras-vit predict runs/flowers photographs/ --workdir predictions
   keras-vit predict vit_b16.augreg_in21k_ft_in1k_224 dog.jpg
 
-With --workdir: predictions.csv, a line for each image and class.
+--workdir DIR writes predictions.csv, one line for each image and class.
 """
 
 import csv

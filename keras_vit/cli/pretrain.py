@@ -1,9 +1,10 @@
-"""Trains a model from a config; run again, it goes on where it was.
+"""Train a model from a config.
 
 keras-vit pretrain CONFIG --workdir DIR [--set key=value ...]
 
 CONFIG is the name of a config, a Python file that sets CONFIG (keras-vit new-config
-prints one), or the config.json of a run. Examples:
+prints one), or the config.json of a run. Run the same command again to resume an
+interrupted run. Examples:
 
   keras-vit pretrain digits_vit --workdir runs/digits
   keras-vit pretrain digits_vit --workdir runs/small --set epochs=5

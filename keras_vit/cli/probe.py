@@ -1,12 +1,13 @@
-r"""How much a linear classifier can read off frozen features.
+r"""Fit a linear classifier to frozen features, and measure its accuracy.
 
 keras-vit probe CONFIG_OR_CHECKPOINT [--workdir DIR] [--set key=value ...]
 
-Ridge regression from features to -1 and 1 for each class, solved exactly: with 5 and 10
-images of each class, and with all. A checkpoint is the directory of a run (its best
-model), or what `keras_vit.load_checkpoint` reads; the features are what its head would
-see. A config without weights gives random features, the bar that others have to pass. The
-regularisation is chosen on `data.validation`, the accuracy is that on `data.test`.
+The classifier is a ridge regression from features to -1 and 1 for each class, solved
+exactly, for 5 and 10 images per class and for all images. A checkpoint is the directory
+of a run (its best model) or anything that `keras_vit.load_checkpoint` reads; the features
+are the inputs of its head. A config without weights gives the features of a random model,
+as a baseline. The regularization is chosen on `data.validation`, and the accuracy is
+measured on `data.test`.
 
 Examples:
 
@@ -16,7 +17,7 @@ Examples:
       data.train=tfds:cifar10 --set data.validation=tfds:cifar10:test[:5000] --set \
       data.test=tfds:cifar10:test[5000:]
 
-With --workdir: linear_probe.json.
+--workdir DIR writes linear_probe.json.
 
 Source: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_lsr`.
 """

@@ -1,8 +1,8 @@
-"""Asks a TF Serving server over gRPC what is on images.
+"""Classify image files with a TF Serving server, over gRPC.
 
 keras-vit query HOST:PORT MODEL IMAGE ...
 
-Needs the package tensorflow-serving-api (pip install 'keras_vit[serving]') and no Keras.
+This needs pip install 'keras_vit[serving]', and no Keras.
 """
 
 import argparse

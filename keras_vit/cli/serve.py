@@ -1,13 +1,14 @@
-"""Serves an export over TF Serving's REST API, without TF Serving and without Keras.
+"""Serve a SavedModel over TF Serving's REST API, without TF Serving and without Keras.
 
 keras-vit serve DIR
 
-DIR is what keras-vit export wrote to; the highest version in it is served. A
-client of TF Serving works unchanged: POST /v1/models/NAME:predict, GET /v1/models/NAME
-and its /metadata. http://HOST:PORT/ is a page to try the model on images, /healthz says
-whether the server takes requests, /monitoring/prometheus/metrics how it does.
+DIR is a directory that keras-vit export wrote to; the highest version in it is served.
+Clients of TF Serving work unchanged: POST /v1/models/NAME:predict, GET /v1/models/NAME
+and GET /v1/models/NAME/metadata. http://HOST:PORT/ is a page to try the model on images.
+/healthz reports whether the server accepts requests, and /monitoring/prometheus/metrics
+has its metrics.
 
-SIGTERM and SIGINT stop it when every request that has come has been answered.
+SIGTERM and SIGINT stop the server after it has answered all pending requests.
 """
 
 import argparse

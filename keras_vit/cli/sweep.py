@@ -1,10 +1,10 @@
-r"""Runs a config once for each combination of some values, and compares.
+r"""Train a config once for every combination of some values, and compare the runs.
 
 keras-vit sweep CONFIG --workdir DIR [--grid KEY=VALUE,VALUE ...] [--set ...]
 
-Each run has a directory of its own below DIR; run again, the sweep goes on where it was.
-Without --grid, the grid of the config itself: that of the paper's fine-tuning. At the end
-a table of all runs, the best on validation first; sweep.json has it too. Examples:
+Each run has its own directory in DIR. Run the same command again to resume an interrupted
+sweep. Without --grid, the grid of the config is used. At the end, a table of all runs is
+printed and written to sweep.json, the best on validation first. Examples:
 
   keras-vit sweep digits_vit --workdir runs/positions \
       --grid model.arguments.positions=none,learned,learned_2d,relative --grid seed=0,1,2
