@@ -1,11 +1,15 @@
 import importlib.util
 import json
 import os
+import pathlib
+import re
 import subprocess
 import sys
 
 import keras
 import pytest
+
+import keras_vit
 
 FRAMEWORKS = (
     "tensorflow",
@@ -65,3 +69,31 @@ def test_import_is_enough_to_read_what_trained():
         check=True,
     )
     assert "None" not in process.stdout
+
+
+# What may import each of these: its own modules, and the packages named here.
+IMPORTERS = {
+    "evaluation": ("cli",),
+    "serve": ("cli",),
+    "cli": ("__main__.py",),
+}
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("package", IMPORTERS)
+def test_imports_point_one_way(package):
+    root = pathlib.Path(keras_vit.__file__).parent
+    importing = re.compile(rf"^\s*(from|import) keras_vit(\.| import ){package}\b", re.M)
+    importers = {
+        path.relative_to(root).parts[0]
+        for path in root.rglob("*.py")
+        if importing.search(path.read_text())
+    }
+    assert importers <= {package, *IMPORTERS[package]}
+
+
+@pytest.mark.any_backend
+def test_the_package_imports_no_recipes():
+    root = pathlib.Path(keras_vit.__file__).parent
+    importing = re.compile(r"^\s*(from|import) recipes\b", re.M)
+    assert [p for p in root.rglob("*.py") if importing.search(p.read_text())] == []

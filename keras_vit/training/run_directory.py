@@ -65,7 +65,10 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions, machine and revision, for the record."""
-    packages = ("keras", "tensorflow", "jax", "torch", "numpy", "tensorflow-datasets")
+    packages = (
+        *("keras_vit", "keras", "tensorflow", "jax", "torch", "numpy"),
+        "tensorflow-datasets",
+    )
     versions = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -73,20 +76,25 @@ def environment() -> dict[str, Any]:
     devices = None
     with contextlib.suppress(AttributeError):  # Keras has no such list under torch.
         devices = keras.distribution.list_devices()
-    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
-    revision = subprocess.run(
-        [*git, "describe", "--always", "--dirty"], capture_output=True, text=True
-    )
     return {
         "backend": keras.backend.backend(),
         "command": sys.argv,
         "cores": os.cpu_count(),
         "devices": devices,
-        "git": revision.stdout.strip() or None,
+        "git": _revision(),
         "python": platform.python_version(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions,
     }
+
+
+def _revision():
+    """Return the git revision of the package, or None outside a checkout of it."""
+    root = pathlib.Path(__file__).parents[2]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+    describe = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    return subprocess.run(describe, capture_output=True, text=True).stdout.strip() or None
 
 
 class RunDirectory:
