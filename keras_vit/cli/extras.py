@@ -2,7 +2,7 @@
 
 EXTRAS = {
     "ai_edge_litert": "litert",
-    "grpc": "serving",
+    "grpc": "tf-serving",
     "h11": "serve",
     "huggingface_hub": "hub",
     "importlib_resources": "train",
@@ -17,7 +17,7 @@ EXTRAS = {
     "tensorboard": "train",
     "tensorflow": "tensorflow",
     "tensorflow_datasets": "train",
-    "tensorflow_serving": "serving",
+    "tensorflow_serving": "tf-serving",
     "tf2onnx": "onnx",
     "torch": "torch",
     "uvicorn": "serve",

@@ -2,7 +2,7 @@
 
 keras-vit query HOST:PORT MODEL IMAGE ...
 
-This needs pip install 'keras_vit[serving]', and no Keras.
+This needs pip install 'keras_vit[tf-serving]', and no Keras.
 """
 
 import argparse

@@ -84,7 +84,7 @@ def saved_model(
     - `crop_fraction` float32 `(b,)`: see `attention`.
     - `orientation` int32 `(b,)`: the EXIF orientation that was applied.
 
-    If the package `tensorflow-serving-api` (extra `serving`) is installed, the export
+    If the package `tensorflow-serving-api` (extra `tf-serving`) is installed, the export
     includes a warm-up request for each signature in `assets.extra`, which TF Serving runs
     before it reports the model as ready.
 
@@ -167,7 +167,7 @@ def saved_model(
         if not result["warm_up"]:
             print(
                 "No warm-up requests were written, so a server's first request is slow: "
-                "pip install 'keras_vit[serving]', and export again."
+                "pip install 'keras_vit[tf-serving]', and export again."
             )
     return target
 
