@@ -260,5 +260,5 @@ def test_the_command(tmp_path):
     np.testing.assert_allclose(logits, golden.outputs, atol=1e-4)
     process = run(golden.path, tmp_path / "other.keras")
     assert process.returncode == 1
-    assert "pass num_heads=" in process.stderr
+    assert "Pass num_heads=" in process.stderr
     assert "Traceback" not in process.stderr
