@@ -1,4 +1,4 @@
-"""Optimizers whose learning rate and weight decay go by variable; averaged weights."""
+"""AdamW and SGD with per-variable learning rates, weight decay and weight averages."""
 
 import contextlib
 import re
@@ -14,15 +14,15 @@ _BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
 
 
 class ParameterRow(NamedTuple):
-    """How one variable is trained: a row of a `ParameterTable`.
+    """Training settings of one variable, a row of a `ParameterTable`.
 
     Attributes:
-        path: of the variable within the model.
-        shape: of the variable.
-        group: the part of the model that it is in, the first name of its path.
-        rate: what the learning rate is multiplied by for it.
-        weight_decay: each update multiplies it by `1 - learning rate * rate *
-            weight_decay` first.
+        path: path of the variable within the model.
+        shape: shape of the variable.
+        group: part of the model that holds the variable, the first name of its path.
+        rate: factor of the learning rate.
+        weight_decay: decoupled weight decay; each update first multiplies the variable by
+            `1 - learning rate * rate * weight_decay`.
 
     Example:
 
@@ -39,9 +39,9 @@ class ParameterRow(NamedTuple):
 
 
 class ParameterTable(tuple[ParameterRow, ...]):
-    """A `ParameterRow` for each trainable variable, in their order; prints as a table.
+    """Table with a `ParameterRow` per trainable variable, in the model's order.
 
-    `parameter_table` makes it by rules.
+    `parameter_table` builds a table from rules. `print` shows it in aligned columns.
 
     Example:
 
@@ -70,38 +70,38 @@ def parameter_table(
     rates: Mapping[str, float] | None = None,
     peak_learning_rate: float | None = None,
 ) -> ParameterTable:
-    """Gives every trainable variable its learning rate and its weight decay, by rules.
+    """Build the table of learning rates and weight decays, one row per variable.
 
     Rules are regular expressions, searched for in the variable's path within the model
-    (`model.weights_by_path()`). Frozen variables have no row: freeze by `trainable =
-    False` before, which also saves their gradients and the optimizer's memory; there is
-    no rate 0.
+    (`model.weights_by_path()`). Frozen variables have no row. To freeze variables, set
+    `trainable = False` before building the table, which also saves their gradients and
+    optimizer state; a rate of 0 is not allowed.
 
     Args:
         model: a built model.
-        weight_decay: the decay of the variables that `decayed` finds: AdamW's, which
-            the learning rate and the variable's own rate scale.
-        decayed: rule, or several, for the variables that decay. By default the kernels:
-            not biases, norms, tokens, positions or LayerScale.
-        layer_decay: None, or the factor by which each layer's rate is smaller than that
-            of the layer above. Of `n` blocks, `block_i` has `layer_decay ** (n - i)`;
-            what comes before the blocks (stem, patches, tokens, positions) has
-            `layer_decay ** (n + 1)`; what comes after them (norm, pooling, head) has 1.
-        rates: None, or a dict from rule to a factor of the learning rate:
-            `{"^classifier/": 10.0}` for a faster head. The first rule that finds a
-            variable counts, times `layer_decay`'s factor.
-        peak_learning_rate: None, or the peak of the schedule, for big_vision's decay: one
-            that only the schedule's shape scales. At the peak, an update multiplies
-            by `1 - weight_decay` then, whatever the learning rate and the
-            variable's rate are. The table has the AdamW decay that does it.
+        weight_decay: weight decay of the variables that match `decayed`. It is AdamW's
+            decoupled decay, scaled by the learning rate and the variable's own rate.
+        decayed: rule or rules for the variables that decay. By default only kernels
+            decay, not biases, norms, tokens, positions or LayerScale.
+        layer_decay: None, or the factor between the rate of a layer and that of the layer
+            above. With `n` blocks, `block_i` has the rate `layer_decay ** (n - i)`;
+            everything before the blocks (stem, patches, tokens, positions) has
+            `layer_decay ** (n + 1)`; everything after them (norm, pooling, head) has 1.
+        rates: None, or a dict from rule to factor of the learning rate, such as
+            `{"^classifier/": 10.0}` for a faster head. The first rule that matches a
+            variable applies, multiplied by the rate that results from `layer_decay`.
+        peak_learning_rate: None, or the peak of the schedule, to use big_vision's weight
+            decay, which is scaled only by the shape of the schedule: at the peak, an
+            update multiplies by `1 - weight_decay`, whatever the learning rate and the
+            variable's rate are. The table holds the equivalent AdamW decay.
 
     Returns:
-        A `ParameterTable` for the `parameters` of `AdamW` and `SGD`; `print` it.
+        A `ParameterTable` for the argument `parameters` of `AdamW` and `SGD`.
 
     Raises:
-        ValueError: a rule finds nothing, or nothing that a rule before it had not; a
-            number is out of its range; `layer_decay` for a model without blocks; the
-            model is not built, or wholly frozen.
+        ValueError: a rule matches no variable that an earlier rule has not matched; a
+            number is out of its range; `layer_decay` is set for a model without blocks;
+            the model is not built or entirely frozen.
 
     Example:
 
@@ -116,8 +116,8 @@ def parameter_table(
     ParameterRow(path='classifier/bias', shape=(10,), group='classifier', rate=1.0,
     weight_decay=0.0))
 
-    Source: layer-wise rates: BEiT (arXiv:2106.08254), MAE (arXiv:2111.06377), appendix
-    A; weight decay: arXiv:1711.05101; big_vision's `optim.py`.
+    Source: layer-wise rates: BEiT (arXiv:2106.08254), MAE (arXiv:2111.06377) appendix A;
+    weight decay: arXiv:1711.05101 and big_vision's `optim.py`.
     """
     if not is_number(weight_decay) or weight_decay < 0:
         raise ValueError(
@@ -149,7 +149,7 @@ def parameter_table(
             "frozen (trainable = False)."
         )
     decayed = [decayed] if isinstance(decayed, str) else decayed
-    # Without decay a model need not have what would decay: only its norms are trained.
+    # Without decay, the rules need not match: perhaps only the norms are trainable.
     decay_rules = _first_rules(decayed, variables, "decayed") if weight_decay else {}
     rate_rules = _first_rules(rates, variables, "rates")
     layer_rates = _layer_rates(list(paths.values()), layer_decay)
@@ -165,7 +165,7 @@ def parameter_table(
 
 
 def _first_rules(rules, paths, argument):
-    """Dict from path to the first rule that finds it, where one does."""
+    """Return a dict from path to the first rule that matches it."""
     found = {}
     for rule in rules:
         new = [path for path in paths if path not in found and re.search(rule, path)]
@@ -179,7 +179,7 @@ def _first_rules(rules, paths, argument):
 
 
 def _layer_rates(paths, layer_decay):
-    """Dict from path to factor; `paths` of all weights, in the order data flows."""
+    """Return a dict from path to factor; `paths` must be in the order of data flow."""
     if layer_decay is None:
         return dict.fromkeys(paths, 1.0)
     blocks = [_BLOCK.search(path) for path in paths]
@@ -192,7 +192,7 @@ def _layer_rates(paths, layer_decay):
     top = max(numbers) + 2
     depths, below = {}, 0
     for path, block in zip(paths, blocks, strict=True):
-        # After the first block, what is in no block is above them all.
+        # After the first block, weights outside the blocks belong above all blocks.
         depth = int(block[1]) + 1 if block else below
         below = top if block else below
         depths[path] = depth
@@ -200,13 +200,13 @@ def _layer_rates(paths, layer_decay):
 
 
 class _ByVariable(keras.optimizers.Optimizer):
-    """Mixin before a Keras optimizer: `parameters`, `ema_decay`, updates counted."""
+    """Mixin that adds `parameters`, `ema_decay` and update counts to an optimizer."""
 
-    # Of Keras's optimizers (3.15), right as they are and used unchanged: accumulation,
-    # and clipping, which sees the accumulated gradient. Not right here: the schedule is
-    # asked with the number of batches, not of updates; the average moves at each batch,
-    # `fit` ends by writing it over the weights, and a second `fit` crashes under JAX;
-    # exclusions from weight decay are lost from the config.
+    # Keras's gradient accumulation and its clipping of the accumulated gradient are used
+    # unchanged. As of Keras 3.15 this class replaces the following: schedules receive the
+    # number of batches instead of updates; the EMA is updated at every batch, `fit` ends
+    # by overwriting the weights with it, and a second `fit` crashes under JAX; exclusions
+    # from weight decay are missing from the config.
     def __init__(self, learning_rate, parameters, ema_decay, **kwargs):
         for argument, remedy in {
             "weight_decay": "parameters=parameter_table(model, weight_decay=...)",
@@ -240,7 +240,7 @@ class _ByVariable(keras.optimizers.Optimizer):
             self._averages = self.add_optimizer_variables(variables, "average")
 
     def update_step(self, gradient, variable, learning_rate):
-        # Under TensorFlow `variable` is a tf.Variable, which has no path.
+        # Under TensorFlow `variable` is a tf.Variable, which has no Keras path.
         index = self._get_variable_index(variable)
         learning_rate = ops.cast(learning_rate, variable.dtype)
         if self.parameters is not None:
@@ -252,7 +252,7 @@ class _ByVariable(keras.optimizers.Optimizer):
         super().update_step(gradient, variable, learning_rate)
         if self.ema_decay is not None:
             average = self._averages[index]
-            # The first update sets it: weights may have been loaded after `build`.
+            # The first update sets the average, as weights may be loaded after `build`.
             share = ops.where(ops.equal(self.iterations, 0), 1.0, 1.0 - self.ema_decay)
             share = ops.cast(share, variable.dtype)
             self.assign_add(average, ops.subtract(variable, average) * share)
@@ -265,12 +265,13 @@ class _ByVariable(keras.optimizers.Optimizer):
 
     @contextlib.contextmanager
     def averaged_weights(self, model: keras.Model) -> Iterator[keras.Model]:
-        """Gives a model the averaged weights for a while, to evaluate and to save it.
+        """Replace a model's weights by their average in a `with` block.
 
-        For use after and within `fit` (in callbacks), under every backend. Afterwards
-        the model has its own weights again, bit for bit, also after an error. What is
-        not trained is left as it is. Before the first update the average is the
-        weights. Needs the memory of one more copy of the trained weights.
+        Use it to evaluate or save the averaged model, after `fit` or in a callback, under
+        every backend. Afterwards, even after an error, the model has exactly its own
+        weights again. Weights that are not trained are not replaced. Before the first
+        update the average equals the weights. The block needs memory for one more copy
+        of the trained weights.
 
         Args:
             model: the model that this optimizer trains.
@@ -279,7 +280,7 @@ class _ByVariable(keras.optimizers.Optimizer):
             The same model.
 
         Raises:
-            ValueError: there is no `ema_decay`, or the model is another.
+            ValueError: `ema_decay` is None, or the optimizer trains another model.
         """
         if self.ema_decay is None:
             raise ValueError("There are no averaged weights: ema_decay is None.")
@@ -291,17 +292,17 @@ class _ByVariable(keras.optimizers.Optimizer):
                 f"it has no variable of the optimizer's {foreign[0]!r}. Pass the model "
                 "that was compiled with it."
             )
-        # Within `fit`, Keras's JAX trainer has the newest values elsewhere.
+        # During `fit`, Keras's JAX trainer keeps the current values outside the model.
         getattr(model, "jax_state_sync", lambda: None)()
-        # Through NumPy: under tf.distribute the counter is one variable a replica.
+        # Convert with NumPy, as under tf.distribute the counter has a value per replica.
         if not self.built or not int(ops.convert_to_numpy(self.iterations)):
             yield model
             return
         both = zip(self._trainable_variables, self._averages, strict=True)
-        # Float8's scales are overwritten, not trained: they have no average.
+        # Float8 scales are overwritten instead of trained, so they have no average.
         pairs = [(variable, average) for variable, average in both if average is not None]
-        # Copies: one buffer in two variables cannot be donated to JAX's steps, and
-        # torch's assignments write into it.
+        # Copy the values, because JAX cannot donate a buffer that two variables share,
+        # and torch assigns in place.
         own = [ops.copy(variable) for variable, _ in pairs]
         try:
             for variable, average in pairs:
@@ -322,29 +323,30 @@ class _ByVariable(keras.optimizers.Optimizer):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class AdamW(_ByVariable, keras.optimizers.Adam):
-    """Keras's Adam, with rates and decoupled weight decay by variable, and an average.
+    """Keras's Adam with per-variable rates, decoupled weight decay and weight averages.
 
-    With a table without decay it is Adam; with one, the paper's Adam too, whose decay
-    was decoupled in Google's code. Steps are updates: with
-    `gradient_accumulation_steps` the schedule, the decay, clipping and the average
-    count as many batches as one.
+    With a table without weight decay it is Adam. With weight decay it is also the ViT
+    paper's Adam, because Google's code decouples the decay. Steps are updates: with
+    `gradient_accumulation_steps` the schedule, weight decay, clipping and averages treat
+    that many batches as one.
 
     Args:
         learning_rate: float or schedule, such as `WarmupSchedule`.
-        parameters: a `ParameterTable`, which `parameter_table` makes; None for rate 1
-            and no weight decay everywhere.
-        ema_decay: None, or the factor of the old value in the running average of the
-            weights, such as 0.9999; `averaged_weights` gives it to the model. The
-            average begins with the weights after the first update.
-        epsilon: float, which Keras adds to the root of the second moment before its bias
-            correction, PyTorch and Optax after: at step `t` their `epsilon` does what
-            `epsilon * sqrt(1 - beta_2 ** t)` does here.
-        **kwargs: as for `keras.optimizers.Adam`: `beta_1`, `beta_2`, `global_clipnorm`,
-            `gradient_accumulation_steps`, ...; not `weight_decay`, not `use_ema`.
+        parameters: a `ParameterTable` from `parameter_table`; None for rate 1 and no
+            weight decay everywhere.
+        ema_decay: None, or the decay of the exponential moving average (EMA) of the
+            weights, such as 0.9999; `averaged_weights` applies it to the model. The
+            average starts with the weights after the first update.
+        epsilon: float, added to the root of the second moment before its bias correction.
+            PyTorch and Optax add it after the correction: at step `t` their `epsilon`
+            corresponds to `epsilon * sqrt(1 - beta_2 ** t)` here.
+        **kwargs: arguments of `keras.optimizers.Adam`, such as `beta_1`, `beta_2`,
+            `global_clipnorm` and `gradient_accumulation_steps`, except `weight_decay`
+            and `use_ema`.
 
     Raises:
-        ValueError: an argument is out of its range; or, when built, the table is of
-            other variables, or there is an average of variables below float32.
+        ValueError: an argument is out of its range; or, when built, the table belongs to
+            other variables, or `ema_decay` is set for variables below float32.
 
     Example:
 
@@ -380,19 +382,20 @@ class AdamW(_ByVariable, keras.optimizers.Adam):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class SGD(_ByVariable, keras.optimizers.SGD):
-    """Keras's SGD with momentum, with rates and weight decay by variable, and an average.
+    """Keras's SGD with per-variable rates, decoupled weight decay and weight averages.
 
-    The weight decay is decoupled: it does not enter the momentum. Keras's momentum is of
-    `learning rate * gradient`, Optax's and PyTorch's of the gradient: they differ where
-    the rate changes.
+    The weight decay does not enter the momentum. Keras accumulates
+    `learning rate * gradient` in the momentum, while Optax and PyTorch accumulate the
+    gradient: results differ if the learning rate changes.
 
     Args:
         learning_rate: as for `AdamW`.
         parameters: as for `AdamW`.
         ema_decay: as for `AdamW`.
-        momentum: float, the factor of the old momentum.
-        **kwargs: as for `keras.optimizers.SGD`: `nesterov`, `global_clipnorm`,
-            `gradient_accumulation_steps`, ...; not `weight_decay`, not `use_ema`.
+        momentum: float, decay of the momentum.
+        **kwargs: arguments of `keras.optimizers.SGD`, such as `nesterov`,
+            `global_clipnorm` and `gradient_accumulation_steps`, except `weight_decay`
+            and `use_ema`.
 
     Raises:
         ValueError: as for `AdamW`.
@@ -420,7 +423,7 @@ class SGD(_ByVariable, keras.optimizers.SGD):
 
 
 def _row(row):
-    """A `ParameterRow`, also from what a saved config has in its place."""
+    """Return a `ParameterRow`, converted from a saved config's dict if necessary."""
     if isinstance(row, ParameterRow):
         return row
     return ParameterRow(**{**row, "shape": tuple(row["shape"])})
@@ -436,7 +439,7 @@ def _check_fits(parameters, variables):
             "parameter_table(model, ...)."
         )
     for (path, shape), (other, other_shape) in zip(own, others, strict=True):
-        # A model in a name scope has longer paths; a Sequential that is loaded, shorter.
+        # Name scopes lengthen a model's paths, and loading a Sequential shortens them.
         same = other is None or other.endswith(path) or path.endswith(other)
         if shape != other_shape or not same:
             raise ValueError(

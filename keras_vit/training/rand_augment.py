@@ -1,8 +1,9 @@
-"""RandAugment: a few operations, drawn at random, on each image.
+"""RandAugment: a few randomly chosen operations on each image.
 
-Stateless: an image and a seed give the same result in whatever order and on however many
-threads. `keras.layers.RandAugment` and its like draw from a generator with a state, which
-is advanced by parallel threads in any order, and take no seed for each image.
+The implementation is stateless: an image and a seed determine the result, for any order
+of the images and any number of threads. `keras.layers.RandAugment` and similar layers
+draw from a stateful generator, which parallel threads advance in any order, and accept no
+seed per image.
 """
 
 import dataclasses
@@ -17,14 +18,14 @@ MAX_LEVEL = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
-    """What to draw. `RandAugment.parse` reads the published spellings.
+    """Settings of RandAugment. `RandAugment.parse` reads the published spellings.
 
     Args:
-        style: `"big_vision"` or `"timm"`: which operations, and what a magnitude means.
-        layers: int, the number of operations on an image.
+        style: `"big_vision"` or `"timm"`, the set of operations and their magnitudes.
+        layers: int, number of operations applied to an image.
         magnitude: float, 0 to 10.
         magnitude_std: float, standard deviation of each operation's magnitude.
-        probability: float, that a drawn operation is applied.
+        probability: float, probability that a chosen operation is applied.
 
     Example:
 
@@ -43,17 +44,17 @@ class RandAugment:
 
     @classmethod
     def parse(cls, text: str) -> "RandAugment":
-        """Reads big_vision's `randaug(2,10)` or timm's `rand-m9-mstd0.5-inc1`.
+        """Parse big_vision's `randaug(2,10)` or timm's `rand-m9-mstd0.5-inc1`.
 
         Args:
             text: `randaug(LAYERS,MAGNITUDE)`, or `rand-mMAGNITUDE[-nLAYERS][-mstdSTD]
-                [-pPROBABILITY]-inc1` (by default 2 layers, no deviation, 0.5).
+                [-pPROBABILITY]-inc1` (defaults: 2 layers, STD 0, PROBABILITY 0.5).
 
         Returns:
             A `RandAugment`.
 
         Raises:
-            ValueError: `text` is neither, or a number is out of its range.
+            ValueError: `text` has neither form, or a number is out of its range.
 
         Example:
 
@@ -95,14 +96,14 @@ class RandAugment:
 
 
 def rand_augment(image, settings: RandAugment, seed, fill=(128.0, 128.0, 128.0)):
-    """Applies operations that the seed draws to one image.
+    """Apply randomly chosen operations to one image.
 
     Args:
         image: uint8, `(h, w, 3)`.
         settings: a `RandAugment`.
         seed: int32 or int64, `(2,)`.
-        fill: three floats: the colour of what comes in from outside the image, in
-            timm's style; big_vision's is 128.
+        fill: three floats, the color outside of the image for moved images in timm's
+            style; big_vision's style always uses 128.
 
     Returns:
         uint8, `(h, w, 3)`.
@@ -115,13 +116,13 @@ def rand_augment(image, settings: RandAugment, seed, fill=(128.0, 128.0, 128.0))
     >>> tuple(rand_augment(image, RandAugment.parse("randaug(2,10)"), (0, 1)).shape)
     (8, 8, 3)
 
-    Source: big_vision's `pp/autoaugment.py`, with its mean of `Contrast` that is the
-    number of pixels / 256, its `Solarize` that does nothing at magnitude 10, and
-    translations and cutouts in pixels, meant for images of 224x224. timm's
-    `auto_augment.py`; deviation: moved images are interpolated bilinearly, where timm
-    draws bilinear or bicubic. The operations are Pillow's, to the pixel; big_vision's
-    differ by at most 1 in `Color` and `Sharpness` (rounding), and its shears by 0.15
-    pixels (centres).
+    Source: big_vision's `pp/autoaugment.py`, including its peculiarities: the mean of
+    `Contrast` is the number of pixels / 256, `Solarize` does nothing at magnitude 10, and
+    translations and cutouts are in pixels, meant for images of 224x224. timm's
+    `auto_augment.py`. Deviations: moved images are interpolated bilinearly, while timm
+    randomly chooses bilinear or bicubic interpolation. The operations equal Pillow's in
+    every pixel; big_vision's differ by at most 1 in `Color` and `Sharpness` because of
+    rounding, and its shears by 0.15 pixels in the pixel centers.
     """
     tf = tensorflow()
     operations = _OPERATIONS[settings.style]
@@ -153,19 +154,19 @@ def rand_augment(image, settings: RandAugment, seed, fill=(128.0, 128.0, 128.0))
 
 @dataclasses.dataclass(frozen=True)
 class _Draw:
-    level: object  # 0 to 1
-    sign: object  # -1 or 1
-    centre: object  # two of [0, 1)
+    level: object  # 0 to 1.
+    sign: object  # -1 or 1.
+    centre: object  # Two numbers in [0, 1).
     fill: tuple
 
 
 def autocontrast(image):
-    """Each channel stretched to 0 to 255; uint8 in and out, as in `PIL.ImageOps`."""
+    """Stretch each channel of a uint8 image to 0 to 255, as in `PIL.ImageOps`."""
     tf = tensorflow()
     values = tf.cast(image, "float32")
     low = tf.reduce_min(values, (0, 1))
     high = tf.reduce_max(values, (0, 1))
-    # As Pillow in double precision: truncation makes the last bit count.
+    # Use double precision like Pillow: the truncation below exposes the last bit.
     scale = 255.0 / tf.cast(tf.maximum(high - low, 1.0), "float64")
     table = tf.range(256, dtype="float64")[:, None] * scale
     table = table - tf.cast(low, "float64") * scale
@@ -175,7 +176,7 @@ def autocontrast(image):
 
 
 def equalize(image):
-    """Each channel's histogram made flat; uint8 in and out, as in `PIL.ImageOps`."""
+    """Equalize the histogram of each channel of a uint8 image, as in `PIL.ImageOps`."""
     tf = tensorflow()
     channels = image.shape[-1]
     values = tf.cast(image, "int32") + 256 * tf.range(channels)
@@ -200,34 +201,34 @@ def _look_up(table, image):
 
 
 def posterize(image, bits):
-    """The highest `bits` bits of each value; uint8 in and out, as in `PIL.ImageOps`."""
+    """Keep the highest `bits` bits of a uint8 image's values, as in `PIL.ImageOps`."""
     tf = tensorflow()
     unit = tf.bitwise.left_shift(1, 8 - bits)
     return tf.cast(tf.cast(image, "int32") // unit * unit, "uint8")
 
 
 def solarize(image, threshold):
-    """Values from `threshold` on inverted; uint8 in and out, as in `PIL.ImageOps`."""
+    """Invert a uint8 image's values from `threshold` up, as in `PIL.ImageOps`."""
     tf = tensorflow()
     return tf.where(tf.cast(image, "int32") < threshold, image, 255 - image)
 
 
 def solarize_add(image, addition):
-    """`addition` added to values below 128; uint8 in and out."""
+    """Add `addition` to a uint8 image's values below 128."""
     tf = tensorflow()
     added = tf.minimum(tf.cast(image, "int32") + addition, 255)
     return tf.where(image < 128, tf.cast(added, "uint8"), image)
 
 
 def brightness(image, factor):
-    """Blend of black and the image; uint8 in and out, as in `PIL.ImageEnhance`."""
+    """Blend black with a uint8 image by `factor`, as in `PIL.ImageEnhance`."""
     return _blend(0.0, image, factor)
 
 
 def contrast(image, factor, mean=None):
-    """Blend of a grey and the image; uint8 in and out, as in `PIL.ImageEnhance`.
+    """Blend a uniform gray with a uint8 image by `factor`, as in `PIL.ImageEnhance`.
 
-    The grey is `mean`; if None, the rounded mean of the image made grey.
+    The gray level is `mean`, or by default the rounded mean of the grayscale image.
     """
     tf = tensorflow()
     if mean is None:
@@ -238,20 +239,20 @@ def contrast(image, factor, mean=None):
 
 
 def color(image, factor):
-    """Blend of the image made grey and the image; uint8, as in `PIL.ImageEnhance`."""
+    """Blend the grayscale image with the uint8 image, as in `PIL.ImageEnhance`."""
     tf = tensorflow()
     return _blend(tf.cast(_grey(image), "float32"), image, factor)
 
 
 def sharpness(image, factor):
-    """Blend of the smoothed image and the image; uint8, as in `PIL.ImageEnhance`."""
+    """Blend the smoothed image with the uint8 image, as in `PIL.ImageEnhance`."""
     tf = tensorflow()
     kernel = tf.constant([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]])
     kernel = tf.tile(kernel[:, :, None, None], (1, 1, image.shape[-1], 1))
     values = tf.cast(image, "float32")
     sums = tf.nn.depthwise_conv2d(values[None], kernel, (1, 1, 1, 1), "VALID")[0]
     smooth = tf.floor(sums / 13.0 + 0.5)
-    # The border stays as it is.
+    # Pillow does not smooth the border.
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     inner = tf.pad(tf.ones((height - 2, width - 2, 1), "bool"), [[1, 1], [1, 1], [0, 0]])
     smooth = tf.where(inner, tf.pad(smooth, [[1, 1], [1, 1], [0, 0]]), values)
@@ -259,13 +260,13 @@ def sharpness(image, factor):
 
 
 def affine(image, matrix, fill, interpolation):
-    """The image seen through an affine map, as `PIL.Image.transform` has it.
+    """Transform an image by an affine map, as `PIL.Image.transform` does.
 
     Args:
         image: uint8, `(h, w, c)`.
-        matrix: six floats or scalars `(a, b, c, d, e, f)`: the pixel whose centre is
-            (x, y) comes from `(a x + b y + c, d x + e y + f)`.
-        fill: colour of what lies outside: one float for each channel.
+        matrix: six floats or scalars `(a, b, c, d, e, f)`: the output pixel with the
+            center (x, y) is read at `(a x + b y + c, d x + e y + f)`.
+        fill: one float per channel, the color outside of the image.
         interpolation: `"NEAREST"` or `"BILINEAR"`.
 
     Returns:
@@ -273,11 +274,11 @@ def affine(image, matrix, fill, interpolation):
     """
     tf = tensorflow()
     a, b, c, d, e, f = (tf.cast(entry, "float32") for entry in matrix)
-    # TensorFlow's coordinates are 0 at the centre of the first pixel, not 0.5.
+    # The center of the first pixel is 0 in TensorFlow's coordinates, and 0.5 in Pillow's.
     c = c + 0.5 * (a + b - 1.0)
     f = f + 0.5 * (d + e - 1.0)
     zero = tf.zeros(())
-    # The operation fills all channels with one value.
+    # Subtract the fill color, because the operation fills all channels with one value.
     values = tf.cast(image, "float32") - fill
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=values[None],
@@ -291,7 +292,7 @@ def affine(image, matrix, fill, interpolation):
 
 
 def cutout(image, centre, half_side, fill):
-    """A square of side `2 half_side` round `centre` (in 0 to 1) painted over; uint8."""
+    """Fill a square of side `2 half_side` around `centre` (0 to 1) in a uint8 image."""
     tf = tensorflow()
     size = tf.shape(image)[:2]
     row, column = tf.unstack(tf.cast(centre * tf.cast(size, "float32"), "int32"))
@@ -305,7 +306,7 @@ def cutout(image, centre, half_side, fill):
 
 
 def _grey(image):
-    """Pillow's conversion to "L": int32, `(h, w, 1)`."""
+    """Convert an image to grayscale like Pillow's mode "L"; int32, `(h, w, 1)`."""
     tf = tensorflow()
     weighted = tf.cast(image, "int32") * tf.constant([19595, 38470, 7471])
     return (tf.reduce_sum(weighted, -1, keepdims=True) + 32768) // 65536
@@ -327,7 +328,7 @@ def _rotation(image, radians):
 
 
 def _move(matrix):
-    """An operation; `matrix` makes the map of the image and the signed level."""
+    """Return an operation that moves an image by `matrix(image, signed level)`."""
 
     def operation(image, draw):
         return affine(image, matrix(image, draw.sign * draw.level), draw.fill, "BILINEAR")
