@@ -28,6 +28,7 @@ PUBLIC = {
 }
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_names_have_a_docstring_with_an_example(name):
     public = PUBLIC[name]
@@ -37,6 +38,7 @@ def test_public_names_have_a_docstring_with_an_example(name):
         assert "\n>>> " in documentation
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", [n for n, public in PUBLIC.items() if callable(public)])
 def test_every_argument_is_documented(name):
     public = PUBLIC[name]
@@ -68,6 +70,7 @@ def test_the_first_example_of_the_readme_runs(tmp_path, monkeypatch, tensorflow)
     exec(serving, {})
 
 
+@pytest.mark.any_backend
 def test_the_table_of_models_in_the_readme():
     rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", README.read_text(), re.MULTILINE)
     numbers = {
@@ -77,18 +80,21 @@ def test_the_table_of_models_in_the_readme():
     assert numbers == {name: [*VIT_SIZES[name], TOKEN[name]] for name in VIT_SIZES}
 
 
+@pytest.mark.any_backend
 def test_the_links_of_the_readme_lead_somewhere():
     links = re.findall(r"\]\(([\w./]+)\)", README.read_text())
     assert links
     assert [link for link in links if not (README.parent / link).exists()] == []
 
 
+@pytest.mark.any_backend
 def test_the_hybrids_in_the_readme():
     numbers = re.findall(r"`(ViTR\w+)`\s+\(([\d,]+)", README.read_text())
     counts = {name: int(count.replace(",", "")) for name, count in numbers}
     assert counts == {name: TOKEN[name] for name in HYBRID_SIZES}
 
 
+@pytest.mark.any_backend
 def test_the_table_of_t2t_vits_in_the_readme():
     (table,) = re.findall(r"keras_vit.T2TViT(.*?)\n\n", README.read_text(), re.DOTALL)
     numbers = re.findall(r"`(\w+)` ([\d,]+)", table)
@@ -96,6 +102,7 @@ def test_the_table_of_t2t_vits_in_the_readme():
     assert counts == {name: trained for name, (trained, _) in T2T.items()}
 
 
+@pytest.mark.any_backend
 def test_the_number_of_published_checkpoints_in_the_readme():
     (number,) = re.findall(r"(\d+) published files", README.read_text())
     assert int(number) == len(keras_vit.checkpoints())

@@ -5,6 +5,8 @@ import pytest
 import keras_vit
 from keras_vit.labels import imagenet_1k
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_the_classes_of_imagenet():
     classes = imagenet_1k()

@@ -16,6 +16,8 @@ from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
 from tests.cases import array, perturb, random_images, tiny_vit
 from tests.golden import Golden
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):

@@ -6,6 +6,8 @@ import pytest
 import keras_vit
 from keras_vit.training import cost
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.mark.parametrize("side", [32, 64])
 def test_operations_of_a_forward_pass(side):

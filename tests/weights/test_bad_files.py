@@ -14,6 +14,8 @@ from keras_vit.weights.tensor_file import LARGEST_EXPANSION
 from tests.cases import array
 from tests.golden import Golden
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_nans_are_named(tmp_path):
     golden = Golden("timm_token")

@@ -13,6 +13,8 @@ from keras_vit.weights.opening import open_checkpoint
 from tests.cases import array, perturb, tiny_vit
 from tests.golden import Golden
 
+pytestmark = pytest.mark.any_backend
+
 POSITIONS = "Transformer/posembed_input/pos_embedding"
 
 

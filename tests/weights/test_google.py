@@ -10,6 +10,8 @@ from keras_vit.weights.opening import open_checkpoint
 from tests.cases import array
 from tests.golden import Golden
 
+pytestmark = pytest.mark.any_backend
+
 NAMES = ["google_token", "google_token_prelogits", "google_gap"]
 POSITIONS = "Transformer/posembed_input/pos_embedding"
 

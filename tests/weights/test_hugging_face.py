@@ -12,6 +12,8 @@ from keras_vit.weights.safetensors import SafetensorsFile
 from tests.cases import array
 from tests.golden import Golden
 
+pytestmark = pytest.mark.any_backend
+
 TIMM_CONFIG = {
     "architecture": "vit_tiny_patch16_224",
     "global_pool": "token",

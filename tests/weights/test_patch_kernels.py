@@ -9,6 +9,8 @@ from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
 from tests.cases import random_array
 from tests.golden import Golden
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_one_channel_sees_grey_as_before():
     kernel = random_array(4, 4, 3, 8)

@@ -11,6 +11,8 @@ from keras_vit.layers import resize_grid
 from tests.cases import array
 from tests.golden import Golden
 
+pytestmark = pytest.mark.any_backend
+
 # Number of prefix tokens of each golden; 5 is a class token with 4 registers.
 PREFIX = {"timm_map": 0, "hf_vit": 1, "timm_registers_layerscale": 5}
 

@@ -14,6 +14,8 @@ from tests.golden import Golden
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.any_backend
+
 PERFORMER = Golden("t2t_performer")
 
 
