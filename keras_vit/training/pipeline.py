@@ -1,4 +1,4 @@
-"""Batches of labelled images for training and evaluation, from a source."""
+"""Batches of labeled images for training and evaluation."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _BUFFER_BYTES = 2**32
 
-# What a seed is folded with, so that no two draws share one.
+# Constants folded into the seed, so that no two random draws share a seed.
 _SHUFFLE, _EXAMPLE, _BATCH = range(3)
 _DRAWS = 6
 _CROP, _SHIFT, _FLIP, _RAND_AUGMENT, _JITTER, _ERASE = range(_DRAWS)
@@ -38,50 +38,52 @@ def training_batches(
     unreadable: str = "error",
     cache: bool = False,
 ):
-    """Endless batches of augmented images for training.
+    """Return an endless stream of batches of augmented images for training.
 
-    The stream is a function of the source, the augmentation, `batch_size`, `seed` and
-    `shuffle_buffer` alone: the same on any number of threads, and with `first_step=k`
-    exactly what it is from its step k on. Skipping reads no image of a folder; of a TFDS
-    set it reads the records of at most one epoch, without decoding them.
+    The stream depends only on the source, the augmentation, `batch_size`, `seed` and
+    `shuffle_buffer`, not on the number of threads. With `first_step=k` it equals the same
+    stream from step k on, so that a run can resume. Skipping the earlier steps reads no
+    images of a folder, and of a TFDS set at most one epoch of records, without decoding
+    them.
 
-    Every epoch is a new shuffle of all examples, where `shuffle_buffer` holds them;
-    otherwise each example is drawn from the next `shuffle_buffer` of the fixed order.
-    Batches go on over the end of an epoch: none is partial, and no example is left out.
+    If `shuffle_buffer` holds all examples, every epoch is a new random order of all of
+    them. Otherwise each example is drawn from the next `shuffle_buffer` examples in the
+    fixed order. Batches may span two epochs: none is partial, and no example is left out.
 
     Args:
         source: a `Source`.
-        preprocessor: the model's `Preprocessor`; its `image_size` or the source's
-            `image_shape` is the size of the images. Inception's crop replaces its
-            `crop_fraction`.
+        preprocessor: the model's `Preprocessor`. The size of the images is its
+            `image_size` or the source's `image_shape`. A random crop (`crop_area`)
+            replaces its `crop_fraction`.
         augmentation: an `Augmentation`.
         batch_size: int.
-        seed: int, the run's.
-        first_step: int, the step that the first batch is for.
-        epochs: None for no end, or the number of epochs from step 0: the last whole
-            batch of `epochs * source.num_examples` examples ends the stream.
-        num_classes: int, the model's; the source's if None.
-        shuffle_buffer: int, examples. If None, as many as fit 4 GiB: of a folder, where
-            it holds names of files, all; of a TFDS set, where it holds encoded images,
-            about 37,000 of ImageNet's, whose records TFDS has in random order already.
-        unreadable: what an image that cannot be decoded does: `"error"` stops with its
-            `id` and what is wrong with it; `"skip"` logs that, and the next image in
-            the stream takes its place too; to find out its name takes a second or so
-            for each million of examples. An epoch without any readable image is an
-            error.
-        cache: bool, keeps the encoded images in memory.
+        seed: int, the seed of the run.
+        first_step: int, the step of the first batch.
+        epochs: None for an endless stream, or the number of epochs from step 0. The
+            stream then ends with the last whole batch of
+            `epochs * source.num_examples` examples.
+        num_classes: int, number of classes of the model; None for the source's.
+        shuffle_buffer: int, number of examples. None for as many as fit into 4 GiB: all
+            examples of a folder, for which the buffer holds file names; for a TFDS set
+            it holds encoded images, about 37,000 of ImageNet, whose records are stored
+            in random order already.
+        unreadable: `"error"` to raise an error for an image that cannot be decoded, with
+            its `id` and the reason; `"skip"` to log a warning and repeat the next image
+            of the stream instead. Finding the name takes about a second per million
+            examples. An epoch without any readable image raises an error.
+        cache: bool, whether to keep the encoded images in memory.
 
     Returns:
-        A `tf.data.Dataset` of `(images, labels)`: float32 `(b, h, w, c)` as
-        `preprocessor` scales them, and int32 `(b,)`; with Mixup or CutMix
-        (`augmentation.mixes`) labels are float32 `(b, num_classes)`.
+        A `tf.data.Dataset` of `(images, labels)`: float32 `(b, h, w, c)`, scaled by
+        `preprocessor`, and int32 `(b,)`; with mixup or CutMix (`augmentation.mixes`),
+        labels are float32 `(b, num_classes)`.
 
     Raises:
         ValueError: an argument is out of its range; images have no common size;
             `num_classes` is smaller than the source's.
 
-    While it runs, TensorFlow raises `InvalidArgumentError` for an image that cannot be
-    read and for a label that is not below `num_classes`, naming them.
+    During iteration, TensorFlow raises `InvalidArgumentError` for an unreadable image or
+    a label that is not below `num_classes`; the error names the images.
 
     Example:
 
@@ -145,18 +147,20 @@ def batch_ids(
     step: int,
     shuffle_buffer: int | None = None,
 ) -> list[str]:
-    """The ids of the examples in one batch of `training_batches`; decodes nothing.
+    """Return the ids of the examples in one batch of `training_batches`.
+
+    No image is decoded.
 
     Args:
         source: as for `training_batches`, and so are `batch_size`, `seed` and
             `shuffle_buffer`.
         batch_size: int.
         seed: int.
-        step: int, which batch.
+        step: int, index of the batch.
         shuffle_buffer: int or None.
 
     Returns:
-        List of `batch_size` ids. That of an image that was skipped is among them.
+        List of `batch_size` ids, including those of skipped images.
 
     Example:
 
@@ -180,30 +184,30 @@ def evaluation_batches(
 ):
     """Return batches that hold every image of a source exactly once, in its order.
 
-    The last batch holds the images that are left and is not padded: Keras averages a
-    loss over the whole batch whatever the weights are, so that padding would make
-    `model.evaluate` report a loss that is too small.
+    The last batch holds the remaining images without padding: Keras averages a loss over
+    the whole batch regardless of the weights, so with padding `model.evaluate` would
+    report a loss that is too small.
 
-    A `keras.distribution` needs batches that its devices can share evenly. The last batch
-    is then filled up with black images of label 0 and weight 0, to a multiple of the
-    number of devices, and the weights of all images are larger than 1 by the factor that
-    makes up for it. Compile with `weighted_metrics=` rather than `metrics=` there.
+    A `keras.distribution` needs batches that can be divided by its number of devices. The
+    last batch is then padded with black images of label 0 and weight 0, and the weights
+    of all other images are scaled up to compensate. Compile with `weighted_metrics=`
+    instead of `metrics=` in this case.
 
     Args:
         source: a `Source`.
         preprocessor: the model's `Preprocessor`.
         batch_size: int.
-        num_classes: int, the model's; the source's if None.
-        unreadable: `"error"`, or `"skip"`: an image that cannot be decoded is logged
-            and left out.
+        num_classes: int, number of classes of the model; None for the source's.
+        unreadable: `"error"`, or `"skip"` to log images that cannot be decoded and leave
+            them out.
 
     Returns:
         A `tf.data.Dataset` of `(images, labels, weights)`: float32 `(b, h, w, c)`, int32
-        `(b,)`, and float32 `(b,)` that is 1 for images, except under a distribution.
+        `(b,)`, and float32 `(b,)`, which is 1 except under a distribution.
 
     Raises:
-        ValueError: as for `training_batches`; or unreadable images are skipped under a
-            distribution, where the weights need the number of images in advance.
+        ValueError: as for `training_batches`; or `unreadable="skip"` is used under a
+            distribution, where the weights depend on the number of images.
 
     Example:
 
@@ -257,7 +261,7 @@ def evaluation_batches(
 
 
 def _devices():
-    """Return into how many parts Keras's JAX trainer splits each batch."""
+    """Return the number of devices among which Keras's JAX trainer splits a batch."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         return 1
@@ -290,23 +294,24 @@ def _image_shape(source, preprocessor):
 
 
 def _of_channels(preprocessor, channels):
-    """Return the preprocessor; one that holds for any channels for these of a source."""
+    """Return the preprocessor for `channels` unless its mean or std fix the channels."""
     if isinstance(preprocessor.mean, list) or isinstance(preprocessor.std, list):
-        return preprocessor  # A mismatch is an error.
+        return preprocessor  # A different number of channels raises an error later.
     return preprocessor.with_channels(channels)
 
 
 def _map(dataset, function):
-    """In parallel, in order."""
+    """Map a function over a dataset in parallel and in order."""
     tf = tensorflow()
-    # Nothing here needs AutoGraph, whose conversion takes seconds.
+    # AutoGraph is not needed here, and its conversion takes seconds.
     function = tf.autograph.experimental.do_not_convert(function)
     return dataset.map(function, tf.data.AUTOTUNE, deterministic=True)
 
 
 def _of_length(data, steps, unreadable):
     tf = tensorflow()
-    # Keras shows progress, and does not warn at the end. What is skipped is not known.
+    # A known length lets Keras show progress and avoids its warning at the end of data.
+    # If images are skipped, the length is unknown.
     if unreadable == "error" or steps == tf.data.INFINITE_CARDINALITY:
         data = data.apply(tf.data.experimental.assert_cardinality(steps))
     return data.prefetch(tf.data.AUTOTUNE)
@@ -320,7 +325,7 @@ def _fold(seed, *values):
 
 
 def _shuffled(source, seed, first, epochs, shuffle_buffer, cache):
-    """The references of every epoch, shuffled, from position `first` on; see `_epoch`."""
+    """Return shuffled references of all epochs from position `first`; see `_epoch`."""
     tf = tensorflow()
     count = source.num_examples
     references = source.examples().cache() if cache else source.references()
@@ -338,8 +343,7 @@ def _shuffled(source, seed, first, epochs, shuffle_buffer, cache):
 
 def _shuffle(dataset, buffer, seed):
     tf = tensorflow()
-    # `Dataset.shuffle` mixes in TensorFlow's global seed, which Keras sets to the seed of
-    # the process.
+    # `Dataset.shuffle` would mix in TensorFlow's global seed, which Keras sets.
     specifications = tf.nest.flatten(dataset.element_spec)
     shuffled = tf.raw_ops.ShuffleDataset(
         input_dataset=tf.data.experimental.to_variant(dataset),
@@ -354,11 +358,11 @@ def _shuffle(dataset, buffer, seed):
 
 
 def _epoch(references, count, number, skipped):
-    """`(position in the stream, False, reference)`, and at the end a mark with True."""
+    """Return elements `(stream position, is_end, reference)`; the last is an end."""
     tf = tensorflow()
     first = number * count + skipped
-    # A file that cannot be opened fails at every try, and `ignore_errors` tries again.
-    # Each try takes a position, so that their end bounds the tries.
+    # A file that cannot be opened fails again at every retry of `ignore_errors`. Each
+    # retry consumes a position, so the finite range of positions bounds the retries.
     positions = tf.data.Dataset.range(first, (number + 1) * count)
     no_end = tf.data.Dataset.from_tensors(False).repeat()
     end = (
@@ -371,7 +375,7 @@ def _epoch(references, count, number, skipped):
 
 
 def _with_gap(expected, example):
-    """The position after an example, and the example with how many lack before it."""
+    """Return the next expected position, and the example with the gap before it."""
     tf = tensorflow()
     position = example["position"]
     missing = position - expected
@@ -380,25 +384,25 @@ def _with_gap(expected, example):
 
 
 class _Images:
-    """Decoded images; those that cannot be are named, and skipped or an error.
+    """Decoded images of a stream; unreadable ones are reported and skipped or raised.
 
-    tf.data can drop an element that fails, and cannot say which. The positions tell:
-    after a gap, what is missing is read once more, to learn its id and what is wrong.
+    tf.data can drop an element that fails, but not identify it. Gaps in the positions
+    reveal dropped elements, which are then read again to find their ids and errors.
     """
 
     def __init__(self, source, stream, image, shape, unreadable, fill):
         self.source = source
-        self.stream = stream  # References from a position on.
+        self.stream = stream  # Function that returns the references from a position on.
         self.image = image
         self.shape = shape
         self.skip = unreadable == "skip"
-        # Whether the next image takes the place of one that is skipped, so that positions
-        # stay what they are.
+        # Whether the next image replaces a skipped one, which keeps the positions of all
+        # other images unchanged.
         self.fill = fill
         self.skipped: set[str] = set()
 
     def batches(self, first, batch_size):
-        """Return dicts with `image`, `label`, `id` and, to fill gaps, `missing`."""
+        """Return a dataset of dicts: `image`, `label`, `id`, and `missing` if filling."""
         tf = tensorflow()
 
         def decode(position, end, reference):
@@ -417,8 +421,8 @@ class _Images:
             data = data.filter(self._shown)
             data = data.map(lambda example: {n: example[n] for n in names})
         else:
-            # What `scan` finds out from one to the next, in less time: with nothing
-            # missing, positions and marks are counted without a gap.
+            # Detect gaps without `scan`, which is slower: if nothing is missing, the
+            # index of an element follows from its position and the end markers before it.
             marks = first // self.source.num_examples
 
             def nothing_missing(number, example):
@@ -428,12 +432,12 @@ class _Images:
                 return self._shown({**example, "missing": missing})
 
             data = data.enumerate().filter(nothing_missing)
-            # The rest would be batched too, which costs as much as a flip.
+            # Drop the other entries, since batching them costs as much as a flip.
             data = data.map(lambda _, example: {n: example[n] for n in names})
         return data.batch(batch_size, drop_remainder=self.fill)
 
     def _shown(self, example):
-        """Return False for a mark; report what is missing before the example."""
+        """Return False for an end marker; report the gap before the example."""
         tf = tensorflow()
         reported = tf.cond(
             example["missing"] > 0,
@@ -443,18 +447,18 @@ class _Images:
         return reported & ~example["end"]
 
     def _in_place(self, example, batch_size):
-        """Repeat an example: never (a mark), once, or for those missing before it too."""
+        """Repeat an example to fill the gap before it; drop an end marker."""
         tf = tensorflow()
         missing = example["missing"]
-        # The example after a mark shows what is missing before the mark, and fills it.
+        # A gap before an end marker is reported and filled at the example after it.
         times = tf.where(example["end"], tf.constant(0, "int64"), 1 + missing)
-        # A whole batch ends the wait for one that will not come.
+        # If a whole epoch is missing, emit a full batch so that the error is raised.
         hopeless = missing >= self.source.num_examples
         times = tf.where(hopeless, tf.constant(batch_size, "int64"), times)
         return tf.data.Dataset.from_tensors(example).repeat(times)
 
     def checked(self, examples):
-        """The batch, once what was skipped before its images is reported."""
+        """Return the batch after reporting the images skipped before its images."""
         tf = tensorflow()
         if not self.skip:
             return examples
@@ -473,7 +477,7 @@ class _Images:
         return tf.ensure_shape(tf.numpy_function(self._report, arguments, tf.bool), ())
 
     def _report(self, positions, missing):
-        # An image that takes the place of others comes more than once.
+        # An image that fills a gap appears several times; report its gap once.
         for position, gap in dict(zip(positions, missing, strict=True)).items():
             if gap:
                 self._report_gap(position - gap, gap)
@@ -553,7 +557,7 @@ def _checked_labels(examples, classes):
 
 
 def _training_image(source, preprocessor, augmentation, shape):
-    """A function of an encoded image and a seed that gives an augmented image."""
+    """Return a function from an encoded image and a seed to an augmented image."""
     tf = tensorflow()
     settings = augmentation.randaugment and RandAugment.parse(augmentation.randaugment)
     if (settings or augmentation.color_jitter) and shape[-1] != 3:
@@ -561,7 +565,7 @@ def _training_image(source, preprocessor, augmentation, shape):
             f"RandAugment and color_jitter need images with 3 channels; {source.name!r} "
             f"has {shape[-1]}."
         )
-    # A crop takes the place of the preprocessor's own; it has its way of resizing.
+    # A random crop replaces that of the preprocessor but uses its resize method.
     crops = augmentation.crop_area is not None
     method, antialias = RESIZES[preprocessor.resize]
     pixels_only = crops or augmentation.changes_pixels
@@ -574,7 +578,7 @@ def _training_image(source, preprocessor, augmentation, shape):
     fill = tuple(np.round(mean).tolist())
 
     def prepare(content, seed):
-        # All of a kind in one operation, which is quicker than `fold_in` for each.
+        # Draw all seeds in one operation, which is faster than a `fold_in` for each.
         seeds = tf.random.stateless_uniform((_DRAWS, 2), seed, None, None, tf.int64)
 
         def window(size):
@@ -584,7 +588,7 @@ def _training_image(source, preprocessor, augmentation, shape):
 
         if crops:
             image = decode_pixels(content, source.channels, window, source.exif)
-            # The preprocessor's pixels, without its copy of the large image in float32.
+            # This equals the preprocessor, without its float32 copy of the large image.
             image = tf.image.resize(image, shape[:2], method, antialias=antialias)
             if method == "bicubic":
                 image = tf.clip_by_value(image, 0.0, 255.0)
