@@ -1,4 +1,4 @@
-"""Where labelled images come from: digits, TensorFlow Datasets, folders."""
+"""Data sources of labeled images: digits, TensorFlow Datasets and folders."""
 
 import collections
 import concurrent.futures
@@ -20,47 +20,47 @@ from keras_vit.training.host import tensorflow
 
 logger = logging.getLogger(__name__)
 
-# Names of folders that hold the parts of a set instead of its classes.
+# Names of folders that hold the splits of a data set instead of its classes.
 _TRAINING = ("train", "training")
 _HELD_OUT = ("val", "valid", "validation", "dev", "eval", "test", "testing")
 
-# Sets of files of up to so many bytes together are recorded by their contents.
+# Largest total size of a set of files that is recorded with checksums, in bytes.
 _CHECKSUM_BYTES = 2**26
 
-# Those that `tf.io.decode_image` reads.
+# File formats that `tf.io.decode_image` reads.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Labelled images in a fixed order, not yet decoded. `open_source` makes one.
+    """Labeled images in a fixed order, not yet decoded. `open_source` returns one.
 
     Args:
-        name: as it was opened.
+        name: name by which the source was opened.
         num_examples: int, the number of images.
         num_classes: int; labels are 0 to `num_classes - 1`.
         class_names: the names of the classes in the order of the labels.
-        image_shape: `(height, width, channels)`, or None where images differ in size.
-        channels: int, 1 or 3: what images are decoded to.
-        references: function of no arguments that gives a `tf.data.Dataset` of all
-            examples, always in the same order, as small as they get: dicts with `id`,
-            a string that is unique, `label`, int64, and `image`, which `read` reads.
-        reference_bytes: int, about the memory that a reference takes.
-        read: function, within `tf.data.Dataset.map`, of a reference's `image` to an
+        image_shape: `(height, width, channels)`, or None if images differ in size.
+        channels: int, 1 or 3, the number of channels that images are decoded to.
+        references: function of no arguments that returns a finite `tf.data.Dataset` of
+            all examples, always in the same order and as small as possible: dicts with
+            `id`, a unique string, `label`, int64, and `image`, the argument of `read`.
+        reference_bytes: int, approximate memory of a reference.
+        read: function used in `tf.data.Dataset.map`, from a reference's `image` to an
             encoded image (a string tensor) or to pixels 0 to 255.
         encoded: bool, whether `read` returns the bytes of image files.
-        exif: bool, whether images are turned upright as their EXIF orientation asks for.
-        listing: function of no arguments that lists what the set consists of, in order:
+        exif: bool, whether to apply the EXIF orientation of images.
+        listing: function of no arguments that lists the contents of the source in order:
             tuples of a unique name (an example's id, or a file with many examples), the
             label (0 for such a file) and a text that changes with the contents.
             None if unknown.
-        lost: function of no arguments that returns a sentence that names a file or folder
-            of the set that is gone, or None.
-        damaged: function of no arguments that reads all files that hold many examples
-            and returns a sentence that names a damaged one, or None.
+        lost: function of no arguments that returns a sentence naming a missing file or
+            folder of the source, or None.
+        damaged: function of no arguments that reads all files with many examples and
+            returns a sentence naming a damaged one, or None.
         class_counts: the number of images of each class in the order of the labels, or
-            None where counting would take reading them.
-        table: the references as arrays with one row per example; None where they are not
+            None if counting would require reading the images.
+        table: the references as arrays with one row per example; None if they are not
             in memory.
 
     Example:
@@ -91,12 +91,12 @@ class Source:
     )
 
     def examples(self):
-        """All examples once, in an order that never changes, not decoded.
+        """Return all examples once, in an order that never changes, not decoded.
 
         Returns:
             A finite `tf.data.Dataset` of dicts: `image`, the bytes of an image file
             (a string) or an array `(h, w, c)` of pixel values 0 to 255; `label`, int64;
-            `id`, a string: a path below the folder, TFDS's `tfds_id`, or a number.
+            `id`, a string: a path relative to the folder, TFDS's `tfds_id`, or a number.
 
         Example:
 
@@ -113,14 +113,14 @@ class Source:
         return self.references().map(read, tf.data.AUTOTUNE, deterministic=True)
 
     def with_channels(self, channels: int | None) -> "Source":
-        """Return the source with its image files decoded to the channels of a model.
+        """Return the source with image files decoded to a model's number of channels.
 
         Args:
-            channels: int; a number that files cannot be decoded to (other than 1 and
-                3) changes nothing, nor does None.
+            channels: int; None, and numbers other than 1 and 3, to which files cannot be
+                decoded, change nothing.
 
         Returns:
-            A `Source`; itself where its images are arrays.
+            A `Source`; the same one if its images are arrays.
 
         Example:
 
@@ -140,33 +140,34 @@ def open_source(
     download: bool = False,
     exif: bool = True,
 ) -> Source:
-    """Opens a set of labelled images; no image is read yet.
+    """Open a set of labeled images without reading any image.
 
     Args:
         name: one of
 
-            - `"digits[:SPLIT]"`: scikit-learn's handwritten digits, 8x8, grey; SPLIT is
-              `train` (1,257 images, the default), `validation` (180) or `test` (360).
+            - `"digits[:SPLIT]"`: scikit-learn's handwritten digits, 8x8, grayscale; SPLIT
+              is `train` (1,257 images, the default), `validation` (180) or `test` (360).
             - `"tfds:NAME[:SPLIT]"`: any image classification set of TensorFlow Datasets
-              with the features `image` and `label`. NAME may have a configuration and
+              with the features `image` and `label`. NAME may include a configuration and
               a version (`NAME/CONFIG:1.0.0`), SPLIT may be a slice (`train[:90%]`);
               the default is `train`.
-            - `"folder:PATH"`: a folder of folders, one a class; the labels follow their
-              names, sorted. Every file in them, at any depth, that ends in .jpg, .jpeg,
-              .png, .bmp, .gif or .webp is an image; links are followed, names that
-              start with a dot are left out.
-        data_dir: where TensorFlow Datasets has its sets; its own default if None.
+            - `"folder:PATH"`: a folder with one subfolder per class; labels follow the
+              sorted names of the subfolders. All files in a subfolder, at any depth, that
+              end in .jpg, .jpeg, .png, .bmp, .gif or .webp are images. Links are
+              followed; names that start with a dot are ignored.
+        data_dir: directory of TensorFlow Datasets; None for its default.
         download: whether to download and prepare a TFDS set that is not there.
-        exif: whether to turn images upright as their EXIF orientation asks for. False
-            for a model that was trained without.
+        exif: whether to apply the EXIF orientation of images. Use False for a model that
+            was trained without it.
 
     Returns:
         A `Source`.
 
     Raises:
-        ValueError: no such kind of source or split; the set has no images with labels;
-            the folder has no classes, or a class has no images.
-        FileNotFoundError: no such folder; no such TFDS set, or it is not prepared.
+        ValueError: the kind of source or the split is unknown; the set has no labeled
+            images; the folder has no classes, or a class has no images.
+        FileNotFoundError: the folder or TFDS set does not exist, or the TFDS set is not
+            prepared.
 
     Example:
 
@@ -194,15 +195,15 @@ def open_source(
 
 
 def digits(seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """UCI's handwritten digits, as they come with scikit-learn, in three parts.
+    """Return scikit-learn's copy of the UCI handwritten digits in three splits.
 
     Args:
-        seed: int, which split; configs use 0.
+        seed: int, seed of the split; configs use 0.
 
     Returns:
         Dict with `train`, `validation` and `test`: images `(n, 8, 8, 1)`, float32,
-        0 to 255; labels `(n,)`, int32; and their numbers in scikit-learn's order
-        `(n,)`. The split (1,257, 180, 360) is stratified.
+        0 to 255; labels `(n,)`, int32; and indices `(n,)` into scikit-learn's order. The
+        split (1,257, 180, 360) is stratified.
 
     Raises:
         ImportError: scikit-learn is not installed.
@@ -314,7 +315,7 @@ def _class_counts(labels, classes):
 
 
 def _class_folders(name, path):
-    """Return the names of a folder's class folders, sorted, if they can be classes."""
+    """Return the sorted names of the class folders; raise if they are not classes."""
     classes = sorted(
         entry.name
         for entry in path.iterdir()
@@ -353,10 +354,10 @@ def _plain(name):
 
 
 def counted(others: dict[str, list[str]]) -> str:
-    """Return text that counts files by the ends of their names, with one example each.
+    """Return text that counts files by suffix, with one example each.
 
     Args:
-        others: as `image_files` returns them.
+        others: the second result of `image_files`.
 
     Example:
 
@@ -374,17 +375,17 @@ def counted(others: dict[str, list[str]]) -> str:
 
 
 def image_files(folder: str | os.PathLike) -> tuple[list[str], dict[str, list[str]]]:
-    """List the image files below a folder, at any depth, as `folder:` sources take them.
+    """List the image files below a folder, at any depth, like `folder:` sources do.
 
-    Links are followed; names that start with a dot are left out, as are files that do
-    not end in one of `IMAGE_SUFFIXES`.
+    Links are followed. Names that start with a dot are ignored, as are files that do not
+    end in one of `IMAGE_SUFFIXES`.
 
     Args:
         folder: path.
 
     Returns:
-        The paths of the images, sorted, and a dict from the ending of the files that
-        were left out (in lower case, `""` for none) to their paths, sorted.
+        The sorted paths of the images, and a dict from suffix (in lower case, `""` for
+        none) to the sorted paths of the other files.
 
     Example:
 
@@ -402,7 +403,7 @@ def image_files(folder: str | os.PathLike) -> tuple[list[str], dict[str, list[st
 
 
 def _files_below(folder) -> Iterator[str]:
-    # A link to a folder above would lead round in circles.
+    # A link to a parent folder would cause an endless loop.
     seen = set()
     for directory, names, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(directory)
@@ -417,10 +418,10 @@ def _files_below(folder) -> Iterator[str]:
 
 
 def _tfds(name, rest, data_dir, download):
-    tensorflow()  # Before TFDS can touch a GPU.
+    tensorflow()  # Hide the GPUs if necessary, before TFDS imports TensorFlow.
     import tensorflow_datasets as tfds
 
-    # A version may follow the name, and a colon may be part of a slice.
+    # The name may be followed by a version, and a slice may contain a colon.
     match = re.fullmatch(r"([^:]+(?::[\d*]+\.[\d*]+\.[\d*]+)?)(?::(.+))?", rest)
     if match is None:
         raise ValueError(f"{name!r} is not of the form 'tfds:NAME[:SPLIT]'.")
@@ -446,7 +447,7 @@ def _tfds(name, rest, data_dir, download):
     if num_examples == 0:
         raise ValueError(f"{name!r} has no examples.")
     shape = image.shape
-    # Parts of TFRecord files.
+    # Each part is a range of examples in a TFRecord file.
     parts = info.splits[split].file_instructions
     files = [str(part.filename) for part in parts]
     if gone := _gone(files):
@@ -466,7 +467,7 @@ def _tfds(name, rest, data_dir, download):
         config = tfds.ReadConfig(
             add_tfds_id=True,
             try_autocache=False,
-            # A lost shard is noticed, and named, by what reads the batches.
+            # The reader of the batches detects a lost shard and names it in its error.
             assert_cardinality=False,
         )
         data = builder.as_dataset(
@@ -504,8 +505,8 @@ def _tfds(name, rest, data_dir, download):
 
 
 def _gone(paths):
-    """Return a sentence that names the first of some paths that does not exist."""
-    # TensorFlow's file systems include gs:// and others that TFDS reads from.
+    """Return a sentence that names the first missing path, or None."""
+    # TensorFlow's file API supports gs:// and the other file systems of TFDS.
     exists = tensorflow().io.gfile.exists
     for path in map(os.fspath, paths):
         if not exists(path):
@@ -514,7 +515,7 @@ def _gone(paths):
 
 
 def _damaged(parts):
-    """Return a sentence that names the first TFRecord file that cannot be read whole."""
+    """Return a sentence that names the first damaged TFRecord file, or None."""
     tf = tensorflow()
     for part in parts:
         found = 0
@@ -535,14 +536,15 @@ def _damaged(parts):
 
 
 def contents(files: Sequence[str]) -> list[str]:
-    """Return a text for each file that changes with its contents, as far as is cheap.
+    """Return a short text for each file that changes with the file's contents.
 
     Args:
         files: paths.
 
     Returns:
-        The size of each file, and a checksum too where all of them together are small;
-        `"missing"` for a file that does not exist.
+        The size of each file, followed by a checksum if all files together are small, or
+        `"missing"` for a file that does not exist. In large sets, changes that keep a
+        file's size are not detected.
 
     Example:
 
@@ -550,7 +552,7 @@ def contents(files: Sequence[str]) -> list[str]:
     >>> contents(["/no/such/file"])
     ['missing']
     """
-    # On network file systems each of these waits.
+    # Use threads, because every call waits for the server on network file systems.
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         sizes = list(pool.map(_size, files, chunksize=64))
         if sum(size or 0 for size in sizes) > _CHECKSUM_BYTES:
@@ -581,7 +583,7 @@ def _builder(tfds, name, dataset, data_dir, download):
     where = os.fspath(data_dir or tfds.core.constants.DATA_DIR)
     try:
         builder = tfds.builder(dataset, data_dir=data_dir)
-    except AssertionError as error:  # As TFDS names a version that is not there.
+    except AssertionError as error:  # TFDS raises this for an unknown version.
         raise FileNotFoundError(f"{name!r}: {error}") from error
     except tfds.core.DatasetNotFoundError as error:
         base = re.split("[/:]", dataset)[0]
