@@ -62,7 +62,7 @@ def difference(model, head, options, check, tolerance):
             raise RuntimeError(
                 f"The exported model's {output} (signature {signature}, batch of {size}) "
                 f"differ from Keras's by {distance:.1e} (limit {tolerance:.0e}; values "
-                "beyond 1 as a part of the largest); nothing was written."
+                "beyond 1 relative to the largest); nothing was written."
             )
         largest = max(largest, distance)
     return largest

@@ -162,7 +162,7 @@ def saved_model(
     if verbose:
         print(
             f"Exported {target}: every output within {difference:.1e} of Keras's "
-            f"(of the largest where that is beyond 1; limit {TOLERANCE:.0e})."
+            f"(relative to the largest if beyond 1; limit {TOLERANCE:.0e})."
         )
         if not result["warm_up"]:
             print(

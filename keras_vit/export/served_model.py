@@ -178,7 +178,7 @@ def _run_under_tensorflow(staging):
         last_words = "\n".join(process.stderr.splitlines()[-20:])
         raise RuntimeError(
             f"The export under TensorFlow failed (exit status {process.returncode}; -9 "
-            "is mostly a lack of memory); nothing was written. Its last words:\n"
+            "mostly means out of memory); nothing was written. Its last output:\n"
             f"{last_words}"
         )
     return json.loads((staging / "result.json").read_text())

@@ -185,6 +185,6 @@ def _write(model, target, file_format, options, preprocessor, verbose):
     if verbose:
         print(
             f"Exported {target}: every output within {difference:.1e} of Keras's "
-            f"(of the largest where that is beyond 1; limit {tolerance:.0e})."
+            f"(relative to the largest if beyond 1; limit {tolerance:.0e})."
         )
     return target

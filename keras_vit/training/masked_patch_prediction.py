@@ -110,7 +110,7 @@ class MaskedPatchPrediction(MaskedModel):
         if input_shape[2] > _MAX_CHANNELS:
             raise ValueError(
                 f"Images with {input_shape[2]} channels have 8 ** {input_shape[2]} "
-                f"colours to predict; at most {_MAX_CHANNELS} channels are possible. "
+                f"colors to predict; at most {_MAX_CHANNELS} channels are possible. "
                 "MaskedAutoencoder takes any number."
             )
         dtype = float_dtype(backbone)

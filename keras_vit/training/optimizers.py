@@ -214,7 +214,7 @@ class _ByVariable(keras.optimizers.Optimizer):
         }.items():
             if kwargs.get(argument):
                 raise ValueError(
-                    f"Use {remedy} in place of {argument}; received "
+                    f"Use {remedy} instead of {argument}; received "
                     f"{argument}={kwargs[argument]!r}."
                 )
         if ema_decay is not None and not (is_number(ema_decay) and 0 <= ema_decay < 1):

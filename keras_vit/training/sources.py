@@ -434,7 +434,7 @@ def _tfds(name, rest, data_dir, download):
         label, tfds.features.ClassLabel
     ):
         raise ValueError(
-            f"{name!r} is no set for image classification: it needs the features "
+            f"{name!r} is not an image classification set: it needs the features "
             f"'image' (Image) and 'label' (ClassLabel); it has {info.features}."
         )
     try:

@@ -527,7 +527,7 @@ def test_a_table_of_other_variables():
     ("arguments", "message"),
     [
         ({"weight_decay": 0.1}, "parameter_table\\(model, weight_decay=...\\)"),
-        ({"use_ema": True}, "Use ema_decay in place of use_ema"),
+        ({"use_ema": True}, "Use ema_decay instead of use_ema"),
         ({"ema_decay": 1.0}, "at least 0 and below 1; received 1.0"),
     ],
 )
