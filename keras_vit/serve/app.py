@@ -1,4 +1,4 @@
-"""The HTTP side: TF Serving's REST API, health, metrics and the page."""
+"""The HTTP application: TF Serving's REST API, health, metrics and the web page."""
 
 import asyncio
 import concurrent.futures
@@ -34,16 +34,17 @@ _SELF_ONLY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'"
 )
-# Pixels that are decoded at once, except for those of a single larger image.
+# Largest number of pixels decoded in one batch; a larger image forms a batch alone.
 _MAX_WORK = 2**22
-# What is parsed and written in this process: more would stop all others for too long.
+# JSON up to these sizes is parsed and written in this process. Larger JSON would hold
+# Python's global lock, and block all other requests, for too long.
 _SMALL_BODY = 2**20  # Bytes.
 _SMALL_JSON = 2**16  # Values.
-_PIECE = 2**16  # Bytes of an answer that are given to the transport together.
+_PIECE = 2**16  # Bytes of a response body that are passed to the transport at a time.
 
 
 class _Name(Convertor[str]):
-    """Of a model, in a path."""
+    """URL convertor for the name of a model."""
 
     regex = "[^/:]+"
 
@@ -55,7 +56,10 @@ class _Name(Convertor[str]):
 
 
 class _Version(_Name):
-    """Of a model, in a path: a string, because Python refuses to read long numbers."""
+    """URL convertor for the version of a model.
+
+    The version stays a string because Python refuses to convert very long numbers.
+    """
 
     regex = "[0-9]+"
 
@@ -65,22 +69,23 @@ register_url_convertor("version", _Version())
 
 
 class App(Starlette):
-    """One model under one name, as an ASGI application.
+    """ASGI application that serves one model under one name.
 
     Args:
         model: a `Model`.
-        name: str, what clients call it.
+        name: str, the name of the model in URLs.
         limits: a `Limits`.
-        max_batch: int, the most instances that are run together.
-        delay: float, seconds that a request waits for others.
+        max_batch: int, largest number of instances in a batch.
+        delay: float, seconds that a request waits for others to fill its batch.
         address: str, the host name or address that the server listens on.
-        allowed_hosts: sequence of str, names that clients may use, see `OriginCheck`.
+        allowed_hosts: sequence of str, additional host names that clients may use; see
+            `OriginCheck`.
 
     Attributes:
-        name: str, as given.
-        version: str, the model's.
-        draining: bool, to be set when the server stops: answers then say that the
-            connection closes.
+        name: str, the name of the model in URLs.
+        version: str, the version of the model.
+        draining: bool, set by the server when it stops. Responses then carry
+            `Connection: close`, and the health check fails.
     """
 
     def __init__(
@@ -104,8 +109,9 @@ class App(Starlette):
         }
         self._admission = Admission(limits)
         self._make_metrics()
-        # Small requests never wait for large ones. One thread each, so that the memory
-        # of only one large image and one large tree of Python objects is needed at once.
+        # Small and large requests have separate batchers and threads, so that small ones
+        # never wait for large ones. Each has one thread, so that only one large image
+        # and one large tree of Python objects are in memory at a time.
         self._json_process = JsonProcess()
         self._batcher, self._large_batcher = (
             Batcher(model.run, max_batch, delay, _MAX_WORK, self._observe_batch)
@@ -148,7 +154,7 @@ class App(Starlette):
                 message = {**message, "headers": headers}
             await send(message)
 
-        # A request is accounted for until its answer has been sent.
+        # The request counts against the limits until its response has been sent.
         with contextlib.ExitStack() as until_sent:
             scope.setdefault("state", {})["until_sent"] = until_sent
             await super().__call__(scope, receive, send_last)
@@ -296,7 +302,7 @@ class App(Starlette):
 
     async def _no_route(self, request, error):
         path = request.url.path[:80]
-        if path.startswith("/v1/"):  # What TF Serving says.
+        if path.startswith("/v1/"):  # TF Serving responds with this message.
             message = f"Malformed request: {request.method} {path}"
             return RefusedError(400, message, unread=True).response()
         return RefusedError(
@@ -309,7 +315,7 @@ async def _refuse(request, refusal):
 
 
 async def _fail(request, error):
-    # Starlette raises the error again for the log.
+    # Starlette re-raises the error after this response, so that it is logged.
     return RefusedError(500, "The server failed.").response()
 
 
@@ -326,7 +332,7 @@ def _reasons(codes, reasons):
 
 
 class _Answer(Response):
-    """A response that waits for its client to read it, a piece at a time."""
+    """Response that sends its body in pieces, no faster than the client reads them."""
 
     async def __call__(self, scope, receive, send):
         start = {"status": self.status_code, "headers": self.raw_headers}

@@ -1,4 +1,4 @@
-"""Requests that arrive together are run together."""
+"""Dynamic batching of concurrent requests."""
 
 import asyncio
 import bisect
@@ -21,19 +21,20 @@ class _Part:
 
 
 class Batcher:
-    """Collects inputs of one signature and one shape, and splits the outputs again.
+    """Batcher that merges requests of one signature and shape and splits the outputs.
 
-    One batch runs at a time: TensorFlow uses all cores for it. What arrives meanwhile
-    makes the next one; requests with little work go first.
+    Batches run one at a time, because each of them uses all cores in TensorFlow. Requests
+    that arrive during a batch form the next one; those with the fewest pixels to decode
+    go first.
 
     Args:
-        run: function of a signature's name and of arrays by name, with a batch axis;
-            returns the same of outputs. Called in a thread.
-        max_batch: int, the most instances that are run together.
-        delay: float, seconds that the first waits for others.
-        max_work: int, the most pixels that are decoded together; a larger image is
-            decoded alone.
-        observe: function that is told the signature and size of each batch.
+        run: function that takes the name of a signature and a dict of input arrays with a
+            batch axis, and returns a dict of output arrays. It is called in a thread.
+        max_batch: int, largest number of instances in a batch.
+        delay: float, seconds that the first request waits for others.
+        max_work: int, largest number of pixels that are decoded in a batch; a larger
+            image forms a batch alone.
+        observe: function that is called with the signature and the size of each batch.
     """
 
     def __init__(
@@ -51,20 +52,23 @@ class Batcher:
         self._observe = observe
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "batches")
         self._one = asyncio.Lock()
-        # Parts that wait, by signature and shapes; each list has a task that works it
-        # off, and goes with it.
+        # Pending parts by signature and shapes. Each list has a task that empties it and
+        # then removes it.
         self._waiting: dict[tuple, list[_Part]] = {}
         self._tasks: set[asyncio.Task] = set()
 
     async def __call__(
         self, signature: str, inputs: dict, work: Sequence[int]
     ) -> dict[str, np.ndarray]:
-        """Return outputs by name, for inputs with any number of instances.
+        """Run inputs with any number of instances and return the outputs by name.
 
         Args:
             signature: name of the signature.
-            inputs: arrays by name.
-            work: for each instance, the pixels that are decoded for it.
+            inputs: dict of arrays with a batch axis.
+            work: number of pixels to decode for each instance.
+
+        Returns:
+            Dict of arrays with the same batch axis.
         """
         parts = [
             self._add(
@@ -103,7 +107,8 @@ class Batcher:
         else:
             self._waiting[key] = [part]
             task = asyncio.create_task(self._work_off(key))
-            self._tasks.add(task)  # The loop alone would let it be collected.
+            # asyncio keeps only weak references to tasks.
+            self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return part.outputs
 
@@ -124,7 +129,7 @@ class Batcher:
         size = work = 0
         while waiting:
             part = waiting[0]
-            if not part.outputs.done():  # Otherwise nobody waits for it any more.
+            if not part.outputs.done():  # Skip requests that have been cancelled.
                 size, work = size + part.size, work + part.work
                 if batch and not self._fits(size, work):
                     break
@@ -147,7 +152,7 @@ class Batcher:
                 if not batch[0].outputs.done():
                     batch[0].outputs.set_exception(error)
                 return
-            for part in batch:  # One of them may have spoilt it for the others.
+            for part in batch:  # Only one of the requests may be at fault.
                 await self._answer(signature, [part])
             return
         start = 0

@@ -1,4 +1,4 @@
-"""What the codes of an export's output `error` mean."""
+"""Messages for the codes in the `error` output of an exported model."""
 
 IMAGE_ERRORS = {
     1: "cannot be decoded",

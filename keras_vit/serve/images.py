@@ -1,8 +1,8 @@
-"""What decoding an image file costs, read from its headers before it is decoded.
+"""Cost of decoding an image file, estimated from its headers.
 
 A small file can make a decoder work for minutes or allocate gigabytes: thousands of scans
-in a JPEG, frames in a GIF, compressed text in a PNG. `bounded` estimates the work of a
-file in pixels and removes the parts that an export decodes for nothing.
+in a JPEG, frames in a GIF, compressed text in a PNG. `bounded` estimates the cost of a
+file in pixels and removes the parts that are decoded but do not change the image.
 
 Reference: ITU-T T.81 (JPEG), RFC 2083 (PNG), the GIF89a specification, RFC 9649 (WebP).
 """
@@ -14,27 +14,28 @@ import zlib
 
 import numpy as np
 
-# The decoder needs about as long for this many scans of a JPEG as for its pixels.
+# Decoding this many scans of a JPEG takes about as long as decoding its pixels.
 _FREE_SCANS = 16
 _MAX_SCANS = 100
-# Segments, chunks and blocks that are walked over; a real image has far fewer.
+# Limit on the segments, chunks or blocks of a file; real images have far fewer.
 _MAX_PARTS = 20_000
-# Chunks that a decoder inflates or stores, although they change no pixel.
+# PNG chunks that a decoder inflates or stores although they do not affect the pixels.
 _TEXT_CHUNKS = {b"zTXt", b"iTXt", b"tEXt", b"iCCP", b"sPLT"}
-# Pixels above which every export refuses a PNG by its header.
+# Exported models reject a PNG with more pixels than this from its header alone.
 _MAX_INFLATED = 2**27
-_STEP = 2**18  # Bytes.
-# Blocks of a GIF that count as one part; they have 255 bytes at most.
+_STEP = 2**18  # Bytes that are inflated at a time.
+# Number of GIF blocks that count as one part; a block has at most 255 bytes.
 _BLOCKS = 50
-# A GIF is decoded up to its first frame, but an endless animation is no image.
+# Only the first frame of a GIF is decoded. The other frames count with this fraction of
+# their pixels, so that a very long animation is still rejected.
 _FRAMES_SHARE = 8
 
-# Every marker of a JPEG except padding and those inside entropy-coded data.
+# Matches every JPEG marker except padding and the markers in entropy-coded data.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]", re.DOTALL)
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
-# A header that every export refuses as too large without decoding it.
+# A PNG header with such large dimensions that every exported model rejects it unread.
 _TOO_LARGE = (
     b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + 2 * struct.pack(">I", 2**31 - 1) + b"\x08\2"
 )
@@ -42,7 +43,7 @@ _UNREADABLE = b""
 
 
 class UnboundedError(ValueError):
-    """An image file is built so that decoding it costs more than its pixels."""
+    """Error for an image file whose structure makes it unreasonably costly to decode."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +51,10 @@ class Files:
     """The inputs of a request, with image files that are safe to decode.
 
     Args:
-        inputs: arrays by name.
-        work: for each instance, see `bounded`.
-        reasons: why a file was replaced by one that every export refuses, by instance.
+        inputs: dict of arrays.
+        work: cost of decoding each instance, in pixels; see `bounded`.
+        reasons: dict from the index of an instance to the reason why its file was
+            replaced by one that every exported model rejects.
     """
 
     inputs: dict[str, np.ndarray]
@@ -61,11 +63,15 @@ class Files:
 
 
 def read_files(inputs: dict[str, np.ndarray], max_work: int) -> Files:
-    """Bound the work of all image files among the inputs of a request.
+    """Limit the cost of decoding each image file among the inputs of a request.
 
     Args:
-        inputs: arrays by name; image files are strings of shape `(b,)`.
-        max_work: int, the most work of one file.
+        inputs: dict of arrays; image files are strings of shape `(b,)`.
+        max_work: int, largest cost of one file, in pixels. Files that exceed it are
+            replaced by one that exported models reject as too large.
+
+    Returns:
+        A `Files`.
     """
     work, reasons = [0] * len(next(iter(inputs.values()))), {}
     inputs = dict(inputs)
@@ -86,23 +92,26 @@ def read_files(inputs: dict[str, np.ndarray], max_work: int) -> Files:
 
 
 def bounded(content: bytes) -> tuple[bytes, int]:
-    """Return a file with the same pixels and the work of decoding it.
+    """Return a file with the same pixels, and the cost of decoding it.
 
     Args:
-        content: bytes, a JPEG, PNG, GIF, WebP or BMP file; any other is left as it is.
+        content: bytes, a JPEG, PNG, GIF, WebP or BMP file. Other content is returned
+            unchanged.
 
     Returns:
-        `(content, work)`: the file without parts that do not change its first image, and
-        the number of pixels whose decoding takes about as long; 0 for what is no image.
+        `(content, work)`: the file without the parts that do not change its first image,
+        and the number of pixels that take about as long to decode. `work` is 0 if the
+        content is not an image.
 
     Raises:
-        UnboundedError: it has more scans or parts than an image needs.
+        UnboundedError: the file has more scans or parts than an image needs, or more
+            pixel data than its header states.
     """
     for start, read in _FORMATS.items():
         if content.startswith(start):
             try:
                 return read(content)
-            except (IndexError, struct.error):  # Ends too soon: for the decoder to say.
+            except (IndexError, struct.error):  # The decoder reports truncated files.
                 return content, 0
     return content, 0
 
@@ -146,15 +155,17 @@ def _png(content):
         parts += 1
         _check_parts(parts)
     if width * height <= _MAX_INFLATED:
-        # 8 bytes a pixel at most, and a byte a row.
+        # A pixel has at most 8 bytes, and each row one filter byte. 8 bytes per row
+        # allow for the additional rows of interlaced images.
         _check_inflated(b"".join(pixels), 8 * width * height + 8 * height)
     return b"".join(kept), width * height
 
 
 def _check_inflated(compressed, most):
-    """Refuse compressed pixels that inflate to more than `most` bytes.
+    """Raise UnboundedError if the pixel data inflate to more than `most` bytes.
 
-    The decoder would inflate all of them after the last row, 1000 times their size.
+    Otherwise the decoder would inflate everything that follows the last row, up to 1000
+    times its compressed size.
     """
     inflate = zlib.decompressobj()
     size = 0
@@ -165,7 +176,7 @@ def _check_inflated(compressed, most):
             if size > most + _STEP:
                 raise UnboundedError("has more pixels than its header says")
     except zlib.error:
-        pass  # Damage is for the decoder to report.
+        pass  # The decoder reports damaged data.
 
 
 def _gif(content):
@@ -196,13 +207,13 @@ def _gif(content):
             w, h, flags = struct.unpack_from("<HHB", content, position + 5)
             position = after_blocks(after_colors(flags, position + 10) + 1)
             if first is None:
-                # The decoder makes room for the frame, whatever the header says.
+                # The decoder allocates the whole frame even if it exceeds the header.
                 width, height = max(w, width), max(h, height)
                 work = width * height
                 size = struct.pack("<HH", width, height)
                 first = content[:6] + size + content[10:position] + b"\x3b"
             elif w > width or h > height:
-                larger = True  # The decoder pads the first frame to the largest.
+                larger = True  # The decoder pads the first frame to the largest one.
             total += w * h
     except (IndexError, struct.error):
         pass  # Damage after the first frame does not matter.
@@ -229,7 +240,7 @@ def _webp(content):
 
 def _bmp(content):
     width, height = struct.unpack_from("<ii", content, 18)
-    # A BMP that can be decoded is as large as its pixels.
+    # A valid BMP has at least one byte per pixel, whatever its header states.
     return content, min(abs(width) * abs(height), len(content))
 
 

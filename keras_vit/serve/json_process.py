@@ -1,7 +1,7 @@
-"""A process that parses and writes large JSON.
+"""Separate process that parses and writes large JSON.
 
-Parsing holds Python's global lock: 12 MB of `[],` take seconds in which the server could
-not answer anybody else. The process has a lower priority and takes one call at a time.
+Parsing holds Python's global lock: 12 MB of `[],` would block the server for seconds. The
+process has a lower priority and handles one call at a time.
 """
 
 import gc
@@ -21,18 +21,22 @@ _NICENESS = 10
 
 
 class JsonProcess:
-    """Calls functions of `tensor_json` in a process, which is started when needed."""
+    """Client of a process that runs functions of `tensor_json`, started on first use."""
 
     def __init__(self):
         self._process = None
         self._lock = threading.Lock()
 
     def __call__(self, function: str, *arguments) -> Any:
-        """Return what `tensor_json.<function>(*arguments)` returns, or raise its error.
+        """Return the result of `tensor_json.<function>(*arguments)`, or raise its error.
+
+        Args:
+            function: str, name of the function.
+            *arguments: its positional arguments; they must be picklable.
 
         Raises:
-            ChildProcessError: the process died, such as for lack of memory; the next call
-                starts another one.
+            ChildProcessError: the process died, for example because it ran out of memory.
+                The next call starts a new process.
         """
         with self._lock:
             process = self._running()
@@ -62,11 +66,13 @@ class JsonProcess:
 
 
 def _serve():
-    # The parent ends this process by closing its input, once all requests are answered.
+    # Signals are ignored here: the parent closes this process's standard input after it
+    # has answered all requests.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
-    gc.disable()  # JSON has no cycles, and looking for them takes most of the time.
+    # JSON has no reference cycles, and searching for them would take most of the time.
+    gc.disable()
     calls, results = sys.stdin.buffer, sys.stdout.buffer
     while True:
         try:

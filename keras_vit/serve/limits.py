@@ -1,4 +1,4 @@
-"""What a server takes upon itself, and how it refuses more."""
+"""Resource limits of the server, and the rejection of requests that exceed them."""
 
 import asyncio
 import contextlib
@@ -9,23 +9,24 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-# Bodies and answers that are held together, in multiples of the largest body. Those over
-# a small size leave some room for the small ones.
+# Limit on the total size of all request bodies and responses in memory, in multiples of
+# the largest body. Those larger than `_SMALL` times the largest body have a lower limit,
+# which leaves room for small ones.
 _HELD_TOGETHER = 4
 _LARGE_TOGETHER = 3
 _SMALL = 1 / 32
-# Large answers that are computed and written together.
+# Number of large responses that are computed and written at the same time.
 _LARGE_ANSWERS = 2
-# The status, in the metrics alone, of a request whose client did not wait (nginx's).
+# Status of a request whose client disconnected, as in nginx; only the metrics show it.
 _GONE = 499
-# Work that may wait to be decoded, in multiples of the most of one request.
+# Limit on the pixels that wait to be decoded, in multiples of the limit of one request.
 _WORK_TOGETHER = 4
-# Seconds for which what a refused client still sends is read and forgotten. Closing at
-# once would reset the connection, and the client might not see why.
+# Seconds for which the rest of a rejected request is read and discarded. Closing the
+# connection immediately would reset it, and the client might never see the error.
 _LINGER = 2.0
-# A body must arrive at this many bytes a second after these seconds.
+# A body must arrive at this rate on average, in bytes per second, after a grace period.
 _BODY_RATE = 2**14
-_BODY_GRACE = 5.0
+_BODY_GRACE = 5.0  # Seconds.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +34,16 @@ class Limits:
     """Limits of a server.
 
     Args:
-        max_body: int, bytes of a request's body.
-        max_instances: int, instances of a request.
-        max_waiting: int, requests that are computed or wait for it.
-        body_timeout: float, seconds in which a body must arrive; after 5 seconds also
-            16 KiB a second.
-        max_pixels: int, pixels of the image files of a request.
-        max_values: int, values and lists in the JSON of a request.
-        max_answer: int, values in an answer.
-        deadline: float, seconds in which a request is answered once its body is there.
+        max_body: int, bytes in the body of a request.
+        max_instances: int, instances in a request.
+        max_waiting: int, requests that are being computed or wait to be.
+        body_timeout: float, seconds in which the body of a request must arrive. After 5
+            seconds, it must also have arrived at 16 KiB per second on average.
+        max_pixels: int, pixels to decode for the image files of a request.
+        max_values: int, values, lists and objects in the JSON of a request.
+        max_answer: int, values in a response.
+        deadline: float, seconds in which a request must be answered after its body has
+            arrived.
     """
 
     max_body: int = 32 * 2**20
@@ -55,12 +57,12 @@ class Limits:
 
 
 class RefusedError(Exception):
-    """A request is answered with an error.
+    """Error for a request that the server rejects.
 
     Args:
         status: int, the HTTP status.
-        message: str, for the client.
-        unread: bool, whether the client may still be sending.
+        message: str, error message for the client.
+        unread: bool, whether the client may still be sending its request.
     """
 
     def __init__(self, status: int, message: str, unread: bool = False):
@@ -80,7 +82,10 @@ class RefusedError(Exception):
 
 
 class _LastResponse(Response):
-    """Closes the connection when the client has stopped sending, or soon."""
+    """Response that closes the connection after the client has stopped sending.
+
+    If the client keeps sending, the connection is closed after `_LINGER` seconds.
+    """
 
     async def __call__(self, scope, receive, send):
         headers = [*self.raw_headers, (b"connection", b"close")]
@@ -101,15 +106,16 @@ class _LastResponse(Response):
 
 @dataclasses.dataclass(eq=False)
 class Held:
-    """A request and the bytes that the server holds for it.
+    """Request in progress, with the memory that the server holds for it.
 
     Args:
         request: the request.
 
     Attributes:
-        size: int, bytes of its body, or of its answer once there is one.
-        reading: the timeout of its body while that arrives, otherwise None.
-        evicted: bool, whether its memory was needed for others.
+        size: int, bytes of the body of the request, or of the response once it exists.
+        reading: the timeout for the body while it arrives, otherwise None.
+        sending: bool, whether the response is being sent.
+        evicted: bool, whether the request was dropped to free memory for others.
     """
 
     request: Request
@@ -119,7 +125,7 @@ class Held:
     evicted: bool = False
 
     def evict(self) -> None:
-        """Drop what is held for a client that does not send or read."""
+        """Drop the request to free its memory, because its client is slow."""
         self.evicted, self.size = True, 0
         if self.reading is not None:
             self.reading.reschedule(asyncio.get_running_loop().time())
@@ -128,11 +134,11 @@ class Held:
 
 
 class Admission:
-    """Bounds the requests inside, and the bytes held for them.
+    """Admission control for the requests in progress and the memory that they hold.
 
-    A client that sends its request or reads its answer slowly takes no place from
-    others: places are counted once a body is there, and where bytes are scarce, the
-    client that makes the server hold the most of them is refused.
+    Clients that send requests or read responses slowly do not block others. A request
+    counts toward `max_waiting` only after its body has arrived, and when memory is short,
+    the sending or reading client that holds the most of it is dropped.
 
     Args:
         limits: a `Limits`.
@@ -147,7 +153,17 @@ class Admission:
 
     @contextlib.contextmanager
     def held(self, request: Request) -> Iterator[Held]:
-        """Account for a request until its answer is sent."""
+        """Account for the memory of a request until its response is sent.
+
+        Args:
+            request: the request.
+
+        Yields:
+            A `Held`.
+
+        Raises:
+            RefusedError: its `Content-Length` exceeds `max_body`.
+        """
         length = request.headers.get("content-length")
         if length is not None and int(length) > self._limits.max_body:
             raise _too_large(self._limits)
@@ -160,7 +176,11 @@ class Admission:
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """Let a request in whose body is there, or raise RefusedError."""
+        """Count a request whose body has arrived as waiting.
+
+        Raises:
+            RefusedError: `max_waiting` requests are waiting already.
+        """
         if self.waiting >= self._limits.max_waiting:
             raise RefusedError(503, "Too many requests are waiting.")
         self.waiting += 1
@@ -171,7 +191,15 @@ class Admission:
 
     @contextlib.contextmanager
     def decoding(self, work: int) -> Iterator[None]:
-        """Let in a request whose images are large, or raise RefusedError."""
+        """Account for the decoding of a request with large images.
+
+        Args:
+            work: int, number of pixels to decode.
+
+        Raises:
+            RefusedError: the request exceeds `max_pixels`, or too many pixels are waiting
+                to be decoded.
+        """
         limit = self._limits.max_pixels
         if work > limit:
             raise RefusedError(
@@ -189,10 +217,13 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def answering(self, request: Request) -> AsyncIterator[None]:
-        """Cancel what runs inside at the deadline, or when the client has gone.
+        """Cancel the enclosed work at the deadline, or when the client disconnects.
+
+        Args:
+            request: the request that the work is for.
 
         Raises:
-            RefusedError: at either, from a task that is then free for other requests.
+            RefusedError: the deadline has passed or the client has disconnected.
         """
         connection, loop = request.state.connection, asyncio.get_running_loop()
         seconds = self._limits.deadline
@@ -212,14 +243,14 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def answer(self, values: int, instances: int) -> AsyncIterator[None]:
-        """Wait until there is memory for the values of an answer.
+        """Wait until there is memory for a response.
 
         Args:
-            values: int, of all outputs.
-            instances: int, of the request.
+            values: int, number of values in all outputs.
+            instances: int, number of instances in the request.
 
         Raises:
-            RefusedError: they are more than this server ever sends together.
+            RefusedError: the response would exceed `max_answer`.
         """
         limit = self._limits.max_answer
         if values > limit:
@@ -234,7 +265,15 @@ class Admission:
             yield
 
     async def body(self, held: Held) -> bytearray:
-        """Return the body of a request, or raise RefusedError."""
+        """Return the body of a request.
+
+        Args:
+            held: the request.
+
+        Raises:
+            RefusedError: the body is too large, too slow or incomplete, or its memory is
+                needed for other requests.
+        """
         limits = self._limits
         body = bytearray()
         start = asyncio.get_running_loop().time()
@@ -263,11 +302,19 @@ class Admission:
         return body
 
     def _seconds_for(self, size):
-        """Return the seconds that a body may take when `size` bytes have arrived."""
+        """Return the seconds that a body may take after `size` bytes have arrived."""
         return min(self._limits.body_timeout, _BODY_GRACE + size / _BODY_RATE)
 
     def send(self, held: Held, size: int) -> None:
-        """Account for an answer of `size` bytes instead of the body."""
+        """Account for a response of `size` bytes instead of the request's body.
+
+        Args:
+            held: the request.
+            size: int, bytes of the response.
+
+        Raises:
+            RefusedError: the memory is needed for other requests.
+        """
         held.size, held.sending = 0, True
         self._grow(held, size)
 

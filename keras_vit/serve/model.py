@@ -1,4 +1,4 @@
-"""A SavedModel under TensorFlow, without Keras."""
+"""SavedModel that runs under TensorFlow, without Keras."""
 
 import math
 import os
@@ -15,22 +15,24 @@ from keras_vit.serve.tensor_json import BadRequestError, Tensor
 
 
 class Model:
-    """The highest version of an export that can be served.
+    """Exported model, loaded from the highest version that works.
 
-    A version that fails to load or to run is skipped, and the reason is logged.
+    Versions that fail to load or to run are skipped with a warning.
 
     Args:
-        directory: path that `keras_vit.export.saved_model` was given, with a directory
-            for each version.
+        directory: path that was passed to `keras_vit.export.saved_model`, which has a
+            subdirectory for each version.
 
     Attributes:
-        version: int.
-        signatures: for each name, its inputs by name.
-        output_values: for each name, how many values it returns for an instance.
-        metadata: the signatures, as TF Serving's `/metadata` has them.
+        version: int, the version that was loaded.
+        signatures: dict from the name of each signature to its inputs, a dict from names
+            to `Tensor`.
+        output_values: dict from the name of each signature to the number of values that
+            it returns for each instance.
+        metadata: dict of the signatures in the format of TF Serving's `/metadata`.
 
     Raises:
-        FileNotFoundError: there is no version that can be served.
+        FileNotFoundError: the directory has no version that can be served.
     """
 
     def __init__(self, directory: str | os.PathLike):
@@ -41,7 +43,7 @@ class Model:
                 self._load(path)
                 self._warm_up()
             except Exception as error:
-                # TensorFlow has no common class for the errors of a damaged export.
+                # A damaged SavedModel can raise errors of many unrelated classes.
                 reason = _first_lines(str(error))
                 _skip(path, f"{type(error).__name__}: {reason}", problems)
                 continue
@@ -72,14 +74,17 @@ class Model:
         }
 
     def run(self, signature: str, inputs: dict) -> dict[str, np.ndarray]:
-        """Outputs by name.
+        """Run a signature and return its outputs by name.
 
         Args:
             signature: name of the signature.
-            inputs: arrays by name; strings as objects.
+            inputs: dict of arrays; strings have dtype `object`.
+
+        Returns:
+            Dict of arrays.
 
         Raises:
-            BadRequestError: the model refuses the inputs.
+            BadRequestError: the model rejects the inputs.
         """
         tensors = {
             name: tf.constant(array, tf.string if array.dtype == object else None)
@@ -92,7 +97,7 @@ class Model:
         return {name: value.numpy() for name, value in outputs.items()}
 
     def _warm_up(self):
-        # TensorFlow prepares a graph when it first runs.
+        # TensorFlow optimizes a graph in its first run, which is therefore slow.
         file = tf.io.encode_jpeg(tf.zeros((64, 64, 3), tf.uint8)).numpy()
         for name, tensors in self.signatures.items():
             inputs = {}
@@ -105,15 +110,14 @@ class Model:
 
 
 def _values(spec):
-    """Return the values of one instance in an output; sides that vary count once."""
+    """Return the number of values per instance; unknown dimensions count as 1."""
     return math.prod(side or 1 for side in spec.shape.as_list()[1:])
 
 
 def _versions(root, problems):
     """Return pairs of a version and its directory, the highest version first.
 
-    Directories with numbers that are not written as TF Serving's tools write them are
-    skipped: `03` may stand beside `3`.
+    Numbers with leading zeros are skipped: `03` and `3` would be the same version.
     """
     versions = []
     for path in root.iterdir() if root.is_dir() else ():
@@ -149,6 +153,6 @@ def _metadata(path):
 
 
 def _first_lines(message):
-    # The rest is where in the graph.
+    # TensorFlow appends the location in the graph, which does not help a client.
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return " ".join(lines)[:500]

@@ -1,8 +1,8 @@
-"""Checks on the headers of a request that protect a server from web pages.
+"""Checks of request headers that protect the server from other websites.
 
-A page on any website can send requests to a server on the reader's own machine. These
-checks refuse such requests: by `Host` when the page's own name resolves to this machine
-(DNS rebinding), by `Origin` and `Content-Type` when the page posts across sites.
+A page on any website can send requests to a server on its reader's own machine. The check
+of `Host` rejects such requests when the name of the website resolves to this machine (DNS
+rebinding); the checks of `Origin` and `Content-Type` reject cross-site posts.
 """
 
 import ipaddress
@@ -14,18 +14,18 @@ from starlette.datastructures import Headers
 
 from keras_vit.serve.limits import RefusedError
 
-# The types that a page may post across sites without asking the server first.
+# Content types that a page may post to other sites without a CORS preflight request.
 _FORM_TYPES = {"text/plain", "multipart/form-data", "application/x-www-form-urlencoded"}
 
 
 class OriginCheck:
-    """ASGI middleware that refuses requests made by pages of other websites.
+    """ASGI middleware that rejects requests made by pages of other websites.
 
     Args:
         app: an ASGI application.
         address: str, the host name or address that the server listens on.
-        allowed: host names that `Host` may state besides that, IP addresses, `localhost`
-            and the name of this machine; `"*"` for any.
+        allowed: host names that are allowed in `Host`, in addition to `address`, IP
+            addresses, `localhost` and the name of this machine; `"*"` allows any.
     """
 
     def __init__(self, app, address: str, allowed: Iterable[str] = ()):
@@ -50,7 +50,7 @@ class OriginCheck:
                 "A request has either Content-Length or Transfer-Encoding, not both.",
                 unread=True,
             )
-        host = headers.get("host")  # HTTP/1.0 has none; every browser sends it.
+        host = headers.get("host")  # HTTP/1.0 clients omit it; browsers never do.
         if host is not None and not self._is_own(_name(f"//{host}")):
             raise RefusedError(
                 403,
@@ -69,7 +69,8 @@ class OriginCheck:
                 unread=True,
             )
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        # curl -d sends the last of them, and so do clients of TF Serving.
+        # `curl -d` and many clients of TF Serving send JSON as form data. It is accepted
+        # from them, but not from browsers, which send `Origin` or `Sec-Fetch-Site`.
         if kind in _FORM_TYPES and not (
             kind == "application/x-www-form-urlencoded"
             and origin is None
@@ -88,7 +89,7 @@ class OriginCheck:
             ipaddress.ip_address(name)
         except ValueError:
             return name in self._names or "*" in self._names
-        return True  # Nobody can make an address resolve to another one.
+        return True  # DNS rebinding needs a name; an address is not resolved.
 
     def _is_same(self, origin, host):
         if host is not None and origin.lower() in (
@@ -97,8 +98,8 @@ class OriginCheck:
         ):
             return True
         name = _name(origin)
-        # "localhost" and this machine's name are not enough: another server on this
-        # machine is another origin.
+        # "localhost" and the name of this machine are not sufficient, because another
+        # server on this machine is a different origin.
         return name is not None and name in self._origins
 
 
@@ -106,7 +107,7 @@ def _name(url):
     """Return the host name in `url`, or None if there is none."""
     try:
         parts = urllib.parse.urlsplit(url)
-        _ = parts.port  # Raises for what is no number.
+        _ = parts.port  # Raises ValueError if the port is not a number.
         name = parts.hostname
     except ValueError:
         return None

@@ -1,4 +1,4 @@
-"""A server that stops without losing a request."""
+"""HTTP server that answers all pending requests before it stops."""
 
 import asyncio
 import functools
@@ -17,33 +17,33 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from keras_vit.serve.app import App
 
-# Seconds in which a request may still come over a connection that is open when the server
-# stops. uvicorn closes idle ones at once, and with them requests that it has not read.
+# Seconds in which open connections may still send a request after the server was told to
+# stop. uvicorn closes idle connections immediately, and loses requests not yet read.
 _GRACE = 1.0
-# Seconds in which all requests are answered, or dropped, when the server stops.
+# Seconds after the signal to stop in which requests are answered; then they are dropped.
 _STOP = 6
-# Seconds after that in which the handlers of dropped requests end by themselves.
+# Further seconds in which the handlers of dropped requests may finish by themselves.
 _UNWIND = 2
-# Seconds after which the process ends, whatever still runs.
+# Seconds after the signal to stop when the process exits, even if threads still run.
 _EXIT = 10
-# Seconds in which a client must read 64 KiB of its answer, or the rest of it.
+# Seconds in which a client must read the next 64 KiB of its response, or the rest.
 _WRITE_TIMEOUT = 10.0
-# Connections that are open together, if the operating system allows as many files.
+# Maximum number of open connections, if the operating system allows that many files.
 _CONNECTIONS = 2000
-# Seconds for the headers of a request, and between requests.
+# Timeouts in seconds for the headers of a request, and for an idle connection.
 _HEADERS_TIMEOUT = 20.0
 _KEEP_ALIVE = 75
-# TCP_CLOSE and TCP_CLOSE_WAIT of Linux.
+# TCP_CLOSE and TCP_CLOSE_WAIT in Linux.
 _CLOSED = (7, 8)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, with a slower end.
+    """uvicorn server with a graceful shutdown.
 
     Args:
         app: an `App`.
-        host: str, an address.
-        port: int; 0 for any that is free.
+        host: str, the address to listen on.
+        port: int, the port to listen on; 0 for any free port.
     """
 
     def __init__(self, app: App, host: str, port: int):
@@ -63,7 +63,11 @@ class Server(uvicorn.Server):
         self._app = app
 
     def run(self, sockets=None):
-        """Serves until a signal; exits with 1 where the address cannot be had."""
+        """Serve until a signal arrives; exit with status 1 if binding the address fails.
+
+        Args:
+            sockets: list with the socket to listen on; the default binds a new one.
+        """
         super().run(sockets=sockets or [self.config.bind_socket()])
 
     async def startup(self, sockets=None):
@@ -81,7 +85,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig, frame):
         if not self.should_exit:
-            # Python waits for threads, and a batch may still be running.
+            # Python waits for its threads at exit, and a batch may still be running.
             watchdog = threading.Timer(_EXIT, os._exit, [0])
             watchdog.daemon = True
             watchdog.start()
@@ -95,7 +99,8 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for connection in accepted:
             await loop.connect_accepted_socket(self._protocol, connection)
-        # uvicorn would cancel the handlers, and log each as a failure.
+        # Drop the connections first: uvicorn would cancel the handlers after its timeout
+        # and log each as an error.
         loop.call_later(_STOP, self._drop_all)
         end = time.monotonic() + _GRACE
         while self.server_state.connections and time.monotonic() < end:
@@ -123,17 +128,17 @@ def _most_connections():
 
 
 def _accepted(listener):
-    """What the kernel has accepted; closing the listener would reset it."""
+    """Return the connections in the backlog, which closing the listener would reset."""
     connections = []
     try:
         while True:
             connections.append(listener.accept()[0])
-    except OSError:  # BlockingIOError: there are no more.
+    except OSError:  # BlockingIOError: the backlog is empty.
         return connections
 
 
 def _is_closed(transport):
-    """Return whether the other side has closed a connection; False where unknown."""
+    """Return True if the client has closed the connection, False if that is unknown."""
     connection = transport.get_extra_info("socket")
     if connection is None or not hasattr(socket, "TCP_INFO"):
         return False
@@ -145,15 +150,15 @@ def _is_closed(transport):
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, which would wait for ever for the headers of a request."""
+    """uvicorn's protocol with a timeout for headers and checks for stalled clients."""
 
     _timer = None
-    _unread_since: float | None = None  # A client has not read since then.
-    # Called when nobody waits for the answer to the current request any more.
+    _unread_since: float | None = None  # Time since when the client has not read.
+    # Called when the client of the current request disconnects.
     on_gone: Callable[[], None] | None = None
 
     def connection_made(self, transport):
-        # A copy for each request, with the connection in it.
+        # Handlers find their connection as `request.state.connection`.
         self.app_state = {**self.app_state, "connection": self}
         if len(self.connections) >= _most_connections():
             self._drop_another()
@@ -168,7 +173,7 @@ class _Protocol(H11Protocol):
             min(waiting, key=lambda connection: connection._since).transport.abort()
 
     def waits_for_client(self):
-        """Return whether the client has to send or to read something next."""
+        """Return True if the server is waiting for the client to send or to read."""
         cycle = self.cycle
         return cycle is None or cycle.response_started or cycle.more_body
 
@@ -177,10 +182,13 @@ class _Protocol(H11Protocol):
         super().resume_writing()
 
     def check_client(self, now):
-        """Drop a client that does not read its answer, or that has gone.
+        """Drop the connection if the client has left or does not read its response.
 
-        While reading is paused, as behind a pipelined request, asyncio does not notice
-        that the client has closed its connection.
+        asyncio does not notice that a client has closed its connection while reading is
+        paused, for example behind a pipelined request.
+
+        Args:
+            now: float, the time of the event loop.
         """
         if self.flow.read_paused and _is_closed(self.transport):
             self.transport.abort()
@@ -197,7 +205,7 @@ class _Protocol(H11Protocol):
 
     def data_received(self, data):
         if self.conn.their_state is h11.MUST_CLOSE:
-            return  # Whatever follows the last request, such as a line break, is ignored.
+            return  # Ignore data after the last request, such as a line break.
         super().data_received(data)
         self._expect_headers()
 
@@ -208,7 +216,11 @@ class _Protocol(H11Protocol):
             self.on_gone()
 
     def send_400_response(self, msg):
-        """Answer what is no HTTP, unless an answer is under way already."""
+        """Respond to malformed HTTP with an error, unless a response has started.
+
+        Args:
+            msg: str, the error message.
+        """
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()

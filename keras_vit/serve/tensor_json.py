@@ -1,4 +1,4 @@
-"""The JSON of TF Serving's REST predict API, to arrays and back."""
+"""Conversion between arrays and the JSON of TF Serving's REST predict API."""
 
 import base64
 import dataclasses
@@ -11,7 +11,7 @@ import orjson
 
 DEFAULT_SIGNATURE = "serving_default"
 
-# What JSON has for each kind of dtype.
+# Types of JSON values that are allowed for each kind of dtype.
 _TYPES: dict[str, set[type]] = {
     "f": {int, float},
     "i": {int},
@@ -23,16 +23,16 @@ _NAMES = {dict: "object", list: "list", type(None): "null"}
 
 
 class BadRequestError(ValueError):
-    """What the client sent cannot be answered; the message is for the client."""
+    """Error for an invalid request, with a message for the client."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """What a signature says of an input.
+    """Specification of an input of a signature.
 
     Args:
-        shape: tuple of ints, None where any will do.
-        dtype: NumPy's; `object` for strings.
+        shape: tuple of ints, with None for dimensions of any size.
+        dtype: NumPy dtype; `object` for strings.
     """
 
     shape: tuple[int | None, ...]
@@ -41,12 +41,13 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a body asks for.
+    """Parsed predict request.
 
     Args:
         signature: name of the signature.
-        inputs: arrays by name, with a batch axis.
-        by_rows: whether it came, and is answered, as a list of instances.
+        inputs: dict of arrays with a batch axis.
+        by_rows: bool, whether the request and its response are in TF Serving's row
+            format, a list of instances.
     """
 
     signature: str
@@ -55,7 +56,7 @@ class Request:
 
     @property
     def size(self) -> int:
-        """Number of instances."""
+        """Return the number of instances."""
         return len(next(iter(self.inputs.values())))
 
 
@@ -65,22 +66,25 @@ def read_request(
     max_instances: int,
     max_values: int,
 ) -> Request:
-    """Reads the body of a predict request.
+    """Parse the body of a predict request.
 
     Args:
-        body: JSON, an object with `instances` or `inputs` and maybe `signature_name`.
-        signatures: for each name, its inputs by name.
-        max_instances: int, the most instances of a request.
-        max_values: int, the most values in the JSON, with its lists and objects.
+        body: JSON object with `instances` or `inputs`, and optionally `signature_name`.
+        signatures: dict from the name of each signature to its inputs, a dict from names
+            to `Tensor`.
+        max_instances: int, largest number of instances in a request.
+        max_values: int, largest number of values, lists and objects in the JSON.
+
+    Returns:
+        A `Request`.
 
     Raises:
-        BadRequestError: it is no JSON, or not of this form, or not what the signature
-            takes.
+        BadRequestError: the body is not valid JSON, or does not match the signature.
 
     Source: https://www.tensorflow.org/tfx/serving/api_rest. Deviations: numbers must be
-    finite, and instances match the shape of the signature.
+    finite, and instances must match the shape of the signature.
     """
-    # A list takes 50 times the bytes of its text, so count before parsing.
+    # Count before parsing: a parsed list takes up to 50 times the memory of its text.
     count = count_values(body)
     if count > max_values:
         raise BadRequestError(
@@ -123,7 +127,11 @@ def read_request(
 
 
 def count_values(body: bytes | bytearray) -> int:
-    """Return the most values, lists and objects that unparsed JSON can have."""
+    """Return an upper bound on the values, lists and objects in unparsed JSON.
+
+    Args:
+        body: JSON text.
+    """
     text = np.frombuffer(body, np.uint8)
     return sum(int(np.count_nonzero(text == ord(c))) for c in ",[{")
 
@@ -173,8 +181,9 @@ def _is_base64(value):
 
 
 def _array(name, value, tensor):
-    # By levels, and not with np.array(value): that makes numbers of booleans and
-    # strings, and of a long string among numbers as many copies.
+    # Flatten level by level instead of calling np.array(value), which would convert
+    # booleans and strings to numbers, and allocate the length of the longest string for
+    # every element.
     shape: list[int] = []
     values = [value]
     while (types := set(map(type, values))) == {list}:
@@ -207,7 +216,7 @@ def _array(name, value, tensor):
         array[:] = [_bytes(name, entry) for entry in values]
         return array.reshape(shape)
     try:
-        with np.errstate(over="ignore"):  # To infinity.
+        with np.errstate(over="ignore"):  # Overflow to infinity is reported below.
             array = np.array(values, tensor.dtype)
     except OverflowError as error:
         raise BadRequestError(f"A value of {name} is out of range: {error}") from None
@@ -222,7 +231,7 @@ def _bytes(name, value):
     if not _is_base64(value):
         raise BadRequestError(f'An object in {name} must be {{"b64": "..."}}.')
     try:
-        # As TF Serving reads it: white space and padding are optional.
+        # TF Serving ignores white space and missing padding too.
         text = "".join(value["b64"].split())
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
@@ -236,17 +245,19 @@ def _shape_text(shape):
 
 
 def write_answer(outputs: Mapping[str, np.ndarray], by_rows: bool) -> bytes:
-    """The JSON body of an answer.
+    """Return the JSON body of a response.
 
-    One output is written as it is, several as objects by name. Strings are UTF-8, and
-    `{"b64": ...}` where the name of the output ends with `_bytes`.
+    A single output is written without its name, several outputs as objects with a key for
+    each. Strings are decoded as UTF-8, or written as `{"b64": ...}` if the name of the
+    output ends in `_bytes`.
 
     Args:
-        outputs: arrays by name, all with the same batch axis.
-        by_rows: whether as a list of predictions, or whole outputs.
+        outputs: dict of arrays, all with the same batch size.
+        by_rows: bool, whether to write a list with one prediction per instance
+            (`predictions`) instead of whole arrays (`outputs`).
 
     Returns:
-        bytes.
+        The JSON as bytes.
     """
     values: dict[str, Any] = {
         name: _strings(name, array) if array.dtype == object else array
