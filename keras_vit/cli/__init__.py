@@ -27,19 +27,19 @@ COMMANDS = {
     "serve": "serve a SavedModel over TF Serving's REST API",
     "query": "classify image files with a TF Serving server, over gRPC",
 }
-# Servers and clients of an export have no Keras. TensorFlow imports it where it is
-# installed, so `main` refuses it: what runs here is what runs there.
+# These commands must run on machines without Keras. TensorFlow imports Keras if it is
+# installed, so `main` blocks the import: the commands then behave the same everywhere.
 WITHOUT_KERAS = {"serve", "query"}
-# These read images with tf.data, whose threads may outlive an error.
+# These commands read images with tf.data, whose threads may still run after an error.
 READERS = {"pretrain", "finetune", "evaluate", "predict", "probe", "sweep"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the arguments name.
+    """Run the command that is named by the first argument.
 
     Args:
-        arguments: the name of the command and its arguments; those of the process by
-            default.
+        arguments: the name of the command and its arguments; by default, the arguments
+            of the process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = _parser().parse_args(words[:1]).command

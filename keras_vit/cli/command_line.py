@@ -1,4 +1,4 @@
-"""Arguments, errors and names of runs that several commands share."""
+"""Argument parsing, error reports and lookup of runs, shared by several commands."""
 
 import argparse
 import contextlib
@@ -31,10 +31,10 @@ def parser(
     """Return a parser with the arguments of the commands that take a config.
 
     Args:
-        name: of the command, such as `"pretrain"`.
-        doc: the docstring of its module, which is its help.
-        what: the name of its first argument.
-        workdir: help of `--workdir`.
+        name: name of the command, such as `"pretrain"`.
+        doc: docstring of its module, which becomes the description in its help.
+        what: name of its positional argument in the help.
+        workdir: help text of `--workdir`.
     """
     made = argparse.ArgumentParser(
         prog=f"keras-vit {name}",
@@ -60,7 +60,11 @@ def parser(
 
 
 def settings(options: argparse.Namespace) -> list[str]:
-    """Return the settings of `--set` and `--data-dir` for `configs.override`."""
+    """Return the values of `--set` and `--data-dir` as settings for `configs.override`.
+
+    Args:
+        options: the parsed options.
+    """
     directory = options.data_dir
     return [*([f"data.data_dir={directory}"] if directory else []), *options.settings]
 
@@ -71,12 +75,12 @@ def run(
     configured: Callable[[argparse.Namespace], configs.Config],
     start: Callable[..., Any],
 ) -> None:
-    """Run a command that trains, with the options `--dry-run` and `--resume`.
+    """Add the options `--resume` and `--dry-run` to a parser and run a training command.
 
     Args:
-        made: its parser.
-        arguments: of the command; those of the process by default.
-        configured: function from the parsed options to the config.
+        made: the parser of the command.
+        arguments: arguments of the command; by default, those of the process.
+        configured: function that returns the config for the parsed options.
         start: function that trains, such as `runs.train`.
     """
     made.add_argument(
@@ -105,7 +109,9 @@ def run(
 
 @contextlib.contextmanager
 def reported(workdir: str | None = None) -> Iterator[None]:
-    """Exit with one line for errors that the user can mend, and for Ctrl-C.
+    """Report errors that the user can fix, and Ctrl-C, in one line and exit.
+
+    Other errors are bugs and are raised with their traceback.
 
     Args:
         workdir: the directory that the command writes to, if any.
@@ -114,7 +120,7 @@ def reported(workdir: str | None = None) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interruption:
         print(str(interruption) or "interrupted", file=sys.stderr)
-        sys.exit(130)  # What shells report for SIGINT.
+        sys.exit(130)  # The exit status that shells report for SIGINT.
     except Exception as error:
         reason = str(error)
         if workdir and disk_is_full(error):
@@ -134,7 +140,11 @@ def reported(workdir: str | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(workdir: str | None) -> Iterator[None]:
-    """Report errors as `reported` does, and hold the directory of results, if any."""
+    """Report errors like `reported`, and lock the output directory, if there is one.
+
+    Args:
+        workdir: the directory that the command writes to, or None.
+    """
     with reported(workdir), locked(workdir) if workdir else contextlib.nullcontext():
         yield
 
@@ -143,19 +153,27 @@ def _reading_error(error):
     """Return the data pipeline's message about an image or a label, or None."""
     if not isinstance(error, tensorflow().errors.OpError):
         return None
-    # TensorFlow passes the text of a Python error on, with where it was.
+    # TensorFlow embeds the message of a Python error in its own, with the traceback.
     reason = r"^ValueError: (.*)$|(Labels must be .*)"
     found = re.search(reason, error.message, flags=re.MULTILINE)
     return found and (found[1] or found[2])
 
 
 def checkpoint_file(path: str) -> str:
-    """Return the file of a checkpoint: the best model, if `path` is a run."""
+    """Return the checkpoint at a path: for the directory of a run, its best model.
+
+    Args:
+        path: a checkpoint, or the directory of a run.
+    """
     return f"{path}/best.keras" if is_run(pathlib.Path(path)) else path
 
 
 def run_of(path: str) -> pathlib.Path | None:
-    """Return the directory of the run that a checkpoint belongs to, or None."""
+    """Return the directory of the run that a checkpoint belongs to, or None.
+
+    Args:
+        path: a checkpoint, or the directory of a run.
+    """
     for directory in (pathlib.Path(path), pathlib.Path(path).parent):
         if is_run(directory):
             return directory
@@ -163,9 +181,15 @@ def run_of(path: str) -> pathlib.Path | None:
 
 
 def head_of(checkpoint: str) -> dict[str, Any]:
-    """Return the arguments for the head of a run's model, by the run's config.
+    """Return the arguments that set the activation of a run's model by its loss.
 
-    The models of older runs say that they end in logits, whatever loss trained them.
+    Older versions saved the models of all runs with logits as output.
+
+    Args:
+        checkpoint: a checkpoint, or the directory of a run.
+
+    Returns:
+        Arguments for `load_checkpoint`; empty if the checkpoint belongs to no run.
     """
     run = run_of(checkpoint)
     names = ("best.keras", "last.keras")
@@ -178,27 +202,31 @@ def head_of(checkpoint: str) -> dict[str, Any]:
 
 
 def is_run(path: pathlib.Path) -> bool:
-    """Return True if a directory holds a training run."""
+    """Return True if a directory contains a training run.
+
+    Args:
+        path: the directory.
+    """
     return (path / "config.json").is_file() and (path / "environment.json").is_file()
 
 
 def config_of(what: str, otherwise: configs.Config) -> configs.Config:
-    """Return the config that a name, a file or a checkpoint stands for.
+    """Return the config for the name of a config, a config file or a checkpoint.
 
     Args:
-        what: name of a config, its Python or JSON file, or a checkpoint.
-        otherwise: for a checkpoint that is of no run.
+        what: name of a config, a Python or JSON file, or a checkpoint.
+        otherwise: config for checkpoints that do not belong to a run.
 
     Returns:
-        For a checkpoint: with `model.weights` naming it and no other arguments of the
-        model; the data are those of its run.
+        The config. For a checkpoint, `model` has only `weights`, set to the checkpoint;
+        everything else comes from its run or from `otherwise`.
     """
     if configs.is_config(what):
         return configs.load(what)
     directory = run_of(what)
     file = checkpoint_file(what)
     if directory is None and not _may_be_checkpoint(what):
-        return configs.load(what)  # Its error names the configs.
+        return configs.load(what)  # Raises an error that lists the configs.
     base = otherwise
     if directory is not None:
         base = configs.load(str(directory / "config.json"))

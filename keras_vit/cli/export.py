@@ -50,7 +50,7 @@ Run it, on images float32 (b, h, w, c) of the model's size, pixel values 0 to 25
   {output} = predict(images=images)["{output}"]""",
 }
 
-# What a format has no place for, and why.
+# Options that a format does not support, with the reason.
 REFUSED: dict[str, dict[str, str]] = {
     "saved_model": {},
     "onnx": {
@@ -113,13 +113,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _export(options):
-    """Writes the export; returns what to do next."""
+    """Write the export and return the text that explains how to use it."""
     kwargs: dict[str, Any] = {"weights_dtype": options.weights_dtype}
     if options.labels is not None:
         kwargs["labels"] = _lines(pathlib.Path(options.labels))
     elif "labels" not in REFUSED[options.format]:
         kwargs["labels"] = known_class_names.of_run(options.checkpoint)
-    if options.format == "saved_model":  # Files of images, not pixels.
+    if options.format == "saved_model":  # Only SavedModels decode image files.
         run = command_line.run_of(options.checkpoint)
         if run is not None:
             kwargs["exif"] = configs.load(str(run / "config.json")).data.exif
@@ -133,7 +133,7 @@ def _export(options):
         model = keras_vit.load_checkpoint(model, **head)
     path = write(model, options.to, **kwargs)
     if options.format == "saved_model":
-        path = path.parent.resolve()  # Its parent is what a server is given.
+        path = path.parent.resolve()  # Servers take the directory of all versions.
         return NEXT["saved_model"].format(path=shlex.quote(str(path)), name=path.name)
     output = Head.of(model.get_config()["classifier_activation"]).output
     return NEXT[options.format].format(path=str(path), output=output)
@@ -141,8 +141,8 @@ def _export(options):
 
 def _lines(path):
     try:
-        text = path.read_text("utf-8-sig")  # Some editors begin files with a mark.
+        text = path.read_text("utf-8-sig")  # Some editors write a byte order mark.
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not in UTF-8 ({error}): save it in UTF-8.") from None
-    # Not str.splitlines, which ends lines at other characters too.
+    # str.splitlines would also split at characters other than line feeds.
     return text.removesuffix("\n").split("\n")

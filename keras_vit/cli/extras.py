@@ -1,4 +1,4 @@
-"""The extras of the package that install optional libraries."""
+"""Optional libraries and the extras of the package that install them."""
 
 EXTRAS = {
     "ai_edge_litert": "litert",
@@ -28,7 +28,7 @@ def install_command(error: BaseException) -> str | None:
     """Return the pip command that installs a missing library, or None.
 
     Args:
-        error: the error that an import raised.
+        error: an error; only a ModuleNotFoundError has a command.
     """
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     extra = EXTRAS.get((name or "").partition(".")[0])

@@ -3,9 +3,10 @@ r"""Train a model from a checkpoint, with other classes or at another size.
 keras-vit finetune CONFIG_OR_CHECKPOINT --workdir DIR [--set key=value ...]
 
 A config names its checkpoint in `model.weights`. A checkpoint is anything that
-`keras_vit.load_checkpoint` reads, or the directory of a run, whose data are then used
-again. It is trained like in the ViT paper: SGD with momentum 0.9, a cosine schedule,
-clipping at 1, no weight decay. The head is new and position embeddings are resized.
+`keras_vit.load_checkpoint` reads, or the directory of a run, whose data set is then used
+again. A checkpoint is trained as in the ViT paper: SGD with momentum 0.9, a cosine
+schedule, gradient clipping at 1 and no weight decay. The head is replaced by a new one
+and the position embeddings are resized.
 
 Examples:
 
@@ -22,20 +23,20 @@ from keras_vit.cli import command_line
 from keras_vit.training import config as configs
 from keras_vit.training import runs
 
-# The ViT paper's, appendix B.1.1 and table 4.
+# The settings of the ViT paper, appendix B.1.1 and table 4.
 PAPER = configs.Optimization(
     optimizer="sgd", learning_rate=0.01, momentum=0.9, clip_norm=1.0
 )
 
 
 def configured(what: str) -> configs.Config:
-    """The config of a fine-tuning run.
+    """Return the config of a fine-tuning run.
 
     Args:
-        what: name of a config, or a checkpoint.
+        what: name of a config, a config file, or a checkpoint.
 
     Raises:
-        ValueError: there is no such config or checkpoint, or the config names none.
+        ValueError: there is no such config or checkpoint.
     """
     otherwise = configs.Config(
         about=f"{what}, fine-tuned.",
@@ -57,10 +58,18 @@ def configured(what: str) -> configs.Config:
 
 
 def train(config: configs.Config, workdir: str, resume: bool | None = None) -> dict:
-    """Train as `runs.train` does, from a checkpoint.
+    """Train from a checkpoint with `runs.train`.
+
+    Args:
+        config: config of the run.
+        workdir: directory of the run.
+        resume: whether to require (True) or to forbid (False) an existing run.
+
+    Returns:
+        The results of `runs.train`.
 
     Raises:
-        ValueError: the config has no weights to begin with.
+        ValueError: the config has no `model.weights`.
     """
     if config.model.weights is None:
         raise ValueError(

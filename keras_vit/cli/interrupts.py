@@ -1,4 +1,4 @@
-"""Ctrl-C: a command that is interrupted ends with one line."""
+"""Handling of Ctrl-C: an interrupted command exits with one line, not a traceback."""
 
 import os
 import signal
@@ -9,18 +9,18 @@ _INTERRUPTED = 130  # The exit status that shells report for SIGINT.
 
 
 def install() -> None:
-    """Handle SIGINT in this process, and KeyboardInterrupt where nothing catches it."""
+    """Install handlers for SIGINT and for an uncaught KeyboardInterrupt."""
     sys.excepthook = _excepthook
-    # A background job of a shell ignores SIGINT, and so does its command.
+    # Shells start background jobs with SIGINT ignored; leave it ignored there.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
 
 
 def _interrupt(number, frame):
-    """Raise KeyboardInterrupt, or end the process while it imports a module.
+    """Raise KeyboardInterrupt, or exit immediately during an import.
 
-    Optional imports catch every exception, KeyboardInterrupt included, and the command
-    would continue.
+    Some libraries catch every exception of an optional import, including
+    KeyboardInterrupt, and the command would continue.
     """
     while frame is not None:
         if frame.f_code.co_filename == _IMPORT:

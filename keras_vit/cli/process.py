@@ -1,4 +1,4 @@
-"""Commands that end as processes, whatever TensorFlow's threads still do."""
+"""Clean exit of failed commands while TensorFlow's threads are still running."""
 
 import os
 import sys
@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 
 def run_as_process(main: Callable[[], None]) -> None:
-    """Run a command that reads images, as the process itself.
+    """Run a command that reads images, and exit without destructors if it fails.
 
-    After an error in the input pipeline, TensorFlow's threads still read ahead, and its
-    destructors abort the process at exit. A command that fails ends without them.
+    After an error in the input pipeline, TensorFlow's threads still prefetch images, and
+    its destructors would abort the process at exit.
 
     Args:
-        main: the command; it raises SystemExit with a message or a status.
+        main: the command; on failure it raises SystemExit with a message or a status.
     """
     try:
         main()

@@ -40,13 +40,23 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{path}: {IMAGE_ERRORS[answer['error'][i]]}")
             continue
         best = zip(answer["labels"][i], answer["scores"][i], strict=True)
-        # A model without softmax or sigmoid gives scores that are no probabilities.
+        # The scores of a model without softmax or sigmoid are not probabilities.
         form = ".1%" if "probabilities" in answer else ".4f"
         print(f"{path}:", ", ".join(f"{label.decode()} {p:{form}}" for label, p in best))
 
 
 def classify(channel, model, files, timeout):
-    """Arrays by the names that `keras_vit.export.saved_model` gives them."""
+    """Send image files to a server and return the outputs by name.
+
+    Args:
+        channel: the gRPC channel to the server.
+        model: str, the name of the model on the server.
+        files: list of bytes, the image files.
+        timeout: float, seconds.
+
+    Returns:
+        Dict of arrays, named as by `keras_vit.export.saved_model`.
+    """
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = "predict_bytes"

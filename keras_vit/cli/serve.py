@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"part of a URL; received {name!r}. Give --name."
         )
     try:
-        # TensorFlow takes seconds to import.
+        # Imported here because TensorFlow takes seconds, and --help should not wait.
         from keras_vit.serve.app import App
         from keras_vit.serve.model import Model
         from keras_vit.serve.server import Server
@@ -84,18 +84,18 @@ def main(arguments: list[str] | None = None) -> None:
         options.host,
         options.allow_host,
     )
-    # uvicorn raises the signal that stopped it once more when it has stopped; that is no
-    # failure.
+    # uvicorn raises the signal that stopped it again after it has stopped. Ignore it, so
+    # that the exit status is 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     Server(app, options.host, options.port).run()
 
 
 def _prepare_process():
-    # TensorFlow's own allocator never returns the memory of a large image.
+    # TensorFlow's allocator would never return the memory of a large image to the system.
     os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
-    # Operations that wait in TensorFlow's pool of threads, by default one a core, would
-    # make small requests wait for the decoding of a large image.
+    # TensorFlow's thread pool has one thread per core by default, all of which the
+    # decoding of a large image can occupy while small requests wait.
     threads = max(16, 2 * (os.cpu_count() or 1))
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(threads))
 

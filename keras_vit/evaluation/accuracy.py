@@ -25,18 +25,20 @@ OTHER_CLASSES = (
 
 
 def evaluate(config: configs.Config) -> dict[str, Any]:
-    """Results of `model.weights` on `data.test`, or on `data.validation`.
+    """Evaluate `model.weights` on `data.test`, or on `data.validation` if that is None.
 
     Args:
-        config: which checkpoint, which images.
+        config: config that names the checkpoint or the export and the data set.
 
     Returns:
-        Dict with `set` (the name of the set), `images`, `unreadable`, `accuracy`, `top5`,
-        `loss` (mean negative log-likelihood, of a softmax), and `confusion`, `(classes,
-        classes)`: rows are the labels.
+        Dict with `set` (the name of the data set), `images`, `unreadable`, `accuracy`,
+        `top5`, `loss` (the mean negative log-likelihood under a softmax), and
+        `confusion`, a nested list `(classes, classes)` whose rows are the labels and
+        columns the predictions.
 
     Raises:
-        ValueError: no images are named; the model has other classes.
+        ValueError: the config names no data set, the model has other classes than the
+            data set, or an export does not fit the size of the images.
     """
     name = config.data.test or config.data.validation
     if not name:
@@ -83,9 +85,10 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
 
 
 def _check_sizes(export, path, source, config):
-    """Raises unless an export takes a source's images as they are.
+    """Raise ValueError unless the images of a source fit an export without resizing.
 
-    Resized otherwise than its checkpoint wants them, they would tell too little of it.
+    Exports do not resize images, and resizing them differently from the checkpoint's own
+    preprocessing would give a misleading accuracy.
     """
     if set(config.model.arguments) - {"class_names"}:
         raise ValueError(
@@ -108,15 +111,15 @@ def _check_sizes(export, path, source, config):
 def outputs(
     model: keras.Model | exported_model.Export, source: Source, config: configs.Config
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What a model makes of all images of a source, with a progress bar.
+    """Run a model on all images of a source, with a progress bar.
 
     Args:
-        model: a `keras_vit` model, or an export of one.
+        model: a `keras_vit` model, or an `Export`.
         source: the images.
-        config: says the batch size, and what becomes of unreadable images.
+        config: config with the batch size and the handling of unreadable images.
 
     Yields:
-        For each batch its outputs, float64, and its labels; padding is left out.
+        Pairs of outputs, float64, and labels, one for each batch, without padding.
     """
     dark_images.warn(source)
     batches = evaluation_batches(
@@ -134,7 +137,11 @@ def outputs(
 
 
 def published_accuracy(checkpoint: str) -> str | None:
-    """What was published of a checkpoint, with where; None where nothing was."""
+    """Return the published ImageNet accuracy of a checkpoint and its source, or None.
+
+    Args:
+        checkpoint: name of a checkpoint, as in `keras_vit.checkpoints()`.
+    """
     row = keras_vit.checkpoints().get(checkpoint)
     if row is None or row.imagenet_top1 is None:
         return None

@@ -1,4 +1,4 @@
-"""Exports as they are served: pixels to logits, without Keras's model."""
+"""Exported models, run by TensorFlow, ONNX Runtime or LiteRT instead of Keras."""
 
 import json
 import os
@@ -14,10 +14,14 @@ SUFFIXES = (".onnx", ".tflite")
 
 
 def is_export(path: str) -> bool:
-    """Whether this is a file of `keras_vit.export`, or its directory of versions.
+    """Return True if a path is an ONNX or LiteRT file or holds SavedModel versions.
+
+    Args:
+        path: path or name of a checkpoint or an export.
 
     Raises:
-        ValueError: it is one of the versions.
+        ValueError: the path is one version of a SavedModel instead of the directory of
+            its versions.
     """
     if os.path.exists(f"{path}/saved_model.pb"):
         directory = pathlib.Path(path).parent
@@ -26,22 +30,23 @@ def is_export(path: str) -> bool:
 
 
 class Export:
-    """A SavedModel, an ONNX or a LiteRT file, with what `evaluate` asks of models.
+    """SavedModel, ONNX or LiteRT file with the interface that `evaluate` needs.
 
     Args:
-        path: `.onnx`, `.tflite`, or the directory that has a SavedModel's versions, of
-            which it is the highest.
+        path: an `.onnx` or `.tflite` file, or the directory with the versions of a
+            SavedModel, of which the highest is loaded.
 
     Attributes:
-        preprocessor: gives pixel values 0 to 255: an export does the rest itself.
-        input_shape: `(None, height, width, channels)`, None for any size.
+        preprocessor: `Preprocessor` that leaves pixel values at 0 to 255, because the
+            export normalizes them itself.
+        input_shape: `(None, height, width, channels)`, with None for any size.
         output_shape: `(None, classes)`.
-        class_names: the names of its classes, or None where the file has none.
+        class_names: list of the names of the classes, or None if the export has none.
 
     Raises:
-        FileNotFoundError: nothing is at the path.
+        FileNotFoundError: the path does not exist.
         ImportError: the package that runs the format is not installed.
-        ValueError: it cannot be read.
+        ValueError: the export cannot be read.
     """
 
     def __init__(self, path: str):
@@ -54,21 +59,28 @@ class Export:
             shape, classes = load(path)
         except ImportError:
             raise
-        except Exception as error:  # Each library has errors of its own.
+        except Exception as error:  # Each library has its own error classes.
             raise ValueError(f"{path} cannot be read: {error}") from error
         sizes = (n if isinstance(n, int) and n > 0 else None for n in shape[1:])
         self.input_shape = (None, *sizes)
         self.output_shape = (None, int(classes))
         if self.class_names == [str(number) for number in range(int(classes))]:
-            self.class_names = None  # Written for a model without names.
+            self.class_names = None  # Placeholders for a model without class names.
         self.preprocessor = Preprocessor(mean=0.0, std=1.0)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the part of a model's config that exports hold: `class_names`."""
+        """Return a model config with the only entry that exports store, `class_names`."""
         return {"class_names": self.class_names}
 
     def predict_on_batch(self, images) -> np.ndarray:
-        """Logits `(b, classes)` of pixels float32 `(b, h, w, c)`."""
+        """Return the logits of a batch of images.
+
+        Args:
+            images: pixel values 0 to 255, `(b, h, w, c)`.
+
+        Returns:
+            Array `(b, classes)`.
+        """
         return self._logits(np.asarray(images, "float32"))
 
     def _onnx(self, path):
@@ -90,7 +102,7 @@ class Export:
 
     def _saved_model(self, path):
         tf = import_module("tensorflow")
-        # Kept: its variables live as long as it does.
+        # Keep a reference: the variables are deleted together with the loaded object.
         self._loaded = tf.saved_model.load(f"{path}/{max(_versions(path))}")
         serve = self._loaded.signatures["serving_default"]
         self._logits = lambda x: serve(images=tf.constant(x))["logits"].numpy()
@@ -101,7 +113,7 @@ class Export:
 
 
 def _labels_of_saved_model(loaded, classes):
-    """Return the constant of strings that the bytes signature's labels come from."""
+    """Return the class names that are stored as a constant in the graph, or None."""
     for signature in loaded.signatures.values():
         if "labels" not in signature.structured_outputs:
             continue

@@ -14,24 +14,24 @@ from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import network
 from keras_vit.training.runs import check_classes
 
-# big_vision's.
+# The values that big_vision tries.
 REGULARIZATIONS = tuple(2.0**power for power in range(-10, 20))
 SHOTS = (5, 10)
-# Draws of the few images; the mean of their accuracies counts.
+# Number of random subsets of the images; the mean of their accuracies is reported.
 DRAWS = 5
 
 
 def ridge(
     features: np.ndarray, labels: np.ndarray, classes: int, regularization: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The linear map from features to 1 for the label and -1 for other classes.
+    """Fit a ridge regression from features to 1 for the label and -1 for other classes.
 
     Args:
-        features: `(n, d)`, standardised.
+        features: `(n, d)`, standardized.
         labels: `(n,)`, ints.
-        classes: int.
-        regularization: float above 0, weight of the squared kernel beside the sum of
-            squared errors. The bias is not held back.
+        classes: int, number of classes.
+        regularization: positive float, factor of the squared norm of the kernel that is
+            added to the sum of squared errors. The bias is not regularized.
 
     Returns:
         Kernel `(d, classes)` and bias `(classes,)`, float64.
@@ -40,7 +40,7 @@ def ridge(
     mean, center = features.mean(axis=0), targets.mean(axis=0)
     x, y = features - mean, targets - center
     n, d = x.shape
-    if n < d:  # The smaller of two systems with the same solution.
+    if n < d:  # The dual problem has the same solution and a smaller system.
         gram = x @ x.T + regularization * np.eye(n)
         kernel = x.T @ np.linalg.solve(gram, y)
     else:
@@ -55,13 +55,13 @@ def probe(
     test: tuple[np.ndarray, np.ndarray],
     classes: int,
 ) -> dict[str, Any]:
-    """Test accuracy of the probe whose regularisation is the best on validation.
+    """Fit probes, choose the regularization on the validation set, and test the best one.
 
     Args:
-        train: features `(n, d)` and labels `(n,)` to fit.
-        validation: likewise, to choose by.
-        test: likewise, to measure on.
-        classes: int.
+        train: features `(n, d)` and labels `(n,)` that the probes are fitted to.
+        validation: features and labels that the regularization is chosen on.
+        test: features and labels that the accuracy is measured on.
+        classes: int, number of classes.
 
     Returns:
         Dict with `accuracy`, `validation_accuracy`, `regularization`.
@@ -89,10 +89,15 @@ def probe(
 
 
 def few(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Indices of `shots` images of each class.
+    """Return the indices of `shots` randomly chosen images of each class.
+
+    Args:
+        labels: `(n,)`, ints.
+        shots: int, number of images per class.
+        seed: int, seed of the choice.
 
     Raises:
-        ValueError: a class has fewer.
+        ValueError: a class has fewer images.
     """
     generator = np.random.default_rng(seed)
     chosen = []
@@ -107,10 +112,19 @@ def few(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
 
 
 def features(model, source, config) -> tuple[np.ndarray, np.ndarray]:
-    """What a model without a head makes of all images of a source, and their labels."""
+    """Return the features of all images of a source, and their labels.
+
+    Args:
+        model: a model without a head; tokens that it does not pool are averaged.
+        source: the images.
+        config: config with the batch size and the handling of unreadable images.
+
+    Returns:
+        Features `(n, d)` and labels `(n,)`.
+    """
     found, labels = [], []
     for values, batch_labels in outputs(model, source, config):
-        if values.ndim == 3:  # Tokens of a model without pooling.
+        if values.ndim == 3:  # The model returns tokens because it has no pooling.
             values = values[:, model.num_prefix_tokens :].mean(axis=1)
         found.append(values)
         labels.append(batch_labels)
@@ -118,17 +132,19 @@ def features(model, source, config) -> tuple[np.ndarray, np.ndarray]:
 
 
 def linear_probe(config: configs.Config) -> dict[str, Any]:
-    """Accuracies of probes with few images and with all.
+    """Measure the accuracy of linear probes fitted to few images and to all images.
 
     Args:
-        config: the model or checkpoint, and `data`.
+        config: config with the model or the checkpoint, and all three data sets.
 
     Returns:
-        Dict from `5-shot`, `10-shot` and `all` to `accuracy` (in few-shot the mean of
-        several draws), `accuracies` of each draw, `regularization`.
+        Dict with a dict for each of `5-shot`, `10-shot` and `all`: `accuracy`,
+        `regularization` and, for `all`, `validation_accuracy`. For few-shot probes,
+        `accuracy` is the mean over several draws, `accuracies` lists the accuracy of
+        each draw and `regularization` that of each draw.
 
     Raises:
-        ValueError: a set is missing, or the sets differ in their classes.
+        ValueError: a data set is missing, or the data sets differ in their classes.
     """
     keras.utils.set_random_seed(config.seed)
     data = config.data

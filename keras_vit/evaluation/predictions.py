@@ -13,10 +13,13 @@ from keras_vit.training.sources import counted, image_files
 
 
 def images_in(paths: Sequence[str]) -> list[pathlib.Path]:
-    """The images that paths name, those of folders in order.
+    """Return the image files at some paths, with folders replaced by their images.
+
+    Args:
+        paths: paths of image files and of folders, which are searched for images.
 
     Raises:
-        FileNotFoundError: nothing is at a path, or no image in a folder.
+        FileNotFoundError: a path does not exist, or a folder holds no images.
     """
     found = []
     for path in map(pathlib.Path, paths):
@@ -35,13 +38,17 @@ def images_in(paths: Sequence[str]) -> list[pathlib.Path]:
 def predict(
     model, paths: Sequence[pathlib.Path], batch_size: int, exif: bool = True
 ) -> Iterator[tuple[pathlib.Path, np.ndarray | str]]:
-    """Pairs of a path and its class scores, or what is wrong with it.
+    """Compute the class scores of image files.
 
     Args:
         model: a `keras_vit` model with its classifier.
-        paths: of image files.
-        batch_size: int, images at once.
-        exif: bool, whether to turn images upright as their EXIF orientation asks for.
+        paths: paths of image files.
+        batch_size: int, number of images in a batch.
+        exif: bool, whether to rotate images upright by their EXIF orientation.
+
+    Yields:
+        Pairs of a path and its scores `(classes,)`, or of a path and the reason why the
+        image cannot be read, a string.
     """
     tf = tensorflow()
     for start in range(0, len(paths), batch_size):
