@@ -20,6 +20,7 @@ from keras_vit.training import config as configs
 from keras_vit.training import runs
 from keras_vit.training.callbacks import Keeper
 from keras_vit.training.objectives import SigmoidLoss
+from keras_vit.training.run_directory import RunDirectory
 from tests.cases import array
 
 # Settings with random numbers (dropout, stochastic depth) and state (EMA, optimizer).
@@ -188,6 +189,36 @@ def test_a_finished_run_is_left_as_it_is(whole, config):
     runs.train(config, whole)
     after = state(whole)
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_with_float16_and_averages(config, tmp_path, monkeypatch):
+    scaled = configs.override(
+        config,
+        [
+            "dtype=mixed_float16",
+            "steps=6",
+            "checkpoint_steps=2",
+            "batch_size=8",
+            "data.test=None",
+            "model.arguments.num_layers=1",
+        ],
+    )
+    runs.train(scaled, tmp_path / "whole")
+    save = RunDirectory.save_state
+
+    def stopped(directory, *arguments):
+        save(directory, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunDirectory, "save_state", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(scaled, tmp_path / "stopped")
+    monkeypatch.undo()
+    runs.train(scaled, tmp_path / "stopped")
+    assert_same_state(tmp_path / "stopped", tmp_path / "whole")
+    scales = [x for x in state(tmp_path / "whole").values() if x.shape == () and x > 1000]
+    assert len(scales) == 1  # The loss scale is in the state.
 
 
 @pytest.mark.any_backend
