@@ -1,4 +1,4 @@
-"""What a run does at each checkpoint: evaluates, logs, and writes all that is needed."""
+"""Callback that evaluates, logs and saves at every checkpoint."""
 
 import contextlib
 import math
@@ -13,23 +13,23 @@ from keras_vit.training.host import tensorflow
 from keras_vit.training.pipeline import batch_ids
 from keras_vit.training.run_directory import RunDirectory
 
-# A loss that is so many times that of guessing has exploded.
+# Training stops when the loss exceeds this multiple of the loss of guessing.
 EXPLODED = 10.0
 
 
 class Keeper(keras.callbacks.Callback):
-    """Evaluates, logs and writes a checkpoint at the end of each interval.
+    """Callback that evaluates, logs and saves a checkpoint after each interval.
 
     Args:
-        plan: the run's `runs.Plan`.
-        directory: its `RunDirectory`.
-        model: the model that trains, compiled.
-        validation: what `model.evaluate` takes.
+        plan: the `runs.Plan` of the run.
+        directory: the `RunDirectory` of the run.
+        model: the compiled model to train.
+        validation: the validation set, in a form that `model.evaluate` accepts.
     """
 
-    # Keras's own ModelCheckpoint, CSVLogger, TensorBoard and BackupAndRestore would
-    # each look at another moment, evaluate the raw weights and not the averaged ones, and
-    # forget the states of random numbers.
+    # Keras's ModelCheckpoint, CSVLogger, TensorBoard and BackupAndRestore would write at
+    # different times, evaluate the raw weights instead of their EMA, and not save the
+    # states of torch's random number generators.
     def __init__(self, plan, directory: RunDirectory, model, validation):
         super().__init__()
         self.plan, self.directory = plan, directory
@@ -40,26 +40,37 @@ class Keeper(keras.callbacks.Callback):
         self.data = fingerprints(plan.sources)
         check_unchanged(state.get("data", {}), self.data, plan.sources)
         self.step = self.last_saved = len(self.history) * plan.interval
-        # Those of the last checkpoint, and those to be set before the next batch.
+        # The generator states of the last checkpoint, and those to restore before the
+        # next batch.
         self.generators: list[list[int]] = state.get("generators", [])
         self.pending: list[list[int]] = []
         self.watch(model, validation)
         self.largest_loss = EXPLODED * self.objective.loss_of_guessing()
 
     def watch(self, model: keras.Model, validation: Any) -> None:
-        """Goes on with another model: the same one at another size."""
+        """Use another model from here on: the same network at another image size.
+
+        Args:
+            model: the compiled model to train.
+            validation: its validation set.
+        """
         self.model_of_run, self.validation = model, validation
         self.utilization = cost.utilization(model, self.config.dtype)
 
     def averaged(self):
-        """The model has its averaged weights, if it has any, while this lasts."""
+        """Return a context in which the model uses the EMA of its weights, if enabled."""
         if self.config.optimization.ema is None:
             return contextlib.nullcontext()
         optimizer = given_optimizer(self.model_of_run)
         return optimizer.averaged_weights(self.model_of_run)
 
     def curves(self) -> dict[str, list[float]]:
-        """Values by metric, one a checkpoint, of the metrics that validation has too."""
+        """Return the history of every metric that is also measured in validation.
+
+        Returns:
+            Dict from the name of a metric, such as `loss` or `val_loss`, to its values,
+            one for each checkpoint.
+        """
         metrics = [name for name in self.history[0] if f"val_{name}" in self.history[0]]
         return {
             name: [row[name] for row in self.history]
@@ -68,17 +79,17 @@ class Keeper(keras.callbacks.Callback):
         }
 
     def best(self) -> float | None:
-        """The best value so far of what the objective watches."""
+        """Return the best value so far of the objective's metric, None before any."""
         values = [row[self.objective.watched] for row in self.history]
         return self.objective.better(values, default=None)
 
     def best_row(self) -> dict[str, Any]:
-        """Return the row of the checkpoint that best.keras holds."""
+        """Return the row of the history that belongs to best.keras."""
         watched, best = self.objective.watched, self.best()
         return next(row for row in self.history if row[watched] == best)
 
     def interruption(self) -> str:
-        """Return what to tell when the run is interrupted."""
+        """Return the message to print when the run is interrupted."""
         resumed = "starts from the first step"
         if self.last_saved:
             resumed = f"resumes from the checkpoint of step {self.last_saved:,}"
@@ -88,7 +99,8 @@ class Keeper(keras.callbacks.Callback):
         self.pending = self.generators
 
     def on_train_batch_begin(self, batch, logs=None):
-        # Before the first, when `fit` and torch's loader of data have drawn.
+        # Restore the states as late as this, because `fit` and torch's DataLoader draw
+        # random numbers before the first batch.
         set_generators(self.pending)
         self.pending = []
 
@@ -179,15 +191,22 @@ class Keeper(keras.callbacks.Callback):
 
 
 def given_optimizer(model: keras.Model) -> Any:
-    """Return the optimizer that `compile` was given.
+    """Return the optimizer that was passed to `compile`.
 
-    Under mixed_float16 Keras wraps it in one that scales the loss.
+    Under mixed_float16, Keras wraps it in an optimizer that scales the loss.
+
+    Args:
+        model: a compiled model.
     """
     return getattr(model.optimizer, "inner_optimizer", model.optimizer)
 
 
 def variables(model: keras.Model) -> list:
-    """All that training changes, with the states of dropout's random numbers."""
+    """Return all variables that training changes, including the seeds of dropout.
+
+    Args:
+        model: a compiled model.
+    """
     return [
         *model.trainable_variables,
         *model.non_trainable_variables,
@@ -195,10 +214,13 @@ def variables(model: keras.Model) -> list:
     ]
 
 
-# Under torch, Keras's dropout draws from torch's own generators, and not from the states
-# that are variables of the model.
+# Under torch, Keras's dropout draws from torch's own generators instead of the seeds that
+# are variables of the model.
 def generators() -> list[list[int]]:
-    """The states of random numbers that are no variables: of the CPU, of each GPU."""
+    """Return the states of torch's random number generators, of the CPU and each GPU.
+
+    The list is empty under other backends.
+    """
     if keras.backend.backend() != "torch":
         return []
     import torch
@@ -208,7 +230,11 @@ def generators() -> list[list[int]]:
 
 
 def set_generators(states: list[list[int]]) -> None:
-    """Sets what `generators` gave."""
+    """Restore the states of torch's random number generators.
+
+    Args:
+        states: the return value of `generators`; an empty list is a no-op.
+    """
     if not states:
         return
     import torch

@@ -1,4 +1,4 @@
-"""Configs as Python files, with a comment for every value."""
+"""Python source of configs, with a comment for every value."""
 
 import dataclasses
 import inspect
@@ -13,10 +13,10 @@ INDENT = " " * 4
 
 
 def source_of(name: str) -> str:
-    """Return the text of a Python file that sets `CONFIG` to a config.
+    """Return the source of a Python file that sets `CONFIG` to a config.
 
     Args:
-        name: a name of a config or the path of a file, as for `config.load`.
+        name: name of a config or path of a config file, as for `config.load`.
 
     Raises:
         ValueError: there is no such config.
@@ -43,7 +43,11 @@ def source_of(name: str) -> str:
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """Return the first sentence about each field in the docstring of a dataclass."""
+    """Return the first sentence of the documentation of each field of a dataclass.
+
+    Args:
+        kind: a dataclass whose docstring documents all fields.
+    """
     documentation = inspect.getdoc(kind) or ""
     texts = dict(re.findall(r"^    (\w+): ((?:.|\n        )+)$", documentation, re.M))
     found = {}
@@ -54,7 +58,7 @@ def meanings(kind: type) -> dict[str, str]:
 
 
 def _kinds(config):
-    """Yield the type of a config and of every part with values that are not defaults."""
+    """Yield the type of a config and of every part that differs from its default."""
     yield type(config)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -69,7 +73,7 @@ def _default(field):
 
 
 def _call(value, indent):
-    """Return the call that makes a dataclass, with comments above its arguments."""
+    """Return the call that constructs a dataclass, with comments above its arguments."""
     known, inner, defaults = meanings(type(value)), indent + INDENT, []
     lines = [f"{type(value).__name__}("]
     for field in dataclasses.fields(value):
@@ -97,7 +101,7 @@ def _comment(text, indent):
 
 
 def _expression(value, indent, name):
-    """Return a value as Python source that starts behind `name=` at an indent."""
+    """Return the source of a value that follows `name=` at an indent."""
     if dataclasses.is_dataclass(value):
         return _call(value, indent)
     text, inner = _one_line(value), indent + INDENT

@@ -1,4 +1,4 @@
-"""What a model costs: operations, memory, and the rate that a device could reach."""
+"""Cost of a model: operations, memory, and utilization of the device."""
 
 import resource
 import sys
@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
-# Floating point operations a second, dense, by device (a part of its name) and dtype.
-# NVIDIA's data sheets; TF32 for float32, which is what XLA uses for products there.
+# Peak dense FLOP/s by device (a substring of its name) and dtype, from NVIDIA's data
+# sheets. The values for float32 are those of TF32, which XLA uses for matmuls, where the
+# device has it.
 PEAKS = {
     "H200": {"bfloat16": 989e12, "float32": 494e12},
     "H100": {"bfloat16": 989e12, "float32": 494e12},
@@ -17,19 +18,19 @@ PEAKS = {
     "V100": {"float16": 125e12, "float32": 15.7e12},
     "T4": {"float16": 65e12, "float32": 8.1e12},
 }
-# A training step has so many times the operations of a forward pass: the backward pass
-# has two products for each of its.
+# Operations of a training step in multiples of a forward pass: the backward pass has two
+# matmuls for each matmul of the forward pass.
 TRAINING = 3
 
 
 def forward_operations(model: keras.Model) -> int:
-    """Floating point operations of an image in a model, as the backend counts them.
+    """Return the floating-point operations for one image, as the backend counts them.
 
-    A multiplication and an addition are two. TensorFlow and JAX count what is elementwise
-    too, which is below a hundredth for these models; torch does not.
+    A multiply-add counts as two operations. TensorFlow and JAX also count elementwise
+    operations, less than 1 % of the total for these models; torch does not.
 
     Args:
-        model: a functional model of images.
+        model: a functional model that takes images.
     """
     shape = (1, *model.input_shape[1:])
     backend = keras.backend.backend()
@@ -61,7 +62,7 @@ def forward_operations(model: keras.Model) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    # The counter does not know the CPU's fused attention.
+    # The counter does not support the fused attention of CPUs.
     with (
         FlopCounterMode(display=False) as counter,
         torch.no_grad(),
@@ -72,7 +73,7 @@ def forward_operations(model: keras.Model) -> int:
 
 
 def device_name() -> str:
-    """The name of the accelerator that the backend uses, or `cpu`."""
+    """Return the name of the accelerator that the backend uses, or `cpu`."""
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
@@ -90,10 +91,10 @@ def device_name() -> str:
 
 
 def peak(dtype: str) -> float | None:
-    """Operations a second that the device can reach in a dtype policy, where it is known.
+    """Return the peak FLOP/s of the device under a dtype policy, or None if unknown.
 
     Args:
-        dtype: `"float32"`, `"mixed_bfloat16"`, ...
+        dtype: name of the dtype policy, such as `"float32"` or `"mixed_bfloat16"`.
     """
     name = device_name()
     compute = keras.dtype_policies.get(dtype).compute_dtype
@@ -102,7 +103,7 @@ def peak(dtype: str) -> float | None:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held, of an accelerator if there is one."""
+    """Return the peak memory of this process in bytes, on the accelerator if any."""
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
@@ -125,10 +126,18 @@ def peak_memory() -> int:
 
 
 def utilization(model: keras.Model, dtype: str) -> Callable[[float], float] | None:
-    """A function from trained images/s to the part of the device's peak, if it is known.
+    """Return a function from images/s in training to model FLOPs utilization.
 
-    The operations of the model itself count, and not those of a second computation
-    (`remat`): model FLOPs utilization (PaLM, arXiv:2204.02311, appendix B).
+    Operations that are recomputed in the backward pass (`remat`) are not counted.
+
+    Args:
+        model: the model to train.
+        dtype: name of its dtype policy.
+
+    Returns:
+        The function, or None if the peak of the device is unknown.
+
+    Reference: PaLM (arXiv:2204.02311), appendix B.
     """
     most = peak(dtype)
     if most is None:

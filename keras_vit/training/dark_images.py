@@ -1,29 +1,29 @@
-"""Warnings about images of 16 bits that use a small part of their range."""
+"""Warnings about 16-bit images that use only a small part of their range."""
 
 import numpy as np
 
 from keras_vit.training.host import tensorflow
 from keras_vit.training.sources import Source
 
-# Images of a source that are looked at.
+# Number of images of a source that are checked.
 _SAMPLE = 8
-# Cameras of 12 bits reach a sixteenth of the range of 16 bits.
+# Images are dark below this value. 12-bit cameras reach 1/16 of the 16-bit range.
 _DARK = 2**16 // 8
 
 
 def warning(name: str, content: bytes) -> str | None:
-    """Return a warning if a file is a PNG of 16 bits and almost black, else None.
+    """Return a warning if a file is a 16-bit PNG and almost black, otherwise None.
 
     Args:
-        name: how the warning names the file.
-        content: the file.
+        name: name of the file in the warning.
+        content: contents of the file.
     """
     tf = tensorflow()
     if content[:8] != b"\x89PNG\r\n\x1a\n" or content[24:25] != b"\x10":
         return None
     try:
         brightest = int(np.max(tf.io.decode_png(content, dtype=tf.uint16)))
-    except tf.errors.OpError:  # Whoever decodes it says why.
+    except tf.errors.OpError:  # The pipeline reports unreadable images.
         return None
     if brightest >= _DARK:
         return None
@@ -39,7 +39,7 @@ def warn(source: Source) -> None:
     """Print a warning if one of the first images of a source is almost black.
 
     Args:
-        source: images; only the files among them are looked at.
+        source: the images; sources of decoded pixels are not checked.
     """
     if not source.encoded:
         return
@@ -50,4 +50,4 @@ def warn(source: Source) -> None:
                 print(text, flush=True)
                 return
     except tensorflow().errors.OpError:
-        pass  # The pipeline names what is damaged or gone.
+        pass  # The pipeline reports damaged and missing files.

@@ -1,4 +1,4 @@
-"""A lock that lets one command at a time write to a directory."""
+"""Lock that allows only one command at a time to write to a directory."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ _TRIES = 100
 
 @contextlib.contextmanager
 def locked(directory: str | os.PathLike) -> Iterator[None]:
-    """Hold a directory for this process, and create it where it does not exist.
+    """Lock a directory for this process, and create it if it does not exist.
 
     The operating system releases the lock when the process ends, even by SIGKILL, so no
     lock is ever stale. A directory created for a command that fails before it writes
@@ -39,7 +39,7 @@ def locked(directory: str | os.PathLike) -> Iterator[None]:
             "it, or choose another --workdir."
         ) from None
     try:
-        # Beside the lock and not in it: some versions of filelock empty their file.
+        # A separate file, because some versions of filelock truncate the lock file.
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": sys.argv}
         (directory / HOLDER).write_text(json.dumps(holder))
         yield
@@ -54,7 +54,7 @@ def locked(directory: str | os.PathLike) -> Iterator[None]:
 
 
 def _lock(directory):
-    """Create a directory and return the lock of it, acquired."""
+    """Create a directory, acquire its lock and return the lock."""
     file = directory / LOCK
     for attempt in range(_TRIES):
         lock = filelock.FileLock(file)
@@ -63,11 +63,11 @@ def _lock(directory):
             file.touch()
             before = file.stat().st_ino
             lock.acquire(blocking=False)
-            # The process that held the directory may have removed the file that is
-            # locked now, and a third process may have locked a new one.
+            # The previous holder may have removed the file that is locked now, and
+            # another process may have created and locked a new one.
             if file.stat().st_ino == before:
                 return lock
-        except FileNotFoundError:  # Another process removed it meanwhile.
+        except FileNotFoundError:  # The previous holder has just removed it.
             if attempt == _TRIES - 1:
                 raise
         lock.release()
@@ -80,4 +80,4 @@ def _holder(directory):
         command = pathlib.Path(holder["command"][0]).stem
         return f"process {holder['pid']} on host {holder['host']} ({command})"
     except (OSError, ValueError, LookupError, TypeError):
-        return "another process"  # It has only just started, or is about to end.
+        return "another process"  # The file is being written or has been removed.

@@ -1,4 +1,4 @@
-"""What a run would come to: printed, and a few steps measured; nothing is written."""
+"""Dry run: a report of the cost of a run, measured over a few steps."""
 
 import json
 import statistics
@@ -15,10 +15,12 @@ MEASURED_STEPS = 5
 
 
 def report(config: configs.Config) -> None:
-    """Prints the config, its variables, operations, memory, steps and their time.
+    """Print the config, variables, operations, memory, steps and time of a run.
+
+    Nothing is written to disk.
 
     Args:
-        config: of the run.
+        config: config of the run.
     """
     print(json.dumps(configs.to_dict(config), indent=1))
     keras.utils.set_random_seed(config.seed)
@@ -67,7 +69,7 @@ def _print(rows):
 
 
 def _step_seconds(todo, model):
-    """The median of a few steps with data, after the first has compiled."""
+    """Return the median seconds of a few steps, without the first, which compiles."""
     clock = _Clock()
     steps = MEASURED_STEPS * todo.steps_per_execution
     model.fit(
@@ -81,7 +83,7 @@ def _step_seconds(todo, model):
 
 
 class _Clock(keras.callbacks.Callback):
-    """The time at which each step ends; reading the loss waits for it."""
+    """Callback that records the time at the end of each step."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Fingerprints of sets of images, so that a run resumes only on the same data."""
+"""Fingerprints of data sets, so that a run is only resumed on the same data."""
 
 import base64
 import collections
@@ -10,20 +10,25 @@ from typing import Any
 
 from keras_vit.training.sources import Source
 
-# Sets with more examples are recorded by class: how many, and a hash of their rows.
+# Data sets with more examples are recorded as one row per class, with the number of its
+# examples and a hash of them.
 MOST_ROWS = 100_000
-# Names that an error lists of each kind of change.
+# Number of names that an error lists for each kind of change.
 LISTED = 3
 
 
 def fingerprints(sources: Mapping[str, Source]) -> dict[str, str]:
-    """Return compact texts that tell sets of images apart, one for each part of a run.
+    """Return the fingerprint of each data set as a compact string.
 
     A fingerprint covers the ids, the labels and the order of the examples, the names of
-    the classes, and of the files their sizes, or their contents where the set is small.
+    the classes and the sizes of the files, or their contents if the data set is small.
 
     Args:
-        sources: dict from the part (`train`, `validation`, `test`) to its source.
+        sources: dict from the part of the run (`train`, `validation`, `test`) to its
+            source.
+
+    Returns:
+        Dict with the same keys.
     """
     return {part: _packed(_description(source)) for part, source in sources.items()}
 
@@ -31,16 +36,16 @@ def fingerprints(sources: Mapping[str, Source]) -> dict[str, str]:
 def check_unchanged(
     before: Mapping[str, str], now: Mapping[str, str], sources: Mapping[str, Source]
 ) -> None:
-    """Check that sets of images are what they were at a run's last checkpoint.
+    """Check that the data sets have not changed since the last checkpoint of a run.
 
     Args:
-        before: the fingerprints in the run's state; empty for runs of versions that
-            recorded none, which pass.
-        now: the present fingerprints.
-        sources: what the present fingerprints are of.
+        before: fingerprints in the state of the run. Parts without one are not checked;
+            older versions did not record them.
+        now: current fingerprints.
+        sources: dict from the part of the run to its source.
 
     Raises:
-        ValueError: a set has changed; the error says how.
+        ValueError: a data set has changed; the message lists the changes.
     """
     for part, text in now.items():
         if part not in before or before[part] == text:
@@ -67,7 +72,7 @@ def _description(source) -> dict[str, Any]:
 
 
 def _by_class(rows, class_names):
-    """Return one row for each class, with its number of examples and a hash of them."""
+    """Return one row per class, with the number of its examples and a hash of them."""
     classes = collections.defaultdict(list)
     for row in rows:
         classes[row[1]].append(row)
@@ -91,8 +96,8 @@ def _unpacked(text):
 
 
 def _changes(old, new) -> list[str]:
-    """Return what changed from one description to another, a sentence part for each."""
-    if old == new:  # Packed by different versions of zlib.
+    """Return the changes between two descriptions, each as a part of a sentence."""
+    if old == new:  # Different versions of zlib compress differently.
         return []
     changes: list[str] = []
     if old["classes"] != new["classes"]:

@@ -1,4 +1,4 @@
-"""The sets of images that a config names, opened."""
+"""Data sets of a config."""
 
 from collections.abc import Sequence
 
@@ -10,18 +10,19 @@ PARTS = ("train", "validation", "test")
 
 
 def open_parts(data: configs.Data, parts: Sequence[str] = PARTS) -> dict[str, Source]:
-    """Open sets of images, and split the validation set off where the config asks for it.
+    """Open the data sets of a config, and split off the validation set if requested.
 
     Args:
-        data: names the sets.
-        parts: which of `train`, `validation` and `test` to open.
+        data: the names of the data sets.
+        parts: the parts to open, of `train`, `validation` and `test`.
 
     Returns:
-        Dict from the part to its source; without the parts that the config leaves out.
+        Dict from the name of each part to its source, without parts that are None in the
+        config.
 
     Raises:
-        ValueError: a name is not that of a set, or the set cannot be split.
-        FileNotFoundError: a set does not exist.
+        ValueError: a name is invalid, or the data set cannot be split.
+        FileNotFoundError: a data set does not exist.
     """
     names = {part: getattr(data, part) for part in parts}
     split = is_split(data.validation) and not {"train", "validation"}.isdisjoint(names)

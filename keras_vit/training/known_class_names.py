@@ -1,4 +1,4 @@
-"""The class names that a run, a checkpoint or an export knows."""
+"""Class names that are stored with a run, a checkpoint or an export."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ def of_run(checkpoint: str) -> list[str] | None:
     """Return the class names of the run that a checkpoint belongs to, or None.
 
     Args:
-        checkpoint: directory of a run, or a file in it.
+        checkpoint: the directory of a run, or a file in it.
     """
     for directory in (pathlib.Path(checkpoint), pathlib.Path(checkpoint).parent):
         names = directory / "classes.json"
@@ -21,14 +21,14 @@ def of_run(checkpoint: str) -> list[str] | None:
 
 
 def known(model: Any, config: configs.Config) -> list[str] | None:
-    """Return the class names that a model was trained with, or None if nobody knows.
+    """Return the class names that a model was trained with, or None if unknown.
 
-    `model.arguments.class_names` of the config comes first, None included; then what the
-    model or the export states, then the classes.json of its run.
+    They are looked up in `model.arguments.class_names` of the config, where None counts
+    as an answer, then in the model or export itself, then in the classes.json of its run.
 
     Args:
-        model: a `keras_vit` model or an `exported.Export`.
-        config: says which checkpoint the model was loaded from.
+        model: a `keras_vit` model or an `exported_model.Export`.
+        config: config with the checkpoint that the model was loaded from.
     """
     if "class_names" in config.model.arguments:
         return config.model.arguments["class_names"]

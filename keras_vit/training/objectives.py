@@ -1,4 +1,4 @@
-"""What a run learns: which model trains, by which loss, and what is kept of it."""
+"""Training objectives: the model to train, its loss, and the part that is saved."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,14 @@ from keras_vit.training.losses import SigmoidLoss
 
 
 def constructor(config: configs.Config) -> Any:
-    """The constructor that a config names."""
+    """Return the constructor that `model.architecture` names.
+
+    Args:
+        config: config of the run.
+
+    Raises:
+        ValueError: `keras_vit` has no such constructor.
+    """
     found = getattr(keras_vit, config.model.architecture, None)
     if not callable(found):
         raise ValueError(
@@ -27,16 +34,16 @@ def constructor(config: configs.Config) -> Any:
 
 
 def network(config: configs.Config, **settled: Any) -> keras.Model:
-    """The network of a config: from its weights, if it has any, else from random values.
+    """Build the network of a config, from its checkpoint or with random weights.
 
     Args:
-        config: says the architecture or the checkpoint, and arguments.
-        **settled: arguments that the objective settles.
+        config: config with the architecture or the checkpoint, and the arguments.
+        **settled: arguments that override those of the config.
     """
     arguments = {"dtype": config.dtype, **config.model.arguments, **settled}
     arguments = {k: tuple(v) if type(v) is list else v for k, v in arguments.items()}
     stem = arguments.get("stem")
-    if isinstance(stem, dict):  # A hybrid's, as plain data.
+    if isinstance(stem, dict):  # The ResNet stem of a hybrid; JSON has no objects.
         arguments["stem"] = keras_vit.layers.ResNetStem(**stem)
     if config.model.weights is None:
         return constructor(config)(**arguments)
@@ -48,20 +55,25 @@ def network(config: configs.Config, **settled: Any) -> keras.Model:
 
 
 def activation(config: configs.Config) -> str | None:
-    """Return the activation that belongs to the loss of a run, None without one."""
+    """Return the activation that matches the loss of a run, or None if there is none.
+
+    Args:
+        config: config of the run.
+    """
     named = config.optimization.loss in ("softmax", "sigmoid")
     return config.optimization.loss if named else None
 
 
 class Classification:
-    """Images to classes, with labels.
+    """Classification objective.
 
     Args:
-        config: of the run.
-        names: the names of the classes in the order of the labels.
+        config: config of the run.
+        names: names of the classes in the order of the labels.
     """
 
-    # What tells which checkpoint is best, and which of two values is better.
+    # The metric that selects the best checkpoint, and the function that selects its best
+    # value.
     watched, better = "val_accuracy", max
 
     def __init__(self, config: configs.Config, names: Sequence[str]):
@@ -69,7 +81,7 @@ class Classification:
         self._saved: tuple[keras.Model, keras.Model] | None = None
 
     def build(self) -> keras.Model:
-        """The model that trains: it gives logits."""
+        """Build the model to train, which returns logits."""
         arguments: dict[str, Any] = {"include_top": True, "classifier_activation": None}
         if self.config.model.arguments.get("head") == "keep":
             model = network(self.config, **arguments)
@@ -80,7 +92,7 @@ class Classification:
         )
 
     def _check_head(self, model):
-        """Check that a head that is kept was trained on the run's classes."""
+        """Check that the head of the checkpoint has the classes of the training set."""
         train, weights = self.config.data.train, self.config.model.weights
         classes = model.output_shape[-1]
         remedy = "Leave model.arguments.head out for a new head."
@@ -94,14 +106,21 @@ class Classification:
             )
 
     def kept(self, model: keras.Model) -> keras.Model:
-        """What is saved of the model that trains: the model itself."""
+        """Return the part of the trained model that is saved, here the whole model.
+
+        Args:
+            model: the model that was trained.
+        """
         return model
 
     def saved(self, model: keras.Model) -> keras.Model:
-        """Return the model to save: a copy that ends in the activation of its loss.
+        """Return the model to save, a copy that ends in the activation of the loss.
 
-        The model itself ends in logits, and is compiled with a loss of logits. The copy
-        of a model is built once, and gets the model's weights at every call.
+        The model itself returns logits, because it is compiled with a loss on logits. The
+        copy is built only once and receives the weights of the model in every call.
+
+        Args:
+            model: the model that was trained.
         """
         if self._saved is None or self._saved[0] is not model:
             config = model.get_config()
@@ -113,7 +132,11 @@ class Classification:
         return copy
 
     def compilation(self) -> dict[str, Any]:
-        """Arguments of `compile`: loss and metrics."""
+        """Return the arguments of `compile` for the loss and the metrics.
+
+        Raises:
+            ValueError: `optimization.loss` is unknown.
+        """
         settings = self.config.optimization
         if settings.loss == "softmax":
             loss = keras.losses.CategoricalCrossentropy(
@@ -136,17 +159,21 @@ class Classification:
         }
 
     def examples(self, batches: Any) -> Any:
-        """Batches whose labels are distributions, as mixed ones are already."""
+        """Return the batches with one-hot labels.
+
+        Args:
+            batches: a `tf.data.Dataset`; labels mixed by mixup remain unchanged.
+        """
         return one_hot(batches, self.classes)
 
     def loss_of_guessing(self) -> float:
-        """Of a softmax; or of as many sigmoids, each at one half."""
+        """Return the loss of a uniform softmax, or of sigmoids that are all one half."""
         sigmoid = self.config.optimization.loss == "sigmoid"
         return self.classes * math.log(2) if sigmoid else math.log(self.classes)
 
 
 class _WithoutLabels:
-    """What the objectives share that hide a part of the image."""
+    """Base class of the objectives that reconstruct masked parts of the image."""
 
     def __init__(self, config: configs.Config, names: Sequence[str]):
         self.config = config
@@ -155,43 +182,43 @@ class _WithoutLabels:
         return network(self.config, include_top=False)
 
     def kept(self, model: keras.Model) -> keras.Model:
-        """The backbone, without what only the objective needs."""
+        """Return the part of the trained model that is saved, here the backbone."""
         return model.backbone
 
     def saved(self, model: keras.Model) -> keras.Model:
-        """Return the model to save: what is kept."""
+        """Return the model to save, which is the backbone."""
         return self.kept(model)
 
     def compilation(self) -> dict[str, Any]:
-        """Nothing: these models have their own loss and metrics."""
+        """Return no arguments: these models define their own loss and metrics."""
         return {}
 
     def examples(self, batches: Any) -> Any:
-        """The batches as they are; the models do not look at labels."""
+        """Return the batches unchanged: these models ignore the labels."""
         return batches
 
 
 class MaskedPatches(_WithoutLabels):
-    """The ViT paper's masked patch prediction."""
+    """Masked patch prediction, as in the ViT paper."""
 
     watched, better = "val_accuracy", max
 
     def build(self) -> keras.Model:
-        """The model that trains."""
+        """Build the model to train."""
         return MaskedPatchPrediction(self.backbone(), ratio=self.config.masking.ratio)
 
     def loss_of_guessing(self) -> float:
-        """Of 8 levels for each channel."""
+        """Return the loss of a uniform prediction of 8 levels for each channel."""
         return self.config.model.arguments.get("input_shape", (0, 0, 3))[-1] * math.log(8)
 
 
 class Autoencoding(_WithoutLabels):
-    """MAE."""
+    """Masked autoencoding (MAE)."""
 
     watched, better = "val_loss", min
 
     def build(self) -> keras.Model:
-        """The model that trains."""
+        """Build the model to train."""
         masking = self.config.masking
         return MaskedAutoencoder(
             self.backbone(),
@@ -202,7 +229,7 @@ class Autoencoding(_WithoutLabels):
         )
 
     def loss_of_guessing(self) -> float:
-        """The variance of normalised pixels."""
+        """Return the loss of predicting the mean: the variance of normalized pixels."""
         return 1.0
 
 
@@ -214,14 +241,14 @@ OBJECTIVES: dict[str, Any] = {
 
 
 def objective(config: configs.Config, names: Sequence[str]) -> Any:
-    """The objective of a config.
+    """Return the training objective of a config.
 
     Args:
-        config: of the run.
-        names: the names of the training set's classes.
+        config: config of the run.
+        names: names of the classes of the training set, in the order of the labels.
 
     Raises:
-        ValueError: there is no such objective.
+        ValueError: `config.objective` is unknown.
     """
     if config.objective not in OBJECTIVES:
         raise ValueError(
@@ -232,7 +259,13 @@ def objective(config: configs.Config, names: Sequence[str]) -> Any:
 
 
 def one_hot(batches: Any, classes: int) -> Any:
-    """A `tf.data.Dataset` whose labels are one-hot, unless they are mixed already."""
+    """Return batches with one-hot labels.
+
+    Args:
+        batches: a `tf.data.Dataset`; labels that are distributions already, such as those
+            mixed by mixup, remain unchanged.
+        classes: int, number of classes.
+    """
     tf = tensorflow()
 
     def convert(images, labels, *weights):

@@ -1,18 +1,18 @@
-"""Pictures of a training run."""
+"""Plots of training runs, predictions and feature maps."""
 
 import matplotlib
 
-matplotlib.use("Agg")  # Files only: no display is needed.
+matplotlib.use("Agg")  # Writes files without a display.
 import matplotlib.pyplot as plt
 import numpy as np
 
 
 def learning_curves(histories, path):
-    """Loss, and accuracy where there is one, by epoch, the stages after one another.
+    """Plot the loss and, if there is one, the accuracy over the epochs of all stages.
 
     Args:
-        histories: dict from a stage's name to Keras's `History.history`.
-        path: PNG to write.
+        histories: dict from the name of each stage to Keras's `History.history`.
+        path: PNG file to write.
     """
     shown = [
         metric
@@ -50,14 +50,14 @@ def learning_curves(histories, path):
 
 
 def predictions(images, labels, probabilities, path, count=60):
-    """A sheet of images with what the model says of them, its mistakes first, in red.
+    """Plot images with their predicted classes, the mistakes first and in red.
 
     Args:
         images: `(n, h, w, 1)`, pixel values 0 to 255.
         labels: `(n,)` ints.
         probabilities: `(n, classes)`.
-        path: PNG to write.
-        count: how many images to show.
+        path: PNG file to write.
+        count: number of images to show.
     """
     predicted = probabilities.argmax(axis=1)
     order = np.argsort(predicted == labels, kind="stable")[:count]
@@ -80,13 +80,13 @@ def predictions(images, labels, probabilities, path, count=60):
 
 
 def feature_maps(image, columns, path):
-    """Sheets of channels: a column a model, a row a block, the photograph on top.
+    """Plot feature maps below the image, with a column per model and a row per block.
 
     Args:
         image: `(h, w, c)`, pixel values 0 to 255.
-        columns: dict from a model's name to a dict from a block's name to `(gh, gw,
-            channels)`, 0 to 1.
-        path: PNG to write.
+        columns: dict from the name of each model to a dict from the name of each block to
+            its feature maps `(gh, gw, channels)`, values 0 to 1.
+        path: PNG file to write.
     """
     rows = 1 + max(len(maps) for maps in columns.values())
     size = (5 * len(columns), 4 + 5 * (rows - 1))
@@ -111,7 +111,7 @@ def feature_maps(image, columns, path):
 
 
 def _sheet(channels):
-    """Channels side by side in a square of squares, with a line between them."""
+    """Return all channels in one image, arranged in a square with gaps between them."""
     gh, gw, count = channels.shape
     across = int(np.ceil(np.sqrt(count)))
     down = int(np.ceil(count / across))
@@ -123,11 +123,11 @@ def _sheet(channels):
 
 
 def confusion(counts, path):
-    """Which class is taken for which: a matrix, each row adding up to 1.
+    """Plot a confusion matrix whose rows are normalized to add up to 1.
 
     Args:
         counts: `(classes, classes)`; rows are the labels, columns the predictions.
-        path: PNG to write.
+        path: PNG file to write.
     """
     parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axis = plt.subplots(figsize=(6, 5), layout="constrained")

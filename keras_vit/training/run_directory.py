@@ -1,12 +1,16 @@
-"""The directory of a run: what is in it, and how a kill at any moment leaves it whole.
+"""Directory of a run, in which every file is written atomically.
 
-config.json, environment.json    what ran, on what
-state.npz                        all that a resumed run needs, at the last checkpoint
-state-previous.npz               the same at the checkpoint before, should it be damaged
-log.csv, tensorboard/            one row a checkpoint
-classes.json                     the names of the classes, in the order of the labels
-best.keras, last.keras           the models: of the best validation result, the last
-results.json, curves.png         at the end
+config.json         the config
+environment.json    versions, hardware and command
+state.npz           everything that is needed to resume from the last checkpoint
+state-previous.npz  the state of the checkpoint before, a fallback for a damaged state.npz
+log.csv             metrics, one row per checkpoint
+tensorboard/        the same metrics for TensorBoard
+classes.json        the names of the classes, in the order of the labels
+best.keras          the model with the best validation result
+last.keras          the model at the end of the run
+results.json        the results at the end of the run
+curves.png          learning curves
 """
 
 import contextlib
@@ -30,18 +34,27 @@ import numpy as np
 from keras_vit.training import config as configs
 from keras_vit.training.directory_lock import FILES, locked
 
-# The newest first.
+# Files with the state of a run, the newest first.
 STATES = ("state.npz", "state-previous.npz")
-# What a start writes before its first checkpoint.
+# Files that a run writes before its first checkpoint.
 STARTED = {"config.json", "environment.json", "classes.json"}
 PARTIAL = ".partial-"
-# Keys of a config that describe a run and do not change it.
+# Keys of a config that describe a run without affecting it.
 DESCRIPTIONS = ("about", "command", "hardware", "expected", "measured")
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path):
-    """A path to write to; what is written takes `path`'s place when it is on disk."""
+    """Replace a file atomically: yield a temporary path that is renamed at the end.
+
+    If the process is killed or an error is raised, the old file remains unchanged.
+
+    Args:
+        path: the file to replace or to create.
+
+    Yields:
+        The path to write to; it is synced to disk before it is renamed.
+    """
     temporary = path.with_name(f"{PARTIAL}{path.name}")
     try:
         yield temporary
@@ -58,13 +71,18 @@ def replacing(path: pathlib.Path):
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a small file, whole or not at all."""
+    """Write a text file atomically.
+
+    Args:
+        path: the file.
+        text: its contents.
+    """
     with replacing(path) as temporary:
         temporary.write_text(text)
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and revision, for the record."""
+    """Return the versions, the hardware, the command and the git revision as a dict."""
     packages = (
         *("keras_vit", "keras", "tensorflow", "jax", "torch", "numpy"),
         "tensorflow-datasets",
@@ -74,7 +92,7 @@ def environment() -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     devices = None
-    with contextlib.suppress(AttributeError):  # Keras has no such list under torch.
+    with contextlib.suppress(AttributeError):  # Not implemented in Keras under torch.
         devices = keras.distribution.list_devices()
     return {
         "backend": keras.backend.backend(),
@@ -89,7 +107,7 @@ def environment() -> dict[str, Any]:
 
 
 def _revision():
-    """Return the git revision of the package, or None outside a checkout of it."""
+    """Return the git revision of the package, or None if it is not a git checkout."""
     root = pathlib.Path(__file__).parents[2]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
@@ -98,24 +116,25 @@ def _revision():
 
 
 class RunDirectory:
-    """A new directory, or one that holds an earlier part of the same run.
+    """Directory of a new run, or of an interrupted run to resume.
 
-    Nothing is written before `record`.
+    Nothing is written before `record` is called.
 
     Args:
-        path: the directory; `held` creates it where it does not exist.
-        config: of the run, as plain dicts.
-        resume: None to resume a run where there is one, True to insist on one, False for
-            a new run only.
+        path: the directory; `held` creates it if it does not exist.
+        config: config of the run as a dict; see `configs.to_dict`.
+        resume: None to resume the run if there is one, True to require one, False to
+            forbid one.
 
     Attributes:
-        path: as given.
-        progress: what `save_state` was told for the state that the run resumes from;
-            None for a new run.
-        damage: why that is not the newest state; empty where it is.
+        path: the directory.
+        progress: the `progress` that was passed to `save_state` for the state that the
+            run resumes from; None for a new run.
+        damage: the reason why the run resumes from the previous state instead of the
+            newest one; empty if it does not.
 
     Raises:
-        FileExistsError: the directory holds something other than a run.
+        FileExistsError: the directory contains something other than a run.
     """
 
     def __init__(
@@ -130,13 +149,13 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def held(self):
-        """Keep other processes out of the directory, and choose the state to resume from.
+        """Lock the directory, and choose the state to resume from.
 
         Raises:
-            FileExistsError: another process writes there; the directory holds the run of
-                another config, or a run although `resume=False`.
+            FileExistsError: the directory is in use by another process, or it contains
+                the run of another config, or any run if `resume=False`.
             FileNotFoundError: `resume=True`, and there is no run.
-            ValueError: every state of the run is damaged, or the run was trained under
+            ValueError: all states of the run are damaged, or it was trained under
                 another backend.
         """
         with locked(self.path):
@@ -144,7 +163,7 @@ class RunDirectory:
             started, has_state = "config.json" in names, names & set(STATES)
             if self.resume and not started:
                 raise FileNotFoundError(f"--resume: there is no run in {self.path}.")
-            # Before the first checkpoint another config may take the directory.
+            # A run without a checkpoint may be replaced by a run of another config.
             if started and (self.resume or not names <= STARTED):
                 self._check_same()
             if has_state:
@@ -158,21 +177,22 @@ class RunDirectory:
             yield self
 
     def record(self) -> None:
-        """Write what runs, and on what; to be called when every check has passed."""
+        """Write the config and the environment, after all checks have passed."""
         write_text(self.path / "environment.json", json.dumps(environment(), indent=1))
-        # Last: a directory with a config.json has both.
+        # Written last, so that a directory with config.json also has environment.json.
         write_text(self.path / "config.json", json.dumps(self.config, indent=1))
         if self.damage:
-            # Only a whole state may be kept beside the next one.
+            # Replace the damaged state, which would otherwise become the fallback when
+            # the next state is written.
             os.replace(self.path / STATES[1], self.path / STATES[0])
 
     def _check_not_foreign(self):
-        """Return the names of the files of a run, or of what may become one."""
+        """Return the names of the files in the directory, if it is empty or has a run."""
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"{self.path} is a file; choose another --workdir.")
         names = set(os.listdir(self.path)) if self.path.exists() else set()
         names = {n for n in names - FILES if not n.startswith(PARTIAL)}
-        # A config.json alone may be that of a Hugging Face repository.
+        # A config.json alone may belong to a checkpoint in the Hugging Face format.
         is_run = {"config.json", "environment.json"} <= names
         if not is_run and names - {"environment.json"}:
             raise FileExistsError(
@@ -181,7 +201,7 @@ class RunDirectory:
         return names
 
     def _check_same(self):
-        # A config of an older version has fewer keys; they had the defaults.
+        # A config of an older version may lack keys; add them with their defaults.
         old = _read_json(self.path / "config.json")
         old = configs.to_dict(configs.from_dict(old))
         changed = {
@@ -218,7 +238,7 @@ class RunDirectory:
             )
 
     def _whole_state(self):
-        """Return the path and the progress of the newest state that is not damaged."""
+        """Return the path and the progress of the newest state that is intact."""
         reasons = []
         for name in STATES:
             path = self.path / name
@@ -227,7 +247,7 @@ class RunDirectory:
                 continue
             try:
                 progress = _checked_progress(path)
-            # zipfile, zlib and NumPy raise errors of a dozen types for damaged files.
+            # zipfile, zlib and NumPy raise errors of many classes for damaged files.
             except Exception as error:
                 reasons.append(f"{path} is damaged ({type(error).__name__}: {error})")
                 continue
@@ -244,7 +264,12 @@ class RunDirectory:
         return len(self.progress["history"]) if self.progress else 0
 
     def save_state(self, variables: list, progress: dict[str, Any]) -> None:
-        """Write all that a resumed run needs; the state before it is kept beside it."""
+        """Save the state of the run, and keep the state before it as a fallback.
+
+        Args:
+            variables: list of all variables that training changes.
+            progress: dict of further values to restore, in types of JSON.
+        """
         arrays = {
             f"{i:05d}": keras.ops.convert_to_numpy(variable.value)
             for i, variable in enumerate(variables)
@@ -262,9 +287,16 @@ class RunDirectory:
                 _keep(state, previous)
 
     def load_state(self, variables: list) -> dict[str, Any] | None:
-        """Assign the state that the run resumes from; return what `save_state` was told.
+        """Restore the variables from the state that the run resumes from.
 
-        None where there is no state yet.
+        Args:
+            variables: list of variables as passed to `save_state`.
+
+        Returns:
+            The `progress` that was passed to `save_state`, or None for a new run.
+
+        Raises:
+            ValueError: the saved variables have other shapes or dtypes.
         """
         if self.progress is None or self._state is None:
             return None
@@ -283,14 +315,23 @@ class RunDirectory:
         return progress
 
     def save_model(self, model: keras.Model, name: str) -> None:
-        """Writes `name.keras`, in the place of the last one."""
+        """Write a model to `name.keras` and replace an earlier one atomically.
+
+        Args:
+            model: the model.
+            name: name of the file without `.keras`.
+        """
         path = self.path / f"{name}.keras"
-        # Keras wants the ending.
+        # The temporary path has the suffix .keras too, which Keras requires.
         with replacing(path) as temporary:
             model.save(temporary)
 
     def save_history(self, history: list[dict[str, Any]]) -> None:
-        """Writes log.csv: a row an interval."""
+        """Write log.csv.
+
+        Args:
+            history: list of rows, one per checkpoint, with values by metric.
+        """
         text = io.StringIO()
         columns = list(dict.fromkeys(key for row in history for key in row))
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -300,7 +341,7 @@ class RunDirectory:
 
 
 def _checked_progress(path):
-    """Return the progress of a state, every byte of which is read and verified."""
+    """Verify the checksums of a state file and return its progress."""
     with zipfile.ZipFile(path) as archive:
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
@@ -317,7 +358,7 @@ def _checked_progress(path):
 
 
 def _keep(state, previous):
-    """Give a state a second name, so that it outlives its replacement."""
+    """Add a second name for a state file, so that it survives its replacement."""
     with replacing(previous) as temporary:
         temporary.unlink(missing_ok=True)
         try:

@@ -1,4 +1,4 @@
-"""A training run: from a config to weights, resumable at every checkpoint."""
+"""Training runs from a config, resumable at every checkpoint."""
 
 import dataclasses
 import difflib
@@ -31,8 +31,8 @@ from keras_vit.training.pipeline import evaluation_batches, training_batches
 from keras_vit.training.run_directory import RunDirectory, write_text
 from keras_vit.training.sources import Source
 
-# Most steps that TensorFlow takes at once: its fit then costs 0.4 in place of 1.8 ms a
-# step. Nothing is gained elsewhere.
+# Largest default of steps_per_execution, by backend. Under TensorFlow it reduces the
+# overhead of `fit` from 1.8 to 0.4 ms per step; the other backends gain nothing.
 STEPS_PER_EXECUTION = {"tensorflow": 8}
 
 MOST_CLASSES_COUNTED = 20
@@ -40,11 +40,12 @@ MOST_CLASSES_COUNTED = 20
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A part of a run at one size of images.
+    """Part of a run that trains at one image size.
 
     Attributes:
-        first, last: checkpoints, of which `first` is not in it and `last` is.
-        side: pixels; None for the model's own size.
+        first: number of the last checkpoint before the phase.
+        last: number of the last checkpoint in the phase.
+        side: side of the images in pixels; None for the model's own size.
     """
 
     first: int
@@ -54,17 +55,17 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a config comes to with its data.
+    """Training plan that follows from a config and its data sets.
 
     Attributes:
         config: the config.
-        objective: what is learned, see `keras_vit.training.objectives`.
-        sources: dict of `train`, `validation` and, where there is one, `test`.
-        steps: batches of the whole run, a multiple of `interval`.
-        interval: batches between checkpoints.
-        updates: of the weights, in the whole run.
-        steps_per_execution: batches between two looks at the loss.
-        phases: one for each size of images, in order.
+        objective: the training objective; see `keras_vit.training.objectives`.
+        sources: dict of the data sets `train`, `validation` and, if there is one, `test`.
+        steps: number of batches in the whole run, a multiple of `interval`.
+        interval: number of batches between checkpoints.
+        updates: number of weight updates in the whole run.
+        steps_per_execution: number of batches in one call of the compiled train function.
+        phases: one `Phase` for each image size, in order.
     """
 
     config: configs.Config
@@ -78,11 +79,14 @@ class Plan:
 
 
 def plan(config: configs.Config) -> Plan:
-    """Opens the data, and counts.
+    """Open the data sets of a config and plan its run.
+
+    Args:
+        config: config of the run.
 
     Raises:
-        ValueError: a set that is not there, too small for one batch, or of other classes
-            than the training set.
+        ValueError: a data set does not exist, is too small for one batch or has other
+            classes than the training set, or the config is invalid.
     """
     sources = open_parts(config.data)
     train = sources["train"]
@@ -108,7 +112,8 @@ def plan(config: configs.Config) -> Plan:
         most = STEPS_PER_EXECUTION.get(keras.backend.backend(), 1)
         at_once = max(n for n in range(1, most + 1) if interval % n == 0)
     if interval % at_once:
-        # Keras would take the remaining steps at once too, and with them too many.
+        # Keras would run a full execution for the remaining steps too, and so exceed the
+        # number of steps in the interval.
         raise ValueError(
             f"steps_per_execution={at_once} must divide the {interval} steps between "
             "checkpoints (checkpoint_steps, or an epoch)."
@@ -126,13 +131,14 @@ def plan(config: configs.Config) -> Plan:
 
 
 def check_classes(sources: Mapping[str, Source]) -> None:
-    """Check that there is something to learn, and that all sets mean the same classes.
+    """Check that there are at least two classes, and that all data sets share them.
 
     Args:
-        sources: dict of `train` and of what is evaluated.
+        sources: dict of the data sets, among them `train`.
 
     Raises:
-        ValueError: the training set has one class; another set has other classes.
+        ValueError: the training set has only one class, or another data set has different
+            classes.
     """
     train = sources["train"]
     if train.num_classes < 2:
@@ -179,7 +185,15 @@ def _phases(config, intervals):
 
 
 def compile(model: keras.Model, todo: Plan) -> None:
-    """Gives a model its optimizer, its loss and its metrics."""
+    """Compile a model with the optimizer, the loss and the metrics of its run.
+
+    Args:
+        model: the model to train.
+        todo: the plan of the run.
+
+    Raises:
+        ValueError: an invalid value in `optimization` of the config.
+    """
     settings = todo.config.optimization
     freeze(model, settings.frozen)
 
@@ -212,7 +226,7 @@ def compile(model: keras.Model, todo: Plan) -> None:
             "optimization.optimizer must be 'adamw', 'adam' or 'sgd'; received "
             f"{settings.optimizer!r}."
         )
-    # On TensorFlow's CPU too, where Keras leaves XLA out; torch has none.
+    # Keras's default does not use XLA on CPUs under TensorFlow; torch has no XLA.
     jit = {"jax": True, "tensorflow": todo.config.jit_compile, "torch": False}
     model.compile(
         optimizer,
@@ -224,22 +238,23 @@ def compile(model: keras.Model, todo: Plan) -> None:
 
 
 def freeze(model: keras.Model, frozen: Sequence[str]) -> None:
-    """Train all weights of a model except those whose paths begin as given.
+    """Make all weights of a model trainable except those with some path prefixes.
 
-    Whatever the checkpoint of the model had frozen trains again.
+    Weights that the checkpoint of the model had frozen become trainable.
 
     Args:
-        model: the model that trains.
-        frozen: beginnings of paths. The path of a layer means that layer alone:
-            `"block_1"` leaves block_10 to train, `"block_"` freezes all blocks.
+        model: the model to train.
+        frozen: prefixes of paths. The whole path of a layer matches that layer only:
+            `"block_1"` does not freeze block_10, and `"block_"` freezes all blocks.
 
     Raises:
-        ValueError: no path begins so, or no weight is left to train.
+        ValueError: a prefix matches no path, or no trainable weight is left.
     """
-    model.trainable = True  # Leaves weights alone that never train, such as features.
+    # This does not affect weights that never train, such as random features.
+    model.trainable = True
     paths = model.weights_by_path()
     for path in bases(getattr(model, "backbone", model)):
-        paths[path].trainable = False  # LoRA trains its factors instead.
+        paths[path].trainable = False  # LoRA trains low-rank factors instead.
     for prefix in frozen:
         found = _of_prefix(paths, prefix)
         if not found:
@@ -258,7 +273,7 @@ def freeze(model: keras.Model, frozen: Sequence[str]) -> None:
 
 
 def _of_prefix(paths, prefix):
-    """Return the paths of a layer or a weight; if there is none, those that begin so."""
+    """Return the paths in the layer `prefix`, or else all paths that start with it."""
     if not prefix or not isinstance(prefix, str):
         return []
     whole = [p for p in paths if f"{p}/".startswith(f"{prefix.rstrip('/')}/")]
@@ -266,7 +281,7 @@ def _of_prefix(paths, prefix):
 
 
 def _beginnings(paths, depth=None):
-    """Return the paths of weights and of the layers that hold them, in order."""
+    """Return the paths of all weights and layers in order, up to a depth."""
     found: dict[str, None] = {}
     for path in paths:
         names = path.split("/")
@@ -276,10 +291,15 @@ def _beginnings(paths, depth=None):
 
 
 def parameters(model: keras.Model, settings: configs.Optimization) -> ParameterTable:
-    """How each variable is trained: rate and weight decay, by the config's rules."""
+    """Build the table of learning rates and weight decays, one row per variable.
+
+    Args:
+        model: the model to train.
+        settings: the settings of the optimizer.
+    """
     rates = {}
     if settings.backbone_multiplier != 1.0:
-        # The first rule that fits counts.
+        # The first matching rule applies.
         rates = {"^(pre_logits|.*classifier)/": 1.0, "": settings.backbone_multiplier}
     return parameter_table(
         model,
@@ -291,7 +311,13 @@ def parameters(model: keras.Model, settings: configs.Optimization) -> ParameterT
 
 
 def training_data(todo: Plan, model: keras.Model, first_step: int = 0) -> Any:
-    """Endless augmented batches from a step on, as `model.fit` takes them."""
+    """Return an infinite data set of augmented batches for `model.fit`.
+
+    Args:
+        todo: the plan of the run.
+        model: the model to train.
+        first_step: int, the step to start at.
+    """
     config = todo.config
     batches = training_batches(
         todo.sources["train"].with_channels(model.input_shape[-1]),
@@ -308,7 +334,13 @@ def training_data(todo: Plan, model: keras.Model, first_step: int = 0) -> Any:
 
 
 def evaluation_data(todo: Plan, part: str, model: keras.Model) -> Any:
-    """Every image once, as `model.evaluate` takes them."""
+    """Return a data set with every image once for `model.evaluate`.
+
+    Args:
+        todo: the plan of the run.
+        part: the data set, `"validation"` or `"test"`.
+        model: the model to evaluate.
+    """
     config = todo.config
     source = todo.sources[part].with_channels(model.input_shape[-1])
     batches = evaluation_batches(
@@ -318,24 +350,31 @@ def evaluation_data(todo: Plan, part: str, model: keras.Model) -> Any:
         unreadable=config.data.unreadable,
     )
     batches = todo.objective.examples(batches)
-    if config.data.unreadable == "error":  # All images are there, then: their number.
+    if config.data.unreadable == "error":  # No image is skipped: the number is known.
         number = math.ceil(source.num_examples / config.batch_size)
         batches = batches.apply(tensorflow().data.experimental.assert_cardinality(number))
     return batches
 
 
 def train(config: configs.Config, workdir: str, resume: bool | None = None) -> dict:
-    """Runs a config, or the rest of it.
+    """Start or resume the run of a config, and return its results.
 
     Args:
-        config: what to do.
-        workdir: directory of the run, see `keras_vit.training.run_directory`.
-        resume: see `RunDirectory`.
+        config: config of the run.
+        workdir: directory of the run; see `keras_vit.training.run_directory`.
+        resume: None to resume the run if there is one, True to require one, False to
+            forbid one.
 
     Returns:
-        What results.json holds: the row of the log of best.keras, with `test_accuracy`
-        and so on where there is a test set; `weights`, the file they are of; and `last`,
-        the same of last.keras.
+        The contents of results.json: the row of the log that belongs to best.keras, with
+        `test_accuracy` and the other test metrics if there is a test set; `weights`, the
+        name of the file; and `last`, the same for last.keras.
+
+    Raises:
+        FileExistsError: the directory holds another run or other files, or is in use.
+        FileNotFoundError: `resume=True`, and there is no run.
+        ValueError: the config is invalid, the data sets have changed since the last
+            checkpoint, or the state of the run is damaged.
     """
     keras.utils.set_random_seed(config.seed)
     directory = RunDirectory(workdir, configs.to_dict(config), resume)
@@ -359,7 +398,7 @@ def train(config: configs.Config, workdir: str, resume: bool | None = None) -> d
 
 
 def _train_phases(todo, model, keeper, phases, done):
-    """Train through the remaining sizes of images; return the model of the last."""
+    """Train at the remaining image sizes and return the model of the last one."""
     for phase in phases:
         if phase != phases[0]:
             print(f"From here on at {phase.side}x{phase.side} pixels.", flush=True)
@@ -388,7 +427,8 @@ def _announce(todo, directory, model, keeper):
         flush=True,
     )
     if keeper.history:
-        # A kill between two writes, or a damaged state, leaves a log that is longer.
+        # The log may have rows after the state that is restored: the run was killed
+        # between the two writes, or a damaged state was replaced by the one before.
         directory.save_history(keeper.history)
         print(f"Resumed at step {keeper.step:,}.", flush=True)
     if directory.damage:
@@ -400,7 +440,7 @@ def _announce(todo, directory, model, keeper):
 
 
 def _counts(source):
-    """Return text with the number of images of the largest classes."""
+    """Return a text that lists the number of images in each of the largest classes."""
     counts = zip(source.class_names, source.class_counts, strict=True)
     largest = sorted(counts, key=lambda row: -row[1])[:MOST_CLASSES_COUNTED]
     texts = [f"{name} {count:,}" for name, count in largest]
@@ -413,9 +453,10 @@ def _of_size(model, side):
 
 
 def _grown(model, side, todo):
-    """The model at another size, with all that training has changed.
+    """Return the model resized to another image size, with the state of its training.
 
-    Positions are resized, and so are the optimizer's averages of theirs.
+    The position embeddings are resized, together with their moments and EMA in the
+    optimizer.
     """
     grown = _of_size(model, side)
     if grown is model:
@@ -429,7 +470,7 @@ def _grown(model, side, todo):
             after.assign(before)
             continue
         value = keras.ops.convert_to_numpy(before)
-        # All tables of one shape are resized in one way.
+        # Position tables of the same shape are all resized in the same way.
         path = next(path for path in moved if old[path].shape == before.shape)
         if old[path].trainable:
             after.assign(model.resized_values({**own, path: value}, grown)[path])
@@ -444,7 +485,7 @@ def _fit(todo, model, keeper, first, last):
             initial_epoch=first,
             epochs=last,
             callbacks=[keeper],
-            shuffle=False,  # The stream is shuffled.
+            shuffle=False,  # The data set is shuffled already.
             verbose=1 if sys.stdout.isatty() else 2,
         )
     if keeper.failure:
@@ -452,10 +493,10 @@ def _fit(todo, model, keeper, first, last):
 
 
 def _finish(todo, directory, model, keeper):
-    """Test and save the model, write the results and the curves, and print them.
+    """Test and save the model, write and print the results, and return them.
 
-    The results are those of best.keras, which `evaluate`, `predict` and `export` use, and
-    under "last" those of last.keras.
+    The results are those of best.keras, which the other commands use. Those of last.keras
+    are under `last`.
     """
     last = {"weights": "last.keras", **keeper.history[-1]}
     best = {"weights": "best.keras", **keeper.best_row()}
@@ -470,7 +511,7 @@ def _finish(todo, directory, model, keeper):
         )
         saved.compile(**todo.objective.compilation())
         best |= _tested(todo, saved)
-    else:  # A file of the backbone alone cannot be tested.
+    else:  # The saved backbone cannot be tested without the rest of its objective.
         best = last
     results = {**best, "last": last}
     write_text(directory.path / "results.json", json.dumps(results, indent=1))
@@ -488,7 +529,7 @@ def _finish(todo, directory, model, keeper):
 
 
 def _tested(todo, model):
-    """Return the metrics on the test set, if there is one."""
+    """Return the metrics on the test set, or an empty dict if there is no test set."""
     if "test" not in todo.sources:
         return {}
     data = evaluation_data(todo, "test", model)

@@ -1,4 +1,4 @@
-"""Sweeps: one run for each combination of values of a config."""
+"""Sweeps: one training run for each combination of values in a grid."""
 
 import itertools
 import json
@@ -14,13 +14,13 @@ from keras_vit.training.run_directory import write_text
 
 
 def parse(grid: Sequence[str]) -> dict[str, list[str]]:
-    """Values by key.
+    """Parse the arguments of `--grid` to a dict of values by key.
 
     Args:
-        grid: texts `key=value,value`.
+        grid: strings `key=value,value`.
 
     Raises:
-        ValueError: a text of another form.
+        ValueError: a string has another form.
     """
     parsed = {}
     for text in grid:
@@ -34,11 +34,17 @@ def parse(grid: Sequence[str]) -> dict[str, list[str]]:
 def combinations(
     config: configs.Config, grid: Mapping[str, Sequence[Any]]
 ) -> dict[str, configs.Config]:
-    """A config for each combination of values, by the name of its run.
+    """Return the config for each combination of values in a grid.
+
+    Args:
+        config: config of all runs.
+        grid: dict from keys of the config to the values to try.
+
+    Returns:
+        Dict from the name of each run to its config.
 
     Raises:
-        ValueError: there is nothing to combine; a key or a value that a config does not
-            take.
+        ValueError: the grid is empty, or it has an unknown key or an invalid value.
     """
     if not grid:
         raise ValueError("The config has no grid: --grid key=value,value,...")
@@ -56,11 +62,16 @@ def combinations(
 def sweep(
     config: configs.Config, grid: Mapping[str, Sequence[Any]], workdir: str
 ) -> list[dict[str, Any]]:
-    """Runs all combinations, or those that are not done.
+    """Train all combinations of values in a grid, except runs that are finished.
+
+    Args:
+        config: config of all runs.
+        grid: dict from keys of the config to the values to try.
+        workdir: directory of the sweep, with a subdirectory for each run.
 
     Returns:
-        A row for each run: `run`, and what `runs.train` returns; the best on
-        validation first.
+        List of dicts, one for each run, sorted by the validation result with the best
+        first: `run`, the name of the run, and the results of `runs.train`.
     """
     rows, combined = [], combinations(config, grid)
     for number, (name, one) in enumerate(combined.items(), 1):
