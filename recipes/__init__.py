@@ -1,1 +1,1 @@
-"""The demo, studies and the benchmark: `python -m recipes.NAME`."""
+"""Programs that use the package: the demo, studies and the benchmark."""

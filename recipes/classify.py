@@ -2,16 +2,16 @@
 
 python -m recipes.classify SAVED_MODEL IMAGES.npz PREDICTIONS.npz
 
-IMAGES.npz holds `images`, pixel values 0 to 255, as the model's signature takes them;
-PREDICTIONS.npz will hold `logits`, and `probabilities` where the model ends in a softmax
-or a sigmoid. Needs TensorFlow and NumPy only.
+IMAGES.npz contains `images` with the shape that the signature of the model takes, and
+pixel values 0 to 255. PREDICTIONS.npz receives `logits`, and `probabilities` if the model
+ends in a softmax or a sigmoid. This program needs only TensorFlow and NumPy.
 """
 
 import argparse
 import sys
 
-# TensorFlow imports Keras where it is installed. A server has none: refuse it here, so
-# that what runs is what would run there.
+# TensorFlow imports Keras if it is installed. Block the import to show that the model
+# also runs on a server without Keras.
 sys.modules["keras"] = None  # type: ignore[assignment]
 
 import numpy as np  # noqa: E402

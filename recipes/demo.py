@@ -1,10 +1,10 @@
-"""The whole way on handwritten digits, in a few minutes on two cores.
+"""Demo on handwritten digits, from training to a SavedModel, in a few minutes.
 
 python -m recipes.demo [--workdir DIR]
 
-Pretrains a small Vision Transformer on 8x8 images, fine-tunes it on 16x16 with its
-position embeddings resized, exports a SavedModel, and classifies held-out images with
-that in a process without Keras.
+Pretrains a small Vision Transformer on 8x8 images, fine-tunes it on 16x16 images with
+resized position embeddings, exports a SavedModel, and classifies held-out images with it
+in a process without Keras.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def parse_arguments():
 
 
 def small_vit():
-    """77,434 parameters (`model.count_params()`): a GAP head, 4 blocks of width 48."""
+    """Build a ViT with 4 blocks of width 48 and a GAP head, 77,434 parameters in all."""
     return keras_vit.ViT(
         input_shape=(PRETRAIN_SIZE, PRETRAIN_SIZE, 1),
         patch_size=PATCH_SIZE,
@@ -100,7 +100,7 @@ def small_vit():
 
 
 def pretraining_optimizer(steps):
-    """AdamW, cosine schedule with warm-up, clipping at 1."""
+    """Return AdamW with a cosine schedule, warmup and gradient clipping at 1."""
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, steps, warmup_target=3e-3, warmup_steps=steps // 10
     )
@@ -108,7 +108,7 @@ def pretraining_optimizer(steps):
 
 
 def finetuning_optimizer(steps):
-    """The paper's: SGD with momentum, cosine schedule, no weight decay, clipping at 1."""
+    """Return the ViT paper's SGD with momentum, a cosine schedule and clipping at 1."""
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, steps, warmup_target=0.05, warmup_steps=steps // 10
     )
@@ -116,7 +116,7 @@ def finetuning_optimizer(steps):
 
 
 def train(model, stage, epochs, optimizer):
-    """Tests the model as it is, then fits it; returns the history."""
+    """Test the model before training, train it, and return the history."""
     grid = "x".join(map(str, model.grid_shape))
     print(f"\n{stage.capitalize()}: a grid of {grid} patches")
     training, validation = batches(model, "train", SEED), batches(model, "validation")
@@ -124,7 +124,7 @@ def train(model, stage, epochs, optimizer):
         optimizer=optimizer(epochs * training.cardinality().numpy()),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        # XLA on TensorFlow's CPU too, where Keras leaves it out; torch has none.
+        # Keras's default does not use XLA on CPUs under TensorFlow; torch has no XLA.
         jit_compile=keras.backend.backend() != "torch",
     )
     print(f"Test accuracy before {stage}: {test_accuracy(model):.2%}")
@@ -151,7 +151,11 @@ def report(model, stage, path):
 
 
 def classify_without_keras(model, version, workdir):
-    """The SavedModel's probabilities, from another process; compared with Keras's."""
+    """Run the SavedModel in another process and compare its probabilities with Keras's.
+
+    Returns:
+        The probabilities `(n, classes)`.
+    """
     images, labels = digits.load(FINETUNE_SIZE)["test"]
     np.savez(workdir / "images.npz", images=images)
     command = [sys.executable, "-m", "recipes.classify"]

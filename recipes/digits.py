@@ -1,4 +1,4 @@
-"""UCI's handwritten digits, as they come with scikit-learn: 1,797 images, 8x8, grey."""
+"""Handwritten digits from UCI, included in scikit-learn: 1,797 gray images of 8x8."""
 
 import keras
 import numpy as np
@@ -10,14 +10,16 @@ CLASSES = 10
 
 
 def load(size: int, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The digits as pixel values 0 to 255, at `size` x `size`.
+    """Load the digits as images of `size` x `size` with pixel values 0 to 255.
 
-    Larger sizes than 8 are interpolated (bilinear).
+    Args:
+        size: int, side of the images. Other sizes than 8 are interpolated bilinearly.
+        seed: int, seed of the split.
 
     Returns:
         Dict with `train`, `validation` and `test`: pairs of images `(n, size, size, 1)`,
-        float32, and labels `(n,)`, int32. The split (1,257, 180, 360) is stratified, and
-        for one seed the same at every size.
+        float32, and labels `(n,)`, int32. The split into 1,257, 180 and 360 images is
+        stratified and does not depend on `size`.
     """
     parts = {}
     for part, (images, labels, _) in sources.digits(seed).items():
@@ -34,11 +36,18 @@ def load(size: int, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def dataset(images, labels, preprocessor, batch_size, seed=None):
-    """A `tf.data.Dataset` of preprocessed batches.
+    """Return a `tf.data.Dataset` of preprocessed batches.
 
-    With a `seed`, for training: shuffled, shifted by up to one eighth of the image in
-    whole pixels (interpolation would blur 8x8 images beyond recognition), whole batches
-    only.
+    With a `seed`, the data set is for training: images are shuffled and shifted at random
+    by up to one eighth of their side, and an incomplete last batch is dropped. Shifts are
+    whole pixels, because interpolation would blur 8x8 images beyond recognition.
+
+    Args:
+        images: `(n, h, w, 1)`, pixel values 0 to 255.
+        labels: `(n,)`, ints.
+        preprocessor: preprocessor of the model.
+        batch_size: int, number of images in a batch.
+        seed: int, seed of the training data, or None for evaluation.
     """
     tf = tensorflow()
     data = tf.data.Dataset.from_tensor_slices((images, labels))

@@ -1,9 +1,10 @@
-"""What early, middle and late blocks make of one photograph, models side by side.
+"""Feature maps of one photograph after early, middle and late blocks of some models.
 
 python -m recipes.feature_maps MODEL [MODEL ...] [--image PHOTO] [--output PNG]
 
-MODEL is what `keras_vit.load_checkpoint` reads, or the name of a constructor of keras_vit
-(`ViTS16`: random weights). Without --image, scikit-learn's photograph of a flower.
+MODEL is anything that `keras_vit.load_checkpoint` reads, or the name of a constructor of
+keras_vit, such as ViTS16, for random weights. The default image is scikit-learn's
+photograph of a flower.
 
 Source: T2T-ViT (arXiv:2101.11986) figure 2.
 """
@@ -59,7 +60,7 @@ def parse_arguments():
 
 
 def photograph(path):
-    """Pixels `(h, w, 3)`, uint8."""
+    """Return the pixels of an image file, or of the default image, `(h, w, 3)` uint8."""
     if path is None:
         from sklearn.datasets import load_sample_image
 
@@ -84,16 +85,16 @@ def open_model(name):
 def feature_maps(
     model: keras.Model, image: np.ndarray, channels: int
 ) -> dict[str, np.ndarray]:
-    """The channels that vary most over the image, after three blocks.
+    """Compute the feature maps with the largest variance after three blocks of a model.
 
     Args:
         model: a `keras_vit` model.
         image: `(h, w, 3)`, pixel values 0 to 255.
-        channels: int, how many; all where a block has fewer.
+        channels: int, number of channels; all channels if a block has fewer.
 
     Returns:
-        Dict from the name of the first, the middle and the last block to `(gh, gw,
-        channels)`, each channel scaled to 0 to 1.
+        Dict from the names of the first, the middle and the last block to arrays `(gh,
+        gw, channels)`, in which each channel is scaled to the range 0 to 1.
     """
     blocks = [layer.name for layer in model.layers if layer.name.startswith("block_")]
     chosen = dict.fromkeys([blocks[0], blocks[len(blocks) // 2], blocks[-1]])

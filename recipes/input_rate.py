@@ -1,11 +1,11 @@
-"""How much the input pipeline costs beyond decoding, cropping and resizing JPEGs.
+"""Benchmark of the input pipeline against a bare loop that decodes and crops JPEGs.
 
 python -m recipes.input_rate [--images 640] [--rounds 9]
 
-Writes JPEGs of 500x375 to a temporary folder and reads them, in turns in one process,
-with a bare loop (decode and crop, resize, batch) and with `training_batches`. Prints
-images/s and the part of the bare loop's rate; and the same for a second of processor
-time, which other programs on the machine disturb less.
+Writes JPEGs of 500x375 pixels to a temporary folder and reads them alternately with a
+bare loop (decode and crop, resize, batch) and with `training_batches`, in one process.
+Prints images/s and their ratio to the rate of the bare loop, per second of wall time and
+per second of processor time, which other programs on the machine affect less.
 """
 
 import argparse
@@ -46,7 +46,17 @@ def main():
 
 
 def measure(folder, images, rounds):
-    """Pairs of images/s and images/s of processor time, by pipeline, a pair a round."""
+    """Measure the rates of all pipelines in turns.
+
+    Args:
+        folder: directory to write the JPEGs to.
+        images: int, number of JPEGs.
+        rounds: int, number of measurements of each pipeline.
+
+    Returns:
+        Dict from the name of each pipeline to its pairs of images per second of wall time
+        and of processor time, one pair for each round.
+    """
     directory = pathlib.Path(folder, "photographs")
     directory.mkdir()
     for number, jpeg in enumerate(_jpegs(images)):
@@ -61,7 +71,8 @@ def measure(folder, images, rounds):
     steps = max(1, images // BATCH_SIZE)
     for _ in range(rounds):
         for name, pipeline in pipelines.items():
-            # A new iterator each time: one that waits fills its buffers meanwhile.
+            # Make a new iterator in each round: one that is kept would fill its buffers
+            # while the other pipelines are measured.
             iterator = iter(pipeline.take(steps + 2))
             for _ in itertools.islice(iterator, 2):
                 pass
@@ -100,7 +111,7 @@ def report(rates):
         bare_pairs = zip(*rates["bare loop"], strict=True)
         cells = []
         for values, bare in zip(zip(*pairs, strict=True), bare_pairs, strict=True):
-            # Of the same round: the machine's speed changes from one to the next.
+            # Compare within a round, because the speed of the machine may vary.
             parts = [v / b for v, b in zip(values, bare, strict=True)]
             median = statistics.median
             cells.append(f"{median(values):8.0f} {median(parts):6.1%}")

@@ -1,10 +1,10 @@
-"""Measures a server of TF Serving's REST API: latency and images a second.
+"""Load test of a server with TF Serving's REST API: latency and images per second.
 
 python -m recipes.serve_load URL MODEL IMAGE ... [--direct DIR]
 
-Each client sends one image at a time over a connection of its own, and the next when it
-has the answer. With --direct, the same images through the export in DIR in this process,
-without a server; stop the server first, where the two would share the cores.
+Each client has its own connection and sends one image at a time, the next one as soon as
+it has received the response. --direct also measures the export in DIR on the same images
+in this process, without a server. Stop the server first if both use the same cores.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import numpy as np
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.serve_load",
         description=__doc__,
@@ -59,16 +59,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 class Load:
-    """Clients of a server, each in a thread.
+    """Load generator with several clients, each in its own thread.
 
     Args:
-        url: str, `http://host:port`.
-        model: str, its name there.
+        url: str, URL of the server, `http://host:port`.
+        model: str, name of the model on the server.
         files: list of bytes, image files.
 
     Attributes:
-        seconds: list of float, what each request took.
-        errors: int, answers other than 200.
+        seconds: list of float, latency of each request.
+        errors: int, number of responses with a status other than 200.
     """
 
     def __init__(self, url: str, model: str, files: list[bytes]):
@@ -87,7 +87,14 @@ class Load:
         self.errors = 0
 
     def run(self, clients: int, seconds: float) -> None:
-        """Loads the server; a failed connection ends its client with an exception."""
+        """Send requests for some time.
+
+        A client whose connection fails stops with an exception.
+
+        Args:
+            clients: int, number of clients.
+            seconds: float, duration.
+        """
         end = time.monotonic() + seconds
         threads = [
             threading.Thread(target=self._client, args=(i, end)) for i in range(clients)
@@ -113,13 +120,23 @@ class Load:
 
 
 def direct(directory, files, batch, limit):
-    """Seconds of each call of the export's `predict_bytes` with a batch of files."""
+    """Measure calls of the signature `predict_bytes` with a batch of files.
+
+    Args:
+        directory: directory with the versions of the export.
+        files: list of bytes, image files.
+        batch: int, number of images in a batch.
+        limit: float, duration in seconds.
+
+    Returns:
+        List of the seconds of each call.
+    """
     from keras_vit.serve.model import Model
 
     model = Model(directory)
     contents = np.array(list(itertools.islice(itertools.cycle(files), batch)), object)
     inputs = {"image_bytes": contents}
-    model.run("predict_bytes", inputs)  # The first prepares the graph.
+    model.run("predict_bytes", inputs)  # The first call optimizes the graph.
     seconds: list[float] = []
     end = time.monotonic() + limit
     while not seconds or time.monotonic() < end:
