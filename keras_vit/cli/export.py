@@ -47,7 +47,10 @@ Run it, on images float32 (b, h, w, c), pixel values 0 to 255:
 Run it, on images float32 (b, h, w, c) of the model's size, pixel values 0 to 255:
   from ai_edge_litert.interpreter import Interpreter
   predict = Interpreter({path!r}).get_signature_runner("serving_default")
-  {output} = predict(images=images)["{output}"]""",
+  {output} = predict(images=images)["{output}"]
+The names of the classes, a line for each:
+  import zipfile
+  labels = zipfile.ZipFile({path!r}).read("labels.txt").decode().split("\\n")""",
 }
 
 # Options that a format does not support, with the reason.
@@ -60,7 +63,6 @@ REFUSED: dict[str, dict[str, str]] = {
     "litert": {
         "version": "a file has no versions",
         "top_k": "the file gives the values of all classes",
-        "labels": "LiteRT's files have no place for names that its interpreter reads",
     },
 }
 
@@ -85,9 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--version", type=int, help="of a saved_model; default: the next free one"
     )
-    parser.add_argument(
-        "--labels", help="text file, a class a line, in their order; not for litert"
-    )
+    parser.add_argument("--labels", help="text file, a class a line, in their order")
     parser.add_argument(
         "--top-k", type=int, help="classes that a saved_model names (default: 5)"
     )
@@ -117,7 +117,7 @@ def _export(options):
     kwargs: dict[str, Any] = {"weights_dtype": options.weights_dtype}
     if options.labels is not None:
         kwargs["labels"] = _lines(pathlib.Path(options.labels))
-    elif "labels" not in REFUSED[options.format]:
+    else:
         kwargs["labels"] = known_class_names.of_run(options.checkpoint)
     if options.format == "saved_model":  # Only SavedModels decode image files.
         run = command_line.run_of(options.checkpoint)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import zipfile
 from importlib import import_module
 from typing import Any
 
@@ -95,6 +96,7 @@ class Export:
         interpreter = import_module("ai_edge_litert.interpreter").Interpreter(
             path, num_threads=os.cpu_count()
         )
+        self.class_names = _labels_of_litert(path)
         serve = interpreter.get_signature_runner("serving_default")
         self._logits = lambda images: serve(images=images)["logits"]
         shape = [int(n) for n in serve.get_input_details()["images"]["shape"]]
@@ -110,6 +112,16 @@ class Export:
         classes = serve.structured_outputs["logits"].shape[-1]
         self.class_names = _labels_of_saved_model(self._loaded, classes)
         return shape.as_list(), classes
+
+
+def _labels_of_litert(path):
+    """Return the lines of labels.txt in the zip archive at the end of a file, if any."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        if "labels.txt" not in archive.namelist():
+            return None
+        return archive.read("labels.txt").decode().split("\n")
 
 
 def _labels_of_saved_model(loaded, classes):

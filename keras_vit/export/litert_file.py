@@ -2,17 +2,22 @@
 
 import pathlib
 import tempfile
+import zipfile
 
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_vit.export.plain_graph import plain_graph
 
+LABELS = "labels.txt"
+
 
 def write(model, head, options, path):
-    """Writes the model, from pixels of its own size to its outputs.
+    """Write the model, from pixels of its own size to its outputs, and its class names.
 
     Keras's `model.export(format="litert")` has the network alone, and names of its own.
+    As LiteRT's metadata do with their files, a zip archive after the model holds the
+    names; interpreters do not read beyond the model.
     """
     module = tf.Module()
     module.model_variables = [weight.value for weight in model.weights]
@@ -30,6 +35,9 @@ def write(model, head, options, path):
         if options["weights_dtype"] == "int8":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         pathlib.Path(path).write_bytes(converter.convert())
+    with zipfile.ZipFile(path, "a") as archive:
+        # An entry without a date, so that equal models give equal files.
+        archive.writestr(zipfile.ZipInfo(LABELS), "\n".join(options["labels"]))
 
 
 def load(path):

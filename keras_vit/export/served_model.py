@@ -47,6 +47,7 @@ def loaded(model):
     if "classifier_activation" not in config:
         raise ValueError(
             f"Exports are of keras_vit models, such as ViTB16(); received {model!r}."
+            f"{_advice(model)}"
         )
     if not config["include_top"]:
         raise ValueError("An export needs a classifier; the model has include_top=False.")
@@ -58,6 +59,19 @@ def loaded(model):
                 "that writes exports does not know: use one of keras or keras_vit."
             )
     return merged(model)
+
+
+def _advice(model):
+    """Return a sentence about a model that wraps one of keras_vit, or nothing."""
+    for layer in getattr(model, "layers", ()):
+        if hasattr(layer, "preprocessor") and isinstance(layer, keras.Model):
+            return (
+                f" It contains one: export model.get_layer({layer.name!r}), without the "
+                "layers around it. Give it an activation by classifier_activation=, for "
+                "instance keras_vit.load_checkpoint(FILE, "
+                "classifier_activation='softmax')."
+            )
+    return ""
 
 
 def names_of_classes(model, labels):

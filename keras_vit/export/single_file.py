@@ -96,6 +96,7 @@ def onnx(
 def litert(
     model: keras.Model | str | os.PathLike,
     path: str | os.PathLike,
+    labels: Sequence[str] | None = None,
     weights_dtype: str = "float32",
     verbose: bool = True,
 ) -> pathlib.Path:
@@ -113,13 +114,20 @@ def litert(
     as `model.preprocessor` says. (LiteRT has no resize with antialiasing, and its
     delegates want sizes that they know.) Outputs: `logits` and, of a softmax or a
     sigmoid, `probabilities`, float32 `(b, classes)`, as those of the `serving_default`
-    of `saved_model`. The file has no names of classes.
+    of `saved_model`.
+
+    The class names are in the file, a line for each, in the order of the outputs. As in
+    files with LiteRT's metadata, they are the entry `labels.txt` of a zip archive at the
+    end of the file: `unzip -p vit.tflite labels.txt` prints them.
 
     Args:
         model: a `keras_vit.ViT` with its classifier, or what
             `keras_vit.load_checkpoint` takes.
         path: path of the file, which ends in `.tflite`; its directory is made if it
             does not exist.
+        labels: a name for each class, without line breaks; None for the model's own
+            `class_names`, for ImageNet-1k's where it has none and 1000 classes, and the
+            class's number where not.
         weights_dtype: `"float32"`, or `"int8"` to store matrices in 8 bits, and to
             compute with them in 8 bits where LiteRT can ("dynamic range"): activations
             are rounded at run time. Outputs change; the export fails if by more than
@@ -145,14 +153,20 @@ def litert(
     >>> predict = Interpreter(str(path)).get_signature_runner()  # doctest: +SKIP
     >>> predict(images=pixels)["probabilities"]  # doctest: +SKIP
 
-    Source: https://ai.google.dev/edge/litert
+    Source: https://ai.google.dev/edge/litert/models/metadata
     """
     target = _checked_path(path, ".tflite")
     check_packages(("tensorflow", "ai_edge_litert"), "litert")
     check_weights_dtype(weights_dtype, FILE_WEIGHTS_DTYPES)
     model = loaded(model)
     only_scales = model.preprocessor.with_image_size(None)
-    options = {"weights_dtype": weights_dtype}
+    labels = names_of_classes(model, labels)
+    if broken := [label for label in labels if "\n" in label]:
+        raise ValueError(
+            f"labels.txt has a line for each class; the label {broken[0]!r} has a line "
+            "break. Rename it."
+        )
+    options = {"labels": labels, "weights_dtype": weights_dtype}
     return _write(model, target, "litert", options, only_scales, verbose)
 
 

@@ -78,15 +78,14 @@ def test_evaluate(run, tmp_path, capsys):
 def test_evaluate_an_export(file_format, name, package, run, tmp_path):
     pytest.importorskip(package, reason="writes the export")
     path = str(tmp_path / name)
-    labels = {} if file_format == "litert" else {"labels": [f"n{i}" for i in range(10)]}
+    labels = [f"n{i}" for i in range(10)]
     write = getattr(keras_vit.export, file_format)
-    write(run / "best.keras", path, verbose=False, **labels)
+    write(run / "best.keras", path, verbose=False, labels=labels)
     config = command_line.config_of(path, command_line.UNSPECIFIED)
     config = configs.override(config, ["data.test=digits:test", "batch_size=64"])
-    if labels:
-        with pytest.raises(ValueError, match=r"only .* has 'n0'.*class_names=None"):
-            accuracy.evaluate(config)
-        config = configs.override(config, ["model.arguments.class_names=None"])
+    with pytest.raises(ValueError, match=r"only .* has 'n0'.*class_names=None"):
+        accuracy.evaluate(config)
+    config = configs.override(config, ["model.arguments.class_names=None"])
     exact = accuracy.evaluate(command_line.config_of(str(run), command_line.UNSPECIFIED))
     served = accuracy.evaluate(config)
     assert served["confusion"] == exact["confusion"]

@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import os
+import zipfile
 
 import keras
 import numpy as np
 import pytest
 
 from keras_vit.cli import export
+from keras_vit.evaluation import exported_model
 from keras_vit.export import litert, onnx, served_model, single_file
 from keras_vit.export.comparison import TOLERANCE
 from tests.cases import array, perturb, random_array, tiny_vit
@@ -171,7 +173,6 @@ def test_int8_and_the_command(file_format, tmp_path, capsys):
     [
         (["--format", "onnx", "--version", "2"], "--version is not for --format onnx"),
         (["--format", "litert", "--top-k", "2"], "--top-k is not for --format litert"),
-        (["--format", "litert", "--labels", "l.txt"], "--labels is not for"),
         ([], "is the name of a file: add --format onnx"),
     ],
 )
@@ -184,11 +185,35 @@ def test_options_of_another_format(arguments, message, tmp_path, capsys):
 
 
 @pytest.mark.any_backend
-def test_labels_of_onnx(tmp_path):
-    names = ["cat", "dog", "T-shirt", "crème brûlée", "owl"]
-    path = onnx(tiny_vit(), tmp_path / "vit.onnx", labels=names, verbose=False)
-    metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["labels"]) == names
+@pytest.mark.parametrize("file_format", WRITERS)
+def test_labels(file_format, tmp_path):
+    names = ["cat ", "dog", "T-shirt", "crème brûlée", ""]
+    write, name = WRITERS[file_format]
+    path = write(tiny_vit(), tmp_path / name, labels=names, verbose=False)
+    if file_format == "onnx":
+        metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+        assert json.loads(metadata["labels"]) == names
+    else:
+        text = zipfile.ZipFile(path).read("labels.txt").decode()
+        assert text.split("\n") == names
+    assert exported_model.Export(str(path)).class_names == names
+
+
+@pytest.mark.any_backend
+def test_labels_of_more_than_one_line(tmp_path):
+    names = ["cat", "dog\n", "c", "d", "e"]
+    with pytest.raises(ValueError, match=r"label 'dog\\n' has a line break"):
+        litert(tiny_vit(), tmp_path / "vit.tflite", labels=names)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_wrappers_name_the_model_in_them(activation, tmp_path):
+    layers = [tiny_vit(classifier_activation=None, name="inner")]
+    if activation:
+        layers.append(keras.layers.Activation(activation))
+    with pytest.raises(ValueError, match=r"get_layer\('inner'\).*classifier_activation="):
+        onnx(keras.Sequential(layers), tmp_path / "vit.onnx")
 
 
 def test_files_of_labels(tmp_path):
