@@ -32,7 +32,7 @@ def main():
         with np.load(arguments.images) as data:
             images = data["images"].astype("float32")
     except (OSError, KeyError, ValueError) as error:
-        parser.error(f"{arguments.images} is no .npz with images: {error}")
+        parser.error(f"{arguments.images} is not an .npz file with images: {error}")
     model = tf.saved_model.load(arguments.saved_model)
     serve = model.signatures["serving_default"]
     try:

@@ -27,12 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("url", help="as http://127.0.0.1:8501; - for --direct only")
-    parser.add_argument("model", help="the name that the server gives the model")
-    parser.add_argument("images", nargs="+", type=pathlib.Path, help="files")
+    parser.add_argument("url", help="such as http://127.0.0.1:8501; - for --direct only")
+    parser.add_argument("model", help="name of the model on the server")
+    parser.add_argument("images", nargs="+", type=pathlib.Path, help="image files")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 32], metavar="N")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32], metavar="N")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each number")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of each test")
     parser.add_argument("--direct", metavar="DIR", help="directory of the versions")
     options = parser.parse_args(arguments)
     files = [path.read_bytes() for path in options.images]

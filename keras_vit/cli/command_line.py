@@ -48,12 +48,12 @@ def parser(
         default=[],
         metavar="KEY=VALUE",
         dest="settings",
-        help="another value for a key of the config, as optimization.learning_rate=3e-4",
+        help="change a value of the config, for example optimization.learning_rate=3e-4",
     )
     made.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="where TFDS has its sets; short for --set data.data_dir=DIR",
+        help="directory of the TFDS data sets; short for --set data.data_dir=DIR",
     )
     made.add_argument("--workdir", metavar="DIR", help=workdir)
     return made
@@ -92,12 +92,12 @@ def run(
     made.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the config, variables, operations, memory and time of a step, and "
-        "write nothing",
+        help="print the config, variables, operations, memory and time per step without "
+        "writing anything",
     )
     options = made.parse_args(arguments)
     if options.workdir is None and not options.dry_run:
-        made.error("--workdir is needed, except for --dry-run")
+        made.error("--workdir is required, except with --dry-run")
     with reported(options.workdir):
         config = configs.override(configured(options), settings(options))
         configs.check_data(config, settings(options))
@@ -125,9 +125,9 @@ def reported(workdir: str | None = None) -> Iterator[None]:
         reason = str(error)
         if workdir and disk_is_full(error):
             reason = (
-                f"no space left for {workdir}. What was written "
-                "before is whole: make room and give the same command again; a training "
-                "run resumes from its last checkpoint."
+                f"no space left to write to {workdir}. The files written before are "
+                "intact: free some space and run the same command again. A training run "
+                "resumes from its last checkpoint."
             )
         elif not isinstance(error, OSError | ValueError | ImportError):
             reason = _reading_error(error)

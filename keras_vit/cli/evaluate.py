@@ -34,7 +34,7 @@ MOST_CLASSES_SHOWN = 100
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command_line.parser(
-        "evaluate", __doc__, "CHECKPOINT", "where results go; printed without"
+        "evaluate", __doc__, "CHECKPOINT", "directory for the results, if any"
     )
     options = parser.parse_args(arguments)
     with command_line.writing(options.workdir):
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{config.model.weights} on {results['set']}:")
         print(f"  images: {results['images']:,} ({results['unreadable']:,} unreadable)")
         accuracy, top5 = results["accuracy"], results["top5"]
-        print(f"  accuracy: {accuracy:.2%}; in the first five: {top5:.2%}")
+        print(f"  accuracy: {accuracy:.2%}; top-5: {top5:.2%}")
         print(f"  loss: {results['loss']:.4f}")
         if published := published_accuracy(options.what):
             print(f"  published: {published}")

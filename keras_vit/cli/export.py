@@ -33,22 +33,22 @@ NEXT = {
 Serve it:
   docker run --rm -p 8500:8500 -p 8501:8501 -v {path}:/models/{name} \\
     -e MODEL_NAME={name} tensorflow/serving
-Ask it (REST, then gRPC):
+Send it an image (REST, then gRPC):
   printf '{{"signature_name": "predict_bytes", "instances": [{{"b64": "%s"}}]}}' \\
     "$(base64 -w0 IMAGE.jpg)" | curl -d @- http://localhost:8501/v1/models/{name}:predict
   keras-vit query localhost:8500 {name} IMAGE.jpg""",
     "onnx": """
-Run it, on images float32 (b, h, w, c), pixel values 0 to 255:
+Run it on images, float32 (b, h, w, c) with pixel values 0 to 255:
   import json, onnxruntime
   session = onnxruntime.InferenceSession({path!r})
   ({output},) = session.run(["{output}"], {{"images": images}})
   labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])""",
     "litert": """
-Run it, on images float32 (b, h, w, c) of the model's size, pixel values 0 to 255:
+Run it on images of the model's size, float32 (b, h, w, c) with pixel values 0 to 255:
   from ai_edge_litert.interpreter import Interpreter
   predict = Interpreter({path!r}).get_signature_runner("serving_default")
   {output} = predict(images=images)["{output}"]
-The names of the classes, a line for each:
+Read the class names, one per line:
   import zipfile
   labels = zipfile.ZipFile({path!r}).read("labels.txt").decode().split("\\n")""",
 }
@@ -58,11 +58,11 @@ REFUSED: dict[str, dict[str, str]] = {
     "saved_model": {},
     "onnx": {
         "version": "a file has no versions",
-        "top_k": "the file gives the values of all classes",
+        "top_k": "the file returns the values of all classes",
     },
     "litert": {
         "version": "a file has no versions",
-        "top_k": "the file gives the values of all classes",
+        "top_k": "the file returns the values of all classes",
     },
 }
 
@@ -79,23 +79,27 @@ def main(arguments: list[str] | None = None) -> None:
         "--to",
         required=True,
         metavar="PATH",
-        help="directory of the model's versions, or a file that ends in .onnx or .tflite",
+        help="directory for the versions of the model, or a .onnx or .tflite file",
     )
     parser.add_argument(
         "--format", choices=REFUSED, default="saved_model", help="default: %(default)s"
     )
     parser.add_argument(
-        "--version", type=int, help="of a saved_model; default: the next free one"
+        "--version", type=int, help="version of a saved_model (default: the next one)"
     )
-    parser.add_argument("--labels", help="text file, a class a line, in their order")
     parser.add_argument(
-        "--top-k", type=int, help="classes that a saved_model names (default: 5)"
+        "--labels", help="text file with one class name per line, in the order of labels"
+    )
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        help="number of classes that a saved_model returns by name (default: 5)",
     )
     parser.add_argument(
         "--weights-dtype",
         choices=WEIGHTS_DTYPES,
         default="float32",
-        help="as stored; bfloat16 in a saved_model only",
+        help="dtype of the stored weights; bfloat16 only in a saved_model",
     )
     options = parser.parse_args(arguments)
     meant = {".onnx": "onnx", ".tflite": "litert"}.get(pathlib.Path(options.to).suffix)

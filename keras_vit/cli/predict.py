@@ -35,7 +35,7 @@ from keras_vit.training.run_directory import write_text
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command_line.parser(
-        "predict", __doc__, "CHECKPOINT", "where predictions.csv goes"
+        "predict", __doc__, "CHECKPOINT", "directory for predictions.csv"
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--top", type=int, default=5, help="default: %(default)s")

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "probe",
         __doc__,
         "CONFIG_OR_CHECKPOINT",
-        "where linear_probe.json goes",
+        "directory for linear_probe.json",
     )
     options = parser.parse_args(arguments)
     with command_line.writing(options.workdir):

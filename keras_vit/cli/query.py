@@ -22,10 +22,10 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("server", help="HOST:PORT, as localhost:8500")
-    parser.add_argument("model", help="the name that the server gives the model")
-    parser.add_argument("images", nargs="+", type=pathlib.Path, help="files")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds")
+    parser.add_argument("server", help="HOST:PORT, such as localhost:8500")
+    parser.add_argument("model", help="name of the model on the server")
+    parser.add_argument("images", nargs="+", type=pathlib.Path, help="image files")
+    parser.add_argument("--timeout", type=float, default=10.0, help="in seconds")
     options = parser.parse_args(arguments)
     try:
         files = [path.read_bytes() for path in options.images]

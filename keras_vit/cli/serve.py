@@ -35,34 +35,34 @@ def main(arguments: list[str] | None = None) -> None:
         help_text = f"{text} (default: %(default)s)"
         parser.add_argument(name, type=kind, default=default, help=help_text)
 
-    parser.add_argument("directory", metavar="DIR", help="the model's versions")
-    parser.add_argument("--name", help="what clients call it (default: that of DIR)")
-    add("--host", "127.0.0.1", "address; 0.0.0.0 for all of this machine", str)
-    add("--port", 8501, "0 for any that is free", _port)
-    add("--max-batch", 32, "instances that are run together", _positive)
+    parser.add_argument("directory", metavar="DIR", help="directory of an export")
+    parser.add_argument("--name", help="name in URLs (default: the name of DIR)")
+    add("--host", "127.0.0.1", "address to listen on; 0.0.0.0 for all", str)
+    add("--port", 8501, "port to listen on; 0 for any free port", _port)
+    add("--max-batch", 32, "largest number of instances in a batch", _positive)
     add("--batch-delay", 2.0, "milliseconds that a request waits for others", _number)
-    add("--max-body", limits.max_body, "bytes of a request", _positive)
-    add("--max-instances", limits.max_instances, "instances of a request", _positive)
-    add("--max-waiting", limits.max_waiting, "requests at a time", _positive)
-    add("--max-pixels", limits.max_pixels, "decoded for a request", _positive)
-    add("--max-values", limits.max_values, "in a request's JSON", _positive)
-    add("--max-answer", limits.max_answer, "values in an answer", _positive)
-    add("--deadline", limits.deadline, "seconds for an answer", _number)
-    add("--body-timeout", limits.body_timeout, "seconds for a body", _number)
+    add("--max-body", limits.max_body, "bytes in the body of a request", _positive)
+    add("--max-instances", limits.max_instances, "instances in a request", _positive)
+    add("--max-waiting", limits.max_waiting, "requests in progress or waiting", _positive)
+    add("--max-pixels", limits.max_pixels, "pixels to decode for a request", _positive)
+    add("--max-values", limits.max_values, "values in the JSON of a request", _positive)
+    add("--max-answer", limits.max_answer, "values in a response", _positive)
+    add("--deadline", limits.deadline, "seconds to answer a request", _number)
+    add("--body-timeout", limits.body_timeout, "seconds to receive a body", _number)
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="a host name that clients may use for this server besides its IP addresses, "
-        "localhost and the name of this machine; * for any",
+        help="an additional host name that clients may use; * for any. IP addresses, "
+        "localhost and the name of this machine are always allowed",
     )
     options = parser.parse_args(arguments)
     name = options.name or pathlib.Path(options.directory).resolve().name
     if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
         parser.error(
-            "The name of a model must be letters, digits, '_', '-' and '.', as it is a "
-            f"part of a URL; received {name!r}. Give --name."
+            "The name of a model is part of a URL and must consist of letters, digits, "
+            f"'_', '-' and '.'; received {name!r}. Set --name."
         )
     try:
         # Imported here because TensorFlow takes seconds, and --help should not wait.

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,VALUE")
     options = parser.parse_args(arguments)
     if options.workdir is None:
-        parser.error("--workdir is needed")
+        parser.error("--workdir is required")
     with command_line.writing(options.workdir):
         config = configs.load(options.what)
         config = configs.override(config, command_line.settings(options))

@@ -324,4 +324,4 @@ def test_dry_run(tmp_path, capsys):
     assert "images/s" in printed
     with pytest.raises(SystemExit):
         pretrain.main(["digits_vit"])
-    assert "--workdir is needed" in capsys.readouterr().err
+    assert "--workdir is required" in capsys.readouterr().err

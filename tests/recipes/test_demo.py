@@ -59,7 +59,10 @@ def test_a_short_demo_leaves_everything_it_names(tmp_path):
     np.savez(small, images=np.zeros((4, 8, 8, 3)))
     for arguments, message in [
         ([workdir, small], "no SavedModel at"),
-        ([workdir / "served" / "1", workdir / "curves.png"], "is no .npz with images"),
+        (
+            [workdir / "served" / "1", workdir / "curves.png"],
+            "is not an .npz file with images",
+        ),
         (
             [workdir / "served" / "1", small],
             "takes images (None, None, None, 1); received",
