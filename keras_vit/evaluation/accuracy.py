@@ -43,7 +43,8 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
     name = config.data.test or config.data.validation
     if not name:
         raise ValueError(
-            "Which images? --set data.test=tfds:NAME:SPLIT, folder:PATH or digits:test."
+            "The config has no test images: --set data.test=folder:PATH, "
+            "tfds:NAME:SPLIT or digits:test."
         )
     part = "test" if config.data.test else "validation"
     source = open_parts(config.data, [part])[part]
@@ -59,8 +60,8 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         check_class_names(name, source.class_names, str(weights), names, OTHER_CLASSES)
     if classes != source.num_classes:
         raise ValueError(
-            f"{weights} has {classes} classes, {name} {source.num_classes}: "
-            "fine-tune it (keras-vit finetune), or probe its features "
+            f"{weights} has {classes} classes, {name} has {source.num_classes}: "
+            "fine-tune the model (keras-vit finetune), or probe its features "
             "(keras-vit probe)."
         )
     confusion = np.zeros((classes, classes), int)
@@ -92,8 +93,8 @@ def _check_sizes(export, path, source, config):
     """
     if set(config.model.arguments) - {"class_names"}:
         raise ValueError(
-            f"model.arguments={config.model.arguments!r} are not for an export: they "
-            "would build another model."
+            f"model.arguments={config.model.arguments!r} cannot change an exported "
+            "model: leave them out, or evaluate the checkpoint."
         )
     sizes = source.image_shape or (None, None, source.channels)
     pairs = zip(export.input_shape[1:], sizes, strict=True)
@@ -103,8 +104,8 @@ def _check_sizes(export, path, source, config):
             for shape in (export.input_shape[1:], sizes)
         )
         raise ValueError(
-            f"{path} takes images of {wanted}, all of one size; those of {source.name} "
-            f"have {found}: resize them, or evaluate the checkpoint."
+            f"{path} takes images of {wanted}, all of the same size; those of "
+            f"{source.name} have {found}: resize them, or evaluate the checkpoint."
         )
 
 

@@ -26,7 +26,7 @@ def is_export(path: str) -> bool:
     """
     if os.path.exists(f"{path}/saved_model.pb"):
         directory = pathlib.Path(path).parent
-        raise ValueError(f"{path} is one version of a model: give {directory}.")
+        raise ValueError(f"{path} is one version of a model: use {directory}.")
     return path.endswith(SUFFIXES) or bool(_versions(path))
 
 

@@ -150,8 +150,8 @@ def linear_probe(config: configs.Config) -> dict[str, Any]:
     data = config.data
     if not (data.train and data.validation and data.test):
         raise ValueError(
-            "Which images? Set data.train, data.validation and data.test (--set "
-            "data.train=tfds:NAME:SPLIT); of them, validation chooses the regularisation."
+            "A linear probe needs data.train, data.validation, which chooses the "
+            "regularization, and data.test: --set data.train=tfds:NAME:SPLIT, and so on."
         )
     sources = open_parts(data)
     check_classes(sources)

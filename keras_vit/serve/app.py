@@ -241,7 +241,7 @@ class App(Starlette):
                 self._large_json, call, function, *arguments
             )
         except (ChildProcessError, MemoryError):
-            message = "There was not enough memory for the JSON; send less at a time."
+            message = "Not enough memory to process the JSON; send fewer instances."
             raise RefusedError(503, message) from None
 
     async def _outputs(self, request, small):
@@ -269,8 +269,8 @@ class App(Starlette):
             wanted = f"{name}/{version}" if "version" in request.path_params else name
             raise RefusedError(
                 404,
-                f"Servable not found for request: {wanted[:80]}; there is {self.name}, "
-                f"version {self.version}.",
+                f"Servable not found for request: {wanted[:80]}; this server has "
+                f"{self.name}, version {self.version}.",
             )
 
     async def _status(self, request: Request) -> Response:

@@ -3,5 +3,5 @@
 IMAGE_ERRORS = {
     1: "cannot be decoded",
     2: "has too many pixels",
-    3: "is not of the size that the model takes",
+    3: "does not have the size that the model takes",
 }

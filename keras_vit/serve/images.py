@@ -126,7 +126,7 @@ def _jpeg(content):
             height, width, components = struct.unpack_from(">HHB", content, position + 3)
             area = max(area, height * width)
             if components > 4:
-                raise UnboundedError(f"has {components} color components; 4 at most")
+                raise UnboundedError(f"has {components} color components; at most 4 work")
         scans += marker == _START_OF_SCAN
         parts += 1
         if scans > _MAX_SCANS:
@@ -174,7 +174,7 @@ def _check_inflated(compressed, most):
             size += len(inflate.decompress(compressed, _STEP))
             compressed = inflate.unconsumed_tail
             if size > most + _STEP:
-                raise UnboundedError("has more pixels than its header says")
+                raise UnboundedError("has more pixels than its header states")
     except zlib.error:
         pass  # The decoder reports damaged data.
 

@@ -204,8 +204,8 @@ class Admission:
         if work > limit:
             raise RefusedError(
                 413,
-                f"The images of the request take the work of {work} pixels to decode; "
-                f"this server takes {limit} in a request (--max-pixels).",
+                f"Decoding the images of the request costs as much as {work} pixels; "
+                f"this server accepts {limit} in a request (--max-pixels).",
             )
         if self._work + work > _WORK_TOGETHER * limit:
             raise RefusedError(503, "Too many large images are waiting.")
@@ -235,7 +235,7 @@ class Admission:
                 yield
         except TimeoutError:
             if connection.transport.is_closing():
-                raise RefusedError(_GONE, "The client has gone.") from None
+                raise RefusedError(_GONE, "The client has disconnected.") from None
             message = f"The request took more than {seconds:g} seconds."
             raise RefusedError(504, message) from None
         finally:
@@ -257,8 +257,9 @@ class Admission:
             fit = max(1, instances * limit // values)
             raise RefusedError(
                 413,
-                f"The answer would have {values} values; this server sends {limit} "
-                f"(--max-answer). Send {fit} of the {instances} instances at a time.",
+                f"The response would have {values} values; this server sends at most "
+                f"{limit} (--max-answer). Send {fit} of the {instances} instances at a "
+                "time.",
             )
         large = values > _SMALL * limit
         async with self._large_answers if large else contextlib.nullcontext():
@@ -296,7 +297,7 @@ class Admission:
             )
             raise RefusedError(408, message, unread=True) from None
         except ClientDisconnect:
-            raise RefusedError(400, "The body ended too soon.") from None
+            raise RefusedError(400, "The body of the request is incomplete.") from None
         finally:
             held.reading = None
         return body

@@ -88,7 +88,7 @@ def read_request(
     count = count_values(body)
     if count > max_values:
         raise BadRequestError(
-            f"The JSON has {count} values, lists and objects; this server takes "
+            f"The JSON has {count} values, lists and objects; this server accepts "
             f"{max_values} (--max-values). Send fewer images, or image files."
         )
     try:
@@ -103,8 +103,8 @@ def read_request(
     name = name or DEFAULT_SIGNATURE
     if name not in signatures:
         raise BadRequestError(
-            f'Serving signature name: "{name[:80]}" not found in signature def; there '
-            f"are: {', '.join(sorted(signatures))}."
+            f'Serving signature name: "{name[:80]}" not found in signature def; the '
+            f"model has {', '.join(sorted(signatures))}."
         )
     if ("instances" in request) == ("inputs" in request):
         if "inputs" in request:
@@ -121,7 +121,7 @@ def read_request(
     (size,) = sizes
     if not 1 <= size <= max_instances:
         raise BadRequestError(
-            f"A request has 1 to {max_instances} instances here; received {size}."
+            f"A request must have 1 to {max_instances} instances; received {size}."
         )
     return Request(name, inputs, by_rows)
 
@@ -162,8 +162,8 @@ def _columns(inputs, tensors):
 def _single(value, tensors):
     if len(tensors) > 1:
         raise BadRequestError(
-            "A plain list, but the signature has several inputs and needs objects with "
-            f"the keys {', '.join(sorted(tensors))}."
+            "Received a plain list, but the signature has several inputs: send objects "
+            f"with the keys {', '.join(sorted(tensors))}."
         )
     return dict.fromkeys(tensors, value)
 
@@ -200,7 +200,7 @@ def _array(name, value, tensor):
         for size, received in zip(wanted, shape, strict=False)
     ):
         raise BadRequestError(
-            f"{name} must have shape {_shape_text(wanted)}, with the batch; received "
+            f"{name} must have shape {_shape_text(wanted)} with the batch axis; received "
             f"{_shape_text(shape)}."
         )
     kind = tensor.dtype.kind

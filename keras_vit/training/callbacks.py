@@ -126,8 +126,8 @@ class Keeper(keras.callbacks.Callback):
         if last.exists():
             kept = f"{last}, of step {len(self.history) * self.plan.interval:,}"
         self.failure = (
-            f"The loss is {loss:.4g} at step {step:,}: training stopped. Its batch: "
-            f"{', '.join(ids)}. Last good checkpoint: {kept}. A "
+            f"The loss is {loss:.4g} at step {step:,}: training stopped. Images of the "
+            f"batch: {', '.join(ids)}. Last good checkpoint: {kept}. A "
             "smaller optimization.learning_rate, a longer warmup_steps or a smaller "
             "clip_norm may help."
         )

@@ -37,7 +37,7 @@ def report(config: configs.Config) -> None:
     rows = [
         ("parameters", f"{model.count_params():,}"),
         ("trained", f"{sum(int(np.prod(v.shape)) for v in model.trainable_variables):,}"),
-        ("operations, forward", f"{operations / 1e9:.3g} billion an image"),
+        ("forward operations per image", f"{operations / 1e9:.3g} billion"),
         ("images", f"{todo.sources['train'].num_examples:,}"),
         ("steps", f"{todo.steps:,} of {config.batch_size} images"),
         ("updates", f"{todo.updates:,}"),
@@ -48,9 +48,9 @@ def report(config: configs.Config) -> None:
     seconds = _step_seconds(todo, model)
     rate = config.batch_size / seconds
     rows = [
-        ("a step", f"{seconds:.3g} s, {rate:,.1f} images/s, on {cost.device_name()}"),
+        ("step", f"{seconds:.3g} s, {rate:,.1f} images/s, on {cost.device_name()}"),
         ("all steps", f"{seconds * todo.steps / 3600:.2f} h, without evaluation"),
-        ("most memory of this process", f"{cost.peak_memory() / 1e6:,.0f} MB"),
+        ("peak memory of this process", f"{cost.peak_memory() / 1e6:,.0f} MB"),
     ]
     part = cost.utilization(model, config.dtype)
     if part is not None:

@@ -114,7 +114,7 @@ def _changes(old, new) -> list[str]:
     changes += _named("", "removed", [name for name in before if name not in after])
     relabelled = [name for name in both if before[name][0] != after[name][0]]
     if old["classes"] == new["classes"]:
-        changes += _named("", "relabelled", relabelled)
+        changes += _named("", "relabeled", relabelled)
     other = [name for name in both if before[name][1] != after[name][1]]
     changes += _named("", "with other contents", other)
     return changes or ["the order of its examples differs"]

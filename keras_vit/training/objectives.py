@@ -27,7 +27,7 @@ def constructor(config: configs.Config) -> Any:
     found = getattr(keras_vit, config.model.architecture, None)
     if not callable(found):
         raise ValueError(
-            f"model.architecture={config.model.architecture!r} is no constructor of "
+            f"model.architecture={config.model.architecture!r} is not a constructor of "
             "keras_vit, such as ViTS16 or T2TViT14."
         )
     return found
@@ -95,14 +95,14 @@ class Classification:
         """Check that the head of the checkpoint has the classes of the training set."""
         train, weights = self.config.data.train, self.config.model.weights
         classes = model.output_shape[-1]
-        remedy = "Leave model.arguments.head out for a new head."
+        remedy = "Remove model.arguments.head to train a new head."
         names = known_class_names.known(model, self.config)
         if names is not None:
             check_class_names(train, self.names, str(weights), names, remedy)
         elif classes != self.classes:
             raise ValueError(
-                f"{weights} has {classes} classes, data.train={train!r} {self.classes}. "
-                f"{remedy}"
+                f"{weights} has {classes} classes, data.train={train!r} has "
+                f"{self.classes}. {remedy}"
             )
 
     def kept(self, model: keras.Model) -> keras.Model:

@@ -216,11 +216,10 @@ class RunDirectory:
             last = self.path / "last.keras"
             remedy = (
                 "The learning-rate schedule spans the whole run, so a longer run differs "
-                "from its first step on: choose another --workdir for it. Or train the "
-                "weights of this run further, with a schedule of their own: the same "
-                f"command with --set model.weights={last}, "
-                "--set model.arguments.head=keep, another --workdir, and as epochs those "
-                "to add."
+                "from its first step on: choose another --workdir for it. To train the "
+                "weights of this run further with a new schedule, run the same command "
+                f"with --set model.weights={last}, --set model.arguments.head=keep, "
+                "another --workdir, and the number of additional epochs."
             )
         raise FileExistsError(
             f"{self.path} holds the run of another config "
@@ -256,7 +255,7 @@ class RunDirectory:
         there = " and ".join(n for n in STATES if (self.path / n).exists())
         raise ValueError(
             f"The run cannot be resumed: {'; '.join(reasons)}. Remove {there} to start "
-            "it from its first step. best.keras holds its best weights until then."
+            "from the first step. Copy best.keras first if you need its weights."
         )
 
     def checkpoints(self) -> int:
@@ -375,7 +374,7 @@ def _read_json(path):
             f"{path} is damaged ({error}); choose another --workdir."
         ) from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is of no run; choose another --workdir.")
+        raise ValueError(f"{path} does not belong to a run; choose another --workdir.")
     return found
 
 

@@ -95,8 +95,8 @@ def plan(config: configs.Config) -> Plan:
     interval = config.checkpoint_steps or train.num_examples // config.batch_size
     if interval < 1:
         raise ValueError(
-            f"batch_size={config.batch_size} is more than the {train.num_examples} "
-            f"images of {train.name!r}."
+            f"batch_size={config.batch_size} is larger than the {train.num_examples} "
+            f"images of {train.name!r}: set a smaller batch_size."
         )
     steps = config.steps or config.epochs * train.num_examples / config.batch_size
     intervals = max(round(steps / interval), 1)
@@ -104,8 +104,8 @@ def plan(config: configs.Config) -> Plan:
     updates = steps // config.optimization.accumulation_steps
     if updates < 1:
         raise ValueError(
-            f"{steps} batches make no update with optimization.accumulation_steps="
-            f"{config.optimization.accumulation_steps}."
+            f"{steps} batches are fewer than optimization.accumulation_steps="
+            f"{config.optimization.accumulation_steps}: train longer, or accumulate less."
         )
     at_once = config.steps_per_execution
     if at_once is None:
@@ -163,7 +163,8 @@ def _phases(config, intervals):
     parts = [part for part, _ in config.resolutions]
     if config.objective != "classification":
         raise ValueError(
-            f"resolutions are for objective='classification'; it is {config.objective!r}."
+            "resolutions require objective='classification'; received "
+            f"{config.objective!r}."
         )
     if min(parts) <= 0 or not math.isclose(sum(parts), 1.0, abs_tol=1e-6):
         raise ValueError(
@@ -176,8 +177,8 @@ def _phases(config, intervals):
         last = round(done * intervals)
         if last == before:
             raise ValueError(
-                f"resolutions={config.resolutions}: {part} of {intervals} checkpoints is "
-                "none. Set a smaller checkpoint_steps."
+                f"resolutions={config.resolutions}: {part} of {intervals} checkpoints "
+                "rounds to none. Set a smaller checkpoint_steps."
             )
         phases.append(Phase(before, last, side))
         before = last
@@ -401,7 +402,7 @@ def _train_phases(todo, model, keeper, phases, done):
     """Train at the remaining image sizes and return the model of the last one."""
     for phase in phases:
         if phase != phases[0]:
-            print(f"From here on at {phase.side}x{phase.side} pixels.", flush=True)
+            print(f"Training continues at {phase.side}x{phase.side} pixels.", flush=True)
             model = _grown(model, phase.side, todo)
             keeper.watch(model, evaluation_data(todo, "validation", model))
         _fit(todo, model, keeper, max(done, phase.first), phase.last)
@@ -423,7 +424,7 @@ def _announce(todo, directory, model, keeper):
         f"{config.about}\n{model.count_params():,} parameters; {source.num_examples:,} "
         f"images of {source.name}; {todo.steps:,} steps of {config.batch_size}, a "
         f"checkpoint every {todo.interval:,}; backend {keras.backend.backend()}; "
-        f"everything goes to {directory.path}/",
+        f"output directory {directory.path}/",
         flush=True,
     )
     if keeper.history:
@@ -433,7 +434,7 @@ def _announce(todo, directory, model, keeper):
         print(f"Resumed at step {keeper.step:,}.", flush=True)
     if directory.damage:
         print(
-            f"warning: {directory.damage}. The state before it was used: the "
+            f"warning: {directory.damage}. The run resumes from the state before it: the "
             f"{todo.interval:,} steps after step {keeper.step:,} are trained again.",
             flush=True,
         )

@@ -97,7 +97,7 @@ def test_evaluate_an_export(file_format, name, package, run, tmp_path):
     [
         (["digits_vit"], "config without model.weights"),
         (["nowhere"], "No config is called 'nowhere'"),
-        (["somewhere/best.keras"], "Which images"),
+        (["somewhere/best.keras"], "has no test images"),
         (
             ["somewhere/best.keras", "--set", "data.test=digits:test"],
             "somewhere/best.keras",

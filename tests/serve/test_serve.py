@@ -440,7 +440,7 @@ DEEP = b'{"instances": ' + b"[" * 500_000
         ),
         (
             {"signature_name": "predict_bytes", "instances": ["x"] * (MAX_INSTANCES + 1)},
-            f"1 to {MAX_INSTANCES} instances here; received {MAX_INSTANCES + 1}",
+            f"1 to {MAX_INSTANCES} instances; received {MAX_INSTANCES + 1}",
         ),
         ({"signature_name": "predict_bytes", "inputs": []}, "received 0"),
         ({"inputs": np.zeros((1, 1, 120_000, 3), int).tolist()}, "1 to 33554432 pixels"),
@@ -748,7 +748,7 @@ def test_several_inputs():
         assert inputs["a"].dtype == np.int32
         assert inputs["b"].tolist() == [b"x", b"\xff"]
     for request, message in [
-        ({"instances": [[1, 2]]}, "several inputs and needs objects with the keys a, b"),
+        ({"instances": [[1, 2]]}, "several inputs: send objects with the keys a, b"),
         ({"inputs": [[1, 2]]}, "several inputs"),
         ({"inputs": {"a": [[1, 2]]}}, "Missing named input: b"),
         (

@@ -241,7 +241,7 @@ def test_bad_names():
         configs.load("digit_vit")
     config = configs.load("digits_vit")
     config = configs.override(config, ["model.architecture=ViTS17"])
-    with pytest.raises(ValueError, match=r"'ViTS17' is no constructor"):
+    with pytest.raises(ValueError, match=r"'ViTS17' is not a constructor"):
         constructor(config)
 
 

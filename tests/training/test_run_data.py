@@ -115,7 +115,7 @@ def test_a_head_that_is_kept_has_the_classes_of_the_run(run, sets):
         [*weights, f"data.train={sets['other']}", f"data.validation={sets['other']}"],
     )
     kept = configs.override(kept, ["data.test=None", "batch_size=2"])
-    with pytest.raises(ValueError, match=r"'zebra'.*Leave model\.arguments\.head out"):
+    with pytest.raises(ValueError, match=r"'zebra'.*Remove model\.arguments\.head"):
         runs.plan(kept).objective.build()
 
 

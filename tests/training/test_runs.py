@@ -387,7 +387,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         main(["digits_vit", "--set", "epoch=1", "--workdir", str(tmp_path / "run")])
     with pytest.raises(SystemExit, match="No config is called 'nothing'"):
         main(["nothing", "--workdir", str(tmp_path / "run")])
-    with pytest.raises(SystemExit, match="batch_size=2000 is more than the 1257 images"):
+    with pytest.raises(SystemExit, match="batch_size=2000 is larger than the 1257"):
         main(
             ["digits_vit", "--set", "batch_size=2000", "--workdir", str(tmp_path / "run")]
         )
@@ -436,7 +436,7 @@ def test_growing_images(config, tmp_path, monkeypatch):
     ("resolutions", "message"),
     [
         ("((0.5, 8),)", "add up to 1"),
-        ("((0.99, 8), (0.01, 16))", "is none. Set a smaller checkpoint_steps"),
+        ("((0.99, 8), (0.01, 16))", "rounds to none. Set a smaller checkpoint_steps"),
     ],
 )
 def test_bad_resolutions(config, resolutions, message):
