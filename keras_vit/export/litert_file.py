@@ -13,11 +13,12 @@ LABELS = "labels.txt"
 
 
 def write(model, head, options, path):
-    """Write the model, from pixels of its own size to its outputs, and its class names.
+    """Write the model, including preprocessing, head and class names.
 
-    Keras's `model.export(format="litert")` has the network alone, and names of its own.
-    As LiteRT's metadata do with their files, a zip archive after the model holds the
-    names; interpreters do not read beyond the model.
+    Keras's `model.export(format="litert")` would write only the network and choose other
+    names for inputs and outputs. The class names are stored in a zip archive that is
+    appended to the model, like the associated files of LiteRT's metadata; interpreters
+    ignore data after the model.
     """
     module = tf.Module()
     module.model_variables = [weight.value for weight in model.weights]
@@ -36,7 +37,7 @@ def write(model, head, options, path):
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         pathlib.Path(path).write_bytes(converter.convert())
     with zipfile.ZipFile(path, "a") as archive:
-        # An entry without a date, so that equal models give equal files.
+        # The entry has no date, so that equal models are written as equal files.
         archive.writestr(zipfile.ZipInfo(LABELS), "\n".join(options["labels"]))
 
 

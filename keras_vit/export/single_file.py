@@ -109,29 +109,31 @@ def litert(
     more than 1e-4 (relative to the largest value if that exceeds 1), nothing is left
     behind.
 
-    Signature `serving_default`. Input: `images` float32 `(b, h, w, c)`, pixel values 0
-    to 255, any b, the h and w of the model: scaled inside, but resized by the client,
-    as `model.preprocessor` says. (LiteRT has no resize with antialiasing, and its
-    delegates want sizes that they know.) Outputs: `logits` and, of a softmax or a
-    sigmoid, `probabilities`, float32 `(b, classes)`, as those of the `serving_default`
-    of `saved_model`.
+    The input of the signature `serving_default` is `images`, float32 `(b, h, w, c)` with
+    pixel values 0 to 255. b is any batch size; h and w are those of the model. The file
+    scales the pixel values, but the client must resize and crop images like
+    `model.preprocessor`, because LiteRT has no antialiased resize and its delegates need
+    fixed sizes. The outputs are those of the signature `serving_default` of
+    `saved_model`: `logits` and, for softmax or sigmoid, `probabilities`, float32
+    `(b, classes)`.
 
-    The class names are in the file, a line for each, in the order of the outputs. As in
-    files with LiteRT's metadata, they are the entry `labels.txt` of a zip archive at the
+    The class names are stored in the file, one per line, in the order of the outputs. As
+    in files with LiteRT metadata, they are the entry `labels.txt` of a zip archive at the
     end of the file: `unzip -p vit.tflite labels.txt` prints them.
 
     Args:
-        model: a `keras_vit.ViT` with its classifier, or what
-            `keras_vit.load_checkpoint` takes.
-        path: path of the file, which ends in `.tflite`; its directory is made if it
-            does not exist.
-        labels: a name for each class, without line breaks; None for the model's own
-            `class_names`, for ImageNet-1k's where it has none and 1000 classes, and the
-            class's number where not.
-        weights_dtype: `"float32"`, or `"int8"` to store matrices in 8 bits, and to
-            compute with them in 8 bits where LiteRT can ("dynamic range"): activations
-            are rounded at run time. Outputs change; the export fails if by more than
-            0.1: probabilities, and logits as a part of the largest.
+        model: a `keras_vit.ViT` with its classifier, or an argument of
+            `keras_vit.load_checkpoint`.
+        path: path of the file, ending in `.tflite`; its directory is created if it does
+            not exist.
+        labels: a name for each class, without line breaks. None for the model's
+            `class_names`; if it has none, the ImageNet-1k names for 1000 classes,
+            otherwise the class indices.
+        weights_dtype: `"float32"`, or `"int8"` to store matrices in 8 bits and to compute
+            with them in 8 bits where LiteRT supports it (dynamic range quantization, in
+            which activations are quantized at run time). The outputs change slightly; the
+            export fails if probabilities change by more than 0.1, or logits by more than
+            0.1 relative to the largest.
         verbose: whether to print progress.
 
     Returns:

@@ -344,7 +344,7 @@ def check_argument_names(model_class: type, names: Iterable[str]) -> None:
     known: list[str] = []
     for kind in model_class.__mro__:
         if not kind.__module__.startswith("keras_vit."):
-            return  # A user's subclass may have keywords of its own.
+            return  # A user's subclass may have additional keywords.
         if "__init__" not in vars(kind):
             continue
         parameters = inspect.signature(vars(kind)["__init__"]).parameters

@@ -26,61 +26,66 @@ _LOADING = ("head", "resize", "source_grid_shape", "check_finite")
 
 
 def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
-    """Build the model that a checkpoint was made from, and load its weights.
+    """Build the model that a checkpoint was saved from, and load its weights.
 
     Every tensor of the file is used and every weight of the model is set; any mismatch
-    raises an error that lists both sides. Without `input_shape` the model takes images
-    of the size that the file's positions imply.
+    raises an error that lists the tensors on both sides. By default, the image size of
+    the model follows from the position embeddings in the file.
 
     Args:
-        path: a name that `keras_vit.checkpoints()` lists, or `hf://organisation/name`
-            for a repository of the Hugging Face Hub (both are downloaded once); or a
-            file or directory:
-            Google's `.npz` (original, AugReg, SAM, hybrids, big_vision);
-            timm's, DeiT's and transformers' `.safetensors`, `.pth`, `.bin`, alone or in
-            the directory of a Hugging Face repository, whose `config.json` is used;
-            T2T-ViT's `.pth.tar`;
-            a KerasHub preset's directory; a `keras_vit` model saved as `.keras`.
-        **overrides: any argument of `keras_vit.ViT` (or `T2TViT`), instead of what the
-            file implies:
-            `input_shape` (positions are resized to the new grid by the source's own
-            convention, Google's for `.keras`, or that of `resize`; other channels: see
-            below), `patch_size` (FlexiViT's PI-resize), `num_heads` (if the file does
-            not determine it), `classes` with `head="new"` (the whole head is replaced
-            and the tanh layer left out, as the paper does for fine-tuning),
-            `include_top=False` or `head="drop"`, `classifier_activation=None`, ...
-            Checkpoints of PyTorch have two more: `architecture`, timm's name for the
-            network (see below), and `state_dict`, the part to read of a file that has
+        path: one of the following. Names and repositories are downloaded once and
+            cached.
+            A name that `keras_vit.checkpoints()` lists.
+            `hf://organization/name` for a repository on the Hugging Face Hub.
+            A `.npz` file from Google (original, AugReg, SAM, hybrids, big_vision).
+            A `.safetensors`, `.pth` or `.bin` file from timm, DeiT or transformers, or
+            the directory of a Hugging Face repository with its `config.json`.
+            A `.pth.tar` file from T2T-ViT.
+            The directory of a KerasHub preset.
+            A `keras_vit` model saved as `.keras`.
+        **overrides: arguments of `keras_vit.ViT` (or `T2TViT`) that override what the
+            file implies, for example:
+            `input_shape`: position embeddings are resized to the new grid by the
+            convention of the source, Google's for `.keras`, or by that of `resize`.
+            `patch_size`: patch kernels are resized by FlexiViT's PI-resize.
+            `num_heads`: required if the file does not determine it.
+            `classes` with `head="new"`: the whole head is replaced and the tanh layer
+            removed, as in the paper for fine-tuning.
+            `include_top=False` or `head="drop"`: the head is not loaded.
+            `classifier_activation=None`: the model returns logits.
+            PyTorch checkpoints have two additional arguments: `architecture`, timm's name
+            for the network (see below), and `state_dict`, the part to read if a file has
             several (`"model_ema"`, or the prefix of the network's tensors).
 
     Returns:
-        A `keras_vit.ViT`, or a `T2TViT`, which is one; its `preprocessor` is the
-        checkpoint's, as far as the files define it.
+        A `keras_vit.ViT`, or its subclass `T2TViT`. Its `preprocessor` is that of the
+        checkpoint, as far as the files define it.
 
     The outputs are probabilities, unless the checkpoint states another activation of its
     head (transformers' `problem_type`, KerasHub's `activation`) or has only one class.
-    `class_names` come from transformers' `id2label` and timm's `label_names`.
+    `class_names` are read from transformers' `id2label` and timm's `label_names`.
 
-    A network that is not known to be a plain ViT is refused. The tensors of timm's files
-    do not always determine the network: rotary positions beside learned ones, pooling
-    over registers, norms after the branches and the GELU of SigLIP leave no trace in
-    them. A file without timm's `config.json` that could be one of these is refused
-    unless the caller passes `architecture`, or the argument that the message names:
-    `positions="learned"`, `pooling="map"`, `activation=...`. Files of the ordinary
+    Networks that are not known to be plain ViTs are rejected. The tensors of timm's files
+    do not always determine the network: rotary position embeddings in addition to learned
+    ones, pooling over registers, norms after the branches and the GELU of SigLIP leave no
+    trace in them. A file without timm's `config.json` that could be one of these is
+    rejected unless the caller passes `architecture`, or the argument that the message
+    names: `positions="learned"`, `pooling="map"`, `activation=...`. Files of the common
     networks (AugReg, DeiT, DINO, DINOv2, MAE) need neither.
 
-    T2T-ViT's positions are computed for the new grid; `resize` has no effect on them.
+    The position embeddings of T2T-ViT are computed for the new grid, so that `resize` has
+    no effect on them.
 
-    For one input channel the first kernel is summed over its channels, so that a grey
-    image gives the outputs that it gave as RGB; for other numbers its channels are
-    repeated in order and scaled by old / new.
+    If `input_shape` has a single channel, the first kernel is summed over its channels,
+    so that a gray image has the same outputs as its RGB version. For other numbers of
+    channels, the channels of the kernel are repeated in order and scaled by old / new.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ImportError: a package that the format needs is not installed (`.pth`: torch).
-        ValueError: the file is damaged or of an unknown kind; its tensors are not
-            exactly those of the model, or not all finite; or nothing determines the size
-            of its images.
+        ValueError: the file is damaged or of an unknown kind, its tensors differ from
+            those of the model or are not all finite, or the image size cannot be
+            determined.
 
     Example:
 

@@ -360,7 +360,7 @@ def check_data(config: Config, settings: typing.Iterable[str]) -> None:
 
 
 def _split_remedy(train):
-    """Return the end of a sentence that says how to validate on a part of `train`."""
+    """Return the end of an error message that explains how to split `train`."""
     if train.startswith("folder:"):
         return (
             ", or data.validation=split:0.1 to take a tenth of the images of every class "
@@ -371,7 +371,7 @@ def _split_remedy(train):
 
 
 def _kind(name):
-    """Return the part of a set's name that tells which set it is, without the split."""
+    """Return the part of a data source's name that identifies it, without the split."""
     kind, _, rest = name.partition(":")
     return (kind, re.split("[/:]", rest)[0]) if kind == "tfds" else kind
 

@@ -79,7 +79,7 @@ class TorchFile(TensorFile):
         """
         if not found:
             raise self.unreadable("it contains no dict of tensors")
-        # Ignore small dicts: a loss or a scheduler may save a few tensors of its own.
+        # Ignore small dicts: a loss or a scheduler may also save a few tensors.
         least = max(map(len, found.values())) / 2
         networks = {key: value for key, value in found.items() if len(value) >= least}
         for key in preferred:

@@ -1,9 +1,9 @@
 "use strict";
 
-const WIDEST = 1024; // Pixels of the picture on the page.
+const WIDEST = 1024; // Largest side of the picture on the page, in pixels.
 const element = (id) => document.getElementById(id);
 const model = `v1/models/${document.documentElement.dataset.model}`;
-let latest = 0; // Answers for an image before the latest are not shown.
+let latest = 0; // Number of the latest image; responses for earlier ones are ignored.
 let shown = null;
 
 async function ask(url, options) {
@@ -43,8 +43,9 @@ async function classify(file) {
     const b64 = await base64(file);
     const prediction = await predict("predict_bytes", b64);
     const attention = "attention" in known ? await predict("attention", b64) : null;
-    // As it is stored; `draw` turns it as the model says that it did, which exports made
-    // without EXIF do not. A browser may not know a format that the model does.
+    // Decode the image without its EXIF orientation. `draw` applies the orientation that
+    // the model reports, because exports may ignore EXIF. The picture is null if the
+    // browser does not support the format.
     const picture = await createImageBitmap(await unturned(file)).catch(() => null);
     if (mine !== latest) return;
     shown = { picture, attention };
@@ -81,7 +82,7 @@ function showBars({ labels, scores, probabilities }) {
   element("bars").replaceChildren(...rows);
 }
 
-// The part of the image that the model sees: [left, top, width, height].
+// Returns the part of the image that the model sees: [left, top, width, height].
 function seen(width, height, rows, columns, fraction) {
   if (!fraction) return [0, 0, width, height];
   const patch = fraction * Math.min(width / columns, height / rows);
@@ -89,8 +90,8 @@ function seen(width, height, rows, columns, fraction) {
   return [(width - w) / 2, (height - h) / 2, w, h];
 }
 
-// Returns the file with EXIF orientation 1. Browsers turn images of some formats by
-// themselves and of others not; the model's answer says how it turned what it saw.
+// Returns the file with its EXIF orientation set to 1, because browsers apply it to images
+// of some formats only.
 async function unturned(file) {
   const bytes = await file.arrayBuffer();
   const view = new DataView(bytes);
@@ -108,13 +109,13 @@ async function unturned(file) {
         else view.setUint16(entry + 8, 1, little);
       }
     } catch (error) {
-      if (!(error instanceof RangeError)) throw error; // A damaged directory.
+      if (!(error instanceof RangeError)) throw error; // The EXIF data are damaged.
     }
   }
   return new Blob([bytes], { type: file.type });
 }
 
-// Draws a picture turned and mirrored by an EXIF orientation, 1 to 8, over a canvas.
+// Draws a picture on a canvas, rotated and mirrored by an EXIF orientation, 1 to 8.
 function drawUpright(picture, orientation, canvas) {
   const turned = orientation >= 5;
   const scale = Math.min(1, WIDEST / Math.max(picture.width, picture.height));
@@ -146,7 +147,7 @@ function draw() {
   small.getContext("2d").putImageData(shade, 0, 0);
   const fraction = attention.crop_fraction;
   const [x, y, w, h] = seen(canvas.width, canvas.height, rows, columns, fraction);
-  context.fillStyle = "rgb(0 0 0 / 80%)"; // Around it nothing counts.
+  context.fillStyle = "rgb(0 0 0 / 80%)"; // Darken what the model does not see.
   context.beginPath();
   context.rect(0, 0, canvas.width, canvas.height);
   context.rect(x, y, w, h);
@@ -158,7 +159,7 @@ element("show").addEventListener("change", draw);
 element("file").addEventListener("change", (event) => {
   const [file] = event.target.files;
   if (file) classify(file);
-  event.target.value = ""; // So that the same file can be chosen again.
+  event.target.value = ""; // Allow choosing the same file again.
 });
 for (const name of ["dragover", "drop"]) {
   document.addEventListener(name, (event) => event.preventDefault());
