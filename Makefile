@@ -1,5 +1,5 @@
-# `make` prints this help.
-# The backend of `make demo`: jax or tensorflow; torch after `make torch`.
+# Run `make` to list the targets.
+# KERAS_BACKEND is the backend of `make demo`: jax, tensorflow, or torch after `make torch`.
 KERAS_BACKEND ?= jax
 PYTHON ?= python3
 ENV := .venv
@@ -11,9 +11,9 @@ RUN := $(ENV)/bin/python
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-# Made again when the dependencies change.
+# The environment is rebuilt when the dependencies change.
 $(ENV)/.installed: pyproject.toml
-	@echo "Making $(ENV): TensorFlow, JAX and what the commands and tests need (minutes) ..."
+	@echo "Creating $(ENV) with TensorFlow, JAX and everything that the commands and tests need; this takes minutes ..."
 	@$(PYTHON) -m venv $(ENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
@@ -21,13 +21,13 @@ $(ENV)/.installed: pyproject.toml
 demo: $(ENV)/.installed  ## pretrain, fine-tune, export and serve a ViT on handwritten digits
 	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m recipes.demo
 
-test: $(ENV)/.installed lint  ## lint, then the tests on every backend installed (tensorflow, jax, torch)
+test: $(ENV)/.installed lint  ## lint, then run the tests on every installed backend (tensorflow, jax, torch)
 	@$(call on_every_backend,not slow)
 
-test-slow: $(ENV)/.installed  ## the tests that take minutes, on every backend installed
+test-slow: $(ENV)/.installed  ## run the tests that take minutes, on every installed backend
 	@$(call on_every_backend,slow)
 
-# What no backend has a part in runs under the first only.
+# Tests that do not depend on the backend run only under the first one.
 define on_every_backend
 others=; \
 for backend in tensorflow jax torch; do \
@@ -41,7 +41,7 @@ for backend in tensorflow jax torch; do \
 done
 endef
 
-lint: $(ENV)/.installed  ## ruff and mypy
+lint: $(ENV)/.installed  ## run ruff and mypy
 	$(ENV)/bin/ruff check .
 	$(ENV)/bin/ruff format --check .
 	$(ENV)/bin/mypy
