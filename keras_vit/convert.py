@@ -115,3 +115,11 @@ def _changed(model, again):
 
 def _outputs(model, images):
     return keras.ops.convert_to_numpy(keras.ops.cast(model(images), "float32"))
+
+
+if __name__ == "__main__":  # Earlier name of `keras-vit convert`, for one release.
+    import sys
+
+    from keras_vit import cli
+
+    cli.main(["convert", *sys.argv[1:]])

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -99,3 +100,21 @@ def test_an_interrupted_command_ends(importing, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def run_earlier(module, *arguments):
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+
+
+def test_earlier_names_of_commands():
+    done = run_earlier("recipes.pretrain", "--help")
+    assert "usage: keras-vit pretrain" in done.stdout
+    assert "`python -m recipes.pretrain` is now `keras-vit pretrain`" in done.stderr
+    assert "usage: keras-vit convert" in run_earlier("keras_vit.convert", "--help").stdout
+    found = {}
+    for path in (ROOT / "recipes").glob("*.py"):
+        for command in re.findall(r'^    run\("(.*)"\)', path.read_text(), re.M):
+            found[path.stem] = command
+    assert set(found.values()) == set(COMMANDS) - {"convert", "new-config"}
+    assert found["linear_probe"] == "probe"
