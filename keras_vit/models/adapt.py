@@ -1,4 +1,4 @@
-"""The same network for another image size, patch size, channels, classes or head."""
+"""Adaptation of models to another image size, patch size, channels, classes or head."""
 
 import os
 from collections.abc import Mapping
@@ -22,26 +22,26 @@ def adapted(
     resize: str = "google",
     origin: str | os.PathLike = "The model",
 ) -> Any:
-    """Return the network of a model with other arguments, and its weights fitted to them.
+    """Return the same network with other arguments, and with its weights adapted to them.
 
-    Positions are resized to the new grid, patch kernels to another patch size
-    (FlexiViT) and to other channels. The preprocessor follows the image size and the
-    channels.
+    Position embeddings are resized to the new grid, and patch kernels to the new patch
+    size (as in FlexiViT) and number of channels. The preprocessor is adapted to the image
+    size and the channels.
 
     Args:
         model: a `ViT`; it is not changed.
-        overrides: constructor arguments instead of the model's.
+        overrides: dict of constructor arguments that override the model's.
         head: `"keep"`, `"new"` for a fresh, trainable head, or `"drop"`.
-        resize: name of the convention for positions, see
+        resize: convention for resizing position embeddings; see
             `keras_vit.layers.resize_grid`.
-        origin: path of the model for error messages.
+        origin: path of the model, used in error messages.
 
     Returns:
         A new, uncompiled model of the same class.
 
     Raises:
         ValueError: an argument is out of its range, or changes the shape of a weight
-            that cannot be fitted.
+            that cannot be adapted.
     """
     if head == "drop":
         overrides = {**overrides, "include_top": False}
@@ -70,8 +70,8 @@ def copied(model: Any, config: Mapping[str, Any], values: Any = None) -> Any:
 
     Args:
         model: a `ViT`; it is not changed.
-        config: the model's config, with changes that concern no weights.
-        values: dict from path to array; None for the model's own.
+        config: the model's config, with changes that do not affect the weights.
+        values: dict from path to array; None for the model's own weights.
     """
     with checkpoint_follows():
         copy = type(model).from_config(config)
@@ -86,7 +86,7 @@ def weight_values(model: Any) -> dict[str, Any]:
 
 
 def resized_positions(values, grid_shape, model, resize):
-    """Return values of weights with the positions resized from a grid to a model's.
+    """Resize the position embeddings among some values to the grid of a model.
 
     See `ViT.resized_values`.
     """
@@ -120,10 +120,10 @@ def _adapted_config(model, overrides, head):
         preprocessor = preprocessor.with_channels(channels)
     if head == "new" or not overrides.get("include_top", True):
         config |= {"representation_size": None, "class_names": None}
-        for name in ("lora", "quantized"):  # Those of the old head are left out.
+        for name in ("lora", "quantized"):  # Omit the entries of the old head.
             entries = config.get(name, {}).items()
             config[name] = {p: e for p, e in entries if not _is_head(f"{p}/")}
-    if head == "new":  # A fresh head trains, even if the old one was frozen.
+    if head == "new":  # A new head is trainable, even if the old one was frozen.
         config["frozen"] = [p for p in config.get("frozen", ()) if not _is_head(p)]
     return {**config, "preprocessor": preprocessor, **overrides}
 

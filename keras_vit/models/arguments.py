@@ -1,4 +1,4 @@
-"""Checks of a model's arguments: tables of ranges and choices, and rules between them."""
+"""Checks of the arguments of models: ranges, choices, and rules between arguments."""
 
 import difflib
 import inspect
@@ -50,8 +50,8 @@ _FRACTION = (
     "a float between 0 and 1",
     lambda value: isinstance(value, float) and 0 < value < 1,
 )
-# The values that each argument may have: a description for the message, and a test. The
-# limits are beyond every published model (ViT-22B: 48 blocks, hidden_dim=6144).
+# For each argument, a description of its valid values for error messages, and a test. The
+# limits exceed those of every published model (ViT-22B: 48 blocks, hidden_dim=6144).
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "hidden_dim": _integer(2**17),
     "num_layers": _integer(10_000),
@@ -85,7 +85,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> tuple[int, int]:
 
     Args:
         arguments: every argument of `ViT` except the name, the dtype, the preprocessor
-            and those about loading `weights`.
+            and those that control how `weights` are loaded.
 
     Returns:
         `(gh, gw)`, the rows and columns of patches in an image.
@@ -191,7 +191,7 @@ def _check_classifier_activation(activation):
 
 
 def _check_head(arguments):
-    """Check that the class token, the pooling and the head go together."""
+    """Check that the class token, the pooling and the head are compatible."""
     pooling, include_top = arguments["pooling"], arguments["include_top"]
     representation_size = arguments["representation_size"]
     if pooling == "token" and arguments["class_token"] is False:
@@ -267,14 +267,14 @@ def _grid_shape(input_shape, patch_size, stem):
 
 
 def _nearest_side(axis, input_shape, patch_size, stem):
-    """Return the nearest height (axis 0) or width that can be cut, or None."""
+    """Return the nearest height (axis 0) or width that fits the patches, or None."""
 
     def fits(size):
         shape = [None, *input_shape]
         shape[1 + axis] = size
         try:
             side = stem.compute_output_shape(tuple(shape))[1 + axis]
-        except ValueError:  # Too small for the stem.
+        except ValueError:  # The image is too small for the stem.
             return False
         return side > 0 and side % patch_size == 0
 
@@ -298,7 +298,7 @@ def check_preprocessor(preprocessor: Any, input_shape: tuple[int, int, int]) -> 
         )
 
 
-# Names of the arguments in timm, transformers and keras.applications.
+# Names that timm, transformers and keras.applications use for arguments of `ViT`.
 _ELSEWHERE = {
     "num_classes": "classes",
     "num_labels": "classes",
@@ -324,22 +324,22 @@ _ELSEWHERE = {
 
 
 class UnknownArgumentError(TypeError, ValueError):
-    """A keyword that the constructor of a model does not have.
+    """Error for a keyword argument that the constructor of a model does not have.
 
-    It is a `TypeError`, as Python raises, and a `ValueError`, which commands report in
-    one line.
+    It is both a `TypeError`, like the error that Python raises, and a `ValueError`, which
+    the commands report in one line.
     """
 
 
 def check_argument_names(model_class: type, names: Iterable[str]) -> None:
-    """Check keywords against a constructor of keras_vit, and suggest similar ones.
+    """Check that a model class has some keyword arguments, and suggest similar names.
 
     Args:
-        model_class: the class.
-        names: the keywords.
+        model_class: the class of the model.
+        names: names of the keyword arguments.
 
     Raises:
-        UnknownArgumentError: the constructor does not have one of them.
+        UnknownArgumentError: the constructor does not have one of the arguments.
     """
     known: list[str] = []
     for kind in model_class.__mro__:

@@ -1,4 +1,4 @@
-"""Building the model that a checkpoint was made from."""
+"""Construction of models from checkpoints."""
 
 import os
 from typing import Any
@@ -19,7 +19,7 @@ from keras_vit.weights.strict import announce_zeros, check_weights
 from keras_vit.weights.t2t import T2TSource
 from keras_vit.weights.tensor_file import unreadable
 
-# Arguments that the readers of PyTorch's files need before a model is built.
+# Arguments that the readers of PyTorch checkpoints need before a model is built.
 _OPENING = ("architecture", "state_dict")
 # Arguments that control loading and are not part of the model.
 _LOADING = ("head", "resize", "source_grid_shape", "check_finite")
@@ -155,10 +155,10 @@ def _load_keras(path, overrides):
     budget = check_keras_file(path, ViT)
     try:
         with checkpoint_follows(budget=budget):
-            # The classes of its optimizer and loss may not have been imported.
+            # Do not compile: the classes of its optimizer and loss may be unknown.
             saved = keras.saving.load_model(path, compile=False)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
-        # Keras does not catch the errors that an absurd config causes.
+        # Keras does not convert the errors that an invalid config causes.
         raise unreadable(
             path, ".keras file", f"no model can be built from it: {e}"
         ) from e

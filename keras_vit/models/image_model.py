@@ -1,4 +1,4 @@
-"""A base class for models of images: bad images raise an error before any step runs."""
+"""Base class of models that check their images before any step runs."""
 
 import contextlib
 import functools
@@ -33,18 +33,19 @@ def _checking(method, may_be_empty=False):
 
 
 class ImageModel(keras.Model):
-    """A functional model of images that checks its input.
+    """Functional model that checks its input images.
 
-    Keras would silently add or drop axes and turn integers into floats. And under JAX
-    an error inside a step of `fit` or `predict` would lose the weights of the model,
-    which the step has taken over. Therefore the methods that run steps check their data
-    first.
+    Without these checks, Keras would silently add or drop axes and convert integers to
+    floats. Under JAX, moreover, an error inside a step of `fit` or `predict` would lose
+    the weights of the model, whose buffers are donated to the step. Therefore the methods
+    that run steps check their data first.
 
     A subclass builds its graph, calls the constructor with `inputs` and `outputs`, and
     has `input_shape` `(None, height, width, channels)`.
     """
 
-    # Not in a subclass: `inspect.signature` of the subclass would be that of `__new__`.
+    # If a subclass defined this method, `inspect.signature` of the subclass would return
+    # the signature of `__new__`.
     def __new__(cls, *args, **kwargs):
         check_argument_names(cls, kwargs)
         return super().__new__(cls, *args, **kwargs)
@@ -56,7 +57,7 @@ class ImageModel(keras.Model):
     # Keras looks for an argument called `training` in this signature; without it, the
     # layers would always run in inference mode.
     def call(self, inputs, training=None, mask=None):
-        # The steps of Keras's JAX trainer call this without `__call__`.
+        # The steps of Keras's JAX trainer call this method directly.
         self._check_data(inputs)
         return super().call(inputs, training=training, mask=mask)
 
@@ -68,9 +69,9 @@ class ImageModel(keras.Model):
     predict_on_batch = _checking(keras.Model.predict_on_batch, may_be_empty=True)
 
     def make_train_function(self, force=False):
-        # Under TensorFlow the first step would create the optimizer's variables while
-        # it is traced, and would then be traced a second time. For a large model that
-        # is half the time of the first step.
+        # Create the optimizer's variables now. Under TensorFlow, the first step would
+        # create them while it is traced and would then be traced again, which takes half
+        # the time of the first step of a large model.
         _check_precision(self.optimizer, self.trainable_variables)
         if self.optimizer is not None and not self.optimizer.built:
             with contextlib.ExitStack() as stack:
@@ -82,11 +83,11 @@ class ImageModel(keras.Model):
     def _checked_data(self, data):
         """Check the first batch of data for `fit`, and return the data.
 
-        The first batch of a `tf.data.Dataset` is not drawn: that could cost minutes, and
-        would change the order of a shuffled one. Its element_spec is checked instead.
+        For a `tf.data.Dataset`, the element_spec is checked instead. Drawing the first
+        batch could take minutes and would change the order of a shuffled data set.
         """
         if isinstance(data, types.GeneratorType):
-            # Keras draws the first batch ahead of time as well.
+            # Keras also draws the first batch of a generator in advance.
             first = next(data, None)
             if first is None:
                 raise _no_images(data)
@@ -111,15 +112,15 @@ class ImageModel(keras.Model):
         return data
 
     def _check_data(self, data):
-        """Check images, or what `fit` takes: the images come first."""
-        # The element_spec is that of a tf.data.Dataset.
+        """Check a batch of images, or a batch for `fit` whose first entry is images."""
+        # A tf.data.Dataset has an element_spec.
         images = self._images_of(getattr(data, "element_spec", data))
         if hasattr(images, "shape") and hasattr(images, "dtype"):
             _check_images(images, self.input_shape[1:])
             self._warn_of_raw_pixels(images)
 
     def _images_of(self, data):
-        """Return the first array or tensor of a nest: in what `fit` takes, the images."""
+        """Return the first array or tensor of a nested batch, which are the images."""
         while isinstance(data, dict | list | tuple) and data:
             if isinstance(data, dict):
                 data = data.get(self.inputs[0].name, next(iter(data.values())))
@@ -150,18 +151,17 @@ class ImageModel(keras.Model):
 def _first_of_loader(loader):
     """Return the first example of a torch DataLoader as a batch, or None if unknown.
 
-    No batch is drawn from the loader itself: that would start its workers and change
-    its order.
+    The loader itself is not iterated, which would start its workers and change its order.
     """
     random, dataset = importlib.import_module("torch.random"), loader.dataset
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-        return None  # An IterableDataset.
+        return None  # The data set is an IterableDataset.
     if len(dataset) == 0:
         raise _no_images(loader)
     try:
         with random.fork_rng(devices=[]):
             example = dataset[0]
-    except (IndexError, KeyError):  # The keys of its sampler are not known here.
+    except (IndexError, KeyError):  # The sampler may use other keys than 0.
         return None
     return loader.collate_fn(example if loader.batch_size is None else [example])
 
@@ -210,7 +210,7 @@ def _check_images(images, input_shape):
             f"{images.shape}. Resize each image with model.preprocessor before batching."
         )
     if getattr(images.shape, "rank", 0) is None:
-        return  # A tensor of tf.data whose shape is not known yet.
+        return  # The shape of a tf.data tensor may be unknown.
     shape = tuple(images.shape)
     if len(shape) != 4:
         raise ValueError(

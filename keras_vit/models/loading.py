@@ -1,4 +1,4 @@
-"""The `weights=` argument of models: which file, and how it is loaded."""
+"""Loading of checkpoints into models, for the argument `weights=`."""
 
 import os
 from typing import Any
@@ -15,9 +15,10 @@ HEADS = ("keep", "new", "drop")
 
 
 class WeightLoader:
-    """Loads a checkpoint into a model that has been built.
+    """Loader of a checkpoint into a model that has been built.
 
-    The constructor checks the arguments, which are those of `ViT`, and opens nothing.
+    The constructor checks its arguments, which are those of `ViT`, but does not open the
+    checkpoint.
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class WeightLoader:
     def compare(self, config: dict[str, Any]) -> None:
         """Compare an open `Source` with a model that is about to be built.
 
-        `load_checkpoint` builds models of the size that a file states, so that without
-        this check a damaged file could exhaust the memory. `load` compares the others.
+        `load_checkpoint` builds models of the size that a file states. Without this
+        check, a damaged file could exhaust the memory before `load` compares it.
 
         Args:
             config: the model's `resolved_config()`.
@@ -69,8 +70,11 @@ class WeightLoader:
     def load(self, model: Any) -> None:
         """Set the weights of a `ViT`; without `weights` this is a no-op.
 
+        Args:
+            model: the model.
+
         Raises:
-            FileNotFoundError: there is no checkpoint at `weights`.
+            FileNotFoundError: the checkpoint does not exist.
             ValueError: the file is damaged, or does not fit the model exactly.
         """
         if self._is_own:
@@ -87,5 +91,5 @@ class WeightLoader:
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
-        """Return the checkpoint's arguments of `Preprocessor`, or None; after `load`."""
+        """Return the checkpoint's arguments for `Preprocessor`, or None before `load`."""
         return None if self._source is None else self._source.preprocessing

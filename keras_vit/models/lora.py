@@ -1,4 +1,4 @@
-"""LoRA and quantization of models: the modes, and merging LoRA into the kernels."""
+"""Merging of LoRA into kernels, and checks of quantization."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def check_mode(mode: str | None, config: Any) -> None:
 
 
 def merged(model: Any) -> Any:
-    """Return a model whose kernels include what LoRA has learned.
+    """Return a model with its LoRA updates merged into the kernels.
 
     Args:
         model: a `keras_vit.ViT`.
@@ -74,22 +74,22 @@ def _path_of(model, weight):
 
 
 def _factors(layer):
-    """Return the two factors of what LoRA adds to a layer's weights."""
+    """Return the two low-rank factors that LoRA adds to a layer."""
     if hasattr(layer, "lora_embeddings_a"):
         return layer.lora_embeddings_a, layer.lora_embeddings_b
     return layer.lora_kernel_a, layer.lora_kernel_b
 
 
 def _base(layer):
-    """Return the weights that LoRA leaves frozen."""
+    """Return the weight that LoRA freezes."""
     return layer._embeddings if hasattr(layer, "_embeddings") else layer._kernel
 
 
 def bases(model: Any) -> set[str]:
     """Return the paths of the kernels that LoRA or quantization made untrainable.
 
-    They are not frozen by the user: a kernel under LoRA counts as frozen only if LoRA's
-    own factors are frozen too.
+    These kernels do not count as frozen by the user, unless the factors of LoRA are
+    frozen too.
 
     Args:
         model: a `keras_vit.ViT`.

@@ -1,4 +1,4 @@
-"""Models whose config restores them: arguments, frozen weights, LoRA, quantization."""
+"""Base class of models whose config includes frozen weights, LoRA and quantization."""
 
 import functools
 
@@ -10,20 +10,22 @@ from keras_vit.models.lora import bases, check_mode
 
 
 class RestorableModel(ImageModel):
-    """A model of images that is restored from its config, and whose weights have paths.
+    """Image model that its config restores completely, with stable paths of its weights.
 
-    A subclass sets `dtype_policy`, `preprocessor`, `grid_shape`, the constructor's other
-    arguments in `_constructor_config`, and has a layer called `patch_encoder`.
+    A subclass sets `dtype_policy`, `preprocessor` and `grid_shape`, stores the other
+    arguments of its constructor in `_constructor_config`, and has a layer called
+    `patch_encoder`.
     """
 
     _constructor_config: dict
     grid_shape: tuple[int, int]
 
-    # Not in a subclass: `inspect.signature` of the subclass would be that of `__new__`.
+    # If a subclass defined this method, `inspect.signature` of the subclass would return
+    # the signature of `__new__`.
     def __new__(cls, *args, **kwargs):
         model = super().__new__(cls, *args, **kwargs)
-        # Keras wraps `quantize` in a check that asks for a config of GPTQ. Check the
-        # mode before it.
+        # Keras wraps `quantize` in a check that requires a config for GPTQ. Check the
+        # mode first.
         wrapped = model.quantize
 
         @functools.wraps(wrapped)
@@ -51,7 +53,7 @@ class RestorableModel(ImageModel):
         """Return the model's weights by their paths within the model.
 
         Checkpoints, sharding rules and weight-decay rules are written against these
-        paths. They do not include the name scope that the model was made in.
+        paths. They do not include the name scope in which the model was created.
 
         Returns:
             Dict from path to `keras.Variable`.
@@ -67,28 +69,29 @@ class RestorableModel(ImageModel):
         return {weight.path.removeprefix(scope): weight for weight in self.weights}
 
     def weights_scope(self):
-        """Return the name scope that the model was made in: a prefix of all its paths."""
+        """Return the name scope of the model, which is a prefix of all Keras paths."""
         return self.get_layer("patch_encoder").path.removesuffix("patch_encoder")
 
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
         """Quantize the dense layers, as `keras.Model.quantize` does.
 
         Args:
-            mode: `"int8"`, `"int4"` or `"float8"`; may be left out with a `config`.
+            mode: `"int8"`, `"int4"` or `"float8"`; may be omitted with a `config`.
             config: None, or one of Keras's quantization configs.
-            filters: None, or a selection of layers: see `keras.Model.quantize`.
+            filters: None, or a selection of layers; see `keras.Model.quantize`.
             **kwargs: as for `keras.Model.quantize`.
 
         Raises:
-            ValueError: another mode: `"gptq"` and `"awq"` calibrate text models.
+            ValueError: the mode is unknown, or it is `"gptq"` or `"awq"`, which Keras
+                calibrates on text.
         """
         super().quantize(mode, config=config, filters=filters, **kwargs)
 
     def get_config(self):
-        """Return the constructor's arguments, except those about loading `weights`.
+        """Return the constructor's arguments, except those that load `weights`.
 
-        Up to three more entries restore the state of the weights: `frozen`, the paths
-        of those with `trainable = False`, `lora` and `quantized`.
+        Up to three additional entries restore the state of the weights: `frozen`, the
+        paths of weights with `trainable = False`, `lora` and `quantized`.
         """
         policy = self.dtype_policy
         plain = type(policy) is keras.dtype_policies.DTypePolicy

@@ -1,4 +1,4 @@
-"""The named sizes of T2T-ViT: a table, and a thin function for each row."""
+"""Named variants of T2T-ViT."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +17,8 @@ def _sizes(hidden_dim, num_layers, num_heads, mlp_ratio, **arguments):
     }
 
 
-# T2T-ViT (arXiv:2101.11986): 7 to 24 and t-14 to t-24 are in table 1, the others, which
-# each borrow one idea of convolutional networks, in tables 2 and 6.
+# Sizes from T2T-ViT (arXiv:2101.11986): 7 to 24 and t-14 to t-24 from table 1, and the
+# others, each of which borrows an idea from convolutional networks, from tables 2 and 6.
 T2T_VIT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "T2TViT7": _sizes(256, 7, 4, 2),
     "T2TViT10": _sizes(256, 10, 4, 2),

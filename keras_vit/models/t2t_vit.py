@@ -33,34 +33,36 @@ _SETTLED = ("patch_size", "stem")
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class T2TViT(ViT):
-    """Tokens-to-Token ViT: a `ViT` that merges neighboring tokens step by step.
+    """Tokens-to-Token ViT, a `ViT` that merges neighboring tokens step by step.
 
     Three overlapping splits with attention between them (`TokensToToken`) replace the
     patches; a deep and narrow Transformer follows. The named variants (`T2TViT14`, ...)
-    fill in the sizes.
+    have predefined sizes.
 
-    Input and output as for `ViT`; `model.preprocessor` has ImageNet's mean and standard
-    deviation, and crops 0.9 of a bicubically resized image.
+    The input and the output are those of `ViT`. By default, `model.preprocessor` resizes
+    images bicubically, crops 0.9 of them and uses ImageNet's mean and standard deviation.
 
     Args:
         input_shape: `(height, width, channels)` of the images, multiples of 16; may be
             rectangular.
-        hidden_dim: int, width of the tokens; with `backbone="dense"` of the first block.
-        num_layers: int, number of blocks; with `backbone="dense"` a sequence of ints,
-            the blocks of each stage. Between stages a dense layer halves the width.
-        num_heads: int, attention heads; must divide `hidden_dim` (with
-            `backbone="dense"` the width of every block).
-        mlp_dim: int, width of the MLPs; with `backbone="dense"` of the first one, and
-            the others are in proportion to the width of their block.
+        hidden_dim: int, width of the tokens; with `backbone="dense"`, of the first block.
+        num_layers: int, number of blocks; with `backbone="dense"`, a sequence of ints,
+            the number of blocks in each stage. Between stages, a dense layer halves the
+            width.
+        num_heads: int, number of attention heads; must divide `hidden_dim` or, with
+            `backbone="dense"`, the width of every block.
+        mlp_dim: int, width of the MLPs; with `backbone="dense"`, of the first one, to
+            which the others are proportional by the widths of their blocks.
         tokens: layer between the splits: `"performer"`, `"transformer"`, or
             `"convolution"` (for comparison).
         token_dim: int, width of the tokens between the splits.
-        token_dropout_rate: dropout rate between the splits; None for the original's:
-            0.1 in Performers, 0 in other layers.
+        token_dropout_rate: dropout rate between the splits; None for that of the
+            original: 0.1 in Performers, 0 in other layers.
         backbone: `"plain"`, `"se"` (squeeze and excitation), `"ghost"` (cheap copies) or
             `"dense"` (dense connections).
-        growth_rate: None, or with `backbone="dense"` an int, channels that a block adds.
-        positions: as for `ViT`; `"sincos_1d"` is the original's.
+        growth_rate: None, or with `backbone="dense"` an int, the number of channels that
+            a block adds.
+        positions: as for `ViT`; the original uses `"sincos_1d"`.
         qkv_bias: bool, whether q, k and v of the blocks have biases.
         activation: activation of the MLPs, also between the splits; see `ViT`.
         layer_norm_epsilon: float, added to the variance.
@@ -161,7 +163,7 @@ class T2TViT(ViT):
 
 
 def _stages(backbone, num_layers, growth_rate):
-    """Check the arguments of a backbone; return the blocks between its transitions."""
+    """Check the arguments of a backbone, and return the number of blocks per stage."""
     dense = backbone == "dense"
     stages = tuple(num_layers) if isinstance(num_layers, Sequence) else (num_layers,)
     if (
@@ -185,7 +187,7 @@ def _stages(backbone, num_layers, growth_rate):
 
 
 def _blocks(network):
-    """Check the widths of the blocks, and make the blocks one after the other.
+    """Check the widths of all blocks, and return an iterator that creates the blocks.
 
     Args:
         network: as for `keras_vit.models.vit.connect`.
@@ -194,7 +196,7 @@ def _blocks(network):
     widths, width = [], network.hidden_dim
     for stage, depth in enumerate(stages):
         if stage:
-            width //= 2  # After the transition.
+            width //= 2  # The transition before a stage halves the width.
         for _ in range(depth):
             widths.append(width)
             width += network.growth_rate or 0
@@ -224,5 +226,5 @@ def _made(network, widths):
 
 
 def _mlp_dim(network, width):
-    """Return the width of a block's MLP, in proportion to the width of the block."""
+    """Return the width of a block's MLP, which is proportional to that of the block."""
     return width * network.mlp_dim // network.hidden_dim

@@ -1,4 +1,4 @@
-"""The named sizes of ViT: tables, and a thin function for each row."""
+"""Named variants of ViT."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,13 +46,14 @@ def named_variant(
     sizes: dict[str, Any],
     num_blocks: tuple[int, ...] | None = None,
 ) -> Callable[..., Any]:
-    """Return a documented function that makes a model with its sizes filled in.
+    """Return a documented function that builds a model with predefined sizes.
 
     Args:
         model_name: name of the function.
         model_class: `ViT` or `T2TViT`.
-        sizes: dict of the arguments that are filled in.
-        num_blocks: None, or those of a `ResNetStem`, of which each model gets its own.
+        sizes: dict of the arguments that are predefined.
+        num_blocks: None, or `num_blocks` of the model's `ResNetStem`. Every model gets
+            its own stem.
     """
 
     def variant(**overrides: Any) -> Any:

@@ -37,92 +37,93 @@ from keras_vit.weights.source import Source
 class ViT(RestorableModel):
     """Vision Transformer with every architectural choice as an argument.
 
-    The named variants (`ViTB16`, ...) fill in the sizes. The model is a functional
-    Keras model: `summary`, `get_layer(...).output`, `fit`, `save` work as in
+    The named variants (`ViTB16`, ...) have predefined sizes. The model is a functional
+    Keras model: `summary`, `get_layer(...).output`, `fit` and `save` work as in
     `keras.applications`.
 
-    Input: images `(b, h, w, c)`, floats as `model.preprocessor` makes them from pixel
-    values 0 to 255 (by default -1 to 1).
-    Output: `(b, classes)`, float32: probabilities, or the result of another
-    `classifier_activation`. With `include_top=False`: pooled features
-    `(b, hidden_dim)`, or with `pooling=None` as well the tokens `(b, n, hidden_dim)`,
-    in the policy's dtype.
+    The input is a batch of images `(b, h, w, c)`, floats that `model.preprocessor`
+    computes from pixel values 0 to 255 (by default, in the range -1 to 1).
+
+    The output is `(b, classes)` in float32: probabilities, or the result of another
+    `classifier_activation`. With `include_top=False` it is the pooled features
+    `(b, hidden_dim)`, and with `pooling=None` in addition the tokens
+    `(b, n, hidden_dim)`, in the dtype of the policy.
 
     Args:
         input_shape: `(height, width, channels)` of the images; may be rectangular.
         patch_size: int, side of a patch in pixels; must divide height and width. With a
-            `stem`: side in positions of the stem's output, which it must divide.
+            `stem`, side in positions of the stem's output, which it must divide.
         hidden_dim: int, width of the tokens.
         num_layers: int, number of blocks.
         num_heads: int, attention heads; must divide `hidden_dim`.
         mlp_dim: int, width of the MLPs.
         classes: int, number of classes.
-        class_names: None, or the names of the classes in the order of the outputs, one
-            str for each (ImageNet has two cranes, so names may repeat). Saved with the
-            model; exports label their outputs with them.
+        class_names: None, or a list of str, the names of the classes in the order of the
+            outputs. Names may repeat: ImageNet has two classes called crane. They are
+            saved with the model, and exports label their outputs with them.
         include_top: bool, whether the model has a classifier.
-        pooling: how tokens become one vector: `"token"` (class token), `"gap"` (mean of
-            the grid tokens), `"map"` (attention by a learned probe), or None with
-            `include_top=False`. Class token and GAP need different learning rates:
-            the paper's appendix D.3 explains GAP's supposed weakness by that alone.
+        pooling: pooling of the tokens to one vector: `"token"` (class token), `"gap"`
+            (mean of the grid tokens), `"map"` (attention by a learned probe), or None
+            with `include_top=False`. Class token and GAP need different learning rates,
+            which alone explains their different accuracies (appendix D.3 of the paper).
         class_token: bool, whether the model has a class token; None for a class token
             if and only if `pooling="token"`.
-        class_token_position: bool, whether learned positions have a row for the class
-            token (False for timm's `no_embed_class`).
+        class_token_position: bool, whether learned position embeddings have a row for the
+            class token (False for timm's `no_embed_class`).
         distillation_token: bool, whether the model has a second class token with its
-            own classifier (DeiT). The logits are the mean of the two; compare a
-            teacher's labels with `model.get_layer("distillation_classifier").output`.
-        final_norm: `"before_pooling"` or `"after_pooling"`, the place of the last norm.
+            own classifier (DeiT). The logits are the mean of the two. The loss against
+            a teacher needs `model.get_layer("distillation_classifier").output`.
+        final_norm: position of the last norm, `"before_pooling"` or `"after_pooling"`.
         representation_size: None, or the width of the tanh layer before the
             classifier (pretraining).
-        positions: `"learned"` (1-D, the paper's), `"learned_2d"`, `"relative"`,
-            `"sincos_2d"`, `"sincos_1d"` or `"none"`.
+        positions: kind of position embeddings: `"learned"` (1-D, as in the paper),
+            `"learned_2d"`, `"relative"`, `"sincos_2d"`, `"sincos_1d"` or `"none"`.
         registers: int, number of register tokens.
         layer_scale: None, or the initial value of LayerScale.
         qkv_bias: bool, whether q, k and v have biases.
-        activation: activation of the MLPs: `"gelu_tanh"` (Google), `"gelu"` (exact:
-            timm, transformers), or a name of `keras.activations`.
+        activation: activation of the MLPs: `"gelu_tanh"` (Google), `"gelu"` (the exact
+            form, in timm and transformers), or a name of `keras.activations`.
         layer_norm_epsilon: float, added to the variance.
         dropout_rate: dropout rate after the position embeddings and after every dense
             layer except the QKV projection.
         attention_dropout_rate: dropout rate of the attention weights.
         stochastic_depth_rate: probability that a branch of the last block is dropped;
             it grows linearly from 0 in the first block.
-        remat: bool, whether the backward pass recomputes each block instead of keeping
-            its activations: about half the memory, for about a quarter more time.
+        remat: bool, whether the backward pass recomputes each block instead of storing
+            its activations. This needs about half the memory and a quarter more time.
         classifier_activation: name of a Keras activation, or None for logits.
-        classifier_bias: float, initial bias of the classifier (for a sigmoid loss about
-            `-log(classes)`; AugReg: -10 for ImageNet-21k).
-        stem: None, or a layer from images `(b, h, w, c)` to a map of features
-            `(b, h', w', d)` that is cut into patches instead of the image, such as
-            `keras_vit.layers.ResNetStem()`. The model makes its own layer from the
-            config of this one, named `stem`, in the model's dtype: pass a layer without
-            weights.
-        preprocessor: a `keras_vit.layers.Preprocessor` that turns pixels of images of
-            any size into inputs of the model; its `image_size` is the model's, or None
-            for one that only scales. None for the default: a plain bilinear resize, and
-            pixels to -1 to 1. Available as `model.preprocessor`, and saved with it.
-        weights: None (random), or a checkpoint: a name that `keras_vit.checkpoints()`
-            lists, or a path; `keras_vit.load_checkpoint` lists the formats, and also
-            builds the model that fits. A `.weights.h5` file of this same model is
-            accepted only here.
-        head: with `weights`: `"keep"`; `"new"` for a fresh head although the checkpoint
-            has one (other classes); `"drop"`, which is `include_top=False`.
-        resize: with `weights`: name of the convention by which positions of another
-            grid are resized, see `keras_vit.layers.resize_grid`; None for the source's
-            own.
-        source_grid_shape: with `weights`: `(gh, gw)` of the checkpoint's positions,
-            if their number leaves it open.
-        check_finite: with `weights`: bool, whether NaN and infinity are errors.
+        classifier_bias: float, initial bias of the classifier. For a sigmoid loss, use
+            about `-log(classes)`; AugReg uses -10 for ImageNet-21k.
+        stem: None, or a layer that maps images `(b, h, w, c)` to a feature map
+            `(b, h', w', d)`, which is cut into patches instead of the image, such as
+            `keras_vit.layers.ResNetStem()`. The model creates its own layer from the
+            config of this one, named `stem`, in the dtype of the model: pass a layer
+            without weights.
+        preprocessor: a `keras_vit.layers.Preprocessor` that converts images of any size
+            to inputs of the model. Its `image_size` must be that of the model, or None
+            for a preprocessor that only scales. None for the default, a bilinear resize
+            and a scale from -1 to 1. It is available as `model.preprocessor` and saved
+            with the model.
+        weights: None for random weights, or a checkpoint: a name that
+            `keras_vit.checkpoints()` lists, or a path. `keras_vit.load_checkpoint` lists
+            the formats, and also builds the matching model. A `.weights.h5` file of the
+            same model is accepted only here.
+        head: with `weights`, `"keep"`; `"new"` for a new head even if the checkpoint has
+            one, for other classes; or `"drop"`, which implies `include_top=False`.
+        resize: with `weights`, the convention for resizing position embeddings to another
+            grid; see `keras_vit.layers.resize_grid`. None for that of the source.
+        source_grid_shape: with `weights`, `(gh, gw)` of the checkpoint's position
+            embeddings, if their number is ambiguous.
+        check_finite: with `weights`, bool, whether NaN and infinity raise an error.
         name: name of the model.
-        dtype: dtype policy; None for the global one. Normalization, softmax and
+        dtype: dtype policy; None for the global policy. Normalization, softmax and
             classifier are computed in float32 under every policy.
 
     Raises:
-        ValueError: an argument is out of its range, or two contradict each other, which
-            is found before anything is allocated; or the checkpoint does not fit
-            exactly.
-        FileNotFoundError: there is no checkpoint at `weights`.
+        ValueError: an argument is out of its range or two arguments contradict each
+            other, which is checked before anything is allocated; or the checkpoint does
+            not match the model.
+        FileNotFoundError: the checkpoint does not exist.
 
     Example:
 
@@ -194,7 +195,7 @@ class ViT(RestorableModel):
         Args:
             arguments: every argument of `ViT`.
             make_blocks: function from the arguments of `connect` to its blocks.
-            own_arguments: None, or the arguments that a subclass adds.
+            own_arguments: None, or the arguments that are specific to a subclass.
         """
         config = dict(arguments)
         loader = WeightLoader(*(config.pop(argument) for argument in _LOADING))
@@ -229,7 +230,7 @@ class ViT(RestorableModel):
         with checkpoint_follows(loader.weights is not None):
             inputs, outputs = connect(network, blocks)
         super().__init__(inputs=inputs, outputs=outputs, name=name)
-        self.dtype_policy = policy  # A functional model takes no dtype.
+        self.dtype_policy = policy  # Functional models have no argument `dtype`.
         self._constructor_config = config
         self._fixed = {p for p, w in self.weights_by_path().items() if not w.trainable}
         self.grid_shape = grid_shape
@@ -244,22 +245,23 @@ class ViT(RestorableModel):
     def resized(self, input_shape: tuple[int, int, int], resize: str = "google") -> "ViT":
         """Return the same network for images of another size.
 
-        All weights are copied; positions are resized to the new grid, except the rows
-        of prefix tokens. Fixed positions are computed for the new grid. A preprocessor
-        that resizes is set to the new size. Accuracy drops until the new model is
-        fine-tuned, because attention averages over another number of tokens.
+        All weights are copied. Position embeddings are resized to the new grid, except
+        for the rows of prefix tokens; fixed ones are computed for the new grid. A
+        preprocessor that resizes images is set to the new size. Accuracy drops until the
+        new model is fine-tuned, because attention averages over another number of tokens.
 
         Args:
-            input_shape: `(height, width, channels)` of the new images; may be
-                rectangular; the same channels.
-            resize: name of the convention, see `keras_vit.layers.resize_grid`.
+            input_shape: `(height, width, channels)` of the new images, which may be
+                rectangular but must have the same channels.
+            resize: convention for resizing position embeddings; see
+                `keras_vit.layers.resize_grid`.
 
         Returns:
             A new, uncompiled `ViT`; this one is not changed.
 
         Raises:
-            ValueError: the patch does not divide the size, the channels differ, or an
-                unknown convention.
+            ValueError: the patch size does not divide the image size, the channels
+                differ, or the convention is unknown.
 
         Example:
 
@@ -283,16 +285,17 @@ class ViT(RestorableModel):
     def resized_values(
         self, values: dict[str, Any], model: "ViT", resize: str = "google"
     ) -> dict[str, Any]:
-        """Resize the positions among values of this model's weights to another grid.
+        """Resize the position embeddings among values of this model's weights.
 
         Args:
-            values: dict from path to array: the weights, or values that belong to them,
+            values: dict from path to array: the weights, or values of the same shapes,
                 such as an optimizer's averages of their gradients.
             model: the same network for images of another size.
-            resize: name of the convention, see `keras_vit.layers.resize_grid`.
+            resize: convention for resizing position embeddings; see
+                `keras_vit.layers.resize_grid`.
 
         Returns:
-            A new dict; all values except the positions are the same.
+            A new dict, in which only the position embeddings differ.
 
         Example:
 
@@ -309,7 +312,7 @@ class ViT(RestorableModel):
         return resized_positions(values, self.grid_shape, model, resize)
 
 
-# Arguments of `ViT` that are about loading `weights`, in the order of `WeightLoader`.
+# Arguments of `ViT` that control how `weights` are loaded, ordered as in `WeightLoader`.
 _LOADING = ("weights", "head", "resize", "source_grid_shape", "check_finite")
 
 
@@ -321,7 +324,7 @@ def connect(
     Args:
         network: the arguments of `ViT` with defaults resolved, `grid_shape`, `policy`
             and `num_prefix_tokens`.
-        blocks: the blocks, which may be made one after the other.
+        blocks: iterable of the blocks, which may create them one at a time.
 
     Returns:
         The symbolic images, and the symbolic output.
