@@ -1,4 +1,4 @@
-"""Commands under the names that they had before `keras-vit`, for one release."""
+"""Earlier names of the commands of `keras-vit`, which work for one more release."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ def run(command: str) -> None:
     """Replace this process, `python -m recipes.NAME ...`, with `keras-vit COMMAND ...`.
 
     Args:
-        command: the name of the command of `keras-vit`.
+        command: name of the command of `keras-vit`.
     """
     words = sys.orig_argv
     place = words.index("-m") + 1

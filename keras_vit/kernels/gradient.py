@@ -55,7 +55,7 @@ def hand_written_gradient(torch):
 
 
 def fuse_elementwise(function):
-    """Decorate an elementwise function: compile it where nothing else would fuse it.
+    """Compile an elementwise function where nothing else would fuse its operations.
 
     TensorFlow runs a graph on the CPU one operation at a time, each with its own pass
     over memory; XLA fuses the operations into one pass. JAX compiles everything anyway.

@@ -49,7 +49,7 @@ def without_budget():
 
 
 class BudgetedLayer(keras.layers.Layer):
-    """A layer whose weights count against the budget of `checkpoint_follows`."""
+    """Layer whose weights count against the budget of `checkpoint_follows`."""
 
     def add_weight(self, shape=None, *args, **kwargs):
         budget = _budget.get()
@@ -59,15 +59,15 @@ class BudgetedLayer(keras.layers.Layer):
 
 
 class InitialValues(BudgetedLayer):
-    """A layer whose weights are initialized by NumPy.
+    """Layer whose weights are initialized by NumPy.
 
-    Under JAX, Keras's random initializers are compiled for each shape, which took most
-    of the time to build a model. NumPy draws from the same distributions with the same
-    seeds. The values are the same under every backend, but differ from those that Keras
-    draws. Where a checkpoint follows, nothing is drawn.
+    Under JAX, Keras compiles its random initializers for each shape, which would take
+    most of the time to build a model. NumPy draws from the same distributions with the
+    same seeds. The values are the same under every backend, but differ from those that
+    Keras draws. If a checkpoint follows, the weights start at zero.
 
-    Layers of the head are not derived from this class, because they may keep their fresh
-    values beside a checkpoint.
+    Layers of the head are not derived from this class, because they may keep their
+    initial values when a checkpoint is loaded.
     """
 
     def add_weight(self, *args, initializer=None, **kwargs):

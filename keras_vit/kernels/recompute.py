@@ -7,15 +7,15 @@ from keras_vit.kernels.switch import in_use
 
 
 def recompute(layer, function, x):
-    """Return `function(x)`; store only `x` for the backward pass.
+    """Return `function(x)`, and store only `x` for the backward pass.
 
-    The backward pass computes the intermediate tensors a second time. With
+    The backward pass recomputes the intermediate tensors. With
     `keras_vit.kernels.use("plain")` they are stored as usual.
 
-    Under TensorFlow and torch this is `keras.remat`. Under JAX that would be
-    `jax.checkpoint`, which asks XLA not to merge the second computation with the first;
-    on the CPU XLA merges them anyway, and no memory is saved. The variant for JAX here
-    starts the second computation only after the upstream gradient has arrived.
+    Under TensorFlow and torch this is `keras.remat`. Under JAX, `keras.remat` is
+    `jax.checkpoint`, which relies on barriers that XLA ignores on CPUs: it merges both
+    computations and saves no memory. The variant for JAX here starts the recomputation
+    only after the upstream gradient has arrived.
 
     Args:
         layer: the layer whose variables and seed generators `function` uses.
@@ -25,7 +25,7 @@ def recompute(layer, function, x):
     if in_use() == "plain":
         return function(x)
     random = [x for x in layer._flatten_layers() if _seed_generator(x) is not None]
-    # Drawn once, so that both computations drop the same entries.
+    # The seeds are drawn once, so that both computations drop the same entries.
     seeds = [_seed_generator(x).next() for x in random]
 
     def with_drawn_seeds(x):

@@ -8,7 +8,7 @@ from keras_vit.kernels.switch import in_use
 
 
 def over_rows(call):
-    """Decorate a layer's `call` that treats tokens alike: run it over `(rows, d)`.
+    """Run the `call` of a layer that treats all tokens alike over `(rows, d)`.
 
     The inputs `(b, ..., d)` are reshaped to `(rows, d)` and the outputs back. The
     gradients of a product over two axes are again such products. With three axes XLA

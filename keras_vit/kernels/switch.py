@@ -1,4 +1,4 @@
-"""The switch between the plain formulas and their fast forms."""
+"""Switch between the plain formulas and their fast forms."""
 
 import functools
 import os
@@ -55,7 +55,7 @@ def in_use() -> str:
 
 
 def fast_form(kernel):
-    """Decorate a plain formula: run `kernel` instead while `"fast"` is in use.
+    """Decorate a plain formula, so that `kernel` runs instead while `"fast"` is in use.
 
     Args:
         kernel: function of the same arguments that returns the same values, except for

@@ -13,7 +13,7 @@ from keras_vit.kernels.initial_values import without_budget
 
 
 class Layer(keras.layers.Layer):
-    """A layer whose config consists of the arguments of its constructor.
+    """Layer whose config consists of the arguments of its constructor.
 
     Each argument is an attribute of the layer, with the same name or the name that
     `_attributes` has for it. Unless overridden, outputs have the shape of the inputs.
@@ -102,7 +102,7 @@ def _check_rank(path, layer, rank):
 
 
 class Composite(Layer):
-    """A layer made of layers, whose config includes their LoRA and quantization."""
+    """Layer composed of layers, whose config includes their LoRA and quantization."""
 
     _added: dict[str, Any] | None = None
 

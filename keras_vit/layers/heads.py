@@ -1,4 +1,4 @@
-"""Pooling and heads: from tokens to a prediction."""
+"""Pooling of tokens, and heads that compute predictions."""
 
 import keras
 from keras import ops
@@ -178,7 +178,7 @@ class AttentionPooling(InitialValues, Composite):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class PreLogits(BudgetedLayer, AdaptableDense):
-    """The hidden layer of the pretraining head: dense, then tanh.
+    """Hidden layer of the pretraining head: dense, then tanh.
 
     Fine-tuning drops it. This is a `keras.layers.Dense` with other defaults.
 
@@ -207,7 +207,7 @@ class PreLogits(BudgetedLayer, AdaptableDense):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class Classifier(BudgetedLayer, AdaptableDense):
-    """The last linear layer, with a kernel that starts at zero, in float32.
+    """Last linear layer, computed in float32, with a kernel that starts at zero.
 
     With a zero kernel, fine-tuning starts from the same loss for every backbone. This is
     a `keras.layers.Dense` with other defaults.

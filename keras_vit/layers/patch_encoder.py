@@ -1,4 +1,4 @@
-"""From flat patches to tokens: projection, prefix tokens, positions."""
+"""Conversion of flat patches to tokens: projection, prefix tokens, positions."""
 
 from typing import ClassVar
 

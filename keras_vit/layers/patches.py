@@ -1,4 +1,4 @@
-"""From images to flat patches, and back."""
+"""Conversion of images to flat patches and back."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""Google's ResNet stem for hybrid models: from images to a feature map.
+"""ResNet stem of Google's hybrid models.
 
 It consists of post-activation bottlenecks with standardized kernels and, as in Big
 Transfer, group normalization instead of batch normalization: the output for an image does
@@ -242,7 +242,7 @@ class BottleneckUnit(Layer):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class ResNetStem(Layer):
-    """The ResNet of Google's hybrid models: from images to a feature map.
+    """ResNet of Google's hybrid models, which converts images to a feature map.
 
     It starts with a 7x7 convolution with stride 2, a norm, ReLU and a 3x3 max-pool with
     stride 2. Stages of bottleneck units follow. Each stage is twice as wide as the one

@@ -1,4 +1,4 @@
-"""Image to overlapping patches."""
+"""Conversion of images to overlapping patches."""
 
 import keras
 from keras import ops

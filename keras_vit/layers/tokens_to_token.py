@@ -1,4 +1,4 @@
-"""From images to few tokens: soft splits with attention between them."""
+"""Tokens-to-token module of T2T-ViT: soft splits with attention between them."""
 
 import math
 

@@ -1,7 +1,7 @@
-"""Configs of training runs: plain typed data, checked and overridden by name.
+"""Configs of training runs as typed dataclasses, with checks and overrides.
 
-The families in `keras_vit/configs` hold configs by name, and a user's own file holds one
-`CONFIG`; `--set optimization.learning_rate=3e-4` changes one value.
+The families in `keras_vit/configs` define configs by name, and a user's own file defines
+one as `CONFIG`. `--set optimization.learning_rate=3e-4` changes one value.
 """
 
 import ast
@@ -25,13 +25,13 @@ from keras_vit.weights.tensor_file import check_regular_file, parse_json
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """The network.
+    """Settings of the network.
 
     Attributes:
         architecture: name of a constructor of `keras_vit`: `ViTS16`, `T2TViT14`, `ViT`.
         arguments: arguments of the constructor. The run adds `classes` and the
             preprocessor.
-        weights: None for random weights, or a checkpoint. Anything that
+        weights: None for random weights, or a checkpoint. It is anything that
             `keras_vit.load_checkpoint` reads; the model is built from it, and
             `arguments` override its own.
     """
@@ -43,7 +43,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-    """The images.
+    """Settings of the data sets.
 
     Attributes:
         train: training set: `digits`, `tfds:NAME[:SPLIT]` or `folder:PATH`.
@@ -73,7 +73,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """The optimizer, its learning-rate schedule, and the loss.
+    """Settings of the optimizer, its learning-rate schedule and the loss.
 
     Attributes:
         optimizer: `"adamw"`, `"adam"` or `"sgd"`.
@@ -128,7 +128,7 @@ class Optimization:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Masking:
-    """Pretraining without labels: the masked patches, and MAE's decoder.
+    """Settings of pretraining without labels: masked patches and MAE's decoder.
 
     Attributes:
         ratio: fraction of the patches that is masked: 0.5 in masked patch prediction's
@@ -146,7 +146,7 @@ class Masking:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """A training run.
+    """Config of a training run.
 
     Attributes:
         about: description, with the paper and any deviation from it.
@@ -215,7 +215,11 @@ def names() -> list[str]:
 
 
 def is_config(what: str) -> bool:
-    """Return True for the name of a config and for the path of a Python or JSON file."""
+    """Return True for the name of a config or the path of a Python or JSON file.
+
+    Args:
+        what: the name or path.
+    """
     return what.endswith((".py", ".json")) or what in _packaged()
 
 
@@ -262,7 +266,8 @@ def _from_python(path):
     try:
         exec(compile(pathlib.Path(path).read_bytes(), path, "exec"), variables)
     except Exception as error:
-        # The innermost line of the file itself: the error may come from what it calls.
+        # Name the innermost line in the file itself, since the error may come from a
+        # function that it calls.
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == path]
         reason = str(error)
@@ -284,12 +289,12 @@ def _from_python(path):
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return a config as nested dicts of JSON's types."""
+    """Return a config as nested dicts with types of JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(values: dict[str, Any], kind: type = Config) -> Any:
-    """Return the config that `to_dict` made `values` from, with every value checked."""
+    """Return the config that `to_dict` converted to `values`, and check every value."""
     hints = typing.get_type_hints(kind)
     if not isinstance(values, dict):
         raise ValueError(f"{kind.__name__} must be an object; received {values!r:.100}.")
@@ -320,7 +325,8 @@ def override(config: Any, settings: typing.Iterable[str]) -> Any:
             `"model.arguments.dropout_rate=0.1"`, `"data.test=None"`.
 
     Raises:
-        ValueError: an unknown key, with the nearest ones; a value of another type.
+        ValueError: a key is unknown, for which the message has similar ones, or a value
+            has another type.
     """
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -331,15 +337,15 @@ def override(config: Any, settings: typing.Iterable[str]) -> Any:
 
 
 def check_data(config: Config, settings: typing.Iterable[str]) -> None:
-    """Check that no other set is left over from the config when `data.train` is set.
+    """Check that settings that change `data.train` also change the other data sets.
 
     Args:
-        config: with the settings in it.
-        settings: as for `override`.
+        config: the config after `override`.
+        settings: the settings that were passed to `override`.
 
     Raises:
-        ValueError: `data.train` is set, and `data.validation` or `data.test` is not and
-            belongs to another set of images.
+        ValueError: `data.train` is set, but `data.validation` or `data.test` still has
+            the value of the config and belongs to another data set.
     """
     data = config.data
     changed = {setting.partition("=")[0].strip() for setting in settings}
@@ -398,7 +404,7 @@ def _parse(text):
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text  # Python raises the last two for deep nesting.
+        return text  # Deep nesting raises the last two errors.
 
 
 def _check_keys(kind, keys, whole):
@@ -432,7 +438,7 @@ def _checked(value, hint, key):
                 continue
             return tuple(value)
         if option is float and type(value) in (int, float):
-            if not abs(value) < 1e38:  # NaN, infinity, and what no float holds.
+            if not abs(value) < 1e38:  # Reject NaN, infinity and ints beyond floats.
                 continue
             return float(value)
         if option is type(None) and value is None:
@@ -448,7 +454,7 @@ def _checked(value, hint, key):
 def _shorten(value):
     try:
         return f"{value!r:.200}"
-    except ValueError:  # Python writes no int of more than 4,300 digits.
+    except ValueError:  # Python does not convert ints of more than 4,300 digits.
         return "an int of thousands of digits"
 
 

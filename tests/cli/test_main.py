@@ -1,4 +1,4 @@
-"""`keras-vit` lists its commands, and runs them with what is installed."""
+"""Command `keras-vit`, with and without its optional libraries."""
 
 import importlib.util
 import os

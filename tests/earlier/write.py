@@ -1,4 +1,4 @@
-"""Write the files beside this one, which later versions must load, resume and reproduce.
+"""Writer of the files in this directory, which later versions must load and resume.
 
 `python -m tests.earlier.write BACKEND` under each backend; the files here were
 written by the version of 2026-11-26 (commit 13a1dd2).

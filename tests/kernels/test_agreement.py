@@ -1,4 +1,4 @@
-"""Fast forms and their plain formulas agree: values and gradients."""
+"""Agreement of fast forms with their plain formulas, in values and gradients."""
 
 import functools
 

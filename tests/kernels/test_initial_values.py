@@ -1,4 +1,4 @@
-"""Initial values drawn by NumPy have the distributions and seeds of Keras."""
+"""Distributions and seeds of initial values, which NumPy draws as Keras does."""
 
 import keras
 import numpy as np

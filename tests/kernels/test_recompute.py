@@ -1,4 +1,4 @@
-"""Recomputing a block changes memory use and nothing else."""
+"""Recomputation of blocks, which changes memory use and nothing else."""
 
 import keras
 import numpy as np

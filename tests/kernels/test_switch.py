@@ -1,4 +1,4 @@
-"""The switch: whole models agree with and without fast kernels."""
+"""Agreement of whole models with and without fast kernels."""
 
 import runpy
 

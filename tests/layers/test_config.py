@@ -1,4 +1,4 @@
-"""Every layer survives a round-trip through its config."""
+"""Round-trip of every layer through its config."""
 
 import inspect
 
