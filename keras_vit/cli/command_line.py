@@ -20,7 +20,7 @@ UNSPECIFIED = configs.Config(
     about="Evaluation.",
     command="keras-vit evaluate ...",
     hardware="any",
-    expected="what was published",
+    expected="the published accuracy",
     data=configs.Data(train="", validation="", test=None),
 )
 

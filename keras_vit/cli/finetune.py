@@ -41,7 +41,7 @@ def configured(what: str) -> configs.Config:
     otherwise = configs.Config(
         about=f"{what}, fine-tuned.",
         command=f"keras-vit finetune {what} --workdir ...",
-        hardware="not said",
+        hardware="not specified",
         expected="none published",
     )
     config = command_line.config_of(what, otherwise)
