@@ -60,7 +60,7 @@ def _lock(directory):
         lock = filelock.FileLock(file)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            file.touch()
+            os.close(os.open(file, os.O_CREAT))  # Its time stays, unlike with touch().
             before = file.stat().st_ino
             lock.acquire(blocking=False)
             # The previous holder may have removed the file that is locked now, and
