@@ -4,8 +4,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import keras
-
 from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.layers import TokensToToken, TransformerBlock
 from keras_vit.models.arguments import check_image_shape
@@ -75,14 +73,8 @@ def copied(model: Any, config: Mapping[str, Any], values: Any = None) -> Any:
     """
     with checkpoint_follows():
         copy = type(model).from_config(config)
-    assign(copy.weights_by_path(), (values or weight_values(model)).items())
+    assign(copy.weights_by_path(), (values or model._values()).items())
     return copy
-
-
-def weight_values(model: Any) -> dict[str, Any]:
-    """Return the weights of a model as NumPy arrays, by path."""
-    weights = model.weights_by_path().items()
-    return {path: keras.ops.convert_to_numpy(weight) for path, weight in weights}
 
 
 def resized_positions(values, grid_shape, model, resize):
@@ -129,7 +121,7 @@ def _adapted_config(model, overrides, head):
 
 
 def _adapted_values(model, new, resize):
-    values = resized_positions(weight_values(model), model.grid_shape, new, resize)
+    values = resized_positions(model._values(), model.grid_shape, new, resize)
     before, after = model.resolved_config(), new.resolved_config()
     old, channels = (config["input_shape"][-1] for config in (before, after))
     old_patch, patch = (config["patch_size"] for config in (before, after))

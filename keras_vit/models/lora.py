@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from keras_vit.layers.base import adaptable_layers, adaptations
-from keras_vit.models.adapt import copied, weight_values
+from keras_vit.models.adapt import copied
 
 # Modes of `quantize` that need no calibration data.
 MODES = ("int8", "int4", "float8")
@@ -43,7 +43,7 @@ def merged(model: Any) -> Any:
     refuse_quantized(found.get("quantized", {}))
     if "lora" not in found:
         return model
-    values = weight_values(model)
+    values = model._values()
     leaves = adaptable_layers(model, model.weights_scope())
     for path, (rank, alpha) in found["lora"].items():
         product = np.matmul(

@@ -68,6 +68,11 @@ class RestorableModel(ImageModel):
         scope = self.weights_scope()
         return {weight.path.removeprefix(scope): weight for weight in self.weights}
 
+    def _values(self):
+        """Return the weights as NumPy arrays, by path."""
+        weights = self.weights_by_path().items()
+        return {path: keras.ops.convert_to_numpy(weight) for path, weight in weights}
+
     def weights_scope(self):
         """Return the name scope of the model, which is a prefix of all Keras paths."""
         return self.get_layer("patch_encoder").path.removesuffix("patch_encoder")
