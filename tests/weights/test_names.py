@@ -110,7 +110,7 @@ def test_the_preprocessing_of_a_transformers_directory(tmp_path):
         "crop_size": {"height": 56, "width": 56},
     }
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
-    model = keras_vit.load_checkpoint(tmp_path)
+    model = keras_vit.load_checkpoint(tmp_path, input_shape=(32, 48, 3))
     assert model.preprocessor.crop_fraction == 56 / 64
     assert model.preprocessor.resize == "bicubic_antialias"
     np.testing.assert_allclose(model.preprocessor.mean, [123.675, 116.28, 103.53])
