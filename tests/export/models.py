@@ -1,6 +1,7 @@
 """Models that every format must export, with their expected outputs."""
 
 import numpy as np
+import pytest
 
 from keras_vit.layers import Preprocessor, ResNetStem
 from tests.cases import DENSE, array, perturb, tiny_t2t, tiny_vit
@@ -31,6 +32,17 @@ MODELS = {
     "t2t_ghost": {"tokens": "performer", "backbone": "ghost"},
     "t2t_dense": {"tokens": "transformer", "dtype": "mixed_bfloat16", **DENSE},
 }
+
+
+# The first case runs on every backend, the others only on one.
+NAMES = [
+    "everything",
+    *(
+        pytest.param(name, marks=pytest.mark.any_backend)
+        for name in MODELS
+        if name != "everything"
+    ),
+]
 
 
 def tiny_model(arguments):

@@ -14,7 +14,7 @@ from keras_vit.evaluation import exported_model
 from keras_vit.export import litert, onnx, served_model, single_file
 from keras_vit.export.comparison import TOLERANCE
 from tests.cases import array, perturb, random_array, tiny_vit
-from tests.export.models import MODELS, exact_copy, pixels, tiny_model
+from tests.export.models import MODELS, NAMES, exact_copy, pixels, tiny_model
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -64,17 +64,6 @@ def check(results, wanted, batches):
             np.testing.assert_allclose(
                 values, wanted[name][: len(batch)], rtol=0, atol=TOLERANCE
             )
-
-
-# The first case runs on every backend, the others only on one.
-NAMES = [
-    "everything",
-    *(
-        pytest.param(name, marks=pytest.mark.any_backend)
-        for name in MODELS
-        if name != "everything"
-    ),
-]
 
 
 @pytest.mark.parametrize("name", NAMES)

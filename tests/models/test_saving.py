@@ -182,6 +182,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.any_backend
 @pytest.mark.skipif(not OTHERS, reason="only one backend is installed")
 @pytest.mark.parametrize("backend", OTHERS or ["none"])
 def test_files_on_another_backend(saved, backend):

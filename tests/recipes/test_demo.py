@@ -30,6 +30,7 @@ def recipe(name, *arguments):
     )
 
 
+@pytest.mark.any_backend
 def test_a_short_demo_leaves_everything_it_names(tmp_path):
     workdir = tmp_path / "demo"
     process = demo("--workdir", workdir, "--epochs", 1, 1)

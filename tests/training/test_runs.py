@@ -394,6 +394,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_growing_images(config, tmp_path, monkeypatch):
     """Check growing image sizes with an interruption after any checkpoint."""
     growing = configs.override(
