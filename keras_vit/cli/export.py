@@ -48,8 +48,7 @@ Run it on images of the model's size, float32 (b, h, w, c) with pixel values 0 t
   from ai_edge_litert.interpreter import Interpreter
   predict = Interpreter({path!r}).get_signature_runner("serving_default")
   {output} = predict(images=images)["{output}"]
-Read the class names, one per line:
-  import zipfile
+  import zipfile  # The class names are in the same file.
   labels = zipfile.ZipFile({path!r}).read("labels.txt").decode().split("\\n")""",
 }
 
