@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_vit.choices import check_choice
 from keras_vit.export.comparison import TOLERANCE
 from keras_vit.export.served_model import (
     check_packages,
-    check_weights_dtype,
     export,
     loaded,
     names_of_classes,
@@ -133,7 +133,7 @@ def saved_model(
     root = pathlib.Path(directory).expanduser()
     check_packages(["tensorflow"], "tensorflow")
     _check_place(root, version)
-    check_weights_dtype(weights_dtype, WEIGHTS_DTYPES)
+    check_choice("weights_dtype", weights_dtype, WEIGHTS_DTYPES)
     for name, value in (("top_k", top_k), ("max_pixels", max_pixels)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be an int, 1 or more; received {value!r}.")

@@ -31,14 +31,6 @@ def check_packages(modules, extra):
         )
 
 
-def check_weights_dtype(weights_dtype, choices):
-    if weights_dtype not in choices:
-        raise ValueError(
-            f"Unknown weights_dtype {weights_dtype!r}; choose one of "
-            f"{', '.join(map(repr, choices))}."
-        )
-
-
 def loaded(model):
     """Return the model, loaded if it is a checkpoint; raise if it cannot be exported."""
     if isinstance(model, str | os.PathLike):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_vit.choices import check_choice
 from keras_vit.export.comparison import TOLERANCE
 from keras_vit.export.served_model import (
     check_packages,
-    check_weights_dtype,
     export,
     loaded,
     names_of_classes,
@@ -87,7 +87,7 @@ def onnx(
     """
     target = _checked_path(path, ".onnx")
     check_packages(("tensorflow", "tf2onnx", "onnx", "onnxruntime"), "onnx")
-    check_weights_dtype(weights_dtype, FILE_WEIGHTS_DTYPES)
+    check_choice("weights_dtype", weights_dtype, FILE_WEIGHTS_DTYPES)
     model = loaded(model)
     options = {"labels": names_of_classes(model, labels), "weights_dtype": weights_dtype}
     return _write(model, target, "onnx", options, model.preprocessor, verbose)
@@ -159,7 +159,7 @@ def litert(
     """
     target = _checked_path(path, ".tflite")
     check_packages(("tensorflow", "ai_edge_litert"), "litert")
-    check_weights_dtype(weights_dtype, FILE_WEIGHTS_DTYPES)
+    check_choice("weights_dtype", weights_dtype, FILE_WEIGHTS_DTYPES)
     model = loaded(model)
     only_scales = model.preprocessor.with_image_size(None)
     labels = names_of_classes(model, labels)

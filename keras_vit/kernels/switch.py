@@ -3,14 +3,13 @@
 import functools
 import os
 
+from keras_vit.choices import check_choice
+
 KINDS = ("fast", "plain")
 
 
 def _checked(kind, source):
-    if kind not in KINDS:
-        raise ValueError(
-            f"Unknown {source} {kind!r}; choose one of {', '.join(map(repr, KINDS))}."
-        )
+    check_choice(source, kind, KINDS)
     return kind
 
 

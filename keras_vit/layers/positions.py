@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vit.choices import check_choice
 from keras_vit.kernels.initial_values import InitialValues
 from keras_vit.layers.base import Layer
 from keras_vit.layers.resize import resize_axis, resize_positions
@@ -358,10 +359,6 @@ POSITION_KINDS = (*ADDED_POSITIONS, "relative", "none")
 
 def check_positions(positions, width):
     """Raise a `ValueError` unless tokens of this width may have these positions."""
-    if positions not in POSITION_KINDS:
-        raise ValueError(
-            f"Unknown positions {positions!r}; choose one of "
-            f"{', '.join(map(repr, POSITION_KINDS))}."
-        )
+    check_choice("positions", positions, POSITION_KINDS)
     if positions in ADDED_POSITIONS:
         ADDED_POSITIONS[positions].check_width(width)

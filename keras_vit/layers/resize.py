@@ -6,6 +6,8 @@ convention is separable: one `(target, source)` matrix for each axis.
 
 import numpy as np
 
+from keras_vit.choices import check_choice
+
 
 def _linear(distance):
     return np.maximum(1.0 - np.abs(distance), 0.0)
@@ -79,11 +81,7 @@ def resize_axis(table: np.ndarray, length: int, resize: str) -> np.ndarray:
     Raises:
         ValueError: `resize` is not the name of a convention.
     """
-    if resize not in _MATRICES:
-        raise ValueError(
-            f"Unknown resize convention {resize!r}; choose one of "
-            f"{', '.join(map(repr, RESIZE_CONVENTIONS))}."
-        )
+    check_choice("resize convention", resize, RESIZE_CONVENTIONS)
     table = np.asarray(table)
     matrix = _MATRICES[resize](len(table), length)
     return np.tensordot(matrix, table, axes=1).astype(table.dtype)

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_vit.choices import check_choice
 from keras_vit.kernels.precision import to_float32
 from keras_vit.kernels.recompute import recompute
 from keras_vit.layers.attention import self_attention
@@ -284,11 +285,7 @@ class TokensToToken(Composite):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if tokens not in _TOKENS:
-            raise ValueError(
-                f"Unknown tokens {tokens!r}; choose one of "
-                f"{', '.join(map(repr, _TOKENS))}."
-            )
+        check_choice("tokens", tokens, _TOKENS)
         if not isinstance(token_dim, int) or token_dim < 2:
             raise ValueError(
                 f"token_dim must be an int, 2 or more; received {token_dim!r}."

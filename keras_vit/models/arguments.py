@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_vit.choices import check_choice
 from keras_vit.layers.attention import head_dim
 from keras_vit.layers.mlp import get_activation
 from keras_vit.layers.patches import grid_shape
@@ -112,14 +113,6 @@ def check_arguments(arguments: Mapping[str, Any]) -> tuple[int, int]:
     _check_classifier_activation(arguments["classifier_activation"])
     _check_head(arguments)
     return grid
-
-
-def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
-    """Raise a `ValueError` unless `value` is one of the `choices` of an argument."""
-    if value not in choices:
-        raise ValueError(
-            f"Unknown {name} {value!r}; choose one of {', '.join(map(repr, choices))}."
-        )
 
 
 def _shorten(value):

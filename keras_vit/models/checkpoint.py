@@ -5,10 +5,10 @@ from typing import Any
 
 import keras
 
+from keras_vit.choices import check_choice
 from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
 from keras_vit.models.adapt import adapted
-from keras_vit.models.arguments import check_choice
 from keras_vit.models.loading import HEADS
 from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import ViT

@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
+from keras_vit.choices import check_choice
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
-from keras_vit.models.arguments import check_choice
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.h5 import load_own_weights
 from keras_vit.weights.opening import open_checkpoint

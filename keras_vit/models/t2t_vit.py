@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_vit.choices import check_choice
 from keras_vit.layers import (
     Dense,
     DenseBlock,
@@ -17,7 +18,6 @@ from keras_vit.layers import (
 from keras_vit.layers.attention import head_dim
 from keras_vit.layers.backbones import ghost_copies
 from keras_vit.layers.mlp import get_activation
-from keras_vit.models.arguments import check_choice
 from keras_vit.models.vit import ViT, block_arguments
 from keras_vit.weights.t2t import PREPROCESSING
 

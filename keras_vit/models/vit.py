@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import keras
 
+from keras_vit.choices import check_choice
 from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.layers import (
     AttentionPooling,
@@ -24,7 +25,6 @@ from keras_vit.layers.resize import RESIZE_CONVENTIONS
 from keras_vit.models.adapt import adapted, resized_positions
 from keras_vit.models.arguments import (
     check_arguments,
-    check_choice,
     check_image_shape,
     check_preprocessor,
 )

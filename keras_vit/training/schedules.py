@@ -6,6 +6,8 @@ import numbers
 import keras
 from keras import ops
 
+from keras_vit.choices import check_choice
+
 _DECAYS = ("cosine", "linear", "rsqrt", "constant")
 
 
@@ -71,10 +73,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         cooldown_steps: int = 0,
         timescale: float = 10_000,
     ):
-        if decay not in _DECAYS:
-            raise ValueError(
-                f"Unknown decay {decay!r}; choose one of {', '.join(map(repr, _DECAYS))}."
-            )
+        check_choice("decay", decay, _DECAYS)
         for name, value in {"peak": peak, "timescale": timescale}.items():
             if not is_number(value) or value <= 0:
                 raise ValueError(f"{name} must be a number above 0; received {value!r}.")
