@@ -1,6 +1,6 @@
 """Public names of the package: `import keras_vit` loads them from here."""
 
-from keras_vit import export, kernels, layers, training
+from keras_vit import data, export, kernels, layers, training
 from keras_vit.labels import decode_predictions
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.t2t_variants import (
@@ -83,6 +83,7 @@ __all__ = [
     "ViTTi16",
     "ViTg14",
     "checkpoints",
+    "data",
     "decode_predictions",
     "export",
     "kernels",

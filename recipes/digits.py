@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from keras_vit.training import sources
-from keras_vit.training.host import tensorflow
+from keras_vit.data import sources
+from keras_vit.data.host import tensorflow
 
 CLASSES = 10
 

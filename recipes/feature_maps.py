@@ -17,9 +17,9 @@ import keras
 import numpy as np
 
 import keras_vit
+from keras_vit.data.decoding import decode_pixels, reason
+from keras_vit.data.host import tensorflow
 from keras_vit.training import pictures
-from keras_vit.training.decoding import decode_pixels, reason
-from keras_vit.training.host import tensorflow
 
 
 def main():

@@ -15,11 +15,11 @@ import statistics
 import tempfile
 import time
 
+from keras_vit.data.augment import Augmentation
+from keras_vit.data.host import tensorflow
+from keras_vit.data.pipeline import training_batches
+from keras_vit.data.sources import open_source
 from keras_vit.layers import Preprocessor
-from keras_vit.training.augment import Augmentation
-from keras_vit.training.host import tensorflow
-from keras_vit.training.pipeline import training_batches
-from keras_vit.training.sources import open_source
 from recipes.benchmark.tasks.machine import _jpegs
 
 BATCH_SIZE, SIZE = 64, (224, 224)

@@ -9,6 +9,7 @@ import keras
 import pytest
 
 import keras_vit
+import keras_vit.data
 import keras_vit.training
 from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
 from tests.conftest import GOLDENS
@@ -16,6 +17,7 @@ from tests.models.test_parameter_counts import T2T, TOKEN
 
 MODULES = (
     keras_vit,
+    keras_vit.data,
     keras_vit.kernels,
     keras_vit.layers,
     keras_vit.export,

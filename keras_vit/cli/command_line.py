@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from keras_vit.cli.extras import install_command
+from keras_vit.data.host import tensorflow
 from keras_vit.export.staging import disk_is_full
 from keras_vit.training import config as configs
 from keras_vit.training import dry_run, objectives
 from keras_vit.training.directory_lock import locked
-from keras_vit.training.host import tensorflow
 
 UNSPECIFIED = configs.Config(
     about="Evaluation.",

@@ -7,7 +7,7 @@ checkpoint; fine-tuning has the learning rate in the name of that checkpoint.
 
 import dataclasses
 
-from keras_vit.training.augment import Augmentation
+from keras_vit.data.augment import Augmentation
 from keras_vit.training.config import Config, Data, Model, Optimization
 
 # The paper's levels of augmentation, from none to strong.

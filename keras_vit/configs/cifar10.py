@@ -10,7 +10,7 @@
 
 import dataclasses
 
-from keras_vit.training.augment import Augmentation
+from keras_vit.data.augment import Augmentation
 from keras_vit.training.config import Config, Data, Masking, Model, Optimization
 
 DATA = Data(

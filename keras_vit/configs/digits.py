@@ -7,7 +7,7 @@ patch for each of the 8x8 pixels of the original images.
 
 import dataclasses
 
-from keras_vit.training.augment import Augmentation
+from keras_vit.data.augment import Augmentation
 from keras_vit.training.config import Config, Data, Masking, Model, Optimization
 
 LAYERS = {"hidden_dim": 96, "num_layers": 6, "num_heads": 4}

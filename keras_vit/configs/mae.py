@@ -4,7 +4,7 @@
 appendix A.1: table 8 (pretraining) and table 9 (fine-tuning).
 """
 
-from keras_vit.training.augment import Augmentation
+from keras_vit.data.augment import Augmentation
 from keras_vit.training.config import Config, Data, Masking, Model, Optimization
 
 DATA = Data(

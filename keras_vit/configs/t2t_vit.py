@@ -5,7 +5,7 @@
 
 import dataclasses
 
-from keras_vit.training.augment import Augmentation
+from keras_vit.data.augment import Augmentation
 from keras_vit.training.config import Config, Data, Model, Optimization
 
 EPOCHS = 310  # 300, and 10 at the smallest learning rate.

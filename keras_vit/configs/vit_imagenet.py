@@ -8,7 +8,7 @@ has `vit_b16_imagenet_384`.
 
 import dataclasses
 
-from keras_vit.training.augment import Augmentation
+from keras_vit.data.augment import Augmentation
 from keras_vit.training.config import Config, Data, Model, Optimization
 
 B16_1K = Config(

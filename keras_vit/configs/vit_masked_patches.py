@@ -4,7 +4,7 @@
 fine-tuning, table 4.
 """
 
-from keras_vit.training.augment import Augmentation
+from keras_vit.data.augment import Augmentation
 from keras_vit.training.config import Config, Data, Masking, Model, Optimization
 
 AUGMENTATION = Augmentation(crop_area=(0.05, 1.0), horizontal_flip=True)

@@ -6,7 +6,7 @@
 
 import dataclasses
 
-from keras_vit.training.augment import Augmentation
+from keras_vit.data.augment import Augmentation
 from keras_vit.training.config import Config, Data, Model, Optimization
 
 EPOCHS_90 = Config(

@@ -7,7 +7,7 @@ learning rate on a part of the training set that it holds out, as `keras-vit swe
 
 import dataclasses
 
-from keras_vit.training.augment import Augmentation
+from keras_vit.data.augment import Augmentation
 from keras_vit.training.config import Config, Data, Model, Optimization
 
 # The batch of 512 in parts that fit one GPU, as many as in the authors' code. One update

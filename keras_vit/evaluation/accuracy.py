@@ -9,14 +9,15 @@ import keras
 import numpy as np
 
 import keras_vit
+from keras_vit.data import dark_images
+from keras_vit.data.class_names import check_class_names
+from keras_vit.data.pipeline import evaluation_batches
+from keras_vit.data.sources import Source
 from keras_vit.evaluation import exported_model
 from keras_vit.training import config as configs
-from keras_vit.training import dark_images, known_class_names
-from keras_vit.training.class_names import check_class_names
+from keras_vit.training import known_class_names
 from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import network
-from keras_vit.training.pipeline import evaluation_batches
-from keras_vit.training.sources import Source
 
 OTHER_CLASSES = (
     "Rename the class folders, or fine-tune the model (keras-vit finetune). If only the "

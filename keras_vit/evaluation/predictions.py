@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keras_vit.training import dark_images
-from keras_vit.training.decoding import decode_pixels, reason
-from keras_vit.training.host import tensorflow
-from keras_vit.training.sources import counted, image_files
+from keras_vit.data import dark_images
+from keras_vit.data.decoding import decode_pixels, reason
+from keras_vit.data.host import tensorflow
+from keras_vit.data.sources import counted, image_files
 
 
 def images_in(paths: Sequence[str]) -> list[pathlib.Path]:

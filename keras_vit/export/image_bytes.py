@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
+from keras_vit.data.decoding import decode_oriented
+from keras_vit.data.exif import orientations
 from keras_vit.layers.preprocessor import RESIZES
-from keras_vit.training.decoding import decode_oriented
-from keras_vit.training.exif import orientations
 
 # Codes of the output `error`.
 FINE, UNREADABLE, TOO_LARGE, WRONG_SIZE = range(4)

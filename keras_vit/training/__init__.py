@@ -1,4 +1,4 @@
-"""Training: data, augmentation, schedules, optimizers, losses and self-supervision."""
+"""Training: schedules, optimizers, losses and self-supervision."""
 
 from keras_vit.training.losses import SigmoidLoss
 from keras_vit.training.masked_autoencoder import MaskedAutoencoder

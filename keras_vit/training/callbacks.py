@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
+from keras_vit.data.fingerprint import check_unchanged, fingerprints
+from keras_vit.data.host import tensorflow
+from keras_vit.data.pipeline import batch_ids
 from keras_vit.training import cost
-from keras_vit.training.fingerprint import check_unchanged, fingerprints
-from keras_vit.training.host import tensorflow
-from keras_vit.training.pipeline import batch_ids
 from keras_vit.training.run_directory import RunDirectory
 
 # Training stops when the loss exceeds this multiple of the loss of guessing.

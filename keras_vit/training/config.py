@@ -18,8 +18,8 @@ import types
 import typing
 from typing import Any
 
-from keras_vit.training.augment import Augmentation
-from keras_vit.training.splits import is_split, tfds_slices
+from keras_vit.data.augment import Augmentation
+from keras_vit.data.splits import is_split, tfds_slices
 from keras_vit.weights.tensor_file import check_regular_file, parse_json
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from keras_vit.data.sources import Source, open_source
+from keras_vit.data.splits import is_split, split_off
 from keras_vit.training import config as configs
-from keras_vit.training.sources import Source, open_source
-from keras_vit.training.splits import is_split, split_off
 
 PARTS = ("train", "validation", "test")
 

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 
 import keras_vit
+from keras_vit.data.class_names import check_class_names
+from keras_vit.data.host import tensorflow
 from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction, known_class_names
 from keras_vit.training import config as configs
-from keras_vit.training.class_names import check_class_names
-from keras_vit.training.host import tensorflow
 from keras_vit.training.losses import SigmoidLoss
 
 

@@ -11,25 +11,25 @@ from typing import Any
 import keras
 
 import keras_vit
+from keras_vit.data import dark_images
+from keras_vit.data.class_names import check_class_names
+from keras_vit.data.host import tensorflow
+from keras_vit.data.pipeline import evaluation_batches, training_batches
+from keras_vit.data.sources import Source
 from keras_vit.models.lora import bases
 from keras_vit.training import (
     SGD,
     AdamW,
     ParameterTable,
     WarmupSchedule,
-    dark_images,
     parameter_table,
     pictures,
 )
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import Keeper, variables
-from keras_vit.training.class_names import check_class_names
-from keras_vit.training.host import tensorflow
 from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import objective
-from keras_vit.training.pipeline import evaluation_batches, training_batches
 from keras_vit.training.run_directory import RunDirectory, write_text
-from keras_vit.training.sources import Source
 
 # Largest default of steps_per_execution, by backend. Under TensorFlow it reduces the
 # overhead of `fit` from 1.8 to 0.4 ms per step; the other backends gain nothing.

@@ -12,10 +12,11 @@ from sklearn.linear_model import Ridge
 import keras_vit
 from keras_vit.cli import command_line, evaluate, finetune, predict, pretrain, probe
 from keras_vit.cli import sweep as sweep_command
+from keras_vit.data import sources
+from keras_vit.data.host import tensorflow
 from keras_vit.evaluation import accuracy, linear_probe
 from keras_vit.training import config as configs
-from keras_vit.training import runs, sources, sweep
-from keras_vit.training.host import tensorflow
+from keras_vit.training import runs, sweep
 from tests.cases import array, perturb, tiny_vit
 
 TINY = [

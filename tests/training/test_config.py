@@ -14,10 +14,10 @@ import pytest
 import keras_vit
 import keras_vit.configs
 from keras_vit.cli.new_config import main
+from keras_vit.data.augment import Augmentation
 from keras_vit.models.variants import VIT_SIZES
 from keras_vit.training import config as configs
 from keras_vit.training import sweep
-from keras_vit.training.augment import Augmentation
 from keras_vit.training.config_source import WIDTH, meanings, source_of
 from keras_vit.training.objectives import constructor
 
@@ -251,6 +251,14 @@ def test_a_printed_config_is_the_same_config(tmp_path, name):
     path.write_text(source_of(name))
     assert configs.load(str(path)) == configs.load(name)
     assert max(map(len, path.read_text().splitlines())) <= WIDTH
+
+
+def test_a_config_file_that_imports_augmentation_from_its_former_place(tmp_path):
+    path = tmp_path / "my_config.py"
+    text = source_of("digits_vit")
+    path.write_text(text.replace("keras_vit.data.augment", "keras_vit.training.augment"))
+    assert path.read_text() != text
+    assert configs.load(str(path)) == configs.load("digits_vit")
 
 
 def test_a_printed_config_explains_its_values(capsys):

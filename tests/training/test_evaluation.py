@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import keras_vit
+from keras_vit.data.pipeline import evaluation_batches
+from keras_vit.data.sources import open_source
 from keras_vit.layers import Preprocessor
 from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction
 from keras_vit.training.objectives import SigmoidLoss, one_hot
-from keras_vit.training.pipeline import evaluation_batches
-from keras_vit.training.sources import open_source
 from tests.cases import array
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -137,8 +137,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras_vit.layers import Preprocessor
-from keras_vit.training.pipeline import evaluation_batches
-from keras_vit.training.sources import open_source
+from keras_vit.data.pipeline import evaluation_batches
+from keras_vit.data.sources import open_source
 
 def evaluated(scope=None):
     with scope or tf.device(None):

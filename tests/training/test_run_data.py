@@ -10,11 +10,12 @@ from PIL import Image
 
 import keras_vit
 from keras_vit.cli import evaluate, predict, pretrain, probe
+from keras_vit.data import fingerprint
+from keras_vit.data import sources as sources_module
+from keras_vit.data.sources import open_source
 from keras_vit.training import config as configs
-from keras_vit.training import fingerprint, runs
-from keras_vit.training import sources as sources_module
+from keras_vit.training import runs
 from keras_vit.training.image_sets import open_parts
-from keras_vit.training.sources import open_source
 
 pytestmark = pytest.mark.any_backend
 COLORS = {"cat": 20, "dog": 90, "horse": 160, "zebra": 240}

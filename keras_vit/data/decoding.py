@@ -2,14 +2,14 @@
 
 import re
 
-from keras_vit.training.exif import (
+from keras_vit.data.exif import (
     encoded_window,
     orientations,
     upright,
     upright_shape,
 )
-from keras_vit.training.file_bytes import number, read, starts
-from keras_vit.training.host import tensorflow
+from keras_vit.data.file_bytes import number, read, starts
+from keras_vit.data.host import tensorflow
 
 # The DCT method of Pillow. TensorFlow's default is not faster, and differs from Pillow by
 # one gray level on average.
@@ -52,7 +52,7 @@ def decode_pixels(content, channels, window=None, exif=True):
     Example:
 
     >>> import tensorflow as tf
-    >>> from keras_vit.training.decoding import decode_pixels
+    >>> from keras_vit.data import decode_pixels
     >>> png = tf.io.encode_png(tf.fill((2, 3, 1), tf.constant(7, "uint8")))
     >>> decode_pixels(png, 3)[0, 0].numpy().tolist()
     [7, 7, 7]

@@ -6,14 +6,14 @@ import os
 import keras
 import numpy as np
 
+from keras_vit.data import augment
+from keras_vit.data.augment import Augmentation
+from keras_vit.data.decoding import decode_pixels, reason
+from keras_vit.data.host import tensorflow
+from keras_vit.data.rand_augment import RandAugment
+from keras_vit.data.sources import Source
 from keras_vit.layers import Preprocessor
 from keras_vit.layers.preprocessor import RESIZES
-from keras_vit.training import augment
-from keras_vit.training.augment import Augmentation
-from keras_vit.training.decoding import decode_pixels, reason
-from keras_vit.training.host import tensorflow
-from keras_vit.training.rand_augment import RandAugment, rand_augment
-from keras_vit.training.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +88,7 @@ def training_batches(
     Example:
 
     >>> import keras_vit
-    >>> from keras_vit.training.augment import Augmentation
-    >>> from keras_vit.training.pipeline import training_batches
-    >>> from keras_vit.training.sources import open_source
+    >>> from keras_vit.data import Augmentation, open_source, training_batches
     >>> batches = training_batches(open_source("digits"),
     ...     keras_vit.layers.Preprocessor(), Augmentation(pad_and_crop=1), 32, seed=0)
     >>> for images, labels in batches.take(1):
@@ -131,7 +129,9 @@ def training_batches(
         if not augmentation.mixes:
             return images, labels
         labels = tf.one_hot(labels, classes)
-        return augment.mixed(images, labels, augmentation, _fold(run_seed, _BATCH, step))
+        return augment.mix_images(
+            images, labels, augmentation, _fold(run_seed, _BATCH, step)
+        )
 
     data = _map(data.enumerate(first_step), batch)
     steps = tf.data.INFINITE_CARDINALITY
@@ -164,8 +164,7 @@ def batch_ids(
 
     Example:
 
-    >>> from keras_vit.training.pipeline import batch_ids
-    >>> from keras_vit.training.sources import open_source
+    >>> from keras_vit.data import batch_ids, open_source
     >>> len(batch_ids(open_source("digits"), batch_size=32, seed=0, step=100))
     32
     """
@@ -212,8 +211,7 @@ def evaluation_batches(
     Example:
 
     >>> import keras_vit
-    >>> from keras_vit.training.pipeline import evaluation_batches
-    >>> from keras_vit.training.sources import open_source
+    >>> from keras_vit.data import evaluation_batches, open_source
     >>> batches = evaluation_batches(
     ...     open_source("digits:test"), keras_vit.layers.Preprocessor(), 100)
     >>> [int(weights.numpy().sum()) for _, _, weights in batches]
@@ -559,8 +557,10 @@ def _checked_labels(examples, classes):
 def _training_image(source, preprocessor, augmentation, shape):
     """Return a function from an encoded image and a seed to an augmented image."""
     tf = tensorflow()
-    settings = augmentation.randaugment and RandAugment.parse(augmentation.randaugment)
-    if (settings or augmentation.color_jitter) and shape[-1] != 3:
+    rand_augment = augmentation.randaugment and RandAugment.parse(
+        augmentation.randaugment
+    )
+    if (rand_augment or augmentation.color_jitter) and shape[-1] != 3:
         raise ValueError(
             f"RandAugment and color_jitter need images with 3 channels; {source.name!r} "
             f"has {shape[-1]}."
@@ -599,10 +599,10 @@ def _training_image(source, preprocessor, augmentation, shape):
             image = augment.shifted(image, augmentation.pad_and_crop, seeds[_SHIFT])
         if augmentation.horizontal_flip:
             image = tf.image.stateless_random_flip_left_right(image, seeds[_FLIP])
-        if settings or augmentation.color_jitter:
+        if rand_augment or augmentation.color_jitter:
             image = tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), "uint8")
-        if settings:
-            image = rand_augment(image, settings, seeds[_RAND_AUGMENT], fill)
+        if rand_augment:
+            image = rand_augment(image, seeds[_RAND_AUGMENT], fill)
         if augmentation.color_jitter:
             image = augment.jittered(image, augmentation.color_jitter, seeds[_JITTER])
         if pixels_only:

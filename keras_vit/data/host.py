@@ -19,7 +19,7 @@ def tensorflow():
 
     Example:
 
-    >>> from keras_vit.training.host import tensorflow
+    >>> from keras_vit.data.host import tensorflow
     >>> tf = tensorflow()
     >>> int(tf.data.Dataset.range(3).cardinality())
     3

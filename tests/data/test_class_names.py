@@ -1,7 +1,7 @@
 import pytest
 
+from keras_vit.data.class_names import check_class_names
 from keras_vit.labels import imagenet_1k
-from keras_vit.training.class_names import check_class_names
 
 pytestmark = pytest.mark.any_backend
 

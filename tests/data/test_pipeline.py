@@ -7,10 +7,10 @@ import zlib
 import numpy as np
 import pytest
 
+from keras_vit.data.augment import Augmentation
+from keras_vit.data.pipeline import batch_ids, evaluation_batches, training_batches
+from keras_vit.data.sources import Source, open_source
 from keras_vit.layers import Preprocessor
-from keras_vit.training.augment import Augmentation
-from keras_vit.training.pipeline import batch_ids, evaluation_batches, training_batches
-from keras_vit.training.sources import Source, open_source
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 EVERYTHING = Augmentation(

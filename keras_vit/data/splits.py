@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 
-from keras_vit.training.host import tensorflow
-from keras_vit.training.sources import Source
+from keras_vit.data.host import tensorflow
+from keras_vit.data.sources import Source
 
 PREFIX = "split:"
 
@@ -43,8 +43,7 @@ def split_off(source: Source, name: str) -> tuple[Source, Source]:
 
     Example:
 
-    >>> from keras_vit.training.sources import open_source
-    >>> from keras_vit.training.splits import split_off
+    >>> from keras_vit.data import open_source, split_off
     >>> train, validation = split_off(open_source("digits"), "split:0.1")
     >>> train.num_examples, validation.num_examples
     (1131, 126)
@@ -75,7 +74,7 @@ def tfds_slices(name: str, share: float) -> str | None:
 
     Example:
 
-    >>> from keras_vit.training.splits import tfds_slices
+    >>> from keras_vit.data.splits import tfds_slices
     >>> tfds_slices("tfds:cifar10", 0.1)
     "'data.train=tfds:cifar10:train[:90%]' and 'data.validation=tfds:cifar10:train[90%:]'"
     """

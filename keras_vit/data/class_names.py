@@ -34,7 +34,7 @@ def check_class_names(
 
     Example:
 
-    >>> from keras_vit.training.class_names import check_class_names
+    >>> from keras_vit.data.class_names import check_class_names
     >>> check_class_names("a set", ["cat", "dog"], "the run", ["cat", "dog"], "")
     """
     names, expected = (

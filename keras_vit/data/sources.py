@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_vit.training.host import tensorflow
+from keras_vit.data.host import tensorflow
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Source:
 
     Example:
 
-    >>> from keras_vit.training.sources import open_source
+    >>> from keras_vit.data import open_source
     >>> source = open_source("digits:test")
     >>> source.num_examples, source.num_classes, source.image_shape
     (360, 10, (8, 8, 1))
@@ -100,7 +100,7 @@ class Source:
 
         Example:
 
-        >>> from keras_vit.training.sources import open_source
+        >>> from keras_vit.data import open_source
         >>> for example in open_source("digits:test").examples().take(1):
         ...     print(example["id"].numpy(), example["image"].shape)
         b'digits-1496' (8, 8, 1)
@@ -124,7 +124,7 @@ class Source:
 
         Example:
 
-        >>> from keras_vit.training.sources import open_source
+        >>> from keras_vit.data import open_source
         >>> open_source("digits:test").with_channels(3).channels
         1
         """
@@ -171,7 +171,7 @@ def open_source(
 
     Example:
 
-    >>> from keras_vit.training.sources import open_source
+    >>> from keras_vit.data import open_source
     >>> open_source("digits:train").num_examples
     1257
     """
@@ -210,7 +210,7 @@ def digits(seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]
 
     Example:
 
-    >>> from keras_vit.training.sources import digits
+    >>> from keras_vit.data.sources import digits
     >>> {part: len(labels) for part, (_, labels, _) in digits().items()}
     {'train': 1257, 'validation': 180, 'test': 360}
     """
@@ -361,7 +361,7 @@ def counted(others: dict[str, list[str]]) -> str:
 
     Example:
 
-    >>> from keras_vit.training.sources import counted
+    >>> from keras_vit.data.sources import counted
     >>> counted({".tiff": ["a.tiff", "b.tiff"]})
     '2 .tiff files (a.tiff, ...)'
     """
@@ -389,7 +389,7 @@ def image_files(folder: str | os.PathLike) -> tuple[list[str], dict[str, list[st
 
     Example:
 
-    >>> from keras_vit.training.sources import image_files
+    >>> from keras_vit.data import image_files
     >>> images, others = image_files("photographs")  # doctest: +SKIP
     """
     images: list[str] = []
@@ -548,7 +548,7 @@ def contents(files: Sequence[str]) -> list[str]:
 
     Example:
 
-    >>> from keras_vit.training.sources import contents
+    >>> from keras_vit.data.sources import contents
     >>> contents(["/no/such/file"])
     ['missing']
     """

@@ -11,14 +11,16 @@ import functools
 import math
 import re
 
-from keras_vit.training.host import tensorflow
+from keras_vit.data.host import tensorflow
 
 MAX_LEVEL = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
-    """Settings of RandAugment. `RandAugment.parse` reads the published spellings.
+    """RandAugment of one image: a few randomly chosen operations.
+
+    `RandAugment.parse` reads the published spellings of the settings.
 
     Args:
         style: `"big_vision"` or `"timm"`, the set of operations and their magnitudes.
@@ -29,11 +31,23 @@ class RandAugment:
 
     Example:
 
-    >>> from keras_vit.training.rand_augment import RandAugment
-    >>> RandAugment.parse("rand-m9-mstd0.5-inc1").magnitude
+    >>> import tensorflow as tf
+    >>> from keras_vit.data import RandAugment
+    >>> augment = RandAugment.parse("rand-m9-mstd0.5-inc1")
+    >>> augment.magnitude
     9.0
+    >>> image = tf.zeros((8, 8, 3), "uint8")
+    >>> tuple(augment(image, seed=(0, 1)).shape)
+    (8, 8, 3)
 
-    Source: https://arxiv.org/abs/1909.13719; see `rand_augment`.
+    Source: https://arxiv.org/abs/1909.13719. big_vision's `pp/autoaugment.py`, including
+    its peculiarities: the mean of `Contrast` is the number of pixels / 256, `Solarize`
+    does nothing at magnitude 10, and translations and cutouts are in pixels, meant for
+    images of 224x224. timm's `auto_augment.py`. Deviations: moved images are interpolated
+    bilinearly, while timm randomly chooses bilinear or bicubic interpolation. The
+    operations equal Pillow's in every pixel; big_vision's differ by at most 1 in `Color`
+    and `Sharpness` because of rounding, and its shears by 0.15 pixels in the pixel
+    centers.
     """
 
     style: str
@@ -58,7 +72,7 @@ class RandAugment:
 
         Example:
 
-        >>> from keras_vit.training.rand_augment import RandAugment
+        >>> from keras_vit.data import RandAugment
         >>> RandAugment.parse("randaug(2,10)").layers
         2
         """
@@ -94,62 +108,44 @@ class RandAugment:
             )
         return result
 
+    def __call__(self, image, seed, fill=(128.0, 128.0, 128.0)):
+        """Apply randomly chosen operations to one image.
 
-def rand_augment(image, settings: RandAugment, seed, fill=(128.0, 128.0, 128.0)):
-    """Apply randomly chosen operations to one image.
+        Args:
+            image: uint8, `(h, w, 3)`.
+            seed: int32 or int64, `(2,)`.
+            fill: three floats, the color outside of the image for moved images in timm's
+                style; big_vision's style always uses 128.
 
-    Args:
-        image: uint8, `(h, w, 3)`.
-        settings: a `RandAugment`.
-        seed: int32 or int64, `(2,)`.
-        fill: three floats, the color outside of the image for moved images in timm's
-            style; big_vision's style always uses 128.
-
-    Returns:
-        uint8, `(h, w, 3)`.
-
-    Example:
-
-    >>> import tensorflow as tf
-    >>> from keras_vit.training.rand_augment import RandAugment, rand_augment
-    >>> image = tf.zeros((8, 8, 3), "uint8")
-    >>> tuple(rand_augment(image, RandAugment.parse("randaug(2,10)"), (0, 1)).shape)
-    (8, 8, 3)
-
-    Source: big_vision's `pp/autoaugment.py`, including its peculiarities: the mean of
-    `Contrast` is the number of pixels / 256, `Solarize` does nothing at magnitude 10, and
-    translations and cutouts are in pixels, meant for images of 224x224. timm's
-    `auto_augment.py`. Deviations: moved images are interpolated bilinearly, while timm
-    randomly chooses bilinear or bicubic interpolation. The operations equal Pillow's in
-    every pixel; big_vision's differ by at most 1 in `Color` and `Sharpness` because of
-    rounding, and its shears by 0.15 pixels in the pixel centers.
-    """
-    tf = tensorflow()
-    operations = _OPERATIONS[settings.style]
-    shape = image.shape
-    for layer in range(settings.layers):
-        layer_seed = tf.random.fold_in(seed, layer)
-        drawn = tf.random.stateless_uniform((5,), layer_seed)
-        level = settings.magnitude
-        if settings.magnitude_std:
-            noise_seed = tf.random.fold_in(layer_seed, 1)
-            noise = tf.random.stateless_normal((), noise_seed)
-            level = level + settings.magnitude_std * noise
-            level = tf.clip_by_value(level, 0.0, MAX_LEVEL)
-        draw = _Draw(
-            level=tf.convert_to_tensor(level / MAX_LEVEL, "float32"),
-            sign=tf.where(drawn[1] < 0.5, -1.0, 1.0),
-            centre=drawn[2:4],
-            fill=fill,
-        )
-        branches = [functools.partial(o, image, draw) for o in operations.values()]
-        index = tf.cast(drawn[0] * len(branches), "int32")
-        if settings.probability < 1:
-            branches.append(functools.partial(tf.identity, image))
-            apply = drawn[4] < settings.probability
-            index = tf.where(apply, index, len(operations))
-        image = tf.ensure_shape(tf.switch_case(index, branches), shape)
-    return image
+        Returns:
+            uint8, `(h, w, 3)`.
+        """
+        tf = tensorflow()
+        operations = _OPERATIONS[self.style]
+        shape = image.shape
+        for layer in range(self.layers):
+            layer_seed = tf.random.fold_in(seed, layer)
+            drawn = tf.random.stateless_uniform((5,), layer_seed)
+            level = self.magnitude
+            if self.magnitude_std:
+                noise_seed = tf.random.fold_in(layer_seed, 1)
+                noise = tf.random.stateless_normal((), noise_seed)
+                level = level + self.magnitude_std * noise
+                level = tf.clip_by_value(level, 0.0, MAX_LEVEL)
+            draw = _Draw(
+                level=tf.convert_to_tensor(level / MAX_LEVEL, "float32"),
+                sign=tf.where(drawn[1] < 0.5, -1.0, 1.0),
+                centre=drawn[2:4],
+                fill=fill,
+            )
+            branches = [functools.partial(o, image, draw) for o in operations.values()]
+            index = tf.cast(drawn[0] * len(branches), "int32")
+            if self.probability < 1:
+                branches.append(functools.partial(tf.identity, image))
+                apply = drawn[4] < self.probability
+                index = tf.where(apply, index, len(operations))
+            image = tf.ensure_shape(tf.switch_case(index, branches), shape)
+        return image
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_vit.training.sources import open_source
-from keras_vit.training.splits import split_off, tfds_slices
+from keras_vit.data.sources import open_source
+from keras_vit.data.splits import split_off, tfds_slices
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from keras_vit.training.host import tensorflow
-from keras_vit.training.sources import Source
+from keras_vit.data.host import tensorflow
+from keras_vit.data.sources import Source
 
 # Number of images of a source that are checked.
 _SAMPLE = 8

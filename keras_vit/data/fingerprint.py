@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from keras_vit.training.sources import Source
+from keras_vit.data.sources import Source
 
 # Data sets with more examples are recorded as one row per class, with the number of its
 # examples and a hash of them.

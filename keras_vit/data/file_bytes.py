@@ -1,6 +1,6 @@
 """Numbers and tests on the bytes of files, in plain TensorFlow operations."""
 
-from keras_vit.training.host import tensorflow
+from keras_vit.data.host import tensorflow
 
 
 def read(contents, positions, count):

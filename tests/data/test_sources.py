@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_vit.training.sources import digits, image_files, open_source
+from keras_vit.data.sources import digits, image_files, open_source
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 

@@ -133,7 +133,7 @@ def files():
 def test_orientations_are_those_of_pillow(files):
     import tensorflow as tf
 
-    from keras_vit.training.exif import orientations
+    from keras_vit.data.exif import orientations
 
     run = tf.function(orientations, input_signature=[tf.TensorSpec((None,), tf.string)])
     found = run(tf.constant(list(files.values()))).numpy()
@@ -158,7 +158,7 @@ def test_orientations_are_those_of_pillow(files):
 def test_pixels_and_windows_are_those_of_pillow(files):
     import tensorflow as tf
 
-    from keras_vit.training.decoding import decode_pixels
+    from keras_vit.data.decoding import decode_pixels
 
     window = np.array([1, 2, 3, 2], "int32")
 

@@ -3,8 +3,8 @@
 TensorFlow's decoders ignore EXIF, and an exported model cannot call Python to read it.
 """
 
-from keras_vit.training.file_bytes import int64, is_one_of, number, read, starts
-from keras_vit.training.host import tensorflow
+from keras_vit.data.file_bytes import int64, is_one_of, number, read, starts
+from keras_vit.data.host import tensorflow
 
 _SEGMENTS = 4096  # Largest number of segments of a file that are searched for EXIF.
 _ENTRIES = 256  # Largest number of entries of the EXIF directory that are searched.
@@ -30,7 +30,7 @@ def orientations(contents):
     Example:
 
     >>> import tensorflow as tf
-    >>> from keras_vit.training.exif import orientations
+    >>> from keras_vit.data.exif import orientations
     >>> orientations(tf.constant([b"no image"])).numpy().tolist()
     [1]
 
@@ -62,7 +62,7 @@ def upright(pixels, orientation):
     Example:
 
     >>> import tensorflow as tf
-    >>> from keras_vit.training.exif import upright
+    >>> from keras_vit.data.exif import upright
     >>> upright(tf.constant([[[1], [2]]]), tf.constant(6)).numpy().ravel().tolist()
     [1, 2]
     """
@@ -95,7 +95,7 @@ def encoded_window(window, shape, orientation):
     Example:
 
     >>> import tensorflow as tf
-    >>> from keras_vit.training.exif import encoded_window
+    >>> from keras_vit.data.exif import encoded_window
     >>> encoded_window([0, 1, 2, 3], (10, 20, 3), tf.constant(6)).numpy().tolist()
     [16, 0, 3, 2]
     """

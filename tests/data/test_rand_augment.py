@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_vit.training import rand_augment as operations
-from keras_vit.training.rand_augment import RandAugment, rand_augment
+from keras_vit.data import rand_augment as operations
+from keras_vit.data.rand_augment import RandAugment
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 FILL = (124, 116, 104)
@@ -101,7 +101,7 @@ def test_every_operation_is_drawn_and_keeps_shape_and_type(image, style):
 
     @tf.function(autograph=False)
     def augmented(seed):
-        return rand_augment(tf.constant(image), settings, (0, seed), FILL)
+        return settings(tf.constant(image), (0, seed), FILL)
 
     results = [augmented(tf.constant(seed)).numpy() for seed in range(150)]
     assert {(r.shape, r.dtype.name) for r in results} == {(image.shape, "uint8")}
@@ -144,7 +144,7 @@ def test_probability(image):
 
     settings = RandAugment("big_vision", layers=1, probability=0.0)
     for seed in range(5):
-        result = rand_augment(tf.constant(image), settings, (0, seed))
+        result = settings(tf.constant(image), (0, seed))
         np.testing.assert_array_equal(result, image)
 
 

@@ -26,7 +26,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def files():
-    from tests.training.containers import all_files
+    from tests.data.containers import all_files
 
     return all_files()
 
@@ -46,7 +46,7 @@ def pillow(file, mode):
 def test_decoding(files, mode):
     import tensorflow as tf
 
-    from keras_vit.training.decoding import decode_pixels, reason
+    from keras_vit.data.decoding import decode_pixels, reason
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
     def run(content):
@@ -74,10 +74,10 @@ def test_exports_and_the_server(files):
     """Check the function that decodes image files in exports and in the server."""
     import tensorflow as tf
 
+    from keras_vit.data.decoding import decode_pixels
     from keras_vit.export.image_bytes import FINE, UNREADABLE, read_images
     from keras_vit.layers import Preprocessor
     from keras_vit.serve.images import read_files
-    from keras_vit.training.decoding import decode_pixels
 
     preprocessor = Preprocessor(0.0, 1.0, image_size=(8, 8))
     inputs = {"image_bytes": np.array(list(files.values()), object)}

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from keras_vit.training.augment import (
+from keras_vit.data.augment import (
     Augmentation,
     crop_window,
     erased,
     jittered,
-    mixed,
+    mix_images,
     shifted,
 )
 
@@ -105,7 +105,8 @@ def test_mixup(batch):
     ratios = []
     for seed in range(100):
         x, y = (
-            t.numpy() for t in mixed(images, labels, Augmentation(mixup=0.2), (0, seed))
+            t.numpy()
+            for t in mix_images(images, labels, Augmentation(mixup=0.2), (0, seed))
         )
         ratio = y[0, 0]
         expected = ratio * images + (1 - ratio) * np.roll(images, 1, 0)
@@ -123,7 +124,7 @@ def test_cutmix(batch):
     ratios = []
     for seed in range(100):
         augmentation = Augmentation(cutmix=1.0)
-        x, y = (t.numpy() for t in mixed(images, labels, augmentation, (0, seed)))
+        x, y = (t.numpy() for t in mix_images(images, labels, augmentation, (0, seed)))
         own = (x == images).all((0, 3))
         other = (x == np.roll(images, 1, 0)).all((0, 3))
         assert (own ^ other).all()
@@ -152,7 +153,7 @@ def test_mixup_and_cutmix_take_turns(batch):
     )
     kinds = []
     for seed in range(300):
-        x = mixed(images, labels, augmentation, (0, seed))[0].numpy()
+        x = mix_images(images, labels, augmentation, (0, seed))[0].numpy()
         if (x == images).all():
             kinds.append("none")
         else:

@@ -1,0 +1,305 @@
+"""Stateless augmentation inside `tf.data`, determined by a seed and the image."""
+
+import dataclasses
+import math
+
+from keras_vit.data import rand_augment
+from keras_vit.data.host import tensorflow
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Settings of the augmentations of training images, in the order of application.
+
+    By default, images are not augmented.
+
+    Args:
+        crop_area: range of the part of the image's area that Inception's random crop
+            covers, `(0.05, 1.0)` in the paper, `(0.08, 1.0)` in torchvision. The crop is
+            resized to the model's size. None for the preprocessor's own resize and crop.
+        crop_aspect: range of the width / height of the crop.
+        pad_and_crop: width of a black border that is added to the resized image
+            before a random crop of the original size: 4 on CIFAR. On small images such
+            as digits it serves as a shift by whole pixels.
+        horizontal_flip: whether to mirror images with a probability of one half.
+        randaugment: None, or a string in the syntax of `RandAugment.parse`:
+            `"randaug(2,10)"`, `"rand-m9-mstd0.5-inc1"`.
+        color_jitter: strength of random changes in color, 0 to 1. Brightness, contrast
+            and saturation, in this order, are scaled by random factors from
+            `1 - color_jitter` to `1 + color_jitter`.
+        random_erasing: probability that a rectangle is replaced by noise.
+        mixup: alpha of mixup's Beta distribution, 0.2 in big_vision; 0 disables mixup.
+        cutmix: alpha of CutMix's Beta distribution, 1.0 in timm; 0 disables CutMix.
+        mix_probability: fraction of batches that are mixed.
+        switch_probability: fraction of the mixed batches that use CutMix if both mixup
+            and CutMix are enabled.
+
+    Raises:
+        ValueError: a value is out of its range.
+
+    Example:
+
+    >>> from keras_vit.data import Augmentation
+    >>> small_16 = Augmentation(crop_area=(0.05, 1.0), horizontal_flip=True,
+    ...     randaugment="randaug(2,10)", mixup=0.2)
+    >>> small_16.mixes
+    True
+
+    Source: big_vision's `pp/ops_image.py` and `utils.get_mixup`; timm's
+    `RandomErasing` (mode "pixel") and `Mixup` (mode "batch"). Deviations: each image is
+    mixed with the previous image of the batch, as in big_vision, instead of the image at
+    the mirrored position, as in timm; color jitter has a fixed order and no hue.
+    """
+
+    crop_area: tuple[float, float] | None = None
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    pad_and_crop: int = 0
+    horizontal_flip: bool = False
+    randaugment: str | None = None
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 1.0
+    switch_probability: float = 0.5
+
+    def __post_init__(self):
+        if self.crop_area is not None:
+            _check_range("crop_area", self.crop_area, 1.0)
+        _check_range("crop_aspect", self.crop_aspect, math.inf)
+        for name in (
+            "color_jitter",
+            "random_erasing",
+            "mix_probability",
+            "switch_probability",
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be 0 to 1; is {getattr(self, name)!r}.")
+        for name in ("mixup", "cutmix", "pad_and_crop"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more; is {getattr(self, name)!r}.")
+        if self.randaugment is not None:
+            rand_augment.RandAugment.parse(self.randaugment)
+
+    @property
+    def mixes(self) -> bool:
+        """Return True if labels become mixtures of two classes, `(b, num_classes)`."""
+        return bool((self.mixup or self.cutmix) and self.mix_probability)
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Return True if any step needs pixel values 0 to 255 at the model's size."""
+        return bool(self.pad_and_crop or self.randaugment or self.color_jitter)
+
+
+def _check_range(name, values, limit):
+    if (
+        not isinstance(values, list | tuple)
+        or len(values) != 2
+        or not 0 < values[0] <= values[1] <= limit
+    ):
+        raise ValueError(
+            f"{name} must be two numbers, the least and the greatest, above 0 and at "
+            f"most {limit}; is {values!r}."
+        )
+
+
+def crop_window(shape, area, aspect, seed):
+    """Sample a window for Inception's random crop.
+
+    Args:
+        shape: int32, `(3,)`: height, width, channels.
+        area: two floats, the range of the part of the image's area.
+        aspect: two floats, the range of width / height.
+        seed: int32 or int64, `(2,)`.
+
+    Returns:
+        int32, `(4,)`: row, column, height, width. The whole image if 100 attempts find
+        no window with such an area and aspect ratio.
+
+    Example:
+
+    >>> from keras_vit.data.augment import crop_window
+    >>> crop_window((10, 20, 3), (1.0, 1.0), (2.0, 2.0), (0, 0)).numpy().tolist()
+    [0, 0, 10, 20]
+
+    Source: big_vision's `inception_crop`, which calls the same TensorFlow operation.
+    """
+    tf = tensorflow()
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.zeros((1, 0, 4)),
+        seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=aspect,
+        area_range=area,
+        max_attempts=100,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], size[:2]], 0)
+
+
+def shifted(image, margin, seed):
+    """Shift an image randomly by adding a black border and cropping it again.
+
+    Args:
+        image: `(h, w, c)`, any dtype.
+        margin: int, the width of the border, which is the largest shift.
+        seed: int32 or int64, `(2,)`.
+
+    Returns:
+        The shifted image, with the shape and dtype of `image`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vit.data.augment import shifted
+    >>> tuple(shifted(tf.zeros((8, 8, 1)), 1, (0, 0)).shape)
+    (8, 8, 1)
+    """
+    tf = tensorflow()
+    padded = tf.pad(image, [[margin, margin], [margin, margin], [0, 0]])
+    return tf.image.stateless_random_crop(padded, image.shape, seed)
+
+
+def jittered(image, strength, seed):
+    """Scale brightness, contrast and saturation by random factors.
+
+    Args:
+        image: uint8, `(h, w, 3)`.
+        strength: float; the factors range from `1 - strength` to `1 + strength`.
+        seed: int32 or int64, `(2,)`.
+
+    Returns:
+        uint8, `(h, w, 3)`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vit.data.augment import jittered
+    >>> jittered(tf.zeros((2, 2, 3), "uint8"), 0.4, (0, 0)).numpy().max()
+    np.uint8(0)
+    """
+    tf = tensorflow()
+    factors = tf.random.stateless_uniform((3,), seed, 1 - strength, 1 + strength)
+    image = rand_augment.brightness(image, factors[0])
+    image = rand_augment.contrast(image, factors[1])
+    return rand_augment.color(image, factors[2])
+
+
+def erased(image, probability, seed):
+    """Replace a random rectangle by standard normal noise, with a given probability.
+
+    Args:
+        image: float32, `(h, w, c)`, scaled by the preprocessor.
+        probability: float, probability of erasing. The rectangle covers 2 % to 33 % of
+            the area, with a height / width of 0.3 to 3.3.
+        seed: int32 or int64, `(2,)`.
+
+    Returns:
+        float32, `(h, w, c)`.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vit.data.augment import erased
+    >>> bool(tf.reduce_any(erased(tf.ones((8, 8, 3)), 1.0, (0, 0)) != 1.0))
+    True
+
+    Source: timm's `RandomErasing`, mode "pixel", with ten attempts to fit a rectangle.
+    """
+    tf = tensorflow()
+    height, width, _ = image.shape
+    attempts = tf.random.stateless_uniform((10, 4), tf.random.fold_in(seed, 1))
+    area = (0.02 + (1 / 3 - 0.02) * attempts[:, 0]) * (height * width)
+    aspect = tf.exp(math.log(0.3) * (1 - 2 * attempts[:, 1]))
+    heights = tf.round(tf.sqrt(area * aspect))
+    widths = tf.round(tf.sqrt(area / aspect))
+    fits = (heights < height) & (widths < width)
+    first = tf.argmax(fits)
+    h, w = heights[first], widths[first]
+    top = tf.floor(attempts[first, 2] * (height - h + 1))
+    left = tf.floor(attempts[first, 3] * (width - w + 1))
+    rows = tf.range(height, dtype="float32")[:, None, None]
+    columns = tf.range(width, dtype="float32")[None, :, None]
+    inside = (rows >= top) & (rows < top + h) & (columns >= left) & (columns < left + w)
+
+    def erase():
+        noise_seed = tf.random.fold_in(seed, 2)
+        noise = tf.random.stateless_normal(image.shape, noise_seed)
+        return tf.where(inside, noise, image)
+
+    drawn = tf.random.stateless_uniform((), seed) < probability
+    return tf.cond(drawn & fits[first], erase, lambda: tf.identity(image))
+
+
+def mix_images(images, labels, augmentation: Augmentation, seed):
+    """Apply mixup or CutMix to each image and the previous one of the batch.
+
+    The same random draw applies to the whole batch.
+
+    Args:
+        images: float32, `(b, h, w, c)`.
+        labels: float32, `(b, num_classes)`, one-hot.
+        augmentation: an `Augmentation` with `mixup` or `cutmix`.
+        seed: int32 or int64, `(2,)`.
+
+    Returns:
+        Tuple of mixed images and mixed labels, with the same shapes. CutMix weights the
+        labels by the area that remains of each image.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vit.data import Augmentation, mix_images
+    >>> images, labels = tf.zeros((2, 8, 8, 3)), tf.eye(2)
+    >>> _, labels = mix_images(images, labels, Augmentation(mixup=0.2), (0, 0))
+    >>> labels.numpy().sum(1).tolist()
+    [1.0, 1.0]
+
+    Source: mixup (arXiv:1710.09412), CutMix (arXiv:1905.04899); timm's `Mixup` for their
+    combination.
+    """
+    tf = tensorflow()
+    images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
+    height, width, channels = images.shape[1:]
+    drawn = tf.random.stateless_uniform((4,), tf.random.fold_in(seed, 0))
+
+    def mixture(things, ratio):
+        return ratio * things + (1.0 - ratio) * tf.roll(things, 1, 0)
+
+    def mixup():
+        ratio = _beta(augmentation.mixup, tf.random.fold_in(seed, 1))
+        return mixture(images, ratio), mixture(labels, ratio)
+
+    def cutmix():
+        ratio = _beta(augmentation.cutmix, tf.random.fold_in(seed, 2))
+
+        def inside(length, position):
+            cut = tf.cast(tf.sqrt(1.0 - ratio) * length, "int32")
+            start = tf.cast(position * length, "int32") - cut // 2
+            index = tf.range(length)
+            return (index >= start) & (index < start + cut)
+
+        box = inside(height, drawn[2])[:, None] & inside(width, drawn[3])[None, :]
+        area = tf.reduce_sum(tf.cast(box, "float32")) / (height * width)
+        # Broadcast explicitly, because tf.where broadcasts the last axis slowly.
+        box = tf.broadcast_to(box[:, :, None], (height, width, channels))
+        return tf.where(box, tf.roll(images, 1, 0), images), mixture(labels, 1.0 - area)
+
+    def mix():
+        if not augmentation.cutmix:
+            return mixup()
+        if not augmentation.mixup:
+            return cutmix()
+        return tf.cond(drawn[1] < augmentation.switch_probability, cutmix, mixup)
+
+    return tf.cond(drawn[0] < augmentation.mix_probability, mix, lambda: (images, labels))
+
+
+def _beta(alpha, seed):
+    """Sample from Beta(alpha, alpha); the result is a float32 scalar."""
+    tf = tensorflow()
+    # In float32 both gamma samples can underflow to zero for a small alpha such as 0.1.
+    gammas = tf.random.stateless_gamma((2,), seed, alpha, dtype=tf.float64)
+    return tf.cast(gammas[0] / tf.reduce_sum(gammas), "float32")
