@@ -8,7 +8,8 @@ from keras_vit.layers.resize import RESIZE_CONVENTIONS
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.h5 import load_own_weights
 from keras_vit.weights.opening import open_checkpoint
-from keras_vit.weights.source import HEAD_PATHS, Source
+from keras_vit.weights.pieces import HEAD_PATHS
+from keras_vit.weights.source import Source
 from keras_vit.weights.strict import assign
 
 HEADS = ("keep", "new", "drop")

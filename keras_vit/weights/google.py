@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from keras_vit.layers.resnet import ResNetStem
-from keras_vit.weights.source import POSITIONS, PROJECTION, STEM_ROOT, Piece, Source
+from keras_vit.weights.pieces import POSITIONS, STEM_ROOT, Pieces, add_vit
+from keras_vit.weights.source import Source
 
 _BLOCK = "Transformer/encoderblock_"
 _STACKED = "Transformer/encoderblock/"
@@ -21,19 +22,37 @@ _POSITIONS = "Transformer/posembed_input/pos_embedding"
 _AT_THE_TOP = "pos_embedding"  # The position embeddings of big_vision since 2022.
 _KERNEL = "embedding/kernel"
 
-# Names of the modules of a block in both naming schemes.
-NAMES = {
-    "published": {
+
+def _block_names(attention, mlp_norm, mlp):
+    return {
         "attention_norm": "LayerNorm_0",
-        "attention": "MultiHeadDotProductAttention_1",
-        "mlp_norm": "LayerNorm_2",
-        "mlp": "MlpBlock_3",
-    },
-    "linen": {
-        "attention_norm": "LayerNorm_0",
-        "attention": "MultiHeadDotProductAttention_0",
-        "mlp_norm": "LayerNorm_1",
-        "mlp": "MlpBlock_0",
+        "attention/qkv": tuple(f"{attention}/{x}" for x in ("query", "key", "value")),
+        "attention/projection": f"{attention}/out",
+        "mlp_norm": mlp_norm,
+        "mlp/expand": f"{mlp}/Dense_0",
+        "mlp/contract": f"{mlp}/Dense_1",
+    }
+
+
+_ATTENTION = "MultiHeadDotProductAttention"
+_BLOCKS = {
+    "published": _block_names(f"{_ATTENTION}_1", "LayerNorm_2", "MlpBlock_3"),
+    "linen": _block_names(f"{_ATTENTION}_0", "LayerNorm_1", "MlpBlock_0"),
+}
+_POOLING = f"MAPHead_0/{_ATTENTION}_0"
+_NAMES = {
+    "patches": "embedding",
+    "class_token": "cls",
+    "positions": _POSITIONS,
+    "norm": "Transformer/encoder_norm",
+    "probe": "MAPHead_0/probe",
+    "pooling": {
+        "query": f"{_POOLING}/query",
+        "key_value": (f"{_POOLING}/key", f"{_POOLING}/value"),
+        "projection": f"{_POOLING}/out",
+        "norm": "MAPHead_0/LayerNorm_0",
+        "mlp/expand": "MAPHead_0/MlpBlock_0/Dense_0",
+        "mlp/contract": "MAPHead_0/MlpBlock_0/Dense_1",
     },
 }
 
@@ -46,109 +65,48 @@ _BESIDE = re.compile(
 )
 
 
-def pieces(config: dict[str, Any], names: str) -> list[Piece]:
+def pieces(config: dict[str, Any], names: str) -> Pieces:
     """Return the tensors of a Google checkpoint, in the order of the data flow.
 
     Args:
         config: dict, as for `Source.pieces`.
         names: str, the naming scheme, `"published"` or `"linen"`.
     """
-    block_names = NAMES[names]
-    d, heads, mlp_dim = config["hidden_dim"], config["num_heads"], config["mlp_dim"]
-    p, c = config["patch_size"], config["input_shape"][-1]
-    found: list[Piece] = []
-
-    def add(name, shape, path, stored_shape=None):
-        found.append(Piece(path, (name,), shape, stored_shape or shape))
-
-    def dense(name, path, inputs, outputs):
-        add(f"{name}/kernel", (inputs, outputs), f"{path}/kernel")
-        add(f"{name}/bias", (outputs,), f"{path}/bias")
-
-    def norm(name, path, width=d):
-        add(f"{name}/scale", (width,), f"{path}/gamma")
-        add(f"{name}/bias", (width,), f"{path}/beta")
-
-    def attention(name, path, groups):
-        """Add an attention layer.
-
-        Args:
-            name: prefix of the layer's tensors in the file.
-            path: path of the layer in the model.
-            groups: dict from the name of a projection of the model to the names of the
-                projections in the file that it joins.
-        """
-        for layer, parts in groups.items():
-            for leaf, shape, stored in (
-                ("kernel", (d, heads, d // heads), (d, d)),
-                ("bias", (heads, d // heads), (d,)),
-            ):
-                sources = tuple(f"{name}/{part}/{leaf}" for part in parts)
-                found.append(Piece(f"{path}/{layer}/{leaf}", sources, shape, stored))
-        kernel = (heads, d // heads, d)
-        add(f"{name}/out/kernel", kernel, f"{path}/projection/kernel", (d, d))
-        add(f"{name}/out/bias", (d,), f"{path}/projection/bias")
-
-    def mlp(name, path):
-        dense(f"{name}/Dense_0", f"{path}/expand", d, mlp_dim)
-        dense(f"{name}/Dense_1", f"{path}/contract", mlp_dim, d)
-
-    if config["stem"] is not None:
-        c = _stem(config["stem"], c, add, norm)
-    add(_KERNEL, (p, p, c, d), PROJECTION, (p * p * c, d))
-    add("embedding/bias", (d,), "patch_encoder/projection/bias")
-    if config["class_token"]:
-        add("cls", (1, 1, d), "patch_encoder/class_token")
-    if config["positions"] == "learned":
-        add(_POSITIONS, (1, config["position_rows"], d), POSITIONS)
-    for i in range(config["num_layers"]):
-        source = {key: f"{_BLOCK}{i}/{name}" for key, name in block_names.items()}
-        target = f"block_{i}"
-        norm(source["attention_norm"], f"{target}/attention_norm")
-        qkv = {"qkv": ("query", "key", "value")}
-        attention(source["attention"], f"{target}/attention", qkv)
-        norm(source["mlp_norm"], f"{target}/mlp_norm")
-        mlp(source["mlp"], f"{target}/mlp")
-    norm("Transformer/encoder_norm", "norm")
-    if config["pooling"] == "map":
-        add("MAPHead_0/probe", (1, 1, d), "pooling/probe")
-        groups = {"query": ("query",), "key_value": ("key", "value")}
-        attention("MAPHead_0/MultiHeadDotProductAttention_0", "pooling", groups)
-        norm("MAPHead_0/LayerNorm_0", "pooling/norm")
-        mlp("MAPHead_0/MlpBlock_0", "pooling/mlp")
+    found, stem = Pieces(), config["stem"]
+    if stem is not None:
+        channels = _add_stem(found, stem, config["input_shape"][-1])
+        config = {**config, "input_shape": (*config["input_shape"][:2], channels)}
+    layers = {**_NAMES, "block": _BLOCKS[names]}
+    add_vit(found, layers, f"{_BLOCK}{{}}/".format, config)
     if config["include_top"]:
-        width = d
+        width = config["hidden_dim"]
         if config["representation_size"] is not None:
+            found.dense("pre_logits", "pre_logits", width, config["representation_size"])
             width = config["representation_size"]
-            dense("pre_logits", "pre_logits", d, width)
-        dense("head", "classifier", width, config["classes"])
+        found.dense("head", "classifier", width, config["classes"])
     return found
 
 
-def _stem(stem, channels, add, norm):
+def _add_stem(pieces, stem, channels):
     """Add the tensors of the ResNet stem and return its number of output channels."""
     width = stem.width
-    root = (7, 7, channels, width)
-    add("conv_root/kernel", root, STEM_ROOT)
-    norm("gn_root", "stem/root_norm", width)
+    pieces.plain("conv_root/kernel", STEM_ROOT, (7, 7, channels, width))
+    pieces.norm("gn_root", "stem/root_norm", width)
     channels = width
     for s, num_units in enumerate(stem.num_blocks):
         inner, outer = width * 2**s, width * 2**s * 4
         for u in range(num_units):
-            name, path = f"block{s + 1}/unit{u + 1}", f"stem/stage_{s}/unit_{u}"
-            convolutions = [
-                ("conv1", "gn1", "conv_1", "norm_1", (1, 1, channels, inner)),
-                ("conv2", "gn2", "conv_2", "norm_2", (3, 3, inner, inner)),
-                ("conv3", "gn3", "conv_3", "norm_3", (1, 1, inner, outer)),
+            layers = [
+                ("1", "conv_1", "norm_1", (1, 1, channels, inner)),
+                ("2", "conv_2", "norm_2", (3, 3, inner, inner)),
+                ("3", "conv_3", "norm_3", (1, 1, inner, outer)),
+                ("_proj", "projection", "projection_norm", (1, 1, channels, outer)),
             ]
-            if u == 0:
-                shape = (1, 1, channels, outer)
-                convolutions.append(
-                    ("conv_proj", "gn_proj", "projection", "projection_norm", shape)
-                )
-            for conv, group_norm, conv_layer, norm_layer, shape in convolutions:
-                add(f"{name}/{conv}/kernel", shape, f"{path}/{conv_layer}/kernel")
-                norm(f"{name}/{group_norm}", f"{path}/{norm_layer}", shape[-1])
+            name, path = f"block{s + 1}/unit{u + 1}", f"stem/stage_{s}/unit_{u}"
+            for suffix, conv, norm, shape in layers[: 4 if u == 0 else 3]:
+                kernel = f"{name}/conv{suffix}/kernel"
+                pieces.plain(kernel, f"{path}/{conv}/kernel", shape)
+                pieces.norm(f"{name}/gn{suffix}", f"{path}/{norm}", shape[-1])
             channels = outer
     return channels
 
@@ -229,20 +187,20 @@ class GoogleSource(Source):
     @property
     def names(self) -> str:
         """Naming scheme of the file, `"published"` or `"linen"`."""
-        published = NAMES["published"]["attention"]
-        if any(f"/{published}/" in name for name in self.shapes):
-            return "published"
-        return "linen"
+        published = any(f"/{_ATTENTION}_1/" in name for name in self.shapes)
+        return "published" if published else "linen"
 
     def pieces(self, config):
         return pieces(config, self.names)
 
-    def _of_first_block(self, module, leaf):
-        return f"{_BLOCK}0/{NAMES[self.names][module]}/{leaf}"
+    def _first_block(self):
+        """Return the names of the kernels of the first query and the first MLP."""
+        block = _BLOCKS[self.names]
+        names = block["attention/qkv"][0], block["mlp/expand"]
+        return [f"{_BLOCK}0/{name}/kernel" for name in names]
 
     def check(self):
-        query = self._of_first_block("attention", "query/kernel")
-        mlp = self._of_first_block("mlp", "Dense_0/kernel")
+        query, mlp = self._first_block()
         self.check_ranks(
             {_KERNEL: 4, query: 3, mlp: 2},
             {
@@ -254,7 +212,7 @@ class GoogleSource(Source):
         )
 
     def infer_config(self, overrides):
-        shapes = self.shapes
+        shapes, (query, mlp) = self.shapes, self._first_block()
         pooling = "token" if "cls" in shapes else "gap"
         if "MAPHead_0/probe" in shapes:
             pooling = "map"
@@ -269,8 +227,8 @@ class GoogleSource(Source):
                 name.startswith(_BLOCK) and name.endswith("query/kernel")
                 for name in shapes
             ),
-            "num_heads": shapes[self._of_first_block("attention", "query/kernel")][1],
-            "mlp_dim": shapes[self._of_first_block("mlp", "Dense_0/kernel")][1],
+            "num_heads": shapes[query][1],
+            "mlp_dim": shapes[mlp][1],
             "pooling": pooling,
             "class_token": "cls" in shapes,
             "positions": positions,

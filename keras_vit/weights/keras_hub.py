@@ -8,12 +8,33 @@ import numpy as np
 
 from keras_vit.layers.preprocessor import RESIZES
 from keras_vit.weights.h5 import H5File
-from keras_vit.weights.source import POSITIONS, PROJECTION, Piece, Source
+from keras_vit.weights.pieces import POSITIONS, Pieces, add_vit
+from keras_vit.weights.source import Source
 from keras_vit.weights.tensor_file import read_json
 
 _EMBEDDING = "layers/vi_t_patching_and_embedding"
 _ENCODER = "layers/vi_t_encoder"
 _HEAD = "task/"
+_NAMES = {
+    "patches": f"{_EMBEDDING}/patch_embedding",
+    "class_token": f"{_EMBEDDING}/vars/0",
+    "positions": f"{_EMBEDDING}/position_embedding/vars/0",
+    "block": {
+        "attention_norm": "layer_norm_1",
+        "attention/qkv": tuple(f"mha/{x}_dense" for x in ("query", "key", "value")),
+        "attention/projection": "mha/output_dense",
+        "mlp_norm": "layer_norm_2",
+        "mlp/expand": "mlp/dense_1",
+        "mlp/contract": "mlp/dense_2",
+    },
+    "norm": f"{_ENCODER}/layer_norm",
+}
+# Parts of a backbone that may lack a bias, with the layers of the model that they are.
+_BIASES = {
+    "patch": "patch_encoder/projection",
+    "mha": "/attention/projection/",
+    "mlp": "/mlp/",
+}
 # Entries of an image converter that `Preprocessor` honors or that do not change pixels.
 _CONVERTER = {
     *("scale", "offset", "interpolation", "antialias", "crop_to_aspect_ratio"),
@@ -202,59 +223,42 @@ class KerasHubSource(Source):
         return self.position_prefixes()[0], (height // patch, width // patch)
 
     def pieces(self, config):
-        d, heads, mlp_dim = config["hidden_dim"], config["num_heads"], config["mlp_dim"]
-        p, c = config["patch_size"], config["input_shape"][-1]
-        pieces: list[Piece] = []
-
-        def layer(names, path, leaves, shapes, stored_shapes=None, bias=True):
-            names = (names,) if isinstance(names, str) else names
-            stored_shapes = stored_shapes or shapes
-            for k, leaf in enumerate(leaves):
-                sources = tuple(f"{name}/vars/{k}" for name in names)
-                if leaf == "bias" and not bias:
-                    sources = ()
-                pieces.append(
-                    Piece(f"{path}/{leaf}", sources, shapes[k], stored_shapes[k])
-                )
-
-        def has_bias(part):
-            return self._backbone.get(f"use_{part}_bias", True)
-
-        dense, norm = ("kernel", "bias"), ("gamma", "beta")
-        name = f"{_EMBEDDING}/patch_embedding"
-        shapes: tuple[tuple[int, ...], ...] = ((p, p, c, d), (d,))
-        stored = ((p * p * c, d), (d,))
-        path = PROJECTION.rpartition("/")[0]
-        layer(name, path, dense, shapes, stored, has_bias("patch"))
-        if config["class_token"]:
-            layer(_EMBEDDING, "patch_encoder", ("class_token",), ((1, 1, d),))
-        rows = config["position_rows"]
-        name, path = f"{_EMBEDDING}/position_embedding", POSITIONS.rpartition("/")[0]
-        layer(name, path, ("embedding",), ((rows, d),), ((1, rows, d),))
-        for i in range(config["num_layers"]):
-            name = f"{_ENCODER}/encoder_layers/vi_t_encoder_block"
-            name, path = name + (f"_{i}" if i else ""), f"block_{i}"
-            layer(f"{name}/layer_norm_1", f"{path}/attention_norm", norm, ((d,), (d,)))
-            qkv = tuple(f"{name}/mha/{x}_dense" for x in ("query", "key", "value"))
-            leaves = dense if config["qkv_bias"] else dense[:1]
-            shapes = ((d, heads, d // heads), (heads, d // heads))
-            layer(qkv, f"{path}/attention/qkv", leaves, shapes, ((d, d), (d,)))
-            shapes, stored = ((heads, d // heads, d), (d,)), ((d, d), (d,))
-            target, bias = f"{path}/attention/projection", has_bias("mha")
-            layer(f"{name}/mha/output_dense", target, dense, shapes, stored, bias)
-            layer(f"{name}/layer_norm_2", f"{path}/mlp_norm", norm, ((d,), (d,)))
-            bias, shapes = has_bias("mlp"), ((d, mlp_dim), (mlp_dim,))
-            target = f"{path}/mlp/expand"
-            layer(f"{name}/mlp/dense_1", target, dense, shapes, bias=bias)
-            target, shapes = f"{path}/mlp/contract", ((mlp_dim, d), (d,))
-            layer(f"{name}/mlp/dense_2", target, dense, shapes, bias=bias)
-        layer(f"{_ENCODER}/layer_norm", "norm", norm, ((d,), (d,)))
+        pieces = _HubPieces(self._backbone)
+        add_vit(pieces, _NAMES, _block_name, config)
         if config["include_top"]:
-            width, head = d, f"{_HEAD}layers/dense"
+            width, head = config["hidden_dim"], f"{_HEAD}layers/dense"
             if config["representation_size"] is not None:
-                width = config["representation_size"]
-                layer(head, "pre_logits", dense, ((d, width), (width,)))
-                head += "_1"
-            classes = config["classes"]
-            layer(head, "classifier", dense, ((width, classes), (classes,)))
+                pieces.dense(head, "pre_logits", width, config["representation_size"])
+                width, head = config["representation_size"], f"{head}_1"
+            pieces.dense(head, "classifier", width, config["classes"])
         return pieces
+
+
+def _block_name(index):
+    suffix = f"_{index}" if index else ""
+    return f"{_ENCODER}/encoder_layers/vi_t_encoder_block{suffix}/"
+
+
+class _HubPieces(Pieces):
+    """List of `Piece`s of a preset, in which some biases may be missing.
+
+    Args:
+        backbone: dict, the config of the backbone.
+    """
+
+    leaves = ("/vars/0", "/vars/1", "/vars/0", "/vars/1")
+
+    def __init__(self, backbone):
+        super().__init__()
+        self._backbone = backbone
+
+    def plain(self, name, path, shape, stored_shape=None):
+        if path == POSITIONS:  # The table of KerasHub has no axis for the batch.
+            shape, stored_shape = shape[1:], shape
+        super().plain(name, path, shape, stored_shape)
+
+    def bias(self, path, names, outputs):
+        for part, layers in _BIASES.items():
+            if layers in path and not self._backbone.get(f"use_{part}_bias", True):
+                names = ()
+        return super().bias(path, names, outputs)

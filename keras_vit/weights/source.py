@@ -11,57 +11,15 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from keras_vit.layers.resize import resize_positions
 from keras_vit.weights.patch_kernels import adapt_channels, adapt_projection
+from keras_vit.weights.pieces import HEAD_PATHS, POSITIONS, PROJECTION, STEM_ROOT, Piece
 from keras_vit.weights.strict import announce_zeros, check_tensors, check_values
 from keras_vit.weights.tensor_file import TensorFile
-
-POSITIONS = "patch_encoder/positions/embedding"
-PROJECTION = "patch_encoder/projection/kernel"
-STEM_ROOT = "stem/root/kernel"
-
-HEAD_PATHS = ("pre_logits/", "classifier/", "distillation_classifier/")
-
-
-class Piece(NamedTuple):
-    """Mapping from tensors of a file to one weight of the model.
-
-    Attributes:
-        path: str, path of the weight.
-        names: tuple of tensor names. Several tensors are concatenated along the last
-            axis. Without any tensor the weight is zero, which serves for a bias that the
-            network in the file lacks.
-        shape: shape of each tensor.
-        stored_shape: shape of the part of the weight that each tensor becomes.
-        axes: permutation of the axes of each tensor, or None.
-    """
-
-    path: str
-    names: tuple[str, ...]
-    shape: tuple[int, ...]
-    stored_shape: tuple[int, ...]
-    axes: tuple[int, ...] | None = None
-
-    def read(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
-        """Read the tensors and return the weight.
-
-        Args:
-            read: function from the name of a tensor to its array.
-
-        Returns:
-            Float32 array.
-        """
-        if not self.names:
-            return np.zeros(self.stored_shape, "float32")
-        arrays = [read(name).reshape(self.shape) for name in self.names]
-        if self.axes is not None:
-            arrays = [array.transpose(self.axes) for array in arrays]
-        arrays = [array.reshape(self.stored_shape) for array in arrays]
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 
 
 class Source:
@@ -223,14 +181,6 @@ class Source:
             "instead."
         )
 
-    def not_of_this_kind(self, wrong: list[str]) -> ValueError:
-        """Return the error to raise if tensors are missing or have a wrong rank."""
-        return ValueError(
-            f"{self.path} is not a {self.kind} checkpoint. These tensors are missing or "
-            f"of a wrong rank: {', '.join(wrong)}. It has {len(self.shapes)} tensors: "
-            f"{', '.join(sorted(self.shapes)[:5])}, ..."
-        )
-
     def check_ranks(self, ranks: dict[str, int], optional: dict[str, int]) -> None:
         """Raise a `ValueError` unless tensors exist and have the given ranks.
 
@@ -245,7 +195,11 @@ class Source:
             if len(self.shapes.get(name, ())) != rank or 0 in self.shapes[name]
         ]
         if wrong:
-            raise self.not_of_this_kind(wrong)
+            raise ValueError(
+                f"{self.path} is not a {self.kind} checkpoint. These tensors are missing "
+                f"or of a wrong rank: {', '.join(wrong)}. It has {len(self.shapes)} "
+                f"tensors: {', '.join(sorted(self.shapes)[:5])}, ..."
+            )
 
     def position_grid(
         self,
@@ -284,7 +238,6 @@ class Source:
         if class_token_position is not None and any(self.position_prefixes()):
             # Try what the caller states first.
             prefixes.sort(key=lambda prefix: (prefix > 0) != class_token_position)
-        first = prefixes[0]
         if source_grid_shape is None and self.image_size is not None:
             patch, _ = self.patches()
             gh, gw = (size // patch for size in self.image_size)
@@ -297,8 +250,12 @@ class Source:
                     return prefix, (gh, gw)
             raise ValueError(
                 f"source_grid_shape={tuple(source_grid_shape)} has {gh * gw} "
-                f"positions; {self.path} has {rows - first}."
+                f"positions; {self.path} has {rows - prefixes[0]}."
             )
+        return self._guessed_grid(rows, prefixes, target, class_token_position)
+
+    def _guessed_grid(self, rows, prefixes, target, class_token_position):
+        """Return the first number of prefix rows that leaves a square or the target."""
         found = []
         for prefix in prefixes:
             side = math.isqrt(rows - prefix)
@@ -321,9 +278,9 @@ class Source:
                 f"prefix tokens and a grid of {grid}. If they are {other} for prefix "
                 f"tokens and a grid of {other_grid}, pass "
                 f"source_grid_shape={other_grid}.",
-                stacklevel=6,
+                stacklevel=7,
             )
-        return found[0] if found else (first, None)
+        return found[0] if found else (prefixes[0], None)
 
     def heads(self, overrides: dict[str, Any], width: int) -> int:
         """Return the number of attention heads, which no tensor shows.
@@ -402,6 +359,18 @@ class Source:
                 finite.
         """
         self._check_config(config)
+        pieces = self._compared_pieces(config, head)
+        prefix, grid = self.position_grid(
+            config["grid_shape"], source_grid_shape, config["class_token_position"]
+        )
+        if config["positions"] == "learned":
+            self._check_positions(config, prefix, grid)
+        return self._read_all(
+            pieces, config, prefix, grid, resize or self.resize, check_finite
+        )
+
+    def _compared_pieces(self, config, head):
+        """Return the pieces of a model after comparing them with the tensors."""
         patch, channels = self.patches()
         if patch != config["patch_size"] and not self.may_resize_patches:
             raise ValueError(
@@ -409,27 +378,19 @@ class Source:
                 f"{config['patch_size']}x{config['patch_size']}: use patch_size={patch}. "
                 "Or keras_vit.load_checkpoint(path, patch_size=...) resizes them."
             )
-        keep_head = config["include_top"] and head == "keep"
-        shapes = self.shapes
-        if not keep_head:
-            shapes = {
-                name: shape
-                for name, shape in shapes.items()
-                if not name.startswith(self.head_names)
-            }
-        height, width, wanted_channels = config["input_shape"]
         as_in_file = {
             **config,
             "patch_size": patch,
-            "input_shape": (height, width, channels),
+            "input_shape": (*config["input_shape"][:2], channels),
             # The position embeddings are resized later, so any number of rows is allowed.
             "position_rows": self.num_position_rows(),
         }
-        pieces = [
-            piece
-            for piece in self.pieces(as_in_file)
-            if keep_head or not piece.path.startswith(HEAD_PATHS)
-        ]
+        pieces, shapes = self.pieces(as_in_file), self.shapes
+        if not config["include_top"] or head != "keep":
+            pieces = [p for p in pieces if not p.path.startswith(HEAD_PATHS)]
+            shapes = {
+                n: s for n, s in shapes.items() if not n.startswith(self.head_names)
+            }
         check_tensors(
             self.path,
             {name: piece.shape for piece in pieces for name in piece.names},
@@ -437,65 +398,66 @@ class Source:
             "keras_vit.load_checkpoint(path) builds the model that fits the file; "
             "head='new' replaces its head, for other classes.",
         )
-        prefix, grid = self.position_grid(
-            config["grid_shape"], source_grid_shape, config["class_token_position"]
-        )
+        return pieces
+
+    def _check_positions(self, config, prefix, grid):
+        """Check that learned position embeddings fit a model.
+
+        Args:
+            config: as for `values`.
+            prefix: int, number of rows for prefix tokens in the file.
+            grid: grid shape of the file, or None if it is unknown.
+        """
+        if grid is None:
+            rows = self.num_position_rows() or 0
+            raise ValueError(
+                f"The {rows - prefix} positions of {self.path} do not form a square "
+                f"grid, and the model's grid is {config['grid_shape']}. Pass the "
+                "grid of the file as source_grid_shape=(rows, columns)."
+            )
         has_rows = prefix > 0
-        if config["positions"] == "learned":
-            if grid is None:
-                rows = self.num_position_rows() or 0
-                raise ValueError(
-                    f"The {rows - prefix} positions of {self.path} do not form a square "
-                    f"grid, and the model's grid is {config['grid_shape']}. Pass the "
-                    "grid of the file as source_grid_shape=(rows, columns)."
-                )
-            if config["class_token"] and has_rows != config["class_token_position"]:
-                raise ValueError(
-                    f"The positions in {self.path} have "
-                    f"{'a row' if has_rows else 'no row'} for the class token: use "
-                    f"class_token_position={has_rows}."
-                )
+        if config["class_token"] and has_rows != config["class_token_position"]:
+            raise ValueError(
+                f"The positions in {self.path} have "
+                f"{'a row' if has_rows else 'no row'} for the class token: use "
+                f"class_token_position={has_rows}."
+            )
 
-        def read_all():
-            register_positions: np.ndarray | None = None
-            with self.file.reader() as read:
-                for piece in pieces:
-                    array = piece.read(lambda name: self.read(read, name))
-                    if check_finite:
-                        check_values(self.path, " + ".join(piece.names), array)
-                    if piece.path == STEM_ROOT and channels != wanted_channels:
-                        array = adapt_channels(array, wanted_channels)
-                    if piece.path == PROJECTION:
-                        array = adapt_projection(
-                            array,
-                            patch,
-                            config["patch_size"],
-                            # A stem's features are the same for any image channels.
-                            wanted_channels if config["stem"] is None else None,
+    def _read_all(self, pieces, config, prefix, grid, resize, check_finite):
+        """Yield the path and the value of every weight, adapted to the model."""
+        patch, channels = self.patches()
+        wanted_channels = config["input_shape"][2]
+        register_positions: Any = 0
+        with self.file.reader() as read:
+            for piece in pieces:
+                array = piece.read(lambda name: self.read(read, name))
+                if check_finite:
+                    check_values(self.path, " + ".join(piece.names), array)
+                if piece.path == STEM_ROOT and channels != wanted_channels:
+                    array = adapt_channels(array, wanted_channels)
+                elif piece.path == PROJECTION:
+                    # A stem's features are the same for any image channels.
+                    new_channels = wanted_channels if config["stem"] is None else None
+                    array = adapt_projection(
+                        array, patch, config["patch_size"], new_channels
+                    )
+                elif piece.path == POSITIONS and grid is not None:
+                    tokens = config["class_token"] + config["distillation_token"]
+                    tokens = min(prefix, tokens)
+                    if tokens < prefix:
+                        register_positions = array[:, tokens:prefix]
+                    array = np.concatenate([array[:, :tokens], array[:, prefix:]], axis=1)
+                    if grid != config["grid_shape"]:
+                        array = resize_positions(
+                            array, grid, config["grid_shape"], resize
                         )
-                    if piece.path == POSITIONS and grid is not None:
-                        own = prefix and _num_token_positions(config)
-                        register_positions = array[:, own:prefix]
-                        array = np.concatenate(
-                            [array[:, :own], array[:, prefix:]], axis=1
-                        )
-                        if grid != config["grid_shape"]:
-                            array = resize_positions(
-                                array, grid, config["grid_shape"], resize or self.resize
-                            )
-                    if (
-                        piece.path == "patch_encoder/registers"
-                        and register_positions is not None
-                        and register_positions.shape[1]
-                    ):
-                        # The model adds no position embeddings to its registers. As both
-                        # are free parameters, they can be added up here.
-                        array = array + register_positions
-                    if piece.path == "classifier/kernel":
-                        announce_zeros(self.path, array)
-                    yield piece.path, array
-
-        return read_all()
+                elif piece.path == "patch_encoder/registers":
+                    # The model adds no position embeddings to its registers. As both are
+                    # free parameters, they can be added up here.
+                    array = array + register_positions
+                elif piece.path == "classifier/kernel":
+                    announce_zeros(self.path, array)
+                yield piece.path, array
 
     def _check_config(self, config):
         """Check that the model's configuration is one that the source supports."""
@@ -514,7 +476,3 @@ class Source:
                     "and will give other outputs.",
                     stacklevel=7,
                 )
-
-
-def _num_token_positions(config):
-    return int(config["class_token"]) + int(config["distillation_token"])

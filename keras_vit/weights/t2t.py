@@ -10,8 +10,8 @@ import numpy as np
 from keras_vit.layers.positions import sinusoids
 from keras_vit.layers.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 from keras_vit.weights.patch_kernels import adapt_channels
-from keras_vit.weights.source import POSITIONS, PROJECTION, Piece, Source
-from keras_vit.weights.torch_layout import TorchPieces
+from keras_vit.weights.pieces import POSITIONS, PROJECTION, Piece, TorchPieces
+from keras_vit.weights.source import Source
 
 # Preprocessing that the original code uses for evaluation at every image size.
 PREPROCESSING = {
@@ -178,20 +178,20 @@ class T2TSource(Source):
                 attention, mlp = name, (f"{name}.mlp.0", f"{name}.mlp.2")
                 qkv = f"{attention}.kqv"
                 pieces.plain(f"{name}.w", f"{path}/features", (e // 2, e))
-            pieces.linear(qkv, f"{path}/qkv", width, 3 * e, performer)
-            pieces.linear(f"{attention}.proj", f"{path}/projection", e, e)
+            pieces.dense(qkv, f"{path}/qkv", width, 3 * e, performer)
+            pieces.dense(f"{attention}.proj", f"{path}/projection", e, e)
             pieces.norm(f"{name}.norm2", f"{path}/mlp_norm", e)
-            pieces.linear(mlp[0], f"{path}/mlp/expand", e, e)
-            pieces.linear(mlp[1], f"{path}/mlp/contract", e, e)
+            pieces.dense(mlp[0], f"{path}/mlp/expand", e, e)
+            pieces.dense(mlp[1], f"{path}/mlp/contract", e, e)
         projection = PROJECTION.removesuffix("/kernel")
-        pieces.linear("tokens_to_token.project", projection, 9 * e, d)
+        pieces.dense("tokens_to_token.project", projection, 9 * e, d)
         pieces.plain("cls_token", "patch_encoder/class_token", (1, 1, d))
         pieces.plain("pos_embed", POSITIONS, (1, self.shapes["pos_embed"][1], d))
         width = self._blocks(pieces, config)
         pieces.norm("norm", "norm", width)
         if config["include_top"]:
-            pieces.linear("head", "classifier", width, config["classes"])
-        return list[Piece](pieces)
+            pieces.dense("head", "classifier", width, config["classes"])
+        return pieces
 
     def _blocks(self, pieces, config):
         """Add the tensors of all blocks and return the width after the last block."""
@@ -202,14 +202,14 @@ class T2TSource(Source):
         for stage, depth in enumerate(stages):
             if stage:
                 transition = (f"blocks.{number}.linear", f"transition_{block}")
-                pieces.linear(*transition, width, width // 2)
+                pieces.dense(*transition, width, width // 2)
                 width //= 2
                 number += 1
             for _ in range(depth):
                 _block(pieces, f"blocks.{number}", f"block_{block}", width, config)
                 if dense:
                     growth = (f"blocks.{number}.dense_linear", f"block_{block}/growth")
-                    pieces.linear(*growth, width, config["growth_rate"])
+                    pieces.dense(*growth, width, config["growth_rate"])
                     width += config["growth_rate"]
                 number += 1
                 block += 1
@@ -223,22 +223,22 @@ def _block(pieces, name, path, width, config):
     pieces.norm(f"{name}.norm1", f"{path}/attention_norm", width)
     qkv, half = f"{path}/attention/qkv", width // 2
     if ghost:
-        names = [f"{name}.attn.{part}" for part in "qkv"]
-        pieces.linear(names, f"{qkv}/dense", width, half, qkv_bias)
+        names = tuple(f"{name}.attn.{part}" for part in "qkv")
+        pieces.dense(names, f"{qkv}/dense", width, half, qkv_bias)
         copies = [f"{name}.attn.cheap_operation_{part}.weight" for part in "qkv"]
         pieces.append(Piece(f"{qkv}/scale", tuple(copies), (half, 1, 1), (half,)))
     else:
-        pieces.linear(f"{name}.attn.qkv", qkv, width, 3 * width, qkv_bias)
-    pieces.linear(f"{name}.attn.proj", f"{path}/attention/projection", width, width)
+        pieces.dense(f"{name}.attn.qkv", qkv, width, 3 * width, qkv_bias)
+    pieces.dense(f"{name}.attn.proj", f"{path}/attention/projection", width, width)
     if config["backbone"] == "se":
         excitation = f"{path}/attention/squeeze_excitation"
         inner = width // 16
         se = f"{name}.attn.se_layer.fc"
-        pieces.linear(f"{se}.0", f"{excitation}/squeeze", width, inner, bias=False)
-        pieces.linear(f"{se}.2", f"{excitation}/excite", inner, width, bias=False)
+        pieces.dense(f"{se}.0", f"{excitation}/squeeze", width, inner, bias=False)
+        pieces.dense(f"{se}.2", f"{excitation}/excite", inner, width, bias=False)
     pieces.norm(f"{name}.norm2", f"{path}/mlp_norm", width)
     if ghost:
-        pieces.linear(f"{name}.mlp.fc1", f"{path}/mlp/expand/dense", width, width)
+        pieces.dense(f"{name}.mlp.fc1", f"{path}/mlp/expand/dense", width, width)
         copies = [
             f"{name}.mlp.cheap_operation{i}.weight"
             for i in range(2, mlp_dim // width + 1)
@@ -246,8 +246,8 @@ def _block(pieces, name, path, width, config):
         scale = f"{path}/mlp/expand/scale"
         pieces.append(Piece(scale, tuple(copies), (width, 1, 1), (width,)))
     else:
-        pieces.linear(f"{name}.mlp.fc1", f"{path}/mlp/expand", width, mlp_dim)
-    pieces.linear(f"{name}.mlp.fc2", f"{path}/mlp/contract", mlp_dim, width)
+        pieces.dense(f"{name}.mlp.fc1", f"{path}/mlp/expand", width, mlp_dim)
+    pieces.dense(f"{name}.mlp.fc2", f"{path}/mlp/contract", mlp_dim, width)
 
 
 def adapt_t2t_channels(path: str, array: np.ndarray, old: int, new: int) -> np.ndarray:

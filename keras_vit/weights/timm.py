@@ -6,17 +6,43 @@ import re
 from typing import Any
 
 from keras_vit.layers.preprocessor import IMAGENET_MEAN, IMAGENET_STD, RESIZES
-from keras_vit.weights.source import POSITIONS, Piece, Source
+from keras_vit.weights.pieces import TorchPieces, add_vit
+from keras_vit.weights.source import Source
 from keras_vit.weights.tensor_file import read_json
 from keras_vit.weights.timm_architectures import (
     find_architecture,
     similar_architectures,
 )
-from keras_vit.weights.torch_layout import TorchPieces
 
 # Number of attention heads by width for all published sizes; no tensor shows the number.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 
+_NAMES = {
+    "patches": "patch_embed.proj",
+    "class_token": "cls_token",
+    "distillation_token": "dist_token",
+    "positions": "pos_embed",
+    "registers": "reg_token",
+    "block": {
+        "attention_norm": "norm1",
+        "attention/qkv": "attn.qkv",
+        "attention/projection": "attn.proj",
+        "mlp_norm": "norm2",
+        "mlp/expand": "mlp.fc1",
+        "mlp/contract": "mlp.fc2",
+        "attention_scale": "ls1.gamma",
+        "mlp_scale": "ls2.gamma",
+    },
+    "probe": "attn_pool.latent",
+    "pooling": {
+        "query": "attn_pool.q",
+        "key_value": "attn_pool.kv",
+        "projection": "attn_pool.proj",
+        "norm": "attn_pool.norm",
+        "mlp/expand": "attn_pool.mlp.fc1",
+        "mlp/contract": "attn_pool.mlp.fc2",
+    },
+}
 # Tensor names in the original files of DeiT III and DINOv2, with those of timm.
 _RENAMED = {
     r"\.gamma_([12])$": r".ls\1.gamma",
@@ -421,46 +447,12 @@ class TimmSource(Source):
         return tokens + registers, tokens, 0
 
     def pieces(self, config):
-        d, mlp_dim = config["hidden_dim"], config["mlp_dim"]
-        p, c = config["patch_size"], config["input_shape"][-1]
-        pieces = TorchPieces()
-        pieces.patch_projection("patch_embed.proj", p, c, d)
-        if config["class_token"]:
-            pieces.plain("cls_token", "patch_encoder/class_token", (1, 1, d))
-        if config["distillation_token"]:
-            pieces.plain("dist_token", "patch_encoder/distillation_token", (1, 1, d))
-        if config["positions"] == "learned":
-            pieces.plain("pos_embed", POSITIONS, (1, config["position_rows"], d))
-        if config["registers"]:
-            shape = (1, config["registers"], d)
-            pieces.plain("reg_token", "patch_encoder/registers", shape)
-        for i in range(config["num_layers"]):
-            name, path = f"blocks.{i}", f"block_{i}"
-            pieces.norm(f"{name}.norm1", f"{path}/attention_norm", d)
-            qkv = f"{path}/attention/qkv"
-            bias = config["qkv_bias"]
-            pieces.linear(f"{name}.attn.qkv", qkv, d, 3 * d, bias)
-            pieces.linear(f"{name}.attn.proj", f"{path}/attention/projection", d, d)
-            pieces.norm(f"{name}.norm2", f"{path}/mlp_norm", d)
-            pieces.linear(f"{name}.mlp.fc1", f"{path}/mlp/expand", d, mlp_dim)
-            pieces.linear(f"{name}.mlp.fc2", f"{path}/mlp/contract", mlp_dim, d)
-            if config["layer_scale"] is not None:
-                for k, branch in ((1, "attention"), (2, "mlp")):
-                    scale = f"{path}/{branch}_scale/gamma"
-                    pieces.plain(f"{name}.ls{k}.gamma", scale, (d,))
         norm = "fc_norm" if config["final_norm"] == "after_pooling" else "norm"
-        pieces.norm(norm, "norm", d)
-        if config["pooling"] == "map":
-            pieces.plain("attn_pool.latent", "pooling/probe", (1, 1, d))
-            pieces.linear("attn_pool.q", "pooling/query", d, d)
-            pieces.linear("attn_pool.kv", "pooling/key_value", d, 2 * d)
-            pieces.linear("attn_pool.proj", "pooling/projection", d, d)
-            pieces.norm("attn_pool.norm", "pooling/norm", d)
-            pieces.linear("attn_pool.mlp.fc1", "pooling/mlp/expand", d, mlp_dim)
-            pieces.linear("attn_pool.mlp.fc2", "pooling/mlp/contract", mlp_dim, d)
+        pieces = TorchPieces()
+        add_vit(pieces, {**_NAMES, "norm": norm}, "blocks.{}.".format, config)
         if config["include_top"]:
-            classes = config["classes"]
-            pieces.linear("head", "classifier", d, classes)
+            d, classes = config["hidden_dim"], config["classes"]
+            pieces.dense("head", "classifier", d, classes)
             if config["distillation_token"]:
-                pieces.linear("head_dist", "distillation_classifier", d, classes)
-        return list[Piece](pieces)
+                pieces.dense("head_dist", "distillation_classifier", d, classes)
+        return pieces

@@ -4,10 +4,10 @@ import functools
 import os
 from typing import Any
 
-from keras_vit.weights.source import POSITIONS, Piece, Source
+from keras_vit.weights.pieces import TorchPieces, add_vit
+from keras_vit.weights.source import Source
 from keras_vit.weights.tensor_file import read_json
 from keras_vit.weights.timm import HEADS
-from keras_vit.weights.torch_layout import TorchPieces
 from keras_vit.weights.transformers_preprocessing import (
     read_preprocessor_config,
     read_size,
@@ -30,20 +30,31 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
 }
-# Names of the modules of a block before version 5 of transformers and since.
-_OLD = {
-    "block": "encoder.layer",
-    "qkv": tuple(f"attention.attention.{x}" for x in ("query", "key", "value")),
-    "projection": "attention.output.dense",
-    "expand": "intermediate.dense",
-    "contract": "output.dense",
+_NAMES: dict[str, Any] = {
+    "patches": "embeddings.patch_embeddings.projection",
+    "class_token": "embeddings.cls_token",
+    "distillation_token": "embeddings.distillation_token",
+    "positions": "embeddings.position_embeddings",
+    # DeiT without a distillation head uses that token as a register.
+    "registers": "embeddings.distillation_token",
+    "norm": "layernorm",
 }
-_NEW = {
-    "block": "layers",
-    "qkv": tuple(f"attention.{x}_proj" for x in "qkv"),
-    "projection": "attention.o_proj",
-    "expand": "mlp.fc1",
-    "contract": "mlp.fc2",
+# Names in a block before version 5 of transformers and since.
+_OLD_BLOCK = {
+    "attention_norm": "layernorm_before",
+    "attention/qkv": tuple(f"attention.attention.{x}" for x in ("query", "key", "value")),
+    "attention/projection": "attention.output.dense",
+    "mlp_norm": "layernorm_after",
+    "mlp/expand": "intermediate.dense",
+    "mlp/contract": "output.dense",
+}
+_NEW_BLOCK = {
+    "attention_norm": "layernorm_before",
+    "attention/qkv": tuple(f"attention.{x}_proj" for x in "qkv"),
+    "attention/projection": "attention.o_proj",
+    "mlp_norm": "layernorm_after",
+    "mlp/expand": "mlp.fc1",
+    "mlp/contract": "mlp.fc2",
 }
 
 
@@ -102,8 +113,8 @@ class TransformersSource(Source):
         for prefix in ("vit.", "deit."):
             if any(name.startswith(prefix) for name in self.shapes):
                 self._prefix = prefix
-        new = any(name.startswith(f"{self._prefix}layers.") for name in self.shapes)
-        self._names = _NEW if new else _OLD
+        self._new = any(n.startswith(f"{self._prefix}layers.") for n in self.shapes)
+        self._block = _NEW_BLOCK if self._new else _OLD_BLOCK
         # The pooler is a layer for other tasks. It counts as part of the head, and is
         # ignored if the file has a classifier, which does not use it.
         self.head_names = (*type(self).head_names, f"{self._prefix}pooler.")
@@ -203,18 +214,18 @@ class TransformersSource(Source):
     def _kernel(self):
         return self._embedding("patch_embeddings.projection.weight")
 
-    def _of_first_block(self, name):
-        return f"{self._prefix}{self._names['block']}.0.{name}"
+    def _block_name(self, index):
+        return f"{self._prefix}{'layers' if self._new else 'encoder.layer'}.{index}."
 
     def check(self):
-        mlp = self._of_first_block(f"{self._names['expand']}.weight")
+        mlp = f"{self._block_name(0)}{self._block['mlp/expand']}.weight"
         self.check_ranks(
             {self._kernel(): 4, self._embedding("position_embeddings"): 3, mlp: 2},
             {"classifier.bias": 1, "cls_classifier.bias": 1},
         )
 
     def infer_config(self, overrides):
-        shapes, kernel = self.shapes, self._kernel()
+        shapes, kernel, first = self.shapes, self._kernel(), self._block_name(0)
         width = shapes[kernel][0]
         distilled = "cls_classifier.bias" in shapes
         config: dict[str, Any] = {
@@ -222,13 +233,13 @@ class TransformersSource(Source):
             "hidden_dim": width,
             "num_layers": sum(name.endswith("layernorm_before.bias") for name in shapes),
             "num_heads": self.heads(overrides, width),
-            "mlp_dim": shapes[self._of_first_block(f"{self._names['expand']}.weight")][0],
+            "mlp_dim": shapes[f"{first}{self._block['mlp/expand']}.weight"][0],
             "pooling": "token",
             "class_token": True,
             "distillation_token": distilled,
             "registers": int(self._has_distillation_token() and not distilled),
             "positions": "learned",
-            "qkv_bias": self._of_first_block(f"{self._names['qkv'][0]}.bias") in shapes,
+            "qkv_bias": f"{first}{self._block['attention/qkv'][0]}.bias" in shapes,
             "activation": self.activation,
             "layer_norm_epsilon": self.layer_norm_epsilon,
         }
@@ -282,41 +293,15 @@ class TransformersSource(Source):
         return (1 + self._has_distillation_token(),)
 
     def pieces(self, config):
-        d, mlp_dim = config["hidden_dim"], config["mlp_dim"]
-        p, c = config["patch_size"], config["input_shape"][-1]
-        names = self._names
+        d, classes = config["hidden_dim"], config["classes"]
+        names = {name: self._prefix + own for name, own in _NAMES.items()}
+        names["block"] = self._block
         pieces = TorchPieces()
-        projection = self._embedding("patch_embeddings.projection")
-        pieces.patch_projection(projection, p, c, d)
-        if config["class_token"]:
-            token = self._embedding("cls_token")
-            pieces.plain(token, "patch_encoder/class_token", (1, 1, d))
-        token = self._embedding("distillation_token")
-        if config["distillation_token"]:
-            pieces.plain(token, "patch_encoder/distillation_token", (1, 1, d))
-        positions = self._embedding("position_embeddings")
-        pieces.plain(positions, POSITIONS, (1, config["position_rows"], d))
-        if config["registers"]:
-            shape = (1, config["registers"], d)
-            pieces.plain(token, "patch_encoder/registers", shape)
-        for i in range(config["num_layers"]):
-            name, path = f"{self._prefix}{names['block']}.{i}", f"block_{i}"
-            pieces.norm(f"{name}.layernorm_before", f"{path}/attention_norm", d)
-            qkv = tuple(f"{name}.{part}" for part in names["qkv"])
-            pieces.linear(qkv, f"{path}/attention/qkv", d, d, config["qkv_bias"])
-            projection = f"{name}.{names['projection']}"
-            pieces.linear(projection, f"{path}/attention/projection", d, d)
-            pieces.norm(f"{name}.layernorm_after", f"{path}/mlp_norm", d)
-            pieces.linear(f"{name}.{names['expand']}", f"{path}/mlp/expand", d, mlp_dim)
-            contract = f"{name}.{names['contract']}"
-            pieces.linear(contract, f"{path}/mlp/contract", mlp_dim, d)
-        pieces.norm(f"{self._prefix}layernorm", "norm", d)
-        if config["include_top"]:
-            classes = config["classes"]
-            if config["distillation_token"]:
-                pieces.linear("cls_classifier", "classifier", d, classes)
-                teacher = "distillation_classifier"
-                pieces.linear(teacher, teacher, d, classes)
-            else:
-                pieces.linear("classifier", "classifier", d, classes)
-        return list[Piece](pieces)
+        add_vit(pieces, names, self._block_name, config)
+        if config["include_top"] and config["distillation_token"]:
+            pieces.dense("cls_classifier", "classifier", d, classes)
+            teacher = "distillation_classifier"
+            pieces.dense(teacher, teacher, d, classes)
+        elif config["include_top"]:
+            pieces.dense("classifier", "classifier", d, classes)
+        return pieces

@@ -1,0 +1,161 @@
+"""Mapping from the tensors of a checkpoint to the weights of a model."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+POSITIONS = "patch_encoder/positions/embedding"
+PROJECTION = "patch_encoder/projection/kernel"
+STEM_ROOT = "stem/root/kernel"
+
+HEAD_PATHS = ("pre_logits/", "classifier/", "distillation_classifier/")
+
+
+class Piece(NamedTuple):
+    """Mapping from tensors of a file to one weight of the model.
+
+    Attributes:
+        path: str, path of the weight.
+        names: tuple of tensor names. Several tensors are concatenated along the last
+            axis. Without any tensor the weight is zero, which serves for a bias that the
+            network in the file lacks.
+        shape: shape of each tensor.
+        stored_shape: shape of the part of the weight that each tensor becomes.
+        axes: permutation of the axes of each tensor, or None.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    stored_shape: tuple[int, ...]
+    axes: tuple[int, ...] | None = None
+
+    def read(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Read the tensors and return the weight as a float32 array.
+
+        Args:
+            read: function from the name of a tensor to its array.
+        """
+        if not self.names:
+            return np.zeros(self.stored_shape, "float32")
+        arrays = [read(name).reshape(self.shape) for name in self.names]
+        if self.axes is not None:
+            arrays = [array.transpose(self.axes) for array in arrays]
+        arrays = [array.reshape(self.stored_shape) for array in arrays]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
+
+
+class Pieces(list[Piece]):
+    """List of `Piece`s with a method for each kind of layer, in the layout of Flax.
+
+    Kernels are `(in, out)`, where `in` or `out` may be several axes: those of a patch, or
+    the heads of attention and their width.
+    """
+
+    # Endings of the names of a kernel, its bias, and the gamma and beta of a norm.
+    leaves = ("/kernel", "/bias", "/scale", "/bias")
+
+    def plain(self, name, path, shape, stored_shape=None):
+        """Add a tensor that differs from the weight at most in its shape."""
+        self.append(Piece(path, (name,), shape, stored_shape or shape))
+
+    def norm(self, name, path, width):
+        """Add a `LayerNorm`."""
+        self.plain(name + self.leaves[2], f"{path}/gamma", (width,))
+        self.plain(name + self.leaves[3], f"{path}/beta", (width,))
+
+    def dense(self, names, path, inputs, outputs, bias=True):
+        """Add a dense layer, or several that are joined in the order of their names."""
+        names = (names,) if isinstance(names, str) else names
+        inputs, outputs = (x if isinstance(x, tuple) else (x,) for x in (inputs, outputs))
+        kernels, biases = (tuple(n + leaf for n in names) for leaf in self.leaves[:2])
+        self.append(self.kernel(f"{path}/kernel", kernels, inputs, outputs))
+        if bias:
+            self.append(self.bias(f"{path}/bias", biases, outputs))
+
+    def kernel(self, path, names, inputs, outputs):
+        """Return the piece for the kernels of dense layers."""
+        stored = math.prod(inputs), math.prod(outputs)
+        return Piece(path, names, (*inputs, *outputs), stored)
+
+    def bias(self, path, names, outputs):
+        """Return the piece for the biases of dense layers."""
+        return Piece(path, names, outputs, (math.prod(outputs),))
+
+
+class TorchPieces(Pieces):
+    """List of `Piece`s in the layout of PyTorch: `(out, in)`, channels first."""
+
+    leaves = (".weight", ".bias", ".weight", ".bias")
+
+    def kernel(self, path, names, inputs, outputs):
+        stored = math.prod(inputs), math.prod(outputs)
+        if len(inputs) == 3:  # A `Conv2d` whose stride equals its kernel size.
+            rows, columns, channels = inputs
+            shape = (*outputs, channels, rows, columns)
+            return Piece(path, names, shape, stored, (2, 3, 1, 0))
+        return Piece(path, names, stored[::-1], stored, (1, 0))
+
+    def bias(self, path, names, outputs):
+        return super().bias(path, names, (math.prod(outputs),))
+
+
+def add_vit(
+    pieces: Pieces,
+    names: dict[str, Any],
+    block_name: Callable[[int], str],
+    config: dict[str, Any],
+) -> None:
+    """Add the tensors of a ViT, except for stem and head, in the order of the data flow.
+
+    Args:
+        pieces: the list to add to, in the layout of the file.
+        names: dict from a layer or weight to its name in the file. `"block"` and
+            `"pooling"` are dicts from the layers of a block and of attention pooling.
+            Several layers of the file that are joined in the model have a tuple of names.
+        block_name: function from the index of a block to the prefix of its names.
+        config: dict, as for `keras_vit.weights.source.Source.pieces`.
+    """
+    d, heads, mlp_dim = config["hidden_dim"], config["num_heads"], config["mlp_dim"]
+    p, channels = config["patch_size"], config["input_shape"][-1]
+    dense = {
+        "qkv": (d, (3 * heads, d // heads), config["qkv_bias"]),
+        "query": (d, (heads, d // heads)),
+        "key_value": (d, (2 * heads, d // heads)),
+        "projection": ((heads, d // heads), d),
+        "expand": (d, mlp_dim),
+        "contract": (mlp_dim, d),
+    }
+
+    def add(prefix, path, layers):
+        for layer, parts in layers.items():
+            kind = layer.rpartition("/")[2]
+            if kind.endswith("norm"):
+                pieces.norm(prefix + parts, f"{path}/{layer}", d)
+            elif not kind.endswith("scale"):
+                parts = (parts,) if isinstance(parts, str) else parts
+                inputs, outputs, *bias = dense[kind]
+                if len(parts) > 1:
+                    outputs = (outputs[0] // len(parts), outputs[1])
+                joined = tuple(prefix + part for part in parts)
+                pieces.dense(joined, f"{path}/{layer}", inputs, outputs, *bias)
+            elif config["layer_scale"] is not None:
+                pieces.plain(prefix + parts, f"{path}/{layer}/gamma", (d,))
+
+    pieces.dense(names["patches"], "patch_encoder/projection", (p, p, channels), d)
+    for token in ("class_token", "distillation_token"):
+        if config[token]:
+            pieces.plain(names[token], f"patch_encoder/{token}", (1, 1, d))
+    if config["positions"] == "learned":
+        pieces.plain(names["positions"], POSITIONS, (1, config["position_rows"], d))
+    if config["registers"]:
+        shape = (1, config["registers"], d)
+        pieces.plain(names["registers"], "patch_encoder/registers", shape)
+    for i in range(config["num_layers"]):
+        add(block_name(i), f"block_{i}", names["block"])
+    pieces.norm(names["norm"], "norm", d)
+    if config["pooling"] == "map":
+        pieces.plain(names["probe"], "pooling/probe", (1, 1, d))
+        add("", "pooling", names["pooling"])
