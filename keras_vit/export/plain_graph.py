@@ -30,7 +30,7 @@ def plain_graph(model, head):
         height = width = None  # The preprocessor resizes images of any size.
     images = tf.TensorSpec((None, height, width, channels), tf.float32, "images")
 
-    @tf.function(input_signature=[images])
+    @tf.function(input_signature=[images], autograph=False)
     def predict(images):
         count = tf.shape(images)[0]
         images = _preprocessed(model.preprocessor, images)

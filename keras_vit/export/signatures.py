@@ -87,7 +87,7 @@ class Server:
             signatures["predict_bytes"] = (self.predict_bytes, contents)
             signatures["attention"] = (self.attention, contents)
         return {
-            name: tf.function(function, input_signature=[spec])
+            name: tf.function(function, input_signature=[spec], autograph=False)
             for name, (function, spec) in signatures.items()
         }
 
@@ -146,11 +146,11 @@ class Server:
             tf.debugging.Assert(size <= self._max_pixels, [limit, height, width])
         return self._preprocessor(images)
 
-    @tf.function
+    @tf.function(autograph=False)
     def _run(self, images):
         return self._computed(self._network, images)
 
-    @tf.function
+    @tf.function(autograph=False)
     def _attend(self, images):
         return self._computed(self._rollout, images)
 
