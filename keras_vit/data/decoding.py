@@ -1,6 +1,7 @@
 """Image decoding, shared by training, evaluation and export."""
 
 import re
+from typing import Any, NamedTuple
 
 from keras_vit.data.exif import (
     encoded_window,
@@ -77,6 +78,7 @@ def decode_oriented(content, orientation, channels, window=None):
         See `decode_pixels`.
     """
     tf = tensorflow()
+    checks = Checks(*(tensor[0] for tensor in checked(content[None])))
 
     def box(shape):
         if orientation is None:
@@ -84,20 +86,21 @@ def decode_oriented(content, orientation, channels, window=None):
         shape = upright_shape(shape, orientation)
         return encoded_window(window(shape), shape, orientation)
 
-    # Decode in color first, because libjpeg cannot convert CMYK to grayscale.
     def jpeg():
         shape = tf.io.extract_jpeg_shape(content)
-        file = _checked_jpeg(content, shape)
+        good = right_colors(shape, checks.has_adobe)
+        file = _asserted(
+            good, content, "CMYK JPEG without an Adobe marker: save it as RGB."
+        )
         if window is None:
-            return tf.io.decode_jpeg(file, 3, dct_method=_DCT)
+            return decode_jpeg(file)
         return tf.image.decode_and_crop_jpeg(file, box(shape), 3, dct_method=_DCT)
 
     def other():
-        # Decode all channels, because TensorFlow cannot drop alpha from WebP.
-        file = _without_transparency(_checked(content))
-        pixels = tf.io.decode_image(file, 0, expand_animations=False)
-        pixels = _whole_screen(file, tf.ensure_shape(pixels, (None, None, None)))
-        pixels = _in_color(pixels)
+        good = tf.strings.length(checks.problem) == 0
+        pixels = decode_other(_asserted(good, checks.content, checks.problem))
+        message = "GIF whose first frame does not fill its screen: save it as PNG."
+        pixels = in_color(_asserted(whole_screen(checks, pixels), pixels, message))
         return pixels if window is None else _cropped(pixels, box(tf.shape(pixels)))
 
     pixels = tf.cond(tf.io.is_jpeg(content), jpeg, other)
@@ -105,6 +108,38 @@ def decode_oriented(content, orientation, channels, window=None):
         pixels = upright(pixels, orientation)
     pixels = tf.ensure_shape(pixels, (None, None, 3))
     return pixels if channels == 3 else tf.image.rgb_to_grayscale(pixels)
+
+
+def decode_jpeg(content):
+    """Decode a JPEG to color: libjpeg cannot convert CMYK to grayscale."""
+    return tensorflow().io.decode_jpeg(content, 3, dct_method=_DCT)
+
+
+def decode_other(content):
+    """Decode all channels of a PNG, WebP, BMP or GIF: alpha of WebP cannot be dropped."""
+    tf = tensorflow()
+    pixels = tf.io.decode_image(content, 0, expand_animations=False)
+    return tf.ensure_shape(pixels, (None, None, None))
+
+
+class Checks(NamedTuple):
+    """Properties of image files that decide whether TensorFlow decodes them right.
+
+    Attributes:
+        content: string, the file that should be decoded.
+        problem: string, reason not to decode a file that is not a JPEG, or empty.
+        has_adobe: bool, whether a JPEG states its color space in an Adobe marker.
+        is_gif: bool.
+        screen: int64, width and height of a GIF's screen.
+        frame: int64, left, top, width and height of a GIF's first frame.
+    """
+
+    content: Any
+    problem: Any
+    has_adobe: Any
+    is_gif: Any
+    screen: Any
+    frame: Any
 
 
 def reason(error: Exception) -> str:
@@ -127,7 +162,46 @@ def _cropped(pixels, window):
     return pixels[row : row + height, column : column + width]
 
 
-def _in_color(pixels):
+def checked(contents):
+    """Return the `Checks` of image files, a string tensor `(b,)`, from their headers."""
+    tf = tensorflow()
+    header = read(contents, tf.zeros_like(contents, tf.int64), 66)
+    is_gif = starts(header, b"GIF")
+    contents = _without_transparency(contents, is_gif)
+    descriptor = _first_descriptor(contents, header, is_gif)
+    return Checks(
+        contents,
+        _problem(header),
+        tf.strings.split(contents, _ADOBE, maxsplit=1).row_lengths() > 1,
+        is_gif,
+        number(tf.reshape(header[:, 6:10], (-1, 2, 2)), True),
+        number(tf.reshape(descriptor[:, 1:], (-1, 4, 2)), True),
+    )
+
+
+def right_colors(shape, has_adobe):
+    """Return False for the shape of a JPEG with four colors and no Adobe marker.
+
+    Without the marker, 255 means full ink to TensorFlow and no ink to Pillow.
+    """
+    return (shape[2] != 4) | has_adobe
+
+
+def whole_screen(checks, pixels):
+    """Return False for a GIF whose first frame does not fill its screen.
+
+    For such a file TensorFlow returns an image of the size of the largest frame, black
+    around the first frame. Pillow returns one of the size of the screen, filled with the
+    background color around the first frame.
+    """
+    tf = tensorflow()
+    height, width, _ = tf.unstack(tf.shape(pixels, tf.int64))
+    decoded = tf.stack([tf.zeros_like(width), tf.zeros_like(width), width, height])
+    whole = tf.reduce_all(checks.frame == decoded)
+    return ~checks.is_gif | whole & tf.reduce_all(checks.screen <= decoded[2:])
+
+
+def in_color(pixels):
     """Convert grayscale or color with or without alpha to color; color is not copied."""
     tf = tensorflow()
     height, width, channels = tf.unstack(tf.shape(pixels))
@@ -135,105 +209,66 @@ def _in_color(pixels):
     return tf.broadcast_to(pixels, (height, width, 3))
 
 
-def _without_transparency(content):
-    """Remove the transparency extension of a GIF's first frame; return other files as is.
+def _without_transparency(contents, is_gif):
+    """Remove the transparency extension of the first frame of GIFs.
 
     TensorFlow paints transparent pixels black, while Pillow paints them in their own
     color. Removing the extension has no other effect on the first frame.
     """
     tf = tensorflow()
-    is_gif = tf.strings.substr(content, 0, tf.minimum(tf.strings.length(content), 3))
-    is_gif = is_gif == b"GIF"
     # RE2 matches UTF-8 characters, so only \C can match the extension's byte 0xF9.
     extension = r"\x21\C\x04[\x00-\x1f]\C\C\C\x00([\x21\x2c])"
-    gif = tf.where(is_gif, content, b"")
-    gif = tf.strings.regex_replace(gif, extension, r"\1", replace_global=False)
-    return tf.where(is_gif, gif, content)
+    gifs = tf.where(is_gif, contents, b"")
+    gifs = tf.strings.regex_replace(gifs, extension, r"\1", replace_global=False)
+    return tf.where(is_gif, gifs, contents)
 
 
-def _whole_screen(content, pixels):
-    """Return the pixels; raise for a GIF whose first frame does not fill its screen.
-
-    For such a file TensorFlow returns an image of the size of the largest frame, black
-    around the first frame. Pillow returns one of the size of the screen, filled with the
-    background color around the first frame.
-
-    Args:
-        content: scalar string tensor, the file returned by `_without_transparency`.
-        pixels: `(h, w, c)`, the file as decoded by TensorFlow.
-    """
-    tf = tensorflow()
-    header = read(content[None], tf.zeros([1], tf.int64), 13)[0]
-    little, is_gif = tf.constant(True), starts(header, b"GIF")
-    screen = number(tf.reshape(header[6:10], (2, 2)), little)
-    frame = _first_descriptor(content, header, is_gif)[1:]
-    frame = number(tf.reshape(frame, (4, 2)), little)
-    height, width, _ = tf.unstack(tf.shape(pixels, tf.int64))
-    decoded = tf.stack([tf.zeros_like(width), tf.zeros_like(width), width, height])
-    whole = tf.reduce_all(frame == decoded) & tf.reduce_all(screen <= decoded[2:])
-    message = "GIF whose first frame does not fill its screen: save it as PNG."
-    check = tf.raw_ops.Assert(condition=whole | ~is_gif, data=[message])
-    with tf.control_dependencies([check]):
-        return tf.identity(pixels)
-
-
-def _first_descriptor(content, header, is_gif):
-    """Return the first 9 bytes of the first frame's descriptor in a GIF, or zeros.
+def _first_descriptor(contents, header, is_gif):
+    """Return the first 9 bytes of the first frame's descriptor in GIFs, or zeros.
 
     The extensions before it end with a zero byte, and the descriptor begins with a comma.
     An extension that happens to contain these two bytes causes the image to be refused.
     """
     tf = tensorflow()
-    length = tf.cast(tf.strings.length(content), tf.int64)
-    colors = tf.where(header[10] >= 128, 3 * 2 ** (header[10] % 8 + 1), 0)
+    length = tf.cast(tf.strings.length(contents), tf.int64)
+    colors = tf.where(header[:, 10] >= 128, 3 * 2 ** (header[:, 10] % 8 + 1), 0)
     start = tf.minimum(13 + colors, length)
-    blocks = tf.strings.substr(content, start, tf.where(is_gif, length - start, 0))
+    blocks = tf.strings.substr(contents, start, tf.where(is_gif, length - start, 0))
     before = tf.strings.regex_replace(b"\0" + blocks, r"\x00\x2c\C*$", "")
     position = start + tf.cast(tf.strings.length(before), tf.int64)
-    return read(content[None], position[None], 9)[0]
+    return read(contents, position, 9)
 
 
-def _checked(content):
-    """Return the file; raise if TensorFlow would crash or decode it to wrong colors.
+def _problem(header):
+    """Return why TensorFlow would crash or decode a file to wrong colors, or "".
 
     TensorFlow decodes palette indices and 16-bit pixels of BMPs as if they were colors,
     and assumes a header of at least 40 bytes and the color order blue, green, red and
     optionally alpha. Opaque animated WebPs overflow its buffer (TensorFlow 2.21).
     """
     tf = tensorflow()
-    header = read(content[None], tf.zeros([1], tf.int64), 66)[0]
-    little = tf.constant(True)
-    bits, compression = number(header[28:30], little), number(header[30:34], little)
-    plain = (compression == 0) | (compression == 3) & starts(header[54:], _BGR_MASKS)
-    good_bmp = (number(header[14:18], little) >= 40) & (bits >= 24) & plain
-    is_webp = starts(header, b"RIFF") & starts(header[8:], b"WEBP")
-    moves = is_webp & starts(header[12:], b"VP8X") & (header[20] // 2 % 2 == 1)
-    good = ~moves & (~starts(header, b"BM") | good_bmp)
-    message = tf.where(
+    compression = number(header[:, 30:34], True)
+    plain = (compression == 0) | (compression == 3) & starts(header[:, 54:], _BGR_MASKS)
+    plain &= number(header[:, 28:30], True) >= 24  # Bits per pixel.
+    bad_bmp = starts(header, b"BM") & ~((number(header[:, 14:18], True) >= 40) & plain)
+    is_webp = starts(header, b"RIFF") & starts(header[:, 8:], b"WEBP")
+    moves = is_webp & starts(header[:, 12:], b"VP8X") & (header[:, 20] // 2 % 2 == 1)
+    return tf.where(
         moves,
         "Animated WebP: save one of its frames.",
-        "BMP with a palette, of 16 bits, compressed, of OS/2, or with its colors in "
-        "another order: save it as PNG.",
+        tf.where(
+            bad_bmp,
+            "BMP with a palette, of 16 bits, compressed, of OS/2, or with its colors in "
+            "another order: save it as PNG.",
+            "",
+        ),
     )
-    return _asserted(good, content, message)
 
 
-def _checked_jpeg(content, shape):
-    """Return the file; raise for a JPEG with four colors and no Adobe marker.
-
-    Without the marker, 255 means full ink to TensorFlow and no ink to Pillow.
-    """
+def _asserted(good, value, message):
+    """Return the value if `good`, otherwise raise an error with this message."""
     tf = tensorflow()
-    has_black = shape[2] == 4
-    parts = tf.strings.split(tf.where(has_black, content, b"")[None], _ADOBE)
-    good = ~has_black | (parts.row_lengths()[0] > 1)
-    return _asserted(good, content, "CMYK JPEG without an Adobe marker: save it as RGB.")
-
-
-def _asserted(good, content, message):
-    """Return the file if `good`, otherwise raise an error with this message."""
-    tf = tensorflow()
-    # tf.debugging.Assert adds a branch, which costs a server milliseconds.
+    # tf.debugging.Assert adds a branch, which is slow to instantiate.
     check = tf.raw_ops.Assert(condition=good, data=[message])
     with tf.control_dependencies([check]):
-        return tf.where(good, content, b"")
+        return tf.identity(value)
