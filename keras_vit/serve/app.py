@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import html
 import pathlib
 import string
@@ -114,8 +115,14 @@ class App(Starlette):
         # and one large tree of Python objects are in memory at a time.
         self._json_process = JsonProcess()
         self._batcher, self._large_batcher = (
-            Batcher(model.run, max_batch, delay, _MAX_WORK, self._observe_batch)
-            for _ in range(2)
+            Batcher(
+                functools.partial(model.run, copy=copy),
+                max_batch,
+                delay,
+                _MAX_WORK,
+                self._observe_batch,
+            )
+            for copy in (False, True)
         )
         self._json, self._large_json = (
             concurrent.futures.ThreadPoolExecutor(1, name)

@@ -81,7 +81,7 @@ def read_files(inputs: dict[str, np.ndarray], max_work: int) -> Files:
         inputs[name] = files = array.copy()
         for i, content in enumerate(array):
             try:
-                content, pixels = bounded(content)
+                content, pixels = bounded(content, max_work - sum(work))
             except UnboundedError as error:
                 content, pixels, reasons[i] = _UNREADABLE, 0, str(error)
             if pixels > max_work:
@@ -91,12 +91,14 @@ def read_files(inputs: dict[str, np.ndarray], max_work: int) -> Files:
     return Files(inputs, work, reasons)
 
 
-def bounded(content: bytes) -> tuple[bytes, int]:
+def bounded(content: bytes, max_inflated: int = _MAX_INFLATED) -> tuple[bytes, int]:
     """Return a file with the same pixels, and the cost of decoding it.
 
     Args:
         content: bytes, a JPEG, PNG, GIF, WebP or BMP file. Other content is returned
             unchanged.
+        max_inflated: int, largest number of pixels of a PNG whose data are inflated to
+            verify their size. A PNG with more pixels must not be decoded.
 
     Returns:
         `(content, work)`: the file without the parts that do not change its first image,
@@ -110,7 +112,7 @@ def bounded(content: bytes) -> tuple[bytes, int]:
     for start, read in _FORMATS.items():
         if content.startswith(start):
             try:
-                return read(content)
+                return read(content, max_inflated) if read is _png else read(content)
             except (IndexError, struct.error):  # The decoder reports truncated files.
                 return content, 0
     return content, 0
@@ -138,7 +140,7 @@ def _jpeg(content):
     return content, area * max(_FREE_SCANS, scans) // _FREE_SCANS
 
 
-def _png(content):
+def _png(content, max_inflated):
     width, height = struct.unpack_from(">II", content, 16)
     kept, pixels = [content[:8]], []
     position, parts = 8, 0
@@ -154,7 +156,7 @@ def _png(content):
             break
         parts += 1
         _check_parts(parts)
-    if width * height <= _MAX_INFLATED:
+    if width * height <= max_inflated:
         # A pixel has at most 8 bytes, and each row one filter byte. 8 bytes per row
         # allow for the additional rows of interlaced images.
         _check_inflated(b"".join(pixels), 8 * width * height + 8 * height)

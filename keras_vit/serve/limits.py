@@ -24,6 +24,9 @@ _WORK_TOGETHER = 4
 # Seconds for which the rest of a rejected request is read and discarded. Closing the
 # connection immediately would reset it, and the client might never see the error.
 _LINGER = 2.0
+# Rate at which all large bodies together are read, in bytes per second. Reading them
+# takes the time of the event loop, and without a limit leaves none for other requests.
+_LARGE_RATE = 2**26
 # A body must arrive at this rate on average, in bytes per second, after a grace period.
 _BODY_RATE = 2**14
 _BODY_GRACE = 5.0  # Seconds.
@@ -126,7 +129,7 @@ class Held:
 
     def evict(self) -> None:
         """Drop the request to free its memory, because its client is slow."""
-        self.evicted, self.size = True, 0
+        self.evicted = True
         if self.reading is not None:
             self.reading.reschedule(asyncio.get_running_loop().time())
         else:
@@ -147,6 +150,8 @@ class Admission:
     def __init__(self, limits: Limits):
         self._limits = limits
         self._held: list[Held] = []
+        self._size = self._large_size = 0  # Sums of the sizes in `_held`.
+        self._next_read = 0.0  # Time when the next part of a large body may be read.
         self._work = 0
         self.waiting = 0
         self._large_answers = asyncio.Semaphore(_LARGE_ANSWERS)
@@ -172,6 +177,7 @@ class Admission:
         try:
             yield held
         finally:
+            self._resize(held, 0)
             self._held.remove(held)
 
     @contextlib.contextmanager
@@ -287,6 +293,8 @@ class Admission:
                     self._grow(held, len(body))
                     if not held.evicted:
                         held.reading.reschedule(start + self._seconds_for(len(body)))
+                    if self._is_large(len(body)):
+                        await self._pause_after(len(chunk))
         except TimeoutError:
             if held.evicted:
                 raise _no_room() from None
@@ -316,28 +324,39 @@ class Admission:
         Raises:
             RefusedError: the memory is needed for other requests.
         """
-        held.size, held.sending = 0, True
+        held.sending = True
         self._grow(held, size)
 
+    async def _pause_after(self, size):
+        """Pause after reading `size` bytes, to read large bodies at `_LARGE_RATE`."""
+        now = asyncio.get_running_loop().time()
+        self._next_read = max(self._next_read, now) + size / _LARGE_RATE
+        await asyncio.sleep(self._next_read - now)
+
     def _grow(self, held, size):
-        held.size = size
-        small = _SMALL * self._limits.max_body
-        while True:
-            sizes = [other.size for other in self._held]
-            large = sum(size for size in sizes if size > small)
-            if (
-                sum(sizes) <= _HELD_TOGETHER * self._limits.max_body
-                and large <= _LARGE_TOGETHER * self._limits.max_body
-            ):
-                return
+        self._resize(held, size)
+        most = self._limits.max_body
+        while (
+            self._size > _HELD_TOGETHER * most or self._large_size > _LARGE_TOGETHER * most
+        ):
             victim = max(
                 (other for other in self._held if other.reading or other.sending),
                 key=lambda other: other.size,
             )
+            self._resize(victim, 0)
             if victim is held:
-                held.size = 0
                 raise _no_room()
             victim.evict()
+
+    def _resize(self, held, size):
+        for old, new in ((held.size, 0), (0, size)):
+            self._size += new - old
+            if self._is_large(new or old):
+                self._large_size += new - old
+        held.size = size
+
+    def _is_large(self, size):
+        return size > _SMALL * self._limits.max_body
 
 
 def _no_room():

@@ -56,12 +56,17 @@ class Model:
 
     def _load(self, path):
         self.metadata = _metadata(path / "saved_model.pb")
-        self._functions = tf.saved_model.load(str(path)).signatures
-        if not self._functions:
+        self._loaded = tf.saved_model.load(str(path))  # Holds the variables.
+        functions = self._loaded.signatures
+        if not functions:
             raise ValueError("The SavedModel has no signatures.")
+        # Concurrent calls of one function wait for each other to decode their images:
+        # the operations of tf.data in it have one thread. Copies do not.
+        copies = {name: _copy(function) for name, function in functions.items()}
+        self._functions, self._copies = functions, copies
         self.output_values = {
             name: sum(map(_values, function.structured_outputs.values()))
-            for name, function in self._functions.items()
+            for name, function in functions.items()
         }
         self.signatures = {
             name: {
@@ -70,15 +75,19 @@ class Model:
                 )
                 for argument, spec in function.structured_input_signature[1].items()
             }
-            for name, function in self._functions.items()
+            for name, function in functions.items()
         }
 
-    def run(self, signature: str, inputs: dict) -> dict[str, np.ndarray]:
+    def run(
+        self, signature: str, inputs: dict, copy: bool = False
+    ) -> dict[str, np.ndarray]:
         """Run a signature and return its outputs by name.
 
         Args:
             signature: name of the signature.
             inputs: dict of arrays; strings have dtype `object`.
+            copy: bool, whether to run a copy of the signature, which does not wait for
+                calls of the signature itself.
 
         Returns:
             Dict of arrays.
@@ -91,7 +100,8 @@ class Model:
             for name, array in inputs.items()
         }
         try:
-            outputs = self._functions[signature](**tensors)
+            functions = self._copies if copy else self._functions
+            outputs = functions[signature](**tensors)
         except tf.errors.InvalidArgumentError as error:
             raise BadRequestError(_first_lines(error.message)) from None
         return {name: value.numpy() for name, value in outputs.items()}
@@ -107,6 +117,12 @@ class Model:
                 value = file if tensor.dtype == object else 0
                 inputs[argument] = np.full(shape, value, tensor.dtype)
             self.run(name, inputs)
+
+
+def _copy(function):
+    """Return a function with the same result and operations of its own."""
+    copy = tf.function(lambda **inputs: function(**inputs), autograph=False)
+    return copy.get_concrete_function(**function.structured_input_signature[1])
 
 
 def _values(spec):
