@@ -217,18 +217,7 @@ class App(Starlette):
             self._requests.labels(str(status)).inc()
 
     async def _answer(self, body):
-        limits = self._limits
-        small = len(body) <= _SMALL_BODY
-        small = small and tensor_json.count_values(body) <= _SMALL_JSON
-        signatures = self._model.signatures
-        request = await self._in_json(
-            small,
-            "read_request",
-            body,
-            signatures,
-            limits.max_instances,
-            limits.max_values,
-        )
+        request, small = await self._parsed(body)
         values = request.size * self._model.output_values[request.signature]
         async with self._admission.answer(values, request.size):
             outputs = await self._outputs(request, small)
@@ -236,6 +225,28 @@ class App(Starlette):
             small = values <= _SMALL_JSON
             answer = await self._in_json(small, "write_answer", outputs, request.by_rows)
         return request.signature, answer
+
+    async def _parsed(self, body):
+        """Return the request and whether it is small."""
+        limits = self._limits
+        small = len(body) <= _SMALL_BODY
+        # Refuse too many values before the process gets a copy of the JSON.
+        values = await asyncio.get_running_loop().run_in_executor(
+            self._json if small else self._large_json,
+            tensor_json.check_values,
+            body,
+            limits.max_values,
+        )
+        small = small and values <= _SMALL_JSON
+        request = await self._in_json(
+            small,
+            "read_request",
+            body,
+            self._model.signatures,
+            limits.max_instances,
+            limits.max_values,
+        )
+        return request, small
 
     async def _in_json(self, small, function, *arguments):
         loop = asyncio.get_running_loop()

@@ -12,8 +12,8 @@ from starlette.responses import Response
 # Limit on the total size of all request bodies and responses in memory, in multiples of
 # the largest body. Those larger than `_SMALL` times the largest body have a lower limit,
 # which leaves room for small ones.
-_HELD_TOGETHER = 4
-_LARGE_TOGETHER = 3
+_HELD_TOGETHER = 3
+_LARGE_TOGETHER = 2
 _SMALL = 1 / 32
 # Number of large responses that are computed and written at the same time.
 _LARGE_ANSWERS = 2
@@ -23,10 +23,12 @@ _GONE = 499
 _WORK_TOGETHER = 4
 # Seconds for which the rest of a rejected request is read and discarded. Closing the
 # connection immediately would reset it, and the client might never see the error.
-_LINGER = 2.0
-# Rate at which all large bodies together are read, in bytes per second. Reading them
-# takes the time of the event loop, and without a limit leaves none for other requests.
-_LARGE_RATE = 2**26
+_LINGER = 5.0
+# Rates, in bytes per second, at which all large bodies together are read and at which the
+# rest of all rejected requests together is discarded. Without them, reading would leave
+# the event loop no time for other requests.
+_LARGE_RATE = 2**25
+_DISCARD_RATE = 2**26
 # A body must arrive at this rate on average, in bytes per second, after a grace period.
 _BODY_RATE = 2**14
 _BODY_GRACE = 5.0  # Seconds.
@@ -84,6 +86,27 @@ class RefusedError(Exception):
         )
 
 
+class _Pace:
+    """Pauses that keep the readers of many bodies together to a rate.
+
+    Args:
+        rate: float, bytes per second.
+    """
+
+    def __init__(self, rate: float):
+        self._rate = rate
+        self._next = 0.0  # Time when the next part may be read.
+
+    async def __call__(self, size: int) -> None:
+        """Wait after reading `size` bytes."""
+        now = asyncio.get_running_loop().time()
+        self._next = max(self._next, now) + size / self._rate
+        await asyncio.sleep(self._next - now)
+
+
+_discard_pace = _Pace(_DISCARD_RATE)
+
+
 class _LastResponse(Response):
     """Response that closes the connection after the client has stopped sending.
 
@@ -102,8 +125,8 @@ class _LastResponse(Response):
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LINGER):
-                while (await receive()).get("more_body", False):
-                    pass
+                while (message := await receive()).get("more_body", False):
+                    await _discard_pace(len(message["body"]))
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -151,7 +174,7 @@ class Admission:
         self._limits = limits
         self._held: list[Held] = []
         self._size = self._large_size = 0  # Sums of the sizes in `_held`.
-        self._next_read = 0.0  # Time when the next part of a large body may be read.
+        self._pace = _Pace(_LARGE_RATE)
         self._work = 0
         self.waiting = 0
         self._large_answers = asyncio.Semaphore(_LARGE_ANSWERS)
@@ -294,7 +317,7 @@ class Admission:
                     if not held.evicted:
                         held.reading.reschedule(start + self._seconds_for(len(body)))
                     if self._is_large(len(body)):
-                        await self._pause_after(len(chunk))
+                        await self._pace(len(chunk))
         except TimeoutError:
             if held.evicted:
                 raise _no_room() from None
@@ -327,18 +350,12 @@ class Admission:
         held.sending = True
         self._grow(held, size)
 
-    async def _pause_after(self, size):
-        """Pause after reading `size` bytes, to read large bodies at `_LARGE_RATE`."""
-        now = asyncio.get_running_loop().time()
-        self._next_read = max(self._next_read, now) + size / _LARGE_RATE
-        await asyncio.sleep(self._next_read - now)
-
     def _grow(self, held, size):
         self._resize(held, size)
-        most = self._limits.max_body
-        while (
-            self._size > _HELD_TOGETHER * most or self._large_size > _LARGE_TOGETHER * most
-        ):
+        most, large = (
+            n * self._limits.max_body for n in (_HELD_TOGETHER, _LARGE_TOGETHER)
+        )
+        while self._size > most or self._large_size > large:
             victim = max(
                 (other for other in self._held if other.reading or other.sending),
                 key=lambda other: other.size,

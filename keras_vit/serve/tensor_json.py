@@ -19,6 +19,7 @@ _TYPES: dict[str, set[type]] = {
     "b": {bool},
     "O": {str, dict},
 }
+_PART = 2**20  # Bytes of JSON that are counted at a time.
 _NAMES = {dict: "object", list: "list", type(None): "null"}
 
 
@@ -84,13 +85,7 @@ def read_request(
     Source: https://www.tensorflow.org/tfx/serving/api_rest. Deviations: numbers must be
     finite, and instances must match the shape of the signature.
     """
-    # Count before parsing: a parsed list takes up to 50 times the memory of its text.
-    count = count_values(body)
-    if count > max_values:
-        raise BadRequestError(
-            f"The JSON has {count} values, lists and objects; this server accepts "
-            f"{max_values} (--max-values). Send fewer images, or image files."
-        )
+    check_values(body, max_values)
     try:
         request = orjson.loads(body)
     except ValueError as error:
@@ -126,14 +121,26 @@ def read_request(
     return Request(name, inputs, by_rows)
 
 
-def count_values(body: bytes | bytearray) -> int:
+def check_values(body: bytes | bytearray, max_values: int) -> int:
     """Return an upper bound on the values, lists and objects in unparsed JSON.
 
     Args:
         body: JSON text.
+        max_values: int, upper limit of the result. A parsed list can take 50 times the
+            memory of its text.
+
+    Raises:
+        BadRequestError: the JSON has more values.
     """
     text = np.frombuffer(body, np.uint8)
-    return sum(int(np.count_nonzero(text == ord(c))) for c in ",[{")
+    parts = [text[i : i + _PART] for i in range(0, len(text), _PART)]
+    count = sum(int(np.count_nonzero(part == ord(c))) for part in parts for c in ",[{")
+    if count > max_values:
+        raise BadRequestError(
+            f"The JSON has {count} values, lists and objects; this server accepts "
+            f"{max_values} (--max-values). Send fewer images, or image files."
+        )
+    return count
 
 
 def _columns_of_rows(instances, tensors):

@@ -26,7 +26,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), "uint8")
 
 from keras_vit.serve.images import UnboundedError, bounded, read_files  # noqa: E402
 from keras_vit.serve.json_process import JsonProcess  # noqa: E402
-from keras_vit.serve.limits import Admission, Limits, RefusedError  # noqa: E402
+from keras_vit.serve.limits import Admission, Limits, RefusedError, _Pace  # noqa: E402
 from keras_vit.serve.tensor_json import (  # noqa: E402
     BadRequestError,
     Tensor,
@@ -82,6 +82,18 @@ def test_pixels_that_inflate_beyond_the_header():
     assert bounded(with_pixels(60 * 271))[1] == 5400
     with pytest.raises(UnboundedError, match="more pixels than its header states"):
         bounded(with_pixels(100_000_000))
+    # Without inflating anything if the request is refused anyway.
+    assert bounded(with_pixels(100_000_000), 5399)[1] == 5400
+
+
+def test_large_bodies_are_read_at_a_common_rate():
+    async def read(sizes):
+        pace, loop = _Pace(1e6), asyncio.get_running_loop()
+        start = loop.time()
+        await asyncio.gather(*map(pace, sizes))
+        return loop.time() - start
+
+    assert 0.1 < asyncio.run(read([40_000] * 3)) < 0.5
 
 
 def test_files_over_the_limit_are_replaced():
