@@ -2,9 +2,6 @@
 
 import tensorflow as tf
 
-from keras_vit.data.decoding import decode_oriented
-from keras_vit.data.exif import orientations
-from keras_vit.layers.preprocessor import RESIZES
 from keras_vit.data.decoding import (
     Checks,
     checked,
@@ -15,6 +12,7 @@ from keras_vit.data.decoding import (
     whole_screen,
 )
 from keras_vit.data.exif import orientations, upright
+from keras_vit.layers.preprocessor import RESIZES
 
 # Codes of the output `error`.
 FINE, UNREADABLE, TOO_LARGE, WRONG_SIZE = range(4)
