@@ -11,6 +11,7 @@ import dataclasses
 import re
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -251,7 +252,7 @@ def _check_parts(parts):
         raise UnboundedError(f"has more than {_MAX_PARTS} parts; save it again")
 
 
-_FORMATS = {
+_FORMATS: dict[bytes, Callable[..., tuple[bytes, int]]] = {
     b"\xff\xd8\xff": _jpeg,
     b"\x89PNG": _png,
     b"GIF8": _gif,
