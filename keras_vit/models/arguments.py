@@ -110,7 +110,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> tuple[int, int]:
     head_dim(arguments["hidden_dim"], arguments["num_heads"])
     check_positions(arguments["positions"], arguments["hidden_dim"])
     get_activation(arguments["activation"])
-    _check_classifier_activation(arguments["classifier_activation"])
+    _check_classifier_activation(arguments)
     _check_head(arguments)
     return grid
 
@@ -169,7 +169,8 @@ def _check_size(arguments, grid):
         )
 
 
-def _check_classifier_activation(activation):
+def _check_classifier_activation(arguments):
+    activation = arguments["classifier_activation"]
     try:
         known = activation is None or (
             isinstance(activation, str) and callable(keras.activations.get(activation))
@@ -180,6 +181,12 @@ def _check_classifier_activation(activation):
         raise ValueError(
             f"Unknown classifier_activation {activation!r}; use None for logits, "
             "'softmax', 'sigmoid' or another name of keras.activations."
+        )
+    if activation == "softmax" and arguments["classes"] == 1 and arguments["include_top"]:
+        raise ValueError(
+            "The softmax of one class is 1.0 for every image; received classes=1 and "
+            "classifier_activation='softmax'. Use classifier_activation='sigmoid' for a "
+            "probability, or None for a plain number, as in a regression."
         )
 
 

@@ -115,7 +115,12 @@ class KerasHubSource(Source):
 
     @functools.cached_property
     def preprocessing(self):
-        """Arguments of `Preprocessor` equivalent to the preset's image converter."""
+        """Arguments of `Preprocessor` equivalent to the preset's image converter.
+
+        KerasHub crops an image to the aspect ratio of the network before it resizes it,
+        and `Preprocessor` crops afterwards, to whole pixels: the contents of an image
+        that is not of this aspect ratio may be shifted by up to one pixel.
+        """
         converter = self._converter
         if not converter:
             return {}

@@ -395,7 +395,7 @@ class TimmSource(Source):
             "num_layers": sum(name.endswith("attn.qkv.weight") for name in shapes),
             "num_heads": self._num_heads(overrides, width),
             "mlp_dim": shapes["blocks.0.mlp.fc1.weight"][0],
-            "pooling": self._pooling(),
+            "pooling": self._pooling(overrides),
             "class_token": class_token,
             "distillation_token": "dist_token" in shapes,
             "final_norm": "after_pooling" if after_pooling else "before_pooling",
@@ -419,8 +419,16 @@ class TimmSource(Source):
         self._check_shown(overrides, config.get("class_token_position", False))
         return config
 
-    def _pooling(self):
-        pooling = self._config.get("global_pool", self._arguments.get("global_pool"))
+    def _pooling(self, overrides):
+        stated = [part.get("global_pool") for part in (self._config, self._arguments)]
+        poolings = [pooling for pooling in stated if pooling is not None]
+        if len(set(poolings)) > 1 and overrides.get("pooling") is None:
+            raise ValueError(
+                f"The config.json beside {self.path} has global_pool={poolings[0]!r}, "
+                f"and {poolings[1]!r} in its model_args. Pass the right one as "
+                "pooling='token', 'gap' or 'map'."
+            )
+        pooling = poolings[0] if poolings else None
         if pooling is None and self._architecture is not None:
             pooling = self._architecture.pooling
         if pooling == "" and "head.bias" in self.shapes:

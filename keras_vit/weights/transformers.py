@@ -195,8 +195,10 @@ class TransformersSource(Source):
         problem = self._config.get("problem_type")
         if "classifier_activation" in overrides:
             return overrides["classifier_activation"]
+        if problem in (None, "single_label_classification") and classes == 1:
+            return None  # A softmax over one class is always 1.
         if problem is None:
-            return "softmax" if classes > 1 else None
+            return "softmax"
         if problem not in _PROBLEMS:
             raise ValueError(
                 f"The config.json beside {self.path} has problem_type={problem!r}, not "

@@ -32,6 +32,7 @@ BAD_ARGUMENTS = [
         {"classifier_activation": "softmacks"},
         "Unknown classifier_activation 'softmacks'; use None for logits",
     ),
+    ({"classes": 1}, r"classes=1 and classifier_activation='softmax'.*'sigmoid'.*None"),
     ({"class_token": False}, "pooling='token' needs the class token"),
     ({"pooling": None}, "pooling=None gives tokens.*include_top=True"),
     (

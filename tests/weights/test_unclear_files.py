@@ -95,6 +95,18 @@ def test_arguments_of_timm_that_change_the_network(tmp_path, arguments):
         open_checkpoint(path)
 
 
+def test_a_timm_config_that_states_two_poolings(tmp_path):
+    config = {**TIMM_CONFIG, "model_args": {"num_heads": 4, "global_pool": "avg"}}
+    path = repository(tmp_path, Golden("timm_token"), config)
+    message = r"'token', and 'avg' in its model_args.*pooling="
+    with pytest.raises(ValueError, match=message):
+        configuration(path)
+    configuration(path, {"pooling": "gap"})
+    config["global_pool"] = "avg"
+    repository(tmp_path, Golden("timm_token"), config)
+    assert configuration(path)["pooling"] == "gap"
+
+
 def test_the_grid_that_timms_configuration_states(tmp_path):
     golden = Golden("timm_map")  # The table of positions has 16 rows.
     arguments = {"num_heads": 4, "img_size": [32, 128], "dynamic_img_size": True}
@@ -258,6 +270,16 @@ def test_the_head_that_transformers_configuration_states(tmp_path, change, activ
         source.class_names(11)
     config["id2label"] = {str(i): f"LABEL_{i}" for i in range(10)}
     assert open_checkpoint(repository(tmp_path, golden, config)).class_names(10) is None
+
+
+@pytest.mark.parametrize("problem", [None, "single_label_classification"])
+def test_a_transformers_head_of_one_class_has_no_softmax(tmp_path, problem):
+    golden = Golden("hf_vit")
+    tensors = load_file(golden.path)
+    one = {n: x[:1] for n, x in tensors.items() if n.startswith("classifier.")}
+    config = {**golden.config, "id2label": {"0": "age"}, "problem_type": problem}
+    path = repository(tmp_path, golden, config, tensors={**tensors, **one})
+    assert open_checkpoint(path).infer_config({})["classifier_activation"] is None
 
 
 def test_class_names_of_checkpoints(tmp_path):
