@@ -33,20 +33,19 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     the model follows from the position embeddings in the file.
 
     Args:
-        path: one of the following. Names and repositories are downloaded once and
-            cached.
+        path: one of the following. Names and repositories are downloaded and cached.
             A name that `keras_vit.checkpoints()` lists.
             `hf://organization/name` for a repository on the Hugging Face Hub.
             A `.npz` file from Google (original, AugReg, SAM, hybrids, big_vision).
             A `.safetensors`, `.pth` or `.bin` file from timm, DeiT or transformers, or
             the directory of a Hugging Face repository with its `config.json`.
-            A `.pth.tar` file from T2T-ViT.
-            The directory of a KerasHub preset.
+            A `.pth.tar` file from T2T-ViT, or the directory of a KerasHub preset.
             A `keras_vit` model saved as `.keras`.
         **overrides: arguments of `keras_vit.ViT` (or `T2TViT`) that override what the
             file implies, for example:
             `input_shape`: position embeddings are resized to the new grid by the
-            convention of the source, Google's for `.keras`, or by that of `resize`.
+            convention of the source, Google's for `.keras`, or by that of `resize`
+            (those of T2T-ViT are computed for the new grid).
             `patch_size`: patch kernels are resized by FlexiViT's PI-resize.
             `num_heads`: required if the file does not determine it.
             `classes` with `head="new"`: the whole head is replaced and the tanh layer
@@ -73,9 +72,6 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     names: `positions="learned"`, `pooling="map"`, `activation=...`. Files of the common
     networks (AugReg, DeiT, DINO, DINOv2, MAE) need neither.
 
-    The position embeddings of T2T-ViT are computed for the new grid, so that `resize` has
-    no effect on them.
-
     If `input_shape` has a single channel, the first kernel is summed over its channels,
     so that a gray image has the same outputs as its RGB version. For other numbers of
     channels, the channels of the kernel are repeated in order and scaled by old / new.
@@ -96,12 +92,7 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     ... )  # doctest: +SKIP
     """
     if os.fspath(path).endswith(".keras"):
-        for argument in set(_OPENING) & set(overrides):
-            raise ValueError(
-                f"{argument}={overrides[argument]!r} is for checkpoints of PyTorch; "
-                f"{os.fspath(path)} contains its model: leave it out."
-            )
-        return _load_keras(fetch_checkpoint(path), overrides)
+        return _load_keras(path, overrides)
     if os.fspath(path).endswith(".weights.h5"):
         raise ValueError(
             f"{os.fspath(path)} holds weights and not the model that has them: build it, "
@@ -152,6 +143,12 @@ def _describe_head(source, config, overrides):
 
 
 def _load_keras(path, overrides):
+    for argument in set(_OPENING) & set(overrides):
+        raise ValueError(
+            f"{argument}={overrides[argument]!r} is for checkpoints of PyTorch; "
+            f"{os.fspath(path)} contains its model: leave it out."
+        )
+    path = fetch_checkpoint(path)
     budget = check_keras_file(path, ViT)
     try:
         with checkpoint_follows(budget=budget):

@@ -117,21 +117,7 @@ class MaskedAutoencoder(MaskedModel):
             "decoder_heads": decoder_heads,
             "decoder_mlp_dim": decoder_mlp_dim,
         }
-        for argument, value in arguments.items():
-            if argument == "decoder_mlp_dim" and value is None:
-                continue
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{argument} must be a positive int; received {value!r}."
-                )
-        for divisor, owner in (
-            (decoder_heads, "decoder_heads"),
-            (SinCosPositions2D.width_divisor, "what sin-cos positions need"),
-        ):
-            if decoder_dim % divisor:
-                raise ValueError(
-                    f"decoder_dim={decoder_dim} must be divisible by {divisor} ({owner})."
-                )
+        _check_decoder(**arguments)
         policy, dtype = backbone.dtype_policy, float_dtype(backbone)
         epsilon = config["layer_norm_epsilon"]
         images = keras.Input(backbone.input_shape[1:], name="images")
@@ -240,6 +226,24 @@ class MaskedAutoencoder(MaskedModel):
         return PatchesToImage(
             self.cut.patch_size, self.backbone.grid_shape, dtype=pixels.dtype
         )(ops.where(hidden, placed, patches))
+
+
+def _check_decoder(decoder_dim, decoder_heads, **arguments):
+    """Raise a `ValueError` if an argument of the decoder is out of its range."""
+    numbers = {"decoder_dim": decoder_dim, "decoder_heads": decoder_heads, **arguments}
+    for argument, value in numbers.items():
+        if argument == "decoder_mlp_dim" and value is None:
+            continue
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{argument} must be a positive int; received {value!r}.")
+    for divisor, owner in (
+        (decoder_heads, "decoder_heads"),
+        (SinCosPositions2D.width_divisor, "what sin-cos positions need"),
+    ):
+        if decoder_dim % divisor:
+            raise ValueError(
+                f"decoder_dim={decoder_dim} must be divisible by {divisor} ({owner})."
+            )
 
 
 def _moments(patches):

@@ -119,25 +119,27 @@ def parameter_table(
     Source: layer-wise rates: BEiT (arXiv:2106.08254), MAE (arXiv:2111.06377) appendix A;
     weight decay: arXiv:1711.05101 and big_vision's `optim.py`.
     """
-    if not is_number(weight_decay) or weight_decay < 0:
-        raise ValueError(
-            f"weight_decay must be a number, 0 or more; received {weight_decay!r}."
-        )
-    if layer_decay is not None and not (is_number(layer_decay) and 0 < layer_decay <= 1):
-        raise ValueError(
-            "layer_decay must be None or a number above 0 and at most 1; received "
-            f"{layer_decay!r}."
-        )
     rates = {} if rates is None else rates
-    factors: dict[str, Any] = {f"rates[{rule!r}]": rate for rule, rate in rates.items()}
-    if peak_learning_rate is not None:
-        factors["peak_learning_rate"] = peak_learning_rate
-    for name, factor in factors.items():
-        if not is_number(factor) or factor <= 0:
-            raise ValueError(
-                f"{name} must be a number above 0; received {factor!r}. To freeze "
-                "variables, set trainable = False on their layers."
-            )
+    _check_numbers(weight_decay, layer_decay, rates, peak_learning_rate)
+    paths, variables = _trainable(model)
+    decayed = [decayed] if isinstance(decayed, str) else decayed
+    # Without decay, the rules need not match: perhaps only the norms are trainable.
+    decay_rules = _first_rules(decayed, variables, "decayed") if weight_decay else {}
+    rate_rules = _first_rules(rates, variables, "rates")
+    layer_rates = _layer_rates(paths, layer_decay)
+    rows = []
+    for path, variable in variables.items():
+        rate = float(layer_rates[path] * rates.get(rate_rules.get(path), 1.0))
+        decay = float(weight_decay if path in decay_rules else 0.0)
+        if peak_learning_rate is not None:
+            decay /= peak_learning_rate * rate
+        group = path.split("/", 1)[0]
+        rows.append(ParameterRow(path, tuple(variable.shape), group, rate, decay))
+    return ParameterTable(rows)
+
+
+def _trainable(model):
+    """Return the paths of all weights, and a dict from path to trainable variable."""
     by_path = getattr(
         model, "weights_by_path", lambda: {w.path: w for w in model.weights}
     )
@@ -148,20 +150,29 @@ def parameter_table(
             f"The model {model.name!r} has no trainable variables: it is not built, or "
             "frozen (trainable = False)."
         )
-    decayed = [decayed] if isinstance(decayed, str) else decayed
-    # Without decay, the rules need not match: perhaps only the norms are trainable.
-    decay_rules = _first_rules(decayed, variables, "decayed") if weight_decay else {}
-    rate_rules = _first_rules(rates, variables, "rates")
-    layer_rates = _layer_rates(list(paths.values()), layer_decay)
-    rows = []
-    for path, variable in variables.items():
-        rate = float(layer_rates[path] * rates.get(rate_rules.get(path), 1.0))
-        decay = float(weight_decay if path in decay_rules else 0.0)
-        if peak_learning_rate is not None:
-            decay /= peak_learning_rate * rate
-        group = path.split("/", 1)[0]
-        rows.append(ParameterRow(path, tuple(variable.shape), group, rate, decay))
-    return ParameterTable(rows)
+    return list(paths.values()), variables
+
+
+def _check_numbers(weight_decay, layer_decay, rates, peak_learning_rate):
+    """Raise a `ValueError` if an argument of `parameter_table` is out of its range."""
+    if not is_number(weight_decay) or weight_decay < 0:
+        raise ValueError(
+            f"weight_decay must be a number, 0 or more; received {weight_decay!r}."
+        )
+    if layer_decay is not None and not (is_number(layer_decay) and 0 < layer_decay <= 1):
+        raise ValueError(
+            "layer_decay must be None or a number above 0 and at most 1; received "
+            f"{layer_decay!r}."
+        )
+    factors: dict[str, Any] = {f"rates[{rule!r}]": rate for rule, rate in rates.items()}
+    if peak_learning_rate is not None:
+        factors["peak_learning_rate"] = peak_learning_rate
+    for name, factor in factors.items():
+        if not is_number(factor) or factor <= 0:
+            raise ValueError(
+                f"{name} must be a number above 0; received {factor!r}. To freeze "
+                "variables, set trainable = False on their layers."
+            )
 
 
 def _first_rules(rules, paths, argument):
