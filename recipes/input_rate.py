@@ -20,10 +20,9 @@ from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import training_batches
 from keras_vit.data.sources import open_source
 from keras_vit.layers import Preprocessor
-from recipes.benchmark.tasks.machine import _jpegs
+from recipes.benchmark.tasks.machine import AREA, _jpegs, crop_and_resize
 
 BATCH_SIZE, SIZE = 64, (224, 224)
-AREA = (0.08, 1.0)
 AUGMENTATIONS = {
     "crop": Augmentation(crop_area=AREA),
     "crop, flip": Augmentation(crop_area=AREA, horizontal_flip=True),
@@ -89,19 +88,11 @@ def measure(folder, images, rounds):
 def bare_loop(source):
     tf = tensorflow()
 
-    def crop_and_resize(example):
+    def read(example):
         jpeg = tf.io.read_file(example["image"])
-        begin, size, _ = tf.image.sample_distorted_bounding_box(
-            tf.io.extract_jpeg_shape(jpeg),
-            tf.zeros((1, 0, 4)),
-            area_range=AREA,
-            use_image_if_no_bounding_boxes=True,
-        )
-        window = tf.concat([begin[:2], size[:2]], 0)
-        image = tf.image.decode_and_crop_jpeg(jpeg, window, channels=3)
-        return tf.image.resize(image, SIZE), example["label"]
+        return crop_and_resize(jpeg, SIZE), example["label"]
 
-    data = source.references().repeat().map(crop_and_resize, tf.data.AUTOTUNE)
+    data = source.references().repeat().map(read, tf.data.AUTOTUNE)
     return data.batch(BATCH_SIZE, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from typing import Any
 
 from keras_vit.convert import TARGETS, convert
 
@@ -35,27 +34,23 @@ def main(arguments: list[str] | None = None) -> None:
         "--state-dict", help="part of a PyTorch file to read, if the file has several"
     )
     parser.add_argument(
-        "--no-top", action="store_true", help="convert the model without its classifier"
+        "--no-top",
+        action="store_false",
+        dest="include_top",
+        default=None,
+        help="convert the model without its classifier",
     )
-    options = parser.parse_args(arguments)
-    overrides: dict[str, Any] = {}
-    if options.input_shape:
-        overrides["input_shape"] = tuple(options.input_shape)
-    if options.num_heads:
-        overrides["num_heads"] = options.num_heads
-    for name in ("architecture", "state_dict"):
-        if getattr(options, name):
-            overrides[name] = getattr(options, name)
-    if options.no_top:
-        overrides["include_top"] = False
+    given = {k: v for k, v in vars(parser.parse_args(arguments)).items() if v is not None}
+    source, target = given.pop("source"), given.pop("target")
+    if "input_shape" in given:
+        given["input_shape"] = tuple(given["input_shape"])
     try:
-        difference = convert(options.source, options.target, **overrides)
+        difference = convert(source, target, **given)
     except KeyboardInterrupt:
         parser.exit(130, "interrupted\n")
     except (OSError, ImportError, RuntimeError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
-    size = os.path.getsize(options.target)
     print(
-        f"Wrote {options.target} ({size / 1e6:.1f} MB); largest difference between the "
-        f"outputs for two random images: {difference:.3g}."
+        f"Wrote {target} ({os.path.getsize(target) / 1e6:.1f} MB); largest difference "
+        f"between the outputs for two random images: {difference:.3g}."
     )

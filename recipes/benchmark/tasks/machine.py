@@ -8,6 +8,8 @@ import numpy as np
 from recipes.benchmark.contestants import torch_device
 from recipes.benchmark.timing import median_seconds, seconds
 
+AREA = (0.08, 1.0)  # Smallest and largest fraction of an image that a crop shows.
+
 
 def matmul(framework, dtype, rows, width, repetitions=20):
     """Prepare to measure the GFLOP/s of `(rows, width) x (width, 4 width)`.
@@ -85,23 +87,28 @@ def _jpegs(count, distinct=16):
     return [encoded[i % distinct] for i in range(count)]
 
 
+def crop_and_resize(jpeg, size):
+    """Return a random crop of an encoded JPEG, resized to `size`, as tf.data does it."""
+    import tensorflow as tf
+
+    begin, window, _ = tf.image.sample_distorted_bounding_box(
+        tf.io.extract_jpeg_shape(jpeg),
+        tf.zeros((1, 0, 4)),
+        area_range=AREA,
+        use_image_if_no_bounding_boxes=True,
+    )
+    window = tf.concat([begin[:2], window[:2]], 0)
+    image = tf.image.decode_and_crop_jpeg(jpeg, window, channels=3)
+    return tf.image.resize(image, size)
+
+
 def _tf_data(jpegs, image_size, batch):
     import tensorflow as tf
 
-    def crop_and_resize(jpeg):
-        box = tf.image.sample_distorted_bounding_box(
-            tf.io.extract_jpeg_shape(jpeg),
-            tf.zeros((1, 0, 4)),
-            area_range=(0.08, 1.0),
-            use_image_if_no_bounding_boxes=True,
-        )
-        window = tf.concat([box[0][:2], box[1][:2]], 0)
-        image = tf.image.decode_and_crop_jpeg(jpeg, window, channels=3)
-        return tf.image.resize(image, (image_size, image_size))
-
+    size = (image_size, image_size)
     data = tf.data.Dataset.from_tensor_slices(jpegs)
-    data = data.map(crop_and_resize, tf.data.AUTOTUNE).batch(batch)
-    data = data.prefetch(tf.data.AUTOTUNE)
+    data = data.map(lambda jpeg: crop_and_resize(jpeg, size), tf.data.AUTOTUNE)
+    data = data.batch(batch).prefetch(tf.data.AUTOTUNE)
     return lambda: [None for _ in data]
 
 
@@ -111,7 +118,7 @@ def _pillow(jpegs, image_size, batch):
 
     def crop_and_resize(jpeg):
         image = image_module.open(io.BytesIO(jpeg))
-        area = generator.uniform(0.08, 1.0) * image.width * image.height
+        area = generator.uniform(*AREA) * image.width * image.height
         ratio = np.sqrt(generator.uniform(3 / 4, 4 / 3))
         width = min(round(np.sqrt(area) * ratio), image.width)
         height = min(round(np.sqrt(area) / ratio), image.height)
