@@ -140,12 +140,9 @@ def litert(
         `pathlib.Path` of the file.
 
     Raises:
-        FileExistsError: `path` exists already.
-        FileNotFoundError: the checkpoint does not exist.
         ImportError: tensorflow or ai_edge_litert is not installed.
-        RuntimeError: the export failed, or its outputs differ from the model's.
-        ValueError: `model` is not a keras_vit model, has no classifier or is too large
-            for one file, or another argument is out of its range.
+        ValueError: a label has a line break.
+        Other errors: as for `onnx`.
 
     Example:
 

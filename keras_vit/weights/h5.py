@@ -190,9 +190,9 @@ def load_own_weights(model: Any, path: str | os.PathLike, check_finite: bool) ->
     """
     path = os.fspath(path)
     file = H5File({"": path})
-    # In the file, Keras names a layer by its class and its index among its siblings.
-    # Those names cannot be compared with the paths of the model's weights, but the
-    # shapes can.
+    # In the file, Keras names a layer by its class and its index among its siblings, and
+    # `load_weights` raises an error if one of these names is missing. It ignores weights
+    # with other names, which the number of weights of each shape reveals.
     has = collections.Counter(file.shapes.values())
     needs = collections.Counter(tuple(weight.shape) for weight in model.weights)
     if has != needs:
