@@ -9,7 +9,7 @@ import keras
 import keras_vit
 from keras_vit.data.class_names import check_class_names
 from keras_vit.data.host import tensorflow
-from keras_vit.models.adapt import copied
+from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction, known_class_names
 from keras_vit.training import config as configs
 from keras_vit.training.losses import SigmoidLoss
@@ -123,9 +123,10 @@ class Classification:
             model: the model that was trained.
         """
         if self._saved is None or self._saved[0] is not model:
-            head = {"classifier_activation": activation(self.config)}
-            with keras.device("cpu"):
-                self._saved = model, copied(model, {**model.get_config(), **head})
+            config = model.get_config()
+            config["classifier_activation"] = activation(self.config)
+            with checkpoint_follows(), keras.device("cpu"):
+                self._saved = model, type(model).from_config(config)
         _, copy = self._saved
         copy.set_weights(model.get_weights())
         return copy

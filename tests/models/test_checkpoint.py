@@ -1,12 +1,10 @@
 """Loading and conversion of checkpoints that keras_vit wrote."""
 
 import os
-import shutil
 import subprocess
 import sys
 import warnings
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -130,27 +128,6 @@ def test_weights_of_another_model(saved, tmp_path):
     damaged.write_bytes(b"no HDF5")
     with pytest.raises(ValueError, match=r"x\.weights\.h5 \(7 bytes\) is not a readable"):
         keras_vit.ViT.from_config({**config, "weights": damaged})
-
-
-def test_weights_of_equal_shapes_are_told_apart_by_name(saved, tmp_path):
-    """Check that a file whose shapes, but not names, match the model is an error."""
-    model, directory = saved
-    config = model.get_config()
-    path = shutil.copy(directory / "model.weights.h5", tmp_path)
-    blocks = "layers/transformer_block", "layers/transformer_block_1"
-    with h5py.File(path, "r+") as file:
-        file.move(blocks[0], "swapped")
-        file.move(blocks[1], blocks[0])
-        file.move("swapped", blocks[1])
-    loaded = keras_vit.ViT.from_config({**config, "weights": path}).weights_by_path()
-    exchanged = {"block_0/": "block_1/", "block_1/": "block_0/"}
-    for name, weight in model.weights_by_path().items():
-        name = exchanged.get(name[:8], name[:8]) + name[8:]
-        np.testing.assert_array_equal(array(loaded[name]), array(weight))
-    with h5py.File(path, "r+") as file:
-        file.move(blocks[0], "layers/of_another_model")
-    with pytest.raises(ValueError, match="received 0 variables"):
-        keras_vit.ViT.from_config({**config, "weights": path})
 
 
 def test_nans_in_files_of_this_package(tmp_path):
