@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_vit.data.host import tensorflow
-from keras_vit.data.sources import Source
+from keras_vit.data.source import Source
 
 # Number of images of a source that are checked.
 _SAMPLE = 8

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from keras_vit.data.sources import Source
+from keras_vit.data.source import Source
 
 # Data sets with more examples are recorded as one row per class, with the number of its
 # examples and a hash of them.
@@ -21,7 +21,8 @@ def fingerprints(sources: Mapping[str, Source]) -> dict[str, str]:
     """Return the fingerprint of each data set as a compact string.
 
     A fingerprint covers the ids, the labels and the order of the examples, the names of
-    the classes and the sizes of the files, or their contents if the data set is small.
+    the classes, and the sizes and contents of the files; of the contents of a data set
+    above 64 MiB, it covers samples.
 
     Args:
         sources: dict from the part of the run (`train`, `validation`, `test`) to its
@@ -39,8 +40,8 @@ def check_unchanged(
     """Check that the data sets have not changed since the last checkpoint of a run.
 
     Args:
-        before: fingerprints in the state of the run. Parts without one are not checked;
-            older versions did not record them.
+        before: fingerprints in the state of the run, of this version or an earlier one.
+            Parts without one are not checked; the first version did not record them.
         now: current fingerprints.
         sources: dict from the part of the run to its source.
 
@@ -50,8 +51,10 @@ def check_unchanged(
     for part, text in now.items():
         if part not in before or before[part] == text:
             continue
-        changes = _changes(_unpacked(before[part]), _unpacked(text))
-        if changes:
+        old, new = _unpacked(before[part]), _unpacked(text)
+        if "version" not in old:
+            new = _description(sources[part], version=1)
+        if changes := _changes(old, new):
             raise ValueError(
                 f"data.{part}={sources[part].name!r} has changed since the last "
                 f"checkpoint of the run: {'; '.join(changes)}. The run cannot be resumed "
@@ -60,15 +63,18 @@ def check_unchanged(
             )
 
 
-def _description(source) -> dict[str, Any]:
+def _description(source, version=2) -> dict[str, Any]:
     rows = source.listing() if source.listing is not None else []
+    if version == 1:  # Recorded only the size of a file instead of a sample.
+        rows = [(name, label, text.partition(" ~")[0]) for name, label, text in rows]
     if len(rows) > MOST_ROWS:
         rows = _by_class(rows, source.class_names)
-    return {
+    described = {
         "classes": list(source.class_names),
         "examples": source.num_examples,
         "rows": [list(row) for row in rows],
     }
+    return described if version == 1 else {"version": version, **described}
 
 
 def _by_class(rows, class_names):

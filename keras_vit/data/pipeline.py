@@ -11,7 +11,7 @@ from keras_vit.data.augment import Augmentation
 from keras_vit.data.decoding import decode_pixels, reason
 from keras_vit.data.host import tensorflow
 from keras_vit.data.rand_augment import RandAugment
-from keras_vit.data.sources import Source
+from keras_vit.data.source import Source
 from keras_vit.layers import Preprocessor
 from keras_vit.layers.preprocessor import RESIZES
 

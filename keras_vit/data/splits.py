@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from keras_vit.data.host import tensorflow
-from keras_vit.data.sources import Source
+from keras_vit.data.source import Source
 
 PREFIX = "split:"
 

@@ -12,7 +12,7 @@ import keras_vit
 from keras_vit.data import dark_images
 from keras_vit.data.class_names import check_class_names
 from keras_vit.data.pipeline import evaluation_batches
-from keras_vit.data.sources import Source
+from keras_vit.data.source import Source
 from keras_vit.evaluation import exported_model
 from keras_vit.training import config as configs
 from keras_vit.training import known_class_names

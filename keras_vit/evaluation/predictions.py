@@ -8,8 +8,8 @@ import numpy as np
 
 from keras_vit.data import dark_images
 from keras_vit.data.decoding import decode_pixels, reason
+from keras_vit.data.folders import counted, image_files
 from keras_vit.data.host import tensorflow
-from keras_vit.data.sources import counted, image_files
 
 
 def images_in(paths: Sequence[str]) -> list[pathlib.Path]:

@@ -35,10 +35,12 @@ class Keeper(keras.callbacks.Callback):
         self.plan, self.directory = plan, directory
         self.config, self.objective = plan.config, plan.objective
         self.failure: str | None = None
+        self.data = fingerprints(plan.sources)
+        # Compare the data first: with other classes, the variables differ too.
+        progress = directory.progress or {}
+        check_unchanged(progress.get("data", {}), self.data, plan.sources)
         state = directory.load_state(variables(model)) or {}
         self.history: list[dict[str, Any]] = state.get("history", [])
-        self.data = fingerprints(plan.sources)
-        check_unchanged(state.get("data", {}), self.data, plan.sources)
         self.step = self.last_saved = len(self.history) * plan.interval
         # The generator states of the last checkpoint, and those to restore before the
         # next batch.

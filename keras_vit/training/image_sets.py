@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from keras_vit.data.sources import Source, open_source
+from keras_vit.data.source import Source
+from keras_vit.data.sources import open_source
 from keras_vit.data.splits import is_split, split_off
 from keras_vit.training import config as configs
 

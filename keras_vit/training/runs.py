@@ -15,7 +15,7 @@ from keras_vit.data import dark_images
 from keras_vit.data.class_names import check_class_names
 from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import evaluation_batches, training_batches
-from keras_vit.data.sources import Source
+from keras_vit.data.source import Source
 from keras_vit.models.lora import bases
 from keras_vit.training import (
     SGD,

@@ -9,7 +9,8 @@ import pytest
 
 from keras_vit.data.augment import Augmentation
 from keras_vit.data.pipeline import batch_ids, evaluation_batches, training_batches
-from keras_vit.data.sources import Source, open_source
+from keras_vit.data.source import Source
+from keras_vit.data.sources import open_source
 from keras_vit.layers import Preprocessor
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
@@ -443,6 +444,13 @@ def test_a_lost_shard_is_an_error_that_names_it(change, unreadable, shards):
     if change == "gone":
         with pytest.raises(FileNotFoundError, match=rf"{files[2].name} is missing"):
             open_source("tfds:sharded", directory)
+
+
+def test_a_shard_with_too_many_records_is_an_error_that_names_it(shards):
+    directory, files = shards
+    files[1].write_bytes(2 * files[1].read_bytes())
+    with pytest.raises(ValueError, match=rf"{files[1].name} has 20 of 10 examples"):
+        open_source("tfds:sharded:train[:50%]", directory)
 
 
 @pytest.mark.parametrize("unreadable", ["error", "skip"])

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_vit.data.sources import digits, image_files, open_source
+from keras_vit.data.folders import image_files
+from keras_vit.data.sources import digits, open_source
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 

@@ -10,8 +10,7 @@ from PIL import Image
 
 import keras_vit
 from keras_vit.cli import evaluate, predict, pretrain, probe
-from keras_vit.data import fingerprint
-from keras_vit.data import sources as sources_module
+from keras_vit.data import files, fingerprint
 from keras_vit.data.sources import open_source
 from keras_vit.training import config as configs
 from keras_vit.training import runs
@@ -278,14 +277,53 @@ def test_what_changed_in_a_set(change, message, tmp_path, monkeypatch):
         fingerprint.check_unchanged(by_class, after, sources)
 
 
-def test_large_files_are_compared_by_size(tmp_path, monkeypatch):
-    write(tmp_path / "set")
-    monkeypatch.setattr(sources_module, "_CHECKSUM_BYTES", 100)
-    source = open_source(f"folder:{tmp_path / 'set'}")
+@pytest.fixture
+def large_set(tmp_path, monkeypatch):
+    """Return the sources of a set that is too large for whole checksums, and a file."""
+    monkeypatch.setattr(files, "_CHECKSUM_BYTES", 100)
+    sources = {"train": open_source(write(tmp_path / "set"))}
     file = tmp_path / "set" / "cat" / "0.png"
-    assert source.listing()[0] == ("cat/0.png", 0, str(file.stat().st_size))
+    file.write_bytes(bytes(50_000))
+    return sources, file
+
+
+@pytest.mark.parametrize("position", [100, 25_000, 49_900])
+def test_large_files_are_compared_by_samples(position, large_set):
+    sources, file = large_set
+    before = fingerprint.fingerprints(sources)
+    changed = bytearray(50_000)
+    changed[position] = 1
+    file.write_bytes(changed)
+    after = fingerprint.fingerprints(sources)
+    with pytest.raises(ValueError, match=r"1 with other contents \(cat/0\.png\)"):
+        fingerprint.check_unchanged(before, after, sources)
     file.unlink()
-    assert source.listing()[0] == ("cat/0.png", 0, "missing")
+    assert sources["train"].listing()[0] == ("cat/0.png", 0, "missing")
+
+
+def test_only_some_files_of_many_are_sampled(large_set, monkeypatch):
+    sources, _ = large_set
+    monkeypatch.setattr(files, "_SAMPLED_FILES", 2)  # 18 files: sizes divisible by 8.
+    for _, _, text in sources["train"].listing():
+        assert ("~" in text) == (int(text.split()[0]) % 8 == 0)
+
+
+@pytest.mark.parametrize("rows", [5, 100])
+def test_states_of_earlier_versions_have_the_sizes_of_large_files(
+    rows, large_set, monkeypatch
+):
+    monkeypatch.setattr(fingerprint, "MOST_ROWS", rows)
+    sources, file = large_set
+    listed = [(n, label, t.split()[0]) for n, label, t in sources["train"].listing()]
+    if rows < len(listed):
+        listed = fingerprint._by_class(listed, ("cat", "dog", "horse"))
+    earlier = {"classes": ["cat", "dog", "horse"], "examples": 18, "rows": listed}
+    before = {"train": fingerprint._packed(earlier)}
+    fingerprint.check_unchanged(before, fingerprint.fingerprints(sources), sources)
+    file.write_bytes(bytes(50_001))
+    after = fingerprint.fingerprints(sources)
+    with pytest.raises(ValueError, match="1 with other contents"):
+        fingerprint.check_unchanged(before, after, sources)
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
@@ -306,6 +344,14 @@ def test_a_run_does_not_resume_on_other_data(part, tmp_path, capsys, monkeypatch
     with pytest.raises(ValueError, match=rf"data\.{part}=.*1 removed \(dog/3\.png\)"):
         runs.train(config, directory)
     assert (directory / "state.npz").read_bytes() == state
+
+
+def test_a_class_that_is_added_to_the_data_of_a_run(tmp_path):
+    name = write(tmp_path / "set")
+    runs.train(config_of(name), tmp_path / "run")
+    write(tmp_path / "set", ("zebra",))
+    with pytest.raises(ValueError, match=r"data\.train=.*1 classes added \(zebra\)"):
+        runs.train(config_of(name), tmp_path / "run")
 
 
 def test_fingerprints_of_the_digits():

@@ -1,0 +1,174 @@
+"""Folders with one subfolder of images per class."""
+
+import collections
+import logging
+import os
+import unicodedata
+from collections.abc import Iterator
+
+import numpy as np
+
+from keras_vit.data.files import contents, missing
+from keras_vit.data.host import tensorflow
+from keras_vit.data.source import Source
+
+logger = logging.getLogger(__name__)
+
+# Names of folders that hold the splits of a data set instead of its classes.
+_TRAINING = ("train", "training")
+_HELD_OUT = ("val", "valid", "validation", "dev", "eval", "test", "testing")
+
+# File formats that `tf.io.decode_image` reads.
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+
+
+def folder_source(name, path):
+    if not path.is_dir():
+        raise FileNotFoundError(f"{name!r}: {path} is not a folder.")
+    classes = _class_folders(name, path)
+    files, labels = [], []
+    others: dict[str, list[str]] = collections.defaultdict(list)
+    for label, class_name in enumerate(classes):
+        found, rest = image_files(path / class_name)
+        if not found:
+            held = f"; it holds {counted(rest)}" if rest else ""
+            raise ValueError(
+                f"{name!r}: {path / class_name} has no images (files that end in "
+                f"{', '.join(IMAGE_SUFFIXES)}){held}. Add some, or remove the folder."
+            )
+        files += found
+        labels += [label] * len(found)
+        for suffix, names in rest.items():
+            others[suffix] += names
+    if others:
+        logger.warning("%s: left out %s", name, counted(others))
+    identifiers = [os.fsencode(os.path.relpath(file, path)) for file in files]
+    reference = {
+        "image": np.array([os.fsencode(file) for file in files], object),
+        "label": np.array(labels, "int64"),
+        "id": np.array(identifiers, object),
+    }
+    return Source(
+        name,
+        num_examples=len(files),
+        num_classes=len(classes),
+        class_names=tuple(classes),
+        image_shape=None,
+        channels=3,
+        references=lambda: tensorflow().data.Dataset.from_tensor_slices(reference),
+        reference_bytes=500,
+        read=lambda file: tensorflow().io.read_file(file),
+        encoded=True,
+        class_counts=tuple(np.bincount(labels).tolist()),
+        table=reference,
+        listing=lambda: [
+            (os.fsdecode(identifier).encode(errors="replace").decode(), label, content)
+            for identifier, label, content in zip(
+                identifiers, labels, contents(files), strict=True
+            )
+        ],
+        lost=lambda: missing([path, *(path / class_name for class_name in classes)]),
+    )
+
+
+def _class_folders(name, path):
+    """Return the sorted names of the class folders; raise if they are not classes."""
+    classes = sorted(
+        entry.name
+        for entry in path.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if not classes:
+        raise ValueError(
+            f"{name!r}: {path} has no folders; it needs one for each class, with its "
+            "images in it."
+        )
+    training = [n for n in classes if n.lower() in _TRAINING]
+    held_out = [n for n in classes if n.lower() in _HELD_OUT]
+    nested = any(e.is_dir() for n in training + held_out for e in (path / n).iterdir())
+    if len(training + held_out) == len(classes) or (training and held_out and nested):
+        parts = {"train": training, "validation": held_out[-1:], "test": held_out[:-1]}
+        settings = [f"data.{k}=folder:{path / n}" for k, v in parts.items() for n in v]
+        raise ValueError(
+            f"{name!r}: {path} holds the parts of a set ({', '.join(classes)}) and not "
+            f"its classes. Open a part: {', '.join(settings)}."
+        )
+    same = collections.defaultdict(list)
+    for class_name in classes:
+        same[_plain(class_name)].append(class_name)
+    for names in same.values():
+        if len(names) > 1:
+            raise ValueError(
+                f"{name!r}: the class folders {', '.join(map(repr, names))} of {path} "
+                "differ only by case, by spaces at their ends or by how accents are "
+                "encoded. Merge or rename them."
+            )
+    return classes
+
+
+def _plain(name):
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+def counted(others: dict[str, list[str]]) -> str:
+    """Return text that counts files by suffix, with one example each.
+
+    Args:
+        others: the second result of `image_files`.
+
+    Example:
+
+    >>> from keras_vit.data.folders import counted
+    >>> counted({".tiff": ["a.tiff", "b.tiff"]})
+    '2 .tiff files (a.tiff, ...)'
+    """
+    texts = []
+    for suffix, names in sorted(others.items(), key=lambda item: -len(item[1])):
+        what = f"{suffix} file" if suffix else "file without an ending"
+        if len(names) > 1:
+            what = what.replace("file", "files", 1)
+        texts.append(f"{len(names)} {what} ({names[0]}{', ...' * (len(names) > 1)})")
+    return ", ".join(texts)
+
+
+def image_files(folder: str | os.PathLike) -> tuple[list[str], dict[str, list[str]]]:
+    """List the image files below a folder, at any depth, like `folder:` sources do.
+
+    Links are followed. Names that start with a dot are ignored, as are files that do not
+    end in one of `IMAGE_SUFFIXES`.
+
+    Args:
+        folder: path.
+
+    Returns:
+        The sorted paths of the images, and a dict from suffix (in lower case, `""` for
+        none) to the sorted paths of the other files.
+
+    Example:
+
+    >>> from keras_vit.data import image_files
+    >>> images, others = image_files("photographs")  # doctest: +SKIP
+    """
+    images: list[str] = []
+    others: dict[str, list[str]] = collections.defaultdict(list)
+    for file in sorted(_files_below(folder)):
+        if file.lower().endswith(IMAGE_SUFFIXES):
+            images.append(file)
+        else:
+            others[os.path.splitext(file)[1].lower()].append(file)
+    return images, others
+
+
+def _files_below(folder) -> Iterator[str]:
+    # A link to a parent folder would cause an endless loop.
+    seen = set()
+    for directory, names, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in seen:
+            names.clear()
+            continue
+        seen.add(real)
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        for file in files:
+            if not file.startswith("."):
+                yield os.path.join(directory, file)
