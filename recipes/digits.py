@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_vit.data import sources
+from keras_vit.data.augment import shifted
 from keras_vit.data.host import tensorflow
 
 CLASSES = 10
@@ -54,15 +55,11 @@ def dataset(images, labels, preprocessor, batch_size, seed=None):
     if seed is None:
         data = data.batch(batch_size)
     else:
-        height, width, channels = images.shape[1:]
-        margin = height // 8
-        padding = ((margin, margin), (margin, margin), (0, 0))
+        margin = images.shape[1] // 8
 
-        def shift(example, crop_seed):
-            image = tf.image.stateless_random_crop(
-                tf.pad(example[0], padding), (height, width, channels), crop_seed
-            )
-            return image, example[1]
+        def shift(example, shift_seed):
+            image, label = example
+            return shifted(image, margin, shift_seed), label
 
         seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
         data = data.shuffle(len(images), seed=seed)

@@ -21,34 +21,6 @@ SHOTS = (5, 10)
 DRAWS = 5
 
 
-def ridge(
-    features: np.ndarray, labels: np.ndarray, classes: int, regularization: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a ridge regression from features to 1 for the label and -1 for other classes.
-
-    Args:
-        features: `(n, d)`, standardized.
-        labels: `(n,)`, ints.
-        classes: int, number of classes.
-        regularization: positive float, factor of the squared norm of the kernel that is
-            added to the sum of squared errors. The bias is not regularized.
-
-    Returns:
-        Kernel `(d, classes)` and bias `(classes,)`, float64.
-    """
-    targets = 2.0 * np.eye(classes)[labels] - 1.0
-    mean, center = features.mean(axis=0), targets.mean(axis=0)
-    x, y = features - mean, targets - center
-    n, d = x.shape
-    if n < d:  # The dual problem has the same solution and a smaller system.
-        gram = x @ x.T + regularization * np.eye(n)
-        kernel = x.T @ np.linalg.solve(gram, y)
-    else:
-        gram = x.T @ x + regularization * np.eye(d)
-        kernel = np.linalg.solve(gram, x.T @ y)
-    return kernel, center - mean @ kernel
-
-
 def probe(
     train: tuple[np.ndarray, np.ndarray],
     validation: tuple[np.ndarray, np.ndarray],
@@ -56,6 +28,9 @@ def probe(
     classes: int,
 ) -> dict[str, Any]:
     """Fit probes, choose the regularization on the validation set, and test the best one.
+
+    A probe is a ridge regression from standardized features to 1 for the label and -1
+    for the other classes.
 
     Args:
         train: features `(n, d)` and labels `(n,)` that the probes are fitted to.
@@ -66,23 +41,22 @@ def probe(
     Returns:
         Dict with `accuracy`, `validation_accuracy`, `regularization`.
     """
-    mean, std = train[0].mean(axis=0), train[0].std(axis=0) + 1e-5
+    from sklearn.linear_model import Ridge
 
-    def standardized(features):
-        return (features - mean) / std
+    mean, std = train[0].mean(axis=0), train[0].std(axis=0) + 1e-5
+    targets = 2.0 * np.eye(classes)[train[1]] - 1.0
+
+    def accuracy(model, part):
+        scores = model.predict((part[0] - mean) / std)
+        return float(np.mean(scores.argmax(axis=1) == part[1]))
 
     found = []
     for regularization in REGULARIZATIONS:
-        kernel, bias = ridge(standardized(train[0]), train[1], classes, regularization)
-
-        def accuracy(part, kernel=kernel, bias=bias):
-            scores = standardized(part[0]) @ kernel + bias
-            return float(np.mean(scores.argmax(axis=1) == part[1]))
-
-        found.append((accuracy(validation), regularization, accuracy))
-    best, regularization, accuracy = max(found, key=lambda row: row[0])
+        model = Ridge(alpha=regularization).fit((train[0] - mean) / std, targets)
+        found.append((accuracy(model, validation), regularization, model))
+    best, regularization, model = max(found, key=lambda row: row[0])
     return {
-        "accuracy": accuracy(test),
+        "accuracy": accuracy(model, test),
         "validation_accuracy": best,
         "regularization": regularization,
     }

@@ -7,7 +7,6 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from sklearn.linear_model import Ridge
 
 import keras_vit
 from keras_vit.cli import command_line, evaluate, finetune, predict, pretrain, probe
@@ -218,16 +217,6 @@ def test_finetune_at_another_size(run, tmp_path):
     with pytest.raises(SystemExit, match=r"set model\.weights=PATH"):
         finetune.main(["digits_vit", "--workdir", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
-
-
-def test_ridge():
-    generator = np.random.default_rng(0)
-    for n, d in ((30, 8), (8, 30)):
-        x, labels = generator.normal(size=(n, d)), generator.integers(0, 3, n)
-        kernel, bias = linear_probe.ridge(x, labels, 3, regularization=2.0)
-        expected = Ridge(alpha=2.0).fit(x, 2.0 * np.eye(3)[labels] - 1.0)
-        np.testing.assert_allclose(kernel, expected.coef_.T, atol=1e-10)
-        np.testing.assert_allclose(bias, expected.intercept_, atol=1e-10)
 
 
 def test_few():
