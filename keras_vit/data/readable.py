@@ -59,9 +59,10 @@ class ReadableImages:
         data = parallel_map(self.stream(first), decode).ignore_errors()
         if self.skip:
             data = data.scan(tf.constant(first, "int64"), _with_gap)
-            shown = data.filter(self._shown)
             if self.fill:
                 shown = data.flat_map(self._in_place)
+            else:
+                shown = data.filter(self._shown)
         else:
             # Detect gaps without `scan`, which is slower: if nothing is missing, the
             # index of an element follows from its position and the end markers before it.
