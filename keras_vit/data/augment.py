@@ -117,12 +117,6 @@ def crop_window(shape, area, aspect, seed):
         int32, `(4,)`: row, column, height, width. The whole image if 100 attempts find
         no window with such an area and aspect ratio.
 
-    Example:
-
-    >>> from keras_vit.data.augment import crop_window
-    >>> crop_window((10, 20, 3), (1.0, 1.0), (2.0, 2.0), (0, 0)).numpy().tolist()
-    [0, 0, 10, 20]
-
     Source: big_vision's `inception_crop`, which calls the same TensorFlow operation.
     """
     tf = tensorflow()
@@ -149,13 +143,6 @@ def shifted(image, margin, seed):
 
     Returns:
         The shifted image, with the shape and dtype of `image`.
-
-    Example:
-
-    >>> import tensorflow as tf
-    >>> from keras_vit.data.augment import shifted
-    >>> tuple(shifted(tf.zeros((8, 8, 1)), 1, (0, 0)).shape)
-    (8, 8, 1)
     """
     tf = tensorflow()
     padded = tf.pad(image, [[margin, margin], [margin, margin], [0, 0]])
@@ -172,13 +159,6 @@ def jittered(image, strength, seed):
 
     Returns:
         uint8, `(h, w, 3)`.
-
-    Example:
-
-    >>> import tensorflow as tf
-    >>> from keras_vit.data.augment import jittered
-    >>> jittered(tf.zeros((2, 2, 3), "uint8"), 0.4, (0, 0)).numpy().max()
-    np.uint8(0)
     """
     tf = tensorflow()
     factors = tf.random.stateless_uniform((3,), seed, 1 - strength, 1 + strength)
@@ -198,13 +178,6 @@ def erased(image, probability, seed):
 
     Returns:
         float32, `(h, w, c)`.
-
-    Example:
-
-    >>> import tensorflow as tf
-    >>> from keras_vit.data.augment import erased
-    >>> bool(tf.reduce_any(erased(tf.ones((8, 8, 3)), 1.0, (0, 0)) != 1.0))
-    True
 
     Source: timm's `RandomErasing`, mode "pixel", with ten attempts to fit a rectangle.
     """

@@ -31,11 +31,6 @@ def check_class_names(
 
     Raises:
         ValueError: the numbers, the names or the order of the classes differ.
-
-    Example:
-
-    >>> from keras_vit.data.class_names import check_class_names
-    >>> check_class_names("a set", ["cat", "dog"], "the run", ["cat", "dog"], "")
     """
     names, expected = (
         [unicodedata.normalize("NFC", str(name)) for name in side]

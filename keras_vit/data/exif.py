@@ -27,13 +27,6 @@ def orientations(contents):
     Returns:
         int32 `(b,)`: EXIF orientations, 1 to 8; 1 (upright) for files without EXIF.
 
-    Example:
-
-    >>> import tensorflow as tf
-    >>> from keras_vit.data.exif import orientations
-    >>> orientations(tf.constant([b"no image"])).numpy().tolist()
-    [1]
-
     Reference: Exif 2.32 (CIPA DC-008), section 4.6.4; TIFF 6.0, section 2.
     """
     tf = tensorflow()
@@ -58,13 +51,6 @@ def upright(pixels, orientation):
     Returns:
         `(h, w, c)`, or `(w, h, c)` for orientations 5 to 8; the same pixels as Pillow's
         `ImageOps.exif_transpose`. Upright images are not copied.
-
-    Example:
-
-    >>> import tensorflow as tf
-    >>> from keras_vit.data.exif import upright
-    >>> upright(tf.constant([[[1], [2]]]), tf.constant(6)).numpy().ravel().tolist()
-    [1, 2]
     """
     tf = tensorflow()
     # Select operations without tf.cond, because every branch costs a server milliseconds.
@@ -91,13 +77,6 @@ def encoded_window(window, shape, orientation):
 
     Returns:
         int32 `(4,)`: row, column, height and width before `upright`.
-
-    Example:
-
-    >>> import tensorflow as tf
-    >>> from keras_vit.data.exif import encoded_window
-    >>> encoded_window([0, 1, 2, 3], (10, 20, 3), tf.constant(6)).numpy().tolist()
-    [16, 0, 3, 2]
     """
     tf = tensorflow()
     turned, mirrored, flipped = _operations(orientation)

@@ -41,12 +41,6 @@ def contents(files: Sequence[str]) -> list[str]:
     Returns:
         The size of each file, followed by a checksum, which begins with `~` if it covers
         only a part of the file. `"missing"` for a file that does not exist.
-
-    Example:
-
-    >>> from keras_vit.data.files import contents
-    >>> contents(["/no/such/file"])
-    ['missing']
     """
     # Use threads, because every call waits for the server on network file systems.
     with concurrent.futures.ThreadPoolExecutor(32) as pool:

@@ -115,12 +115,6 @@ def counted(others: dict[str, list[str]]) -> str:
 
     Args:
         others: the second result of `image_files`.
-
-    Example:
-
-    >>> from keras_vit.data.folders import counted
-    >>> counted({".tiff": ["a.tiff", "b.tiff"]})
-    '2 .tiff files (a.tiff, ...)'
     """
     texts = []
     for suffix, names in sorted(others.items(), key=lambda item: -len(item[1])):

@@ -16,13 +16,6 @@ def tensorflow():
     Raises:
         RuntimeError: TensorFlow already uses a GPU that another backend needs.
         ImportError: TensorFlow is not installed.
-
-    Example:
-
-    >>> from keras_vit.data.host import tensorflow
-    >>> tf = tensorflow()
-    >>> int(tf.data.Dataset.range(3).cardinality())
-    3
     """
     import tensorflow as tf
 

@@ -69,12 +69,6 @@ class RandAugment:
 
         Raises:
             ValueError: `text` has neither form, or a number is out of its range.
-
-        Example:
-
-        >>> from keras_vit.data import RandAugment
-        >>> RandAugment.parse("randaug(2,10)").layers
-        2
         """
         number = r"(\d+(?:\.\d+)?)"
         big_vision = re.fullmatch(rf"randaug\((\d+), *{number}\)", text)

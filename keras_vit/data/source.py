@@ -99,12 +99,6 @@ class Source:
 
         Returns:
             A `Source`; the same one if its images are arrays.
-
-        Example:
-
-        >>> from keras_vit.data import open_source
-        >>> open_source("digits:test").with_channels(3).channels
-        1
         """
         if not self.encoded or channels not in (1, 3):
             return self

@@ -87,12 +87,6 @@ def digits(seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]
 
     Raises:
         ImportError: scikit-learn is not installed.
-
-    Example:
-
-    >>> from keras_vit.data.sources import digits
-    >>> {part: len(labels) for part, (_, labels, _) in digits().items()}
-    {'train': 1257, 'validation': 180, 'test': 360}
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

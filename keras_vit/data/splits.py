@@ -71,12 +71,6 @@ def tfds_slices(name: str, share: float) -> str | None:
     Args:
         name: name of the set, without a slice.
         share: fraction of the images that is split off, rounded to percent.
-
-    Example:
-
-    >>> from keras_vit.data.splits import tfds_slices
-    >>> tfds_slices("tfds:cifar10", 0.1)
-    "'data.train=tfds:cifar10:train[:90%]' and 'data.validation=tfds:cifar10:train[90%:]'"
     """
     match = re.fullmatch(r"(tfds:[^:]+(?::[\d.*]+)?)(?::(\w+))?", name)
     if match is None:
