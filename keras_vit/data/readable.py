@@ -125,11 +125,6 @@ class ReadableImages:
         tf = tensorflow()
         problems, found = {}, 0
         references = self.stream(int(first)).filter(lambda _, end, reference: ~end)
-        # This function occupies a thread of TensorFlow's pool until it returns. If all
-        # threads waited here for a data set that uses the same pool, none would end.
-        options = tf.data.Options()
-        options.threading.private_threadpool_size = 1
-        references = references.with_options(options)
         try:
             for position, _, reference in references.take(missing):
                 if position >= first + missing:
