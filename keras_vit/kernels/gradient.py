@@ -73,7 +73,7 @@ def fuse_elementwise(function):
     import tensorflow as tf
     from tensorflow.python.eager.context import context
 
-    compiled = tf.function(function, jit_compile=True)
+    compiled = tf.function(function, jit_compile=True, autograph=False)
 
     @functools.wraps(function)
     def call(*tensors):

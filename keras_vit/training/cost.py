@@ -53,7 +53,9 @@ def forward_operations(model: keras.Model) -> int:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        function = tf.function(lambda images: model(images, training=False))
+        function = tf.function(
+            lambda images: model(images, training=False), autograph=False
+        )
         graph = function.get_concrete_function(tf.TensorSpec(shape)).graph
         builder = tf.compat.v1.profiler.ProfileOptionBuilder
         options = builder(builder.float_operation()).with_empty_output().build()
