@@ -33,7 +33,7 @@ others=; \
 for backend in tensorflow jax torch; do \
 	if $(RUN) -c "import importlib.util, sys; sys.exit(not importlib.util.find_spec('$$backend'))"; then \
 		echo "== Backend: $$backend"; \
-		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m pytest -n 2 -m "$(1)$$others" || exit 1; \
+		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m pytest -n 2 --dist worksteal -m "$(1)$$others" || exit 1; \
 		others=" and not any_backend"; \
 	else \
 		echo "== Backend: $$backend is not installed, NOT TESTED (make torch installs torch)"; \

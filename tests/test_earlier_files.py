@@ -12,6 +12,7 @@ from keras_vit.training import runs
 from keras_vit.training.config import load
 from tests.cases import array
 from tests.earlier.write import MODELS, build
+from tests.export.serving import exports_here
 
 EARLIER = pathlib.Path(__file__).parent / "earlier"
 
@@ -66,7 +67,8 @@ def test_a_run_resumes(tmp_path):
 @pytest.mark.any_backend
 def test_an_export_agrees_with_a_new_one(tmp_path, tensorflow):
     model = keras.saving.load_model(EARLIER / "vit.keras")
-    keras_vit.export.saved_model(model, tmp_path / "new")
+    with exports_here():
+        keras_vit.export.saved_model(model, tmp_path / "new")
     earlier = tensorflow.saved_model.load(str(EARLIER / "saved_model" / "1")).signatures
     new = tensorflow.saved_model.load(str(tmp_path / "new" / "1")).signatures
     assert set(earlier) == set(new)

@@ -1,72 +1,56 @@
-"""Execution of an export in a separate process that cannot import Keras."""
+"""Execution of an export in a separate process that cannot import Keras, or in this one.
 
+Exports are written and run in processes of their own, which import TensorFlow for ten
+seconds. Tests that do not check these processes do without them.
+"""
+
+import contextlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
+import keras
 import numpy as np
 
-PROGRAM = """
-import json, sys
-sys.modules["keras"] = None
-import numpy as np, tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow.python.framework import op_def_registry
-path, folder = sys.argv[1:]
-loaded = tf.saved_model.load(path)
-requests = json.load(open(f"{folder}/requests.json"))
-errors = {}
-for number, (name, argument, dtype) in enumerate(requests):
-    if dtype == "string":
-        files = json.load(open(f"{folder}/{number}.json"))
-        value = tf.constant([bytes.fromhex(file) for file in files], tf.string)
-    else:
-        value = tf.constant(np.load(f"{folder}/{number}.npy"), dtype)
-    try:
-        results = loaded.signatures[name](**{argument: value})
-    except tf.errors.InvalidArgumentError as error:
-        errors[number] = str(error)
-        continue
-    results = {key: value.numpy() for key, value in results.items()}
-    np.savez(f"{folder}/{number}.npz", **{
-        key: value.astype("S") if value.dtype == object else value
-        for key, value in results.items()
-    })
-with open(f"{path}/saved_model.pb", "rb") as file:
-    meta_graph = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0]
-graph = meta_graph.graph_def
-nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
-ops = sorted({node.op for node in nodes})
-functions = {f.signature.name for f in graph.library.function}
-def tensors(infos):
-    return {
-        key: [tf.as_dtype(info.dtype).name, [d.size for d in info.tensor_shape.dim]]
-        for key, info in infos.items()
-    }
-print(json.dumps({
-    "errors": errors,
-    "keras": [m for m in sys.modules if m.split(".")[0] == "keras" and m != "keras"],
-    "ops": ops,
-    "unknown": [op for op in ops if not (op_def_registry.get(op) or op in functions)],
-    "signatures": {
-        name: [tensors(signature.inputs), tensors(signature.outputs)]
-        for name, signature in meta_graph.signature_def.items() if signature.inputs
-    },
-}))
-"""
+from keras_vit.export import served_model
+from keras_vit.kernels import attention
+
+PROGRAM = pathlib.Path(__file__).with_name("program.py")
 
 
 def serve(path, requests, folder, python=sys.executable):
-    """Run requests and return the outputs of each, and facts about the export.
+    """Run requests in a process without Keras; return their outputs, and facts about it.
 
     A request is `(signature, argument, values)`, where the values are an array or a list
     of bytes. If a request raises an error, its output is the error message. The
     interpreter `python` needs TensorFlow only.
     """
-    folder = pathlib.Path(folder)
-    described = []
+    _write(requests, folder)
+    process = subprocess.run(
+        [python, "-P", PROGRAM, path, folder],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    facts = json.loads(process.stdout.splitlines()[-1])
+    return _answers(len(requests), facts["errors"], folder), facts
+
+
+def serve_here(path, requests, folder):
+    """Run requests in this process; return their outputs."""
+    from tests.export import program
+
+    _write(requests, folder)
+    errors = program.answer(str(path), folder)
+    return _answers(len(requests), errors, folder)
+
+
+def _write(requests, folder):
+    folder, described = pathlib.Path(folder), []
     for number, (name, argument, values) in enumerate(requests):
         if isinstance(values, list):
             files = json.dumps([file.hex() for file in values])
@@ -76,19 +60,33 @@ def serve(path, requests, folder, python=sys.executable):
             np.save(folder / f"{number}.npy", values)
             described.append((name, argument, str(values.dtype)))
     (folder / "requests.json").write_text(json.dumps(described))
-    process = subprocess.run(
-        [python, "-P", "-c", PROGRAM, path, folder],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    facts = json.loads(process.stdout.splitlines()[-1])
+
+
+def _answers(count, errors, folder):
     answers = []
-    for number in range(len(requests)):
-        if str(number) in facts["errors"]:
-            answers.append(facts["errors"][str(number)])
+    for number in range(count):
+        if str(number) in errors:
+            answers.append(errors[str(number)])
             continue
-        with np.load(folder / f"{number}.npz") as results:
+        with np.load(pathlib.Path(folder) / f"{number}.npz") as results:
             answers.append(dict(results))
-    return answers, facts
+    return answers
+
+
+@contextlib.contextmanager
+def exports_here():
+    """Return a context in which exports are written in this process under TensorFlow."""
+
+    def run(staging):
+        from keras_vit.export import tensorflow_process
+
+        # The formats of single files disable blockwise attention in their process.
+        with mock.patch.object(attention, "BLOCKS_FROM", attention.BLOCKS_FROM):
+            tensorflow_process.main(staging)
+        return json.loads((staging / "result.json").read_text())
+
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    with mock.patch.object(served_model, "_run_under_tensorflow", run):
+        yield

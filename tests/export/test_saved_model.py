@@ -1,3 +1,6 @@
+import contextlib
+import dataclasses
+import functools
 import io
 import os
 import pathlib
@@ -10,7 +13,7 @@ import pytest
 from keras_vit.export import comparison, saved_model, savedmodel
 from tests.cases import array, perturb, tiny_vit
 from tests.export.models import MODELS, NAMES, exact_copy, pixels, tiny_model
-from tests.export.serving import serve
+from tests.export.serving import exports_here, serve, serve_here
 
 Image = pytest.importorskip("PIL.Image", reason="makes the pictures")
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -19,6 +22,8 @@ pytestmark = pytest.mark.usefixtures("tensorflow")
 BAD_SHAPES = [(16, 24, 3), (1152,), (3, 16, 24, 1)]
 # Operations that a server may not have or cannot compile.
 FOREIGN = ("Xla", "PyFunc", "EagerPyFunc", "TPU")
+# With four channels, an export has no signatures for files, which take most of the time.
+FOUR = (16, 24, 4)
 BAD_SIZES = [(1, 24, 16, 3), (6, 8, 8, 3)]  # Valid only if the export resizes.
 
 
@@ -28,50 +33,114 @@ def png(image):
     return file.getvalue()
 
 
-@pytest.mark.parametrize("case", NAMES)
-def test_an_export_gives_keras_outputs_without_keras(case, tmp_path, capsys):
+@dataclasses.dataclass
+class Exported:
+    """Export of a case, its answers to the requests of a test, and facts about it."""
+
+    case: str
+    model: keras.Model
+    exact: keras.Model
+    path: pathlib.Path
+    printed: str
+    images: np.ndarray
+    answers: dict
+    facts: dict
+
+    @property
+    def resizes(self):
+        return self.model.preprocessor.image_size is not None
+
+    @property
+    def activation(self):
+        return MODELS[self.case].get("classifier_activation", "softmax")
+
+    @property
+    def output(self):
+        return "logits" if self.activation is None else "probabilities"
+
+    @functools.cached_property
+    def inputs(self):
+        return self.exact.preprocessor(self.images)
+
+    @functools.cached_property
+    def logits(self):
+        return array(self.exact(self.inputs))
+
+    @functools.cached_property
+    def probabilities(self):
+        return array(keras.activations.get(self.activation)(self.logits))
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def exported(request, tmp_path_factory):
+    """Export each case once; the first is written and run by processes of their own."""
+    pytest.importorskip("tensorflow", reason="exports need TensorFlow")
+    case = request.param
+    folder = tmp_path_factory.mktemp("exported")
     model = tiny_model(MODELS[case])
-    path = saved_model(model, tmp_path / "served", top_k=3)
-    assert path == tmp_path / "served" / "1"
-    assert str(path) in capsys.readouterr().out
+    alone = case == "everything"
+    printed = io.StringIO()
+    where = contextlib.nullcontext() if alone else exports_here()
+    with where, contextlib.redirect_stdout(printed):
+        path = saved_model(model, folder / "served", top_k=3)
     images = pixels(model, 7)
-    resizes = model.preprocessor.image_size is not None
-    if resizes:
+    wrong = BAD_SHAPES + BAD_SIZES
+    if model.preprocessor.image_size is not None:
         images = np.concatenate([images, images[:, :11]], axis=1)
+        wrong = BAD_SHAPES
+    floats = images.astype("float32")
     files = [png(image) for image in images]
     files.insert(2, files[0][:-30])
-    requests = [
-        *(("serving_default", "images", images[:b].astype("float32")) for b in (1, 2, 7)),
-        ("predict_uint8", "images", images),
-        ("features", "images", images.astype("float32")),
-        ("predict_bytes", "image_bytes", files),
-    ]
-    wrong = BAD_SHAPES if resizes else BAD_SHAPES + BAD_SIZES
+    requests = {
+        **{f"{b} images": ("serving_default", "images", floats[:b]) for b in (1, 2, 7)},
+        "uint8": ("predict_uint8", "images", images),
+        "features": ("features", "images", floats),
+        "files": ("predict_bytes", "image_bytes", files),
+    }
     for shape in wrong:
-        requests.append(("serving_default", "images", np.zeros(shape, "float32")))
-    answers, facts = serve(path, requests, tmp_path)
+        requests[shape] = ("serving_default", "images", np.zeros(shape, "float32"))
+    if alone:
+        answers, facts = serve(path, list(requests.values()), folder)
+    else:
+        from tests.export.program import describe
 
-    def close(served, expected, tolerance=1e-5):
-        np.testing.assert_allclose(served, expected, rtol=0, atol=tolerance)
-
+        answers = serve_here(path, list(requests.values()), folder)
+        facts = describe(path)
+    answers = dict(zip(requests, answers, strict=True))
     exact = exact_copy(model)
-    inputs = exact.preprocessor(images)
-    logits = exact(inputs)
-    activation = MODELS[case].get("classifier_activation", "softmax")
-    name = "logits" if activation is None else "probabilities"
-    probabilities = array(keras.activations.get(activation)(logits))
-    for answer, batch in zip(answers[:4], (1, 2, 7, 7), strict=True):
-        close(answer["logits"], array(logits)[:batch])
-        close(answer[name], probabilities[:batch])
-    headless = {"include_top": False, "representation_size": None}
-    pooled = array(exact_copy(model, **headless)(inputs))
-    close(answers[4]["pooled"], pooled, comparison.TOLERANCE)  # The values are up to 5.
-    tokens = keras.Model(exact.inputs, exact.get_layer("pooling").input)(inputs)
+    return Exported(case, model, exact, path, printed.getvalue(), images, answers, facts)
+
+
+def close(served, expected, tolerance=1e-5):
+    np.testing.assert_allclose(served, expected, rtol=0, atol=tolerance)
+
+
+def test_an_export_gives_keras_outputs(exported):
+    for request, count in (
+        ("1 images", 1),
+        ("2 images", 2),
+        ("7 images", 7),
+        ("uint8", 7),
+    ):
+        answer = exported.answers[request]
+        close(answer["logits"], exported.logits[:count])
+        close(answer[exported.output], exported.probabilities[:count])
+
+
+def test_the_features_of_an_export_are_those_of_keras(exported):
+    exact = exported.exact
+    headless = exact_copy(exported.model, include_top=False, representation_size=None)
+    pooled = array(headless(exported.inputs))
+    answer = exported.answers["features"]
+    close(answer["pooled"], pooled, comparison.TOLERANCE)  # The values are up to 5.
+    tokens = keras.Model(exact.inputs, exact.get_layer("pooling").input)(exported.inputs)
     grid = array(tokens)[:, -exact.grid_shape[0] * exact.grid_shape[1] :]
     grid = grid.reshape(7, *exact.grid_shape, -1)
-    close(answers[4]["tokens"], grid, comparison.TOLERANCE)
+    close(answer["tokens"], grid, comparison.TOLERANCE)
 
-    answer = answers[5]
+
+def test_an_export_classifies_files(exported):
+    answer, name = exported.answers["files"], exported.output
     assert answer["error"].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
     bad = {name: values[2].tolist() for name, values in answer.items()}
     assert bad == {
@@ -82,20 +151,39 @@ def test_an_export_gives_keras_outputs_without_keras(case, tmp_path, capsys):
         "error": 1,
     }
     answer = {name: np.delete(values, 2, axis=0) for name, values in answer.items()}
+    probabilities = exported.probabilities
     close(answer[name], probabilities)
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
     assert answer["classes"].tolist() == order.tolist()
     assert answer["labels"].tolist() == [[b"%d" % c for c in row] for row in order]
     close(answer["scores"], np.take_along_axis(probabilities, order, axis=1))
 
-    for answer in answers[6:]:
-        assert isinstance(answer, str)
 
+def test_an_export_refuses_images_of_other_shapes(exported):
+    shapes = [request for request in exported.answers if isinstance(request, tuple)]
+    assert len(shapes) == len(BAD_SHAPES) + (0 if exported.resizes else len(BAD_SIZES))
+    for shape in shapes:
+        assert isinstance(exported.answers[shape], str)
+
+
+def test_an_export_is_one_version_with_each_weight_stored_once(exported):
+    path, exact = exported.path, exported.exact
+    assert path.parts[-2:] == ("served", "1")
+    assert str(path) in exported.printed
+    assert os.listdir(path.parent) == ["1"]
     stored = sum(file.stat().st_size for file in (path / "variables").iterdir())
     assert stored < 4 * exact.count_params() + 200 * len(exact.weights)
 
-    assert facts["keras"] == facts["unknown"] == []
-    size = [-1, -1] if resizes else [16, 24]
+
+def test_an_export_needs_only_tensorflow(exported):
+    assert exported.facts.get("keras", []) == exported.facts["unknown"] == []
+    print(*exported.facts["ops"])
+    assert not [op for op in exported.facts["ops"] if op.startswith(FOREIGN)]
+
+
+def test_the_signatures_of_an_export(exported):
+    name, exact = exported.output, exported.exact
+    size = [-1, -1] if exported.resizes else [16, 24]
     of_images = {"images": ["float32", [-1, *size, 3]]}
     of_pixels = {"images": ["uint8", [-1, *size, 3]]}
     of_files = {"image_bytes": ["string", [-1]]}
@@ -107,7 +195,7 @@ def test_an_export_gives_keras_outputs_without_keras(case, tmp_path, capsys):
         "scores": ["float32", [-1, 3]],
         "error": ["int32", [-1]],
     }
-    width = array(tokens).shape[-1]
+    width = exact.get_layer("pooling").input.shape[-1]
     features = {
         "pooled": ["float32", [-1, width]],
         "tokens": ["float32", [-1, *exact.grid_shape, width]],
@@ -118,20 +206,19 @@ def test_an_export_gives_keras_outputs_without_keras(case, tmp_path, capsys):
         "orientation": ["int32", [-1]],
         "error": ["int32", [-1]],
     }
-    assert facts["signatures"] == {
+    assert exported.facts["signatures"] == {
         "serving_default": [of_images, scores],
         "predict_uint8": [of_pixels, scores],
         "predict_bytes": [of_files, top],
         "features": [of_images, features],
         "attention": [of_files, attention],
     }
-    print(*facts["ops"])
-    assert not [op for op in facts["ops"] if op.startswith(FOREIGN)]
-    assert sorted(os.listdir(tmp_path / "served")) == ["1"]
 
 
+@pytest.mark.any_backend
+@pytest.mark.usefixtures("exporting_here")
 def test_an_existing_version_is_never_overwritten(tmp_path, tensorflow):
-    model = tiny_vit(input_shape=(16, 24, 4))
+    model = tiny_vit(input_shape=FOUR)
     (tmp_path / "3").mkdir()
     (tmp_path / "3" / "saved_model.pb").write_text("mine")
     with pytest.raises(
@@ -200,6 +287,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
 
 
 @pytest.mark.any_backend
+@pytest.mark.usefixtures("exporting_here")
 def test_a_difference_of_any_output_fails(tmp_path, monkeypatch):
     compare, calls = comparison.difference, []
     monkeypatch.setattr(
@@ -225,6 +313,7 @@ def test_a_difference_of_any_output_fails(tmp_path, monkeypatch):
 
 
 @pytest.mark.any_backend
+@pytest.mark.usefixtures("exporting_here")
 @pytest.mark.parametrize("existed", [False, True])
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch, existed):
     directory = tmp_path / "some" / "new" / "served"
@@ -233,7 +322,7 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch, existed):
     before = list(tmp_path.rglob("*"))
     monkeypatch.setattr(savedmodel, "TOLERANCE", -1.0)
     with pytest.raises(RuntimeError, match=r"differ from Keras.*nothing was written"):
-        saved_model(tiny_vit(), directory, verbose=False)
+        saved_model(tiny_vit(input_shape=FOUR), directory, verbose=False)
     assert list(tmp_path.rglob("*")) == before
 
 
@@ -248,15 +337,17 @@ def test_a_failing_process_is_reported(tmp_path, monkeypatch):
 
 
 @pytest.mark.any_backend
+@pytest.mark.usefixtures("exporting_here")
 def test_int8_weights(tmp_path):
-    model = perturb(tiny_vit(hidden_dim=64, mlp_dim=96, positions="relative"))
+    sizes = {"input_shape": FOUR, "hidden_dim": 64, "mlp_dim": 96}
+    model = perturb(tiny_vit(**sizes, positions="relative"))
     path = saved_model(model, tmp_path / "served", weights_dtype="int8", verbose=False)
     stored = sum(file.stat().st_size for file in (path / "variables").iterdir())
     assert stored < 1.4 * model.count_params() + 400 * len(model.weights)
 
     images = pixels(model, 3)
     request = ("serving_default", "images", images.astype("float32"))
-    (answer,), _ = serve(path, [request], tmp_path)
+    (answer,) = serve_here(path, [request], tmp_path)
     rounded = exact_copy(model)
     for weight in rounded.weights:
         if len(weight.shape) > 1:

@@ -16,7 +16,7 @@ from keras_vit.cli import export
 from keras_vit.export import models_config, saved_model
 from keras_vit.layers import Preprocessor
 from tests.cases import array, perturb, tiny_vit
-from tests.export.serving import serve
+from tests.export.serving import exports_here, serve_here
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
@@ -62,7 +62,8 @@ def exported(model, tmp_path_factory):
     (folder / "labels.txt").write_text("\n".join(names) + "\n", "utf-8")
     checkpoint, labels = str(folder / "model.keras"), str(folder / "labels.txt")
     command = [checkpoint, "--to", str(folder / "vit"), "--labels", labels]
-    export.main([*command, "--version", "12", "--top-k", "2"])
+    with exports_here():
+        export.main([*command, "--version", "12", "--top-k", "2"])
     return folder / "vit" / "12"
 
 
@@ -154,7 +155,7 @@ def test_a_server_in_cpp_gives_keras_outputs(
         if name.startswith("predict_bytes.")
     }
     check_files(of_files, model, photographs)
-    answers, _ = serve(
+    answers = serve_here(
         exported, [("features", "images", pixels.astype("float32"))], tmp_path
     )
     for name, value in answers[0].items():
@@ -189,7 +190,7 @@ def test_warm_up_requests_are_those_of_tf_serving(exported, tmp_path):
         value = value.tolist() if value.dtype == object else value
         requests.append((request.model_spec.signature_name, argument, value))
     assert sorted(name for name, _, _ in requests) == SIGNATURES
-    answers, _ = serve(exported, requests, tmp_path)
+    answers = serve_here(exported, requests, tmp_path)
     for answer in answers:
         assert len(next(iter(answer.values()))) == 1
         assert answer.get("error", 0) == 0
@@ -200,17 +201,19 @@ def test_images_that_a_resize_would_make_too_large_are_refused(exported, tmp_pat
         ("predict_uint8", "images", np.zeros((1, 1, width, 3), "uint8"))
         for width in (1000, 150_000)
     ]
-    (answer, refusal), _ = serve(exported, requests, tmp_path)
+    answer, refusal = serve_here(exported, requests, tmp_path)
     assert answer["logits"].shape == (1, 5)
     assert "Images must have 1 to 33554432 pixels, resized too" in refusal
 
 
-def test_the_client_over_grpc(exported, photographs, tmp_path):
+def test_the_client_over_grpc(exported, photographs, tmp_path, capsys):
     """Check the gRPC client against a Python server that uses tensorflow-serving-api."""
     grpc = pytest.importorskip("grpc")
     service = pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
+
+    from keras_vit.cli import query
 
     loaded = tf.saved_model.load(str(exported))
 
@@ -231,32 +234,31 @@ def test_the_client_over_grpc(exported, photographs, tmp_path):
     port = server.add_insecure_port("localhost:0")
     server.start()
 
-    def client(*arguments):
-        command = [sys.executable, "-m", "keras_vit", "query"]
-        return subprocess.run(
-            [*command, f"localhost:{port}", *arguments],
+    address = f"localhost:{port}"
+    try:
+        names = [str(tmp_path / name) for name in ("a.jpg", "b.jpg")]
+        for name, content in zip(names, photographs[1:3], strict=True):
+            pathlib.Path(name).write_bytes(content)
+        process = subprocess.run(
+            [sys.executable, "-m", "keras_vit", "query", address, "vit", *names],
             cwd=HERE.parents[1],
             env=QUIET,
             capture_output=True,
             text=True,
         )
-
-    try:
-        names = [str(tmp_path / name) for name in ("a.jpg", "b.jpg")]
-        for name, content in zip(names, photographs[1:3], strict=True):
-            pathlib.Path(name).write_bytes(content)
-        process = client("vit", *names)
         assert process.returncode == 0, process.stderr
         first, second = process.stdout.splitlines()
         assert first.startswith(f"{names[0]}: ")
         assert first.count("%") == 2
         assert second == f"{names[1]}: cannot be decoded"
-        process = client("resnet", names[0])
-        assert process.returncode == 1
-        assert "NOT_FOUND: no such model" in process.stderr
-        process = client("vit", "nowhere.jpg")
-        assert process.returncode == 1
-        assert "nowhere.jpg" in process.stderr
+        for arguments, message in (
+            (["resnet", names[0]], "NOT_FOUND: no such model"),
+            (["vit", "nowhere.jpg"], "nowhere.jpg"),
+        ):
+            with pytest.raises(SystemExit) as stop:
+                query.main([address, *arguments])
+            assert stop.value.code == 1
+            assert message in capsys.readouterr().err
     finally:
         server.stop(None)
 
@@ -329,7 +331,7 @@ def test_a_grey_model_without_the_serving_package(tmp_path, monkeypatch, capsys)
         ("predict_bytes", "image_bytes", [file.getvalue()]),
         ("predict_uint8", "images", pixels[None, ..., None]),
     ]
-    (of_file, of_pixels), _ = serve(path, requests, tmp_path)
+    of_file, of_pixels = serve_here(path, requests, tmp_path)
     np.testing.assert_allclose(
         of_file["probabilities"], of_pixels["probabilities"], rtol=0, atol=1e-6
     )

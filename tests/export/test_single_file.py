@@ -1,5 +1,6 @@
 """ONNX and LiteRT exports, run by onnxruntime and by LiteRT's interpreter."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ from keras_vit.export import litert, onnx, served_model, single_file
 from keras_vit.export.comparison import TOLERANCE
 from tests.cases import array, perturb, random_array, tiny_vit
 from tests.export.models import MODELS, NAMES, exact_copy, pixels, tiny_model
+from tests.export.serving import exports_here
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -66,11 +68,17 @@ def check(results, wanted, batches):
             )
 
 
+def alone_or_here(name):
+    """Return a context in which only the first case is written by another process."""
+    return contextlib.nullcontext() if name == "everything" else exports_here()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx(name, tmp_path, capsys):
     model = tiny_model(MODELS[name])
     path = tmp_path / "new" / "vit.onnx"
-    assert onnx(model, path) == path
+    with alone_or_here(name):
+        assert onnx(model, path) == path
     assert os.listdir(path.parent) == ["vit.onnx"]
     assert "within" in capsys.readouterr().out
     images = pixels(model, 7)
@@ -99,10 +107,12 @@ def test_onnx(name, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_litert(name, tmp_path):
-    check_litert(tiny_model(MODELS[name]), tmp_path / "new" / "vit.tflite")
+    with alone_or_here(name):
+        check_litert(tiny_model(MODELS[name]), tmp_path / "new" / "vit.tflite")
 
 
 @pytest.mark.any_backend
+@pytest.mark.usefixtures("exporting_here")
 def test_litert_of_attention_by_blocks(tmp_path):
     check_litert(perturb(tiny_vit(**LONG)), tmp_path / "new" / "vit.tflite")
 
@@ -130,6 +140,7 @@ def check_litert(model, path):
 
 
 @pytest.mark.any_backend
+@pytest.mark.usefixtures("exporting_here")
 @pytest.mark.parametrize("file_format", WRITERS)
 def test_int8_and_the_command(file_format, tmp_path, capsys):
     model = tiny_vit(hidden_dim=64, mlp_dim=256, num_layers=6)
@@ -174,6 +185,7 @@ def test_options_of_another_format(arguments, message, tmp_path, capsys):
 
 
 @pytest.mark.any_backend
+@pytest.mark.usefixtures("exporting_here")
 @pytest.mark.parametrize("file_format", WRITERS)
 def test_labels(file_format, tmp_path):
     names = ["cat ", "dog", "T-shirt", "crème brûlée", ""]
@@ -267,6 +279,7 @@ def test_a_missing_package(file_format, package, tmp_path, monkeypatch):
 
 
 @pytest.mark.any_backend
+@pytest.mark.usefixtures("exporting_here")
 @pytest.mark.parametrize("file_format", WRITERS)
 def test_a_failed_comparison_leaves_nothing(file_format, tmp_path, monkeypatch):
     write, name = WRITERS[file_format]

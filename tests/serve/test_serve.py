@@ -8,7 +8,6 @@ import os
 import pathlib
 import random
 import re
-import shutil
 import socket
 import struct
 import subprocess
@@ -20,9 +19,7 @@ import zlib
 import numpy as np
 import pytest
 
-from keras_vit.export import saved_model
-from keras_vit.layers import Preprocessor
-from tests.cases import array, perturb, tiny_vit
+from tests.cases import array
 
 Image = pytest.importorskip("PIL.Image", reason="makes the pictures")
 for package in ("orjson", "prometheus_client", "starlette", "uvicorn"):
@@ -32,27 +29,6 @@ pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 ROOT = pathlib.Path(__file__).parents[2]
 LABELS = ["cat", "dog", "T-shirt", "crème brûlée", "owl"]
 MAX_BODY, MAX_INSTANCES, MAX_WAITING, TIMEOUT = 2_000_000, 40, 40, 1.5
-
-
-@pytest.fixture(scope="module")
-def model():
-    return perturb(tiny_vit(preprocessor=Preprocessor.imagenet((16, 24), 0.9)))
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("served") / "vit"
-    saved_model(model, directory, version=3, labels=LABELS, top_k=2, verbose=False)
-    (directory / "2").mkdir()
-    # The following versions cannot be served.
-    (directory / "4").mkdir()
-    (directory / "5").mkdir()
-    (directory / "5" / "saved_model.pb").write_bytes(b"damaged")
-    shutil.copytree(directory / "3", directory / "6")
-    next((directory / "6" / "variables").glob("*.data-*")).write_bytes(b"")
-    for name in ("03", "007", "\u0667", "\u00b2"):
-        shutil.copytree(directory / "3", directory / name)
-    return directory
 
 
 class Served:
@@ -121,21 +97,6 @@ class Served:
     def log(self):
         self.errors.seek(0)
         return self.errors.read()
-
-
-@pytest.fixture(scope="module")
-def server(exported):
-    limits = {
-        "--max-body": MAX_BODY,
-        "--max-instances": MAX_INSTANCES,
-        "--max-waiting": MAX_WAITING,
-        "--body-timeout": TIMEOUT,
-    }
-    options = [x for pair in limits.items() for x in pair]
-    server = Served(exported, *options, "--allow-host", "a.example")
-    yield server
-    code, errors = server.stop()
-    assert (code, errors) == (0, [])
 
 
 def pixels(count, height=20, width=33, seed=0):
@@ -784,17 +745,17 @@ def test_what_the_command_refuses(exported):
         assert message in process.stderr
 
 
-def test_a_missing_library_names_the_extra(exported):
-    program = "import sys; sys.modules['uvicorn'] = None; "
-    program += "from keras_vit.cli import main; main(['serve', *sys.argv[1:]])"
-    process = subprocess.run(
-        [sys.executable, "-c", program, str(exported)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 1
-    assert "pip install 'keras_vit[serve]'" in process.stderr
+def test_a_missing_library_names_the_extra(exported, monkeypatch, capsys):
+    from keras_vit.cli import serve
+
+    for name in ("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "TF_NUM_INTEROP_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # Restored after the test.
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "keras_vit.serve.server", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        serve.main([str(exported)])
+    assert stop.value.code == 1
+    assert "pip install 'keras_vit[serve]'" in capsys.readouterr().err
 
 
 def test_load(server, tmp_path, capsys):

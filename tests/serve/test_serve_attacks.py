@@ -14,11 +14,10 @@ import zlib
 import numpy as np
 import pytest
 
-from tests.serve.test_serve import ROOT, Served, b64, exported, file, model, pixels
+from tests.serve.test_serve import ROOT, Served, b64, file, pixels
 
 Image = pytest.importorskip("PIL.Image")
 attacks = pytest.importorskip("tests.serve.attacks")
-__all__ = ["exported", "model"]  # Imported fixtures.
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), "uint8")

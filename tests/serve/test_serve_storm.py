@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from tests.cases import array
-from tests.serve.test_serve import b64, exported, file, model, pixels, server
+from tests.serve.test_serve import b64, file, pixels
 
 wire = pytest.importorskip("tests.serve.wire")
-__all__ = ["exported", "model", "server"]  # Imported fixtures.
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
 KINDS = ["JPEG", "PNG", "GIF", "WEBP", "BMP"]
