@@ -13,6 +13,7 @@ import keras_vit.data
 import keras_vit.training
 from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
 from tests.conftest import GOLDENS
+from tests.export.serving import exports_here
 from tests.models.test_parameter_counts import T2T, TOKEN
 
 MODULES = (
@@ -62,11 +63,13 @@ def test_every_argument_is_documented(name):
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
-def test_the_first_example_of_the_readme_runs(tmp_path, monkeypatch, tensorflow):
+@pytest.mark.any_backend
+def test_the_examples_of_the_readme_run(tmp_path, monkeypatch, tensorflow):
     text = README.read_text()
     example, checkpoint, serving = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(example, {})
+    with exports_here():
+        exec(example, {})
     shutil.copy(GOLDENS / "google_token_prelogits.checkpoint.npz", "ViT-B_16.npz")
     exec(checkpoint, {"keras_vit": keras_vit})
     exec(serving, {})

@@ -2,12 +2,6 @@ import keras
 import pytest
 
 from keras_vit.data.host import tensorflow as host_tensorflow
-from tests.test_import import loaded_by
-
-
-def test_import_loads_no_framework_that_keras_does_not():
-    # The pipeline imports all other modules.
-    assert loaded_by("keras_vit.data.pipeline") == loaded_by("keras")
 
 
 @pytest.mark.skipif(

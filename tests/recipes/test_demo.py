@@ -1,13 +1,19 @@
+import contextlib
+import io
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
+
+from recipes import demo
+from tests.export.serving import exports_here
 
 pytest.importorskip("sklearn", reason="recipes need scikit-learn")
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -16,28 +22,25 @@ ROOT = pathlib.Path(__file__).parents[2]
 ACCURACY = r"Test accuracy after fine-tuning at 16x16: ([\d.]+)%"
 
 
-def demo(*arguments):
-    return recipe("demo", *arguments)
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo") / "demo"
 
 
-def recipe(name, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", f"recipes.{name}", *map(str, arguments)],
-        env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def printed(workdir):
+    """Run a short demo and return what it prints."""
+    printed, command = io.StringIO(), ["demo", "--workdir", str(workdir)]
+    called = mock.patch.object(sys, "argv", [*command, "--epochs", "1", "1"])
+    with contextlib.redirect_stdout(printed), exports_here(), called:
+        demo.main()
+    return printed.getvalue()
 
 
 @pytest.mark.any_backend
-def test_a_short_demo_leaves_everything_it_names(tmp_path):
-    workdir = tmp_path / "demo"
-    process = demo("--workdir", workdir, "--epochs", 1, 1)
-    assert process.returncode == 0, process.stderr
-    assert 0 <= float(re.search(ACCURACY, process.stdout)[1]) <= 100
-    assert "no Keras" in process.stdout
-    named = re.findall(r"^  .*: (\S+)$", process.stdout, re.MULTILINE)
+def test_a_short_demo_leaves_everything_it_names(workdir, printed):
+    assert 0 <= float(re.search(ACCURACY, printed)[1]) <= 100
+    named = re.findall(r"^  .*: (\S+)$", printed, re.MULTILINE)
     assert [pathlib.Path(path).name for path in named] == [
         "pretrained.keras",
         "finetuned.keras",
@@ -53,37 +56,54 @@ def test_a_short_demo_leaves_everything_it_names(tmp_path):
         assert (workdir / name).read_bytes().startswith(b"\x89PNG")
     with np.load(workdir / "predictions.npz") as predictions:
         assert predictions["probabilities"].shape == (360, 10)
-    difference = re.search(r"within ([\d.e-]+) of Keras", process.stdout)[1]
+    difference = re.search(r"within ([\d.e-]+) of Keras", printed)[1]
     assert float(difference) < 1e-5
 
-    small = tmp_path / "small.npz"
-    np.savez(small, images=np.zeros((4, 8, 8, 3)))
-    for arguments, message in [
-        ([workdir, small], "no SavedModel at"),
-        (
-            [workdir / "served" / "1", workdir / "curves.png"],
-            "is not an .npz file with images",
-        ),
-        (
-            [workdir / "served" / "1", small],
-            "takes images (None, None, None, 1); received",
-        ),
-    ]:
-        process = recipe("classify", *arguments, tmp_path / "out.npz")
-        assert process.returncode == 2
-        assert message in process.stderr
-    assert not (tmp_path / "out.npz").exists()
 
-    again = demo("--workdir", workdir)
-    assert again.returncode == 2
-    assert "exists; choose a new --workdir" in again.stderr
+@pytest.mark.any_backend
+def test_what_the_demo_refuses(workdir, printed, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["demo", "--workdir", str(workdir)])
+    with pytest.raises(SystemExit, match="2"):
+        demo.main()
+    assert "exists; choose a new --workdir" in capsys.readouterr().err
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("model", "images", "message"),
+    [
+        ("", "small.npz", "no SavedModel at"),
+        ("served/1", "curves.png", "is not an .npz file with images"),
+        ("served/1", "small.npz", "takes images (None, None, None, 1); received"),
+    ],
+)
+def test_what_classify_refuses(
+    model, images, message, workdir, printed, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "keras", None)  # Restored after the test.
+    from recipes import classify
+
+    np.savez(workdir / "small.npz", images=np.zeros((4, 8, 8, 3)))
+    paths = [workdir / model, workdir / images, tmp_path / "out.npz"]
+    monkeypatch.setattr(sys, "argv", ["classify", *map(str, paths)])
+    with pytest.raises(SystemExit, match="2"):
+        classify.main()
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.npz").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="slow without XLA")
 def test_the_demo_reaches_97_percent(tmp_path):
-    process = demo("--workdir", tmp_path / "demo")
+    process = subprocess.run(
+        [sys.executable, "-m", "recipes.demo", "--workdir", tmp_path / "demo"],
+        env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert process.returncode == 0, process.stderr
+    assert "no Keras" in process.stdout
     lines = [line for line in process.stdout.splitlines() if "accuracy after" in line]
     print(json.dumps(lines))
     assert float(re.search(ACCURACY, process.stdout)[1]) >= 97
