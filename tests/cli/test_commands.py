@@ -17,10 +17,12 @@ from keras_vit.evaluation import accuracy, linear_probe
 from keras_vit.training import config as configs
 from keras_vit.training import runs, sweep
 from tests.cases import array, perturb, tiny_vit
+from tests.export.serving import exports_here
 
 TINY = [
     "epochs=4",
     "batch_size=64",
+    "jit_compile=False",  # XLA takes seconds to compile each model under TensorFlow.
     "optimization.learning_rate=3e-3",
     "augmentation.pad_and_crop=0",
     "model.arguments.input_shape=(8, 8, 1)",
@@ -80,7 +82,8 @@ def test_evaluate_an_export(file_format, name, package, run, tmp_path):
     path = str(tmp_path / name)
     labels = [f"n{i}" for i in range(10)]
     write = getattr(keras_vit.export, file_format)
-    write(run / "best.keras", path, verbose=False, labels=labels)
+    with exports_here():
+        write(run / "best.keras", path, verbose=False, labels=labels)
     config = command_line.config_of(path, command_line.UNSPECIFIED)
     config = configs.override(config, ["data.test=digits:test", "batch_size=64"])
     with pytest.raises(ValueError, match=r"only .* has 'n0'.*class_names=None"):
@@ -92,6 +95,7 @@ def test_evaluate_an_export(file_format, name, package, run, tmp_path):
     assert served["loss"] == pytest.approx(exact["loss"], rel=1e-4)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -109,6 +113,7 @@ def test_nothing_to_evaluate(arguments, message):
         evaluate.main(arguments)
 
 
+@pytest.mark.any_backend
 def test_other_classes(run):
     settings = set_options("data.test=folder:tests/training")
     with pytest.raises(SystemExit, match="error: "):
@@ -274,6 +279,7 @@ def test_an_unknown_objective(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.any_backend
 def test_sweep(tmp_path, capsys):
     arguments = ["digits_vit", "--workdir", str(tmp_path / "sweep")]
     arguments += ["--grid", "model.arguments.positions=none,learned", "--grid", "seed=0"]
@@ -302,6 +308,7 @@ def test_grids():
     assert [one.seed for one in found.values()] == [1, 2]
 
 
+@pytest.mark.any_backend
 def test_dry_run(tmp_path, capsys):
     pretrain.main(["digits_vit", "--dry-run", *set_options(*TINY)])
     printed = capsys.readouterr().out

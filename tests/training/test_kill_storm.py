@@ -17,7 +17,7 @@ from tests.training.test_runs import SETTINGS, assert_same_state
 pytestmark = pytest.mark.slow
 
 ROUNDS, KILLS = 10, 10
-STORM = [*SETTINGS, "epochs=12", "checkpoint_steps=6"]
+STORM = [*SETTINGS, "jit_compile=True", "epochs=12", "checkpoint_steps=6"]
 
 
 def start(directory):

@@ -15,6 +15,8 @@ from keras_vit.training import (
 from tests.cases import array, perturb, random_array, random_images, tiny_t2t, tiny_vit
 
 XLA = keras.backend.backend() != "torch"
+# Compilation with XLA is slow under TensorFlow.
+FAST = keras.backend.backend() == "jax"
 OBJECTIVES = {
     "mpp": (MaskedPatchPrediction, {}),
     "mae": (
@@ -57,7 +59,7 @@ def objective(request):
 def test_gradients_reach_every_weight(objective, backbone):
     # Perturb the weights: with a zero head, no other weight has a gradient.
     model = perturb(objective(backbone_of(**BACKBONES[backbone])))
-    model.compile(keras.optimizers.SGD(1.0), jit_compile=XLA)
+    model.compile(keras.optimizers.SGD(1.0), jit_compile=FAST)
     before = {path: array(w).copy() for path, w in model.weights_by_path().items()}
     model.train_on_batch(random_images(model, 4))
     after = model.weights_by_path()
@@ -105,7 +107,7 @@ def test_half_precision_ends_before_the_head(objective):
 
 def test_a_dataset_with_labels_and_sample_weights(objective, tensorflow):
     model = perturb(objective(backbone_of(num_layers=1)))
-    model.compile("sgd", jit_compile=XLA)
+    model.compile("sgd", jit_compile=FAST)
     images, weights = random_images(model, 5), np.array([1, 0, 1, 1, 0.5], "float32")
     data = tensorflow.data.Dataset.from_tensor_slices((images, np.zeros(5), weights))
     # The second batch is smaller.

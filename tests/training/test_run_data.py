@@ -21,6 +21,7 @@ COLORS = {"cat": 20, "dog": 90, "horse": 160, "zebra": 240}
 TINY = [
     "epochs=1",
     "batch_size=6",
+    "jit_compile=False",  # XLA takes seconds to compile each model under TensorFlow.
     "data.test=None",
     "augmentation.pad_and_crop=0",
     "model.arguments.input_shape=(8, 8, 1)",

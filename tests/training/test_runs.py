@@ -28,6 +28,7 @@ SETTINGS = [
     "epochs=3",
     "checkpoint_steps=12",
     "batch_size=96",
+    "jit_compile=False",  # XLA takes seconds to compile each model under TensorFlow.
     "optimization.ema=0.9",
     "model.arguments.input_shape=(16, 16, 1)",
     "model.arguments.patch_size=4",
@@ -130,6 +131,7 @@ def test_a_killed_run_ends_as_one_that_was_not(whole, config, tmp_path):
     assert not list(directory.glob(".partial*"))
 
 
+@pytest.mark.any_backend
 def test_a_damaged_state_is_made_up_for_by_the_one_before(
     whole, config, tmp_path, capsys
 ):
@@ -150,6 +152,7 @@ def test_a_damaged_state_is_made_up_for_by_the_one_before(
     assert steps[0] == steps[1]
 
 
+@pytest.mark.any_backend
 def test_training_on(whole, config, tmp_path):
     """Check the remedy that the error for more epochs names."""
     settings = [f"model.weights={whole / 'last.keras'}", "model.arguments.head=keep"]
@@ -163,6 +166,7 @@ def test_training_on(whole, config, tmp_path):
     assert 0 < np.abs(change).max() < 0.1
 
 
+@pytest.mark.any_backend
 def test_an_interrupted_run(tmp_path, monkeypatch, capsys):
     ended = Keeper.on_train_batch_end
 
@@ -248,6 +252,7 @@ def test_the_results_are_of_the_best_checkpoint(whole, config, tmp_path):
     assert json.loads((directory / "results.json").read_text()) == results
 
 
+@pytest.mark.any_backend
 def test_directories_of_something_else(whole, config, tmp_path):
     other = configs.override(config, ["seed=1", "optimization.ema=0.5"])
     with pytest.raises(FileExistsError, match=r"optimization\.ema: 0\.9 there, 0\.5"):
@@ -262,6 +267,7 @@ def test_directories_of_something_else(whole, config, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.any_backend
 def test_a_damaged_write_leaves_the_last_state(whole, config, tmp_path, monkeypatch):
     def full(*arguments, **values):
         raise OSError(28, "No space left on device")
