@@ -33,6 +33,8 @@ TINY = [
     "model.arguments.pooling=gap",
 ]
 
+SHORT = ["epochs=1", "jit_compile=False"]
+
 
 def tiny(*settings):
     return configs.override(configs.load("digits_vit"), [*TINY, *settings])
@@ -206,7 +208,7 @@ def test_finetune_at_another_size(run, tmp_path):
             str(run),
             "--workdir",
             str(directory),
-            *set_options("model.arguments.input_shape=(12, 12, 1)", "epochs=1"),
+            *set_options("model.arguments.input_shape=(12, 12, 1)", *SHORT),
         ]
     )
     config = configs.load(str(directory / "config.json"))
@@ -266,7 +268,7 @@ def test_pretraining_without_labels(objective, tmp_path):
             str(tmp_path / "run"),
             "--workdir",
             str(tmp_path / "tuned"),
-            *set_options("epochs=1"),
+            *set_options(*SHORT),
         ]
     )
     tuned = keras_vit.load_checkpoint(tmp_path / "tuned" / "last.keras")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import keras_vit
-from keras_vit.cli import evaluate, predict, pretrain, probe
+from keras_vit.cli import evaluate, predict, pretrain, probe, process
 from keras_vit.data import files, fingerprint
 from keras_vit.data.sources import open_source
 from keras_vit.training import config as configs
@@ -366,13 +366,15 @@ def test_fingerprints_of_the_digits():
 
 
 def test_a_command_that_fails_ends_without_the_destructors_of_tensorflow():
+    # The file is run alone, because importing the package takes seconds.
     code = (
-        "import atexit, sys\n"
-        "from keras_vit.cli import process\n"
+        "import atexit, runpy, sys\n"
         "atexit.register(print, 'destructors')\n"
-        "process.run_as_process(lambda: sys.exit('error: this image'))\n"
+        "run = runpy.run_path(sys.argv[1])['run_as_process']\n"
+        "run(lambda: sys.exit('error: this image'))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    command = [sys.executable, "-c", code, process.__file__]
+    done = subprocess.run(command, text=True, capture_output=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: this image"
     assert "destructors" not in done.stdout
