@@ -64,12 +64,20 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
 @pytest.mark.any_backend
-def test_the_examples_of_the_readme_run(tmp_path, monkeypatch, tensorflow):
+@pytest.mark.parametrize(
+    "layers",
+    [
+        pytest.param(", num_layers=1", id="one layer"),  # Tracing 12 takes a minute.
+        pytest.param("", id="as printed", marks=pytest.mark.slow),
+    ],
+)
+def test_the_examples_of_the_readme_run(layers, tmp_path, monkeypatch, tensorflow):
     text = README.read_text()
     example, checkpoint, serving = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert example.count(", classes=10") == 1
     monkeypatch.chdir(tmp_path)
     with exports_here():
-        exec(example, {})
+        exec(example.replace(", classes=10", f", classes=10{layers}"), {})
     shutil.copy(GOLDENS / "google_token_prelogits.checkpoint.npz", "ViT-B_16.npz")
     exec(checkpoint, {"keras_vit": keras_vit})
     exec(serving, {})
