@@ -1,4 +1,36 @@
-"""Export to SavedModels for TF Serving, from any backend."""
+"""Export to SavedModels for TF Serving, from any backend.
+
+Each signature takes one input and returns a dict of outputs; b is any batch size:
+
+- `serving_default`: `images` float32 `(b, h, w, c)` to `logits`, `probabilities`;
+- `predict_uint8`: the same for uint8 `images`;
+- `predict_bytes`: `image_bytes` string `(b,)` to `probabilities`, `classes`, `labels`,
+  `scores`, `error`;
+- `features`: `images` float32 `(b, h, w, c)` to `pooled`, `tokens`;
+- `attention`: `image_bytes` string `(b,)` to `attention`, `crop_fraction`, `orientation`,
+  `error`.
+
+`images` are pixel values 0 to 255, of any height and width if `model.preprocessor` has an
+`image_size`; the graph resizes, crops and scales them as the preprocessor does.
+`image_bytes` are image files. `docs/serving.md` lists their formats, the values of
+`error`, and what models have instead that return logits or that do not take 1 or 3
+channels. The outputs are:
+
+- `logits` and `probabilities`, float32 `(b, classes)`;
+- `classes` int32, `labels` string and `scores` float32, all `(b, top_k)`: the classes
+  with the highest values, best first;
+- `error` int32 `(b,)`: 0, or the reason why an image was not classified;
+- `pooled` float32 `(b, d)`: the output of the model with `include_top=False`;
+- `tokens` float32 `(b, gh, gw, d)`: the grid tokens before pooling;
+- `attention` float32 `(b, gh, gw)`: the contribution of each patch to the prediction, by
+  attention rollout (arXiv:2005.00928), for the part of the upright image that
+  `crop_fraction` float32 `(b,)` states (0 for all of it);
+- `orientation` int32 `(b,)`: the EXIF orientation that was applied.
+
+If the package `tensorflow-serving-api` (extra `tf-serving`) is installed, the export
+includes a warm-up request for each signature in `assets.extra`, which TF Serving runs
+before it reports the model as ready.
+"""
 
 import math
 import os
@@ -32,61 +64,10 @@ def saved_model(
     """Write a SavedModel for TF Serving to `directory/version/`.
 
     The graph is rebuilt under TensorFlow in a separate process, in float32 and from plain
-    TensorFlow operations, so it does not depend on the backend, dtype policy or machine
-    that trained the model. Before the export gets its final name, every signature is
-    compared with the model in batches of 1, 2 and 7 crops of photographs (scikit-learn's
-    sample images, or synthetic waves if it is not installed). If anything fails, or an
-    output differs by more than 1e-4 (relative to the largest value if that exceeds 1),
-    nothing is left behind.
-
-    Each signature takes one input and returns a dict of outputs; b is any batch size:
-
-    - `serving_default`: `images` float32 `(b, h, w, c)` to `logits`, `probabilities`;
-    - `predict_uint8`: the same for uint8 `images`;
-    - `predict_bytes`: `image_bytes` string `(b,)` to `probabilities`, `classes`,
-      `labels`, `scores`, `error`;
-    - `features`: `images` float32 `(b, h, w, c)` to `pooled`, `tokens`;
-    - `attention`: `image_bytes` string `(b,)` to `attention`, `crop_fraction`,
-      `orientation`, `error`.
-
-    `images` are pixel values 0 to 255. They may have any height and width if
-    `model.preprocessor` has an `image_size`; the graph resizes, crops and scales them as
-    the preprocessor does.
-
-    `image_bytes` are image files, which may differ in size: JPEG, PNG, GIF (the first
-    frame, which must fill the screen), uncompressed BMP of 24 or 32 bits, and WebP
-    without animation (if the server's TensorFlow supports it). Files with an EXIF
-    orientation are turned upright first. Color images are converted to grayscale, and
-    grayscale to color, as the model requires; alpha channels are dropped, and 16-bit
-    values are reduced to 8 bits. Models whose input does not have 1 or 3 channels have
-    neither `predict_bytes` nor `attention`.
-
-    The outputs are:
-
-    - `logits` and `probabilities`, float32 `(b, classes)`. The probabilities are the
-      model's `classifier_activation`, softmax or sigmoid, of the logits. A model that
-      returns logits (`classifier_activation=None`, for instance a regression) has no
-      `probabilities`, and `predict_bytes` then returns `logits`. The values of any other
-      activation are called `outputs`.
-    - `classes` int32, `labels` string and `scores` float32, all `(b, top_k)`: the
-      classes with the highest values, best first.
-    - `error` int32 `(b,)`: 0, or the reason why an image was not classified. 1: it cannot
-      be decoded. 2: it has more than `max_pixels`. 3: its size is not that of the model,
-      whose preprocessor does not resize. The image's other outputs are then 0, its
-      classes -1 and its labels empty (JSON has no NaN); the rest of the batch is not
-      affected.
-    - `pooled` float32 `(b, d)`: the output of the model with `include_top=False`.
-    - `tokens` float32 `(b, gh, gw, d)`: the grid tokens before pooling.
-    - `attention` float32 `(b, gh, gw)`: the contribution of each patch to the
-      prediction, by attention rollout (arXiv:2005.00928). If `crop_fraction` is 0, the
-      map covers the whole upright image. Otherwise it covers that fraction of the
-      largest central area with the aspect ratio of the model's input.
-    - `crop_fraction` float32 `(b,)`: see `attention`.
-    - `orientation` int32 `(b,)`: the EXIF orientation that was applied.
-
-    If the package `tensorflow-serving-api` (extra `tf-serving`) is installed, the export
-    includes a warm-up request for each signature in `assets.extra`, which TF Serving runs
-    before it reports the model as ready.
+    operations, whatever backend, dtype policy or machine trained the model. If an output
+    differs from the model's by more than 1e-4 (relative to the largest value if that
+    exceeds 1), nothing is left behind. The documentation of this module and
+    `docs/serving.md` describe the signatures.
 
     Args:
         model: a `keras_vit.ViT` with its classifier, or an argument of
@@ -98,15 +79,13 @@ def saved_model(
             none, the ImageNet-1k names for 1000 classes, otherwise the class indices.
         top_k: int, number of classes that `predict_bytes` returns, at most all.
         max_pixels: int, largest number of pixels (height times width) of an image, both
-            as received and after the resize that precedes a crop. It must be at least a
-            little more than twice the number of pixels of the model's input. The limit
-            protects the server: a file of a few kilobytes can declare gigabytes.
-        weights_dtype: `"float32"`; `"bfloat16"`, which stores all weights except vectors
-            in half the bytes with 8 bits of precision; or `"int8"`, which stores them in
-            a quarter of the bytes, as integers from -127 to 127 times a step for each
-            output channel, 1/127 of the channel's largest absolute weight. The export
-            always computes in float32. It is compared with the model of these rounded
-            weights.
+            as received and after the resize that precedes a crop; at least a little more
+            than twice the number of pixels of the model's input. The limit protects the
+            server: a file of a few kilobytes can declare gigabytes.
+        weights_dtype: `"float32"`, or `"bfloat16"` or `"int8"` to store all weights
+            except vectors in half or a quarter of the bytes. int8 values are multiplied
+            by a step for each output channel, 1/127 of its largest absolute weight. The
+            export computes in float32 and is compared with the model of these weights.
         exif: whether to apply the EXIF orientation of files, as training does. Use False
             for a model that was trained without it.
         verbose: whether to print progress.
@@ -132,11 +111,10 @@ def saved_model(
     """
     root = pathlib.Path(directory).expanduser()
     check_packages(["tensorflow"], "tensorflow")
+    _check_integers(version=1 if version is None else version)
     _check_place(root, version)
     check_choice("weights_dtype", weights_dtype, WEIGHTS_DTYPES)
-    for name, value in (("top_k", top_k), ("max_pixels", max_pixels)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an int, 1 or more; received {value!r}.")
+    _check_integers(top_k=top_k, max_pixels=max_pixels)
     model = loaded(model)
     _check_max_pixels(model, max_pixels)
     labels = names_of_classes(model, labels)
@@ -147,37 +125,37 @@ def saved_model(
         "weights_dtype": weights_dtype,
         "exif": exif,
     }
-    target = root / str(version or _next_version(root))
-    if verbose:
-        print(f"Exporting to {target} (TensorFlow, {weights_dtype}) ...", flush=True)
-    target, difference, result = export(
+    targets = [root / str(version)] if version else _free_versions(root)
+    return _write(model, targets, options, verbose)
+
+
+def _write(model, targets, options, verbose):
+    target, result = export(
         model,
-        [target] if version else _free_versions(root),
+        targets,
         "saved_model",
         options,
         model.preprocessor,
         tolerance=TOLERANCE,
-        rounded=weights_dtype,
+        verbose=verbose,
+        rounded=options["weights_dtype"],
     )
-    if verbose:
+    if verbose and not result["warm_up"]:
         print(
-            f"Exported {target}: every output within {difference:.1e} of Keras's "
-            f"(relative to the largest if beyond 1; limit {TOLERANCE:.0e})."
+            "No warm-up requests were written, so a server's first request is slow: "
+            "pip install 'keras_vit[tf-serving]', and export again."
         )
-        if not result["warm_up"]:
-            print(
-                "No warm-up requests were written, so a server's first request is slow: "
-                "pip install 'keras_vit[tf-serving]', and export again."
-            )
     return target
+
+
+def _check_integers(**arguments):
+    for name, value in arguments.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be an int, 1 or more; received {value!r}.")
 
 
 def _check_place(directory, version):
     """Raise if the export cannot be written to the directory."""
-    if version is not None and (
-        not isinstance(version, int) or isinstance(version, bool) or version < 1
-    ):
-        raise ValueError(f"version must be an int, 1 or more; received {version!r}.")
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file; saved_model needs a directory.")
     entries = [entry.name for entry in directory.iterdir()] if directory.exists() else []

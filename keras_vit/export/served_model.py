@@ -89,7 +89,15 @@ def names_of_classes(model, labels):
 
 
 def export(
-    model, targets, file_format, options, preprocessor, *, tolerance, rounded="float32"
+    model,
+    targets,
+    file_format,
+    options,
+    preprocessor,
+    *,
+    tolerance,
+    verbose,
+    rounded="float32",
 ):
     """Write an export to the first free path of `targets`; write nothing on failure.
 
@@ -101,15 +109,17 @@ def export(
         options: dict of options for that format, serializable as JSON.
         preprocessor: the `Preprocessor` that becomes part of the export.
         tolerance: float, see `comparison.difference`.
+        verbose: whether to print progress.
         rounded: one of `WEIGHTS_DTYPES`. The export is compared with the model whose
             weights are rounded to this dtype.
 
     Returns:
-        Tuple of the path written, the largest difference, and a dict of further results
-        of the TensorFlow process.
+        The path written, and a dict of further results of the TensorFlow process.
     """
     targets = iter(targets)
     first = next(targets)
+    if verbose:
+        print(f"Exporting to {first} ({options['weights_dtype']}) ...", flush=True)
     with staged(first.parent) as staging:
         exact = _describe(model, file_format, options, preprocessor, rounded, staging)
         result = _run_under_tensorflow(staging)
@@ -119,7 +129,12 @@ def export(
                 exact, head, options, dict(check), tolerance
             )
         target = place(staging / "export", itertools.chain([first], targets))
-    return target, difference, result
+    if verbose:
+        print(
+            f"Exported {target}: every output within {difference:.1e} of Keras's "
+            f"(relative to the largest if beyond 1; limit {tolerance:.0e})."
+        )
+    return target, result
 
 
 def _describe(model, file_format, options, preprocessor, rounded, staging):

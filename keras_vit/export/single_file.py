@@ -188,16 +188,14 @@ def _write(model, target, file_format, options, preprocessor, verbose):
             f"what they are converted from, have at most {LARGEST_FILE / 1e9:.1f} GB. "
             "Use keras_vit.export.saved_model."
         )
-    weights_dtype = options["weights_dtype"]
-    if verbose:
-        print(f"Exporting to {target} ({weights_dtype}) ...", flush=True)
-    tolerance = INT8_TOLERANCE if weights_dtype == "int8" else TOLERANCE
-    _, difference, _ = export(
-        model, [target], file_format, options, preprocessor, tolerance=tolerance
+    tolerance = INT8_TOLERANCE if options["weights_dtype"] == "int8" else TOLERANCE
+    target, _ = export(
+        model,
+        [target],
+        file_format,
+        options,
+        preprocessor,
+        tolerance=tolerance,
+        verbose=verbose,
     )
-    if verbose:
-        print(
-            f"Exported {target}: every output within {difference:.1e} of Keras's "
-            f"(relative to the largest if beyond 1; limit {tolerance:.0e})."
-        )
     return target
