@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import keras_vit
+from keras_vit.cli import convert as command
 from keras_vit.convert import convert
 from keras_vit.layers import Preprocessor, resize_grid
 from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
@@ -239,28 +240,29 @@ def test_convert_to_what_cannot_be_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, capsys):
     golden = Golden("timm_map")
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "keras_vit", "convert", *map(str, arguments)]
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-
     target = tmp_path / "model.keras"
-    named = ("--architecture", "vit_base_patch16_siglip_224")
-    process = run(golden.path, target, "--num-heads", 4, *named)
-    assert process.returncode == 0, process.stderr
-    assert f"Wrote {target}" in process.stdout
+    named = ["--architecture", "vit_base_patch16_siglip_224"]
+    with pytest.warns(UserWarning, match="trained with num_heads=12"):
+        command.main([str(golden.path), str(target), "--num-heads", "4", *named])
+    assert f"Wrote {target}" in capsys.readouterr().out
     logits = keras_vit.load_checkpoint(target, classifier_activation=None).predict(
         golden.inputs, verbose=0
     )
     np.testing.assert_allclose(logits, golden.outputs, atol=1e-4)
-    process = run(golden.path, tmp_path / "other.keras")
+
+
+def test_an_error_of_the_command_is_one_line(tmp_path):
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "keras_vit", "convert"),
+            *(Golden("timm_map").path, tmp_path / "other.keras"),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
     assert process.returncode == 1
     assert "Pass num_heads=" in process.stderr
     assert "Traceback" not in process.stderr
