@@ -6,7 +6,7 @@ MODEL is anything that `keras_vit.load_checkpoint` reads, or the name of a const
 keras_vit, such as ViTS16, for random weights. The default image is scikit-learn's
 photograph of a flower.
 
-Source: T2T-ViT (arXiv:2101.11986) figure 2.
+Reference: T2T-ViT (arXiv:2101.11986) figure 2.
 """
 
 import argparse

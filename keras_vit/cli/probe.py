@@ -19,7 +19,7 @@ Examples:
 
 --workdir DIR writes linear_probe.json.
 
-Source: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_lsr`.
+Reference: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_lsr`.
 """
 
 import json

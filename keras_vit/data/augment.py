@@ -45,7 +45,7 @@ class Augmentation:
     >>> small_16.mixes
     True
 
-    Source: big_vision's `pp/ops_image.py` and `utils.get_mixup`; timm's
+    Reference: big_vision's `pp/ops_image.py` and `utils.get_mixup`; timm's
     `RandomErasing` (mode "pixel") and `Mixup` (mode "batch"). Deviations: each image is
     mixed with the previous image of the batch, as in big_vision, instead of the image at
     the mirrored position, as in timm; color jitter has a fixed order and no hue.
@@ -117,7 +117,7 @@ def crop_window(shape, area, aspect, seed):
         int32, `(4,)`: row, column, height, width. The whole image if 100 attempts find
         no window with such an area and aspect ratio.
 
-    Source: big_vision's `inception_crop`, which calls the same TensorFlow operation.
+    Reference: big_vision's `inception_crop`, which calls the same TensorFlow operation.
     """
     tf = tensorflow()
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
@@ -179,7 +179,7 @@ def erased(image, probability, seed):
     Returns:
         float32, `(h, w, c)`.
 
-    Source: timm's `RandomErasing`, mode "pixel", with ten attempts to fit a rectangle.
+    Reference: timm's `RandomErasing`, mode "pixel", with ten attempts to fit a rectangle.
     """
     tf = tensorflow()
     height, width, _ = image.shape
@@ -230,7 +230,7 @@ def mix_images(images, labels, augmentation: Augmentation, seed):
     >>> labels.numpy().sum(1).tolist()
     [1.0, 1.0]
 
-    Source: mixup (arXiv:1710.09412), CutMix (arXiv:1905.04899); timm's `Mixup` for their
+    Reference: mixup (arXiv:1710.09412), CutMix (arXiv:1905.04899); timm's `Mixup` for their
     combination.
     """
     tf = tensorflow()

@@ -40,7 +40,7 @@ class RandAugment:
     >>> tuple(augment(image, seed=(0, 1)).shape)
     (8, 8, 3)
 
-    Source: https://arxiv.org/abs/1909.13719. big_vision's `pp/autoaugment.py`, including
+    Reference: https://arxiv.org/abs/1909.13719. big_vision's `pp/autoaugment.py`, including
     its peculiarities: the mean of `Contrast` is the number of pixels / 256, `Solarize`
     does nothing at magnitude 10, and translations and cutouts are in pixels, meant for
     images of 224x224. timm's `auto_augment.py`. Deviations: moved images are interpolated

@@ -1,6 +1,6 @@
 """Linear probes: ridge regression on frozen features.
 
-Source: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_lsr`.
+Reference: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_lsr`.
 """
 
 from typing import Any

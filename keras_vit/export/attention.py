@@ -26,7 +26,7 @@ def attention_rollout(model: keras.Model):
         with values of 0 or more. The values of a map sum to 1 minus the share of the
         prefix tokens.
 
-    Source: arXiv:2005.00928, attention rollout.
+    Reference: arXiv:2005.00928, attention rollout.
     """
     blocks = [layer for layer in model.layers if isinstance(layer, TransformerBlock)]
     # A dict, because Keras unpacks a list of outputs that has a single entry.

@@ -47,7 +47,7 @@ def models_config(
     }
     <BLANKLINE>
 
-    Source: https://www.tensorflow.org/tfx/serving/serving_config
+    Reference: https://www.tensorflow.org/tfx/serving/serving_config
     """
     text = ""
     for name, path in models.items():

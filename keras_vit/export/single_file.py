@@ -83,7 +83,7 @@ def onnx(
     >>> session = onnxruntime.InferenceSession(path)  # doctest: +SKIP
     >>> session.run(["probabilities"], {"images": pixels})  # doctest: +SKIP
 
-    Source: https://onnx.ai/onnx/intro
+    Reference: https://onnx.ai/onnx/intro
     """
     target = _checked_path(path, ".onnx")
     check_packages(("tensorflow", "tf2onnx", "onnx", "onnxruntime"), "onnx")
@@ -152,7 +152,7 @@ def litert(
     >>> predict = Interpreter(str(path)).get_signature_runner()  # doctest: +SKIP
     >>> predict(images=pixels)["probabilities"]  # doctest: +SKIP
 
-    Source: https://ai.google.dev/edge/litert/models/metadata
+    Reference: https://ai.google.dev/edge/litert/models/metadata
     """
     target = _checked_path(path, ".tflite")
     check_packages(("tensorflow", "ai_edge_litert"), "litert")

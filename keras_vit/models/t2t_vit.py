@@ -87,7 +87,7 @@ class T2TViT(ViT):
     >>> tuple(model(model.preprocessor(pixels)).shape)
     (2, 10)
 
-    Source: T2T-ViT (arXiv:2101.11986). Deviations, which affect only training: weights
+    Reference: T2T-ViT (arXiv:2101.11986). Deviations, which affect only training: weights
     are initialized as in ViT instead of all from a normal distribution of 0.02; the
     stochastic depth rate grows from block to block in the dense backbone as well,
     instead of from stage to stage.

@@ -136,7 +136,7 @@ class ViT(RestorableModel):
     >>> tuple(model(model.preprocessor(pixels)).shape)
     (2, 10)
 
-    Source: ViT (arXiv:2010.11929).
+    Reference: ViT (arXiv:2010.11929).
     """
 
     # Arguments of the default `Preprocessor`, unless a checkpoint has its own.
@@ -270,7 +270,7 @@ class ViT(RestorableModel):
         >>> model.resized((96, 64, 3)).grid_shape
         (6, 4)
 
-        Source: ViT (arXiv:2010.11929) section 3.2.
+        Reference: ViT (arXiv:2010.11929) section 3.2.
         """
         check_choice("resize", resize, RESIZE_CONVENTIONS)
         check_image_shape(input_shape)

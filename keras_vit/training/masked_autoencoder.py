@@ -84,7 +84,7 @@ class MaskedAutoencoder(MaskedModel):
     >>> tuple(model(images)["predictions"].shape)
     (4, 6, 768)
 
-    Source: MAE (arXiv:2111.06377). Deviations from its code: a patch is normalized by the
+    Reference: MAE (arXiv:2111.06377). Deviations from its code: a patch is normalized by the
     biased variance, without the factor 768 / 767 of the unbiased one; and the decoder
     receives the tokens in shuffled order, which does not change the result.
     """

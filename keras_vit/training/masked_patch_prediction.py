@@ -81,7 +81,7 @@ class MaskedPatchPrediction(MaskedModel):
     >>> tuple(model(images)["predictions"].shape)
     (4, 3, 512)
 
-    Source: ViT (arXiv:2010.11929) section 4.6 and appendix B.1.2. The paper does not
+    Reference: ViT (arXiv:2010.11929) section 4.6 and appendix B.1.2. The paper does not
     specify from which image a replacement patch comes; here it is the same image.
     """
 

@@ -116,7 +116,7 @@ def parameter_table(
     ParameterRow(path='classifier/bias', shape=(10,), group='classifier', rate=1.0,
     weight_decay=0.0))
 
-    Source: layer-wise rates: BEiT (arXiv:2106.08254), MAE (arXiv:2111.06377) appendix A;
+    Reference: layer-wise rates: BEiT (arXiv:2106.08254), MAE (arXiv:2111.06377) appendix A;
     weight decay: arXiv:1711.05101 and big_vision's `optim.py`.
     """
     rates = {} if rates is None else rates
@@ -377,7 +377,7 @@ class AdamW(_ByVariable, keras.optimizers.Adam):
     >>> with optimizer.averaged_weights(model):
     ...     loss = model.evaluate(x, y, verbose=0)
 
-    Source: Adam (arXiv:1412.6980), AdamW (arXiv:1711.05101).
+    Reference: Adam (arXiv:1412.6980), AdamW (arXiv:1711.05101).
     """
 
     def __init__(
@@ -417,7 +417,7 @@ class SGD(_ByVariable, keras.optimizers.SGD):
     >>> schedule = WarmupSchedule(0.03, steps=10_000, warmup_steps=500)
     >>> optimizer = SGD(schedule, global_clipnorm=1.0)
 
-    Source: the paper's fine-tuning, ViT (arXiv:2010.11929) appendix B.1.1.
+    Reference: the paper's fine-tuning, ViT (arXiv:2010.11929) appendix B.1.1.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     >>> [round(float(schedule(step)), 6) for step in (0, 5, 10, 55, 100)]
     [0.0, 0.0005, 0.001, 0.0005, 0.0]
 
-    Source: ViT (arXiv:2010.11929) appendix B.1; `"rsqrt"` and the cooldown: Scaling
+    Reference: ViT (arXiv:2010.11929) appendix B.1; `"rsqrt"` and the cooldown: Scaling
     Vision Transformers (arXiv:2106.04560) section 3.5. The formulas are those of
     Google's vision_transformer and big_vision.
     """
