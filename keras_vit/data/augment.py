@@ -230,8 +230,8 @@ def mix_images(images, labels, augmentation: Augmentation, seed):
     >>> labels.numpy().sum(1).tolist()
     [1.0, 1.0]
 
-    Reference: mixup (arXiv:1710.09412), CutMix (arXiv:1905.04899); timm's `Mixup` for their
-    combination.
+    Reference: mixup (arXiv:1710.09412), CutMix (arXiv:1905.04899); timm's `Mixup` for
+    their combination.
     """
     tf = tensorflow()
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)

@@ -40,14 +40,14 @@ class RandAugment:
     >>> tuple(augment(image, seed=(0, 1)).shape)
     (8, 8, 3)
 
-    Reference: https://arxiv.org/abs/1909.13719. big_vision's `pp/autoaugment.py`, including
-    its peculiarities: the mean of `Contrast` is the number of pixels / 256, `Solarize`
-    does nothing at magnitude 10, and translations and cutouts are in pixels, meant for
-    images of 224x224. timm's `auto_augment.py`. Deviations: moved images are interpolated
-    bilinearly, while timm randomly chooses bilinear or bicubic interpolation. The
-    operations equal Pillow's in every pixel; big_vision's differ by at most 1 in `Color`
-    and `Sharpness` because of rounding, and its shears by 0.15 pixels in the pixel
-    centers.
+    Reference: https://arxiv.org/abs/1909.13719. big_vision's `pp/autoaugment.py`,
+    including its peculiarities: the mean of `Contrast` is the number of pixels / 256,
+    `Solarize` does nothing at magnitude 10, and translations and cutouts are in pixels,
+    meant for images of 224x224. timm's `auto_augment.py`. Deviations: moved images are
+    interpolated bilinearly, while timm randomly chooses bilinear or bicubic
+    interpolation. The operations equal Pillow's in every pixel; big_vision's differ by at
+    most 1 in `Color` and `Sharpness` because of rounding, and its shears by 0.15 pixels
+    in the pixel centers.
     """
 
     style: str

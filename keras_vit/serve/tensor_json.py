@@ -82,8 +82,8 @@ def read_request(
     Raises:
         BadRequestError: the body is not valid JSON, or does not match the signature.
 
-    Reference: https://www.tensorflow.org/tfx/serving/api_rest. Deviations: numbers must be
-    finite, and instances must match the shape of the signature.
+    Reference: https://www.tensorflow.org/tfx/serving/api_rest. Deviations: numbers must
+    be finite, and instances must match the shape of the signature.
     """
     check_values(body, max_values)
     try:

@@ -84,8 +84,8 @@ class MaskedAutoencoder(MaskedModel):
     >>> tuple(model(images)["predictions"].shape)
     (4, 6, 768)
 
-    Reference: MAE (arXiv:2111.06377). Deviations from its code: a patch is normalized by the
-    biased variance, without the factor 768 / 767 of the unbiased one; and the decoder
+    Reference: MAE (arXiv:2111.06377). Deviations from its code: a patch is normalized by
+    the biased variance, without the factor 768 / 767 of the unbiased one; and the decoder
     receives the tokens in shuffled order, which does not change the result.
     """
 

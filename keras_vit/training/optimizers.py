@@ -116,8 +116,8 @@ def parameter_table(
     ParameterRow(path='classifier/bias', shape=(10,), group='classifier', rate=1.0,
     weight_decay=0.0))
 
-    Reference: layer-wise rates: BEiT (arXiv:2106.08254), MAE (arXiv:2111.06377) appendix A;
-    weight decay: arXiv:1711.05101 and big_vision's `optim.py`.
+    Reference: layer-wise rates: BEiT (arXiv:2106.08254), MAE (arXiv:2111.06377) appendix
+    A; weight decay: arXiv:1711.05101 and big_vision's `optim.py`.
     """
     rates = {} if rates is None else rates
     _check_numbers(weight_decay, layer_decay, rates, peak_learning_rate)
