@@ -10,9 +10,9 @@ import numpy as np
 from keras_vit.export.staging import place, staged
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.lora import merged
+from keras_vit.weights.detect import open_checkpoint
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource, save_npz
-from keras_vit.weights.opening import open_checkpoint
 
 TARGETS = (".keras", ".weights.h5", ".npz")
 

@@ -134,7 +134,7 @@ def crop_window(shape, area, aspect, seed):
 
 
 def shifted(image, margin, seed):
-    """Shift an image randomly by adding a black border and cropping it again.
+    """Shift an image randomly: add a black border and crop to the original size.
 
     Args:
         image: `(h, w, c)`, any dtype.

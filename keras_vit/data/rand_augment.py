@@ -18,9 +18,9 @@ MAX_LEVEL = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
-    """RandAugment of one image: a few randomly chosen operations.
+    """RandAugment for one image: a few randomly chosen operations.
 
-    `RandAugment.parse` reads the published spellings of the settings.
+    `RandAugment.parse` reads settings as they are published, such as `rand-m9-inc1`.
 
     Args:
         style: `"big_vision"` or `"timm"`, the set of operations and their magnitudes.
@@ -45,9 +45,9 @@ class RandAugment:
     `Solarize` does nothing at magnitude 10, and translations and cutouts are in pixels,
     meant for images of 224x224. timm's `auto_augment.py`. Deviations: moved images are
     interpolated bilinearly, while timm randomly chooses bilinear or bicubic
-    interpolation. The operations equal Pillow's in every pixel; big_vision's differ by at
-    most 1 in `Color` and `Sharpness` because of rounding, and its shears by 0.15 pixels
-    in the pixel centers.
+    interpolation. The operations match Pillow's pixel for pixel; big_vision's differ by at
+    most 1 in `Color` and `Sharpness` because of rounding, and its shears read points that
+    are 0.15 pixels away.
     """
 
     style: str
@@ -296,7 +296,7 @@ def cutout(image, centre, half_side, fill):
 
 
 def _grey(image):
-    """Convert an image to grayscale like Pillow's mode "L"; int32, `(h, w, 1)`."""
+    """Return an image in grayscale, as Pillow's mode "L": int32, `(h, w, 1)`."""
     tf = tensorflow()
     weighted = tf.cast(image, "int32") * tf.constant([19595, 38470, 7471])
     return (tf.reduce_sum(weighted, -1, keepdims=True) + 32768) // 65536

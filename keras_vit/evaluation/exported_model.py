@@ -31,11 +31,11 @@ def is_export(path: str) -> bool:
 
 
 class Export:
-    """SavedModel, ONNX or LiteRT file with the interface that `evaluate` needs.
+    """Exported SavedModel, ONNX or LiteRT file with the interface that `evaluate` needs.
 
     Args:
-        path: an `.onnx` or `.tflite` file, or the directory with the versions of a
-            SavedModel, of which the highest is loaded.
+        path: an `.onnx` or `.tflite` file, or a directory of SavedModel versions, the
+            highest of which is loaded.
 
     Attributes:
         preprocessor: `Preprocessor` that leaves pixel values at 0 to 255, because the
@@ -70,7 +70,7 @@ class Export:
         self.preprocessor = Preprocessor(mean=0.0, std=1.0)
 
     def get_config(self) -> dict[str, Any]:
-        """Return a model config with the only entry that exports store, `class_names`."""
+        """Return a model config with only `class_names`, all that an export stores of it."""
         return {"class_names": self.class_names}
 
     def predict_on_batch(self, images) -> np.ndarray:

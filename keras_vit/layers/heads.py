@@ -1,4 +1,7 @@
-"""Pooling of tokens, and heads that compute predictions."""
+"""Pooling of tokens, and heads that compute predictions.
+
+`connect` in `keras_vit/models/vit.py` chooses between them.
+"""
 
 import keras
 from keras import ops

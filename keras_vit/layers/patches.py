@@ -48,7 +48,7 @@ def grid_shape(input_shape: Sequence[int], patch_size: int) -> tuple[int, int]:
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class Patches(Layer):
-    """Layer that cuts images into flat, non-overlapping square patches.
+    """Layer that cuts images into square, non-overlapping patches and flattens them.
 
     Patches are in raster order. Within a patch the values are ordered
     (row, column, channel), the order of a `(p, p, c, d)` convolution kernel, so

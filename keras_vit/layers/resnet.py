@@ -98,9 +98,9 @@ class StandardizedConv2D(InitialValues, Layer):
 class GroupNorm(keras.layers.GroupNormalization):
     """`keras.layers.GroupNormalization` for feature maps: faster, and safe under torch.
 
-    Weights are the same, and values agree except for rounding. Keras reduces over groups
+    Weights are the same, and outputs agree except for rounding. Keras reduces over groups
     that are not contiguous in memory. Under torch it computes the variance as the
-    difference of two means, which rounding can make negative, so that the output is NaN.
+    difference of two means, which rounding can make negative; the output is then NaN.
 
     Input and output: `(b, h, w, c)`, any float dtype; statistics in float32.
 

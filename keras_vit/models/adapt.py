@@ -7,9 +7,9 @@ from typing import Any
 from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.layers import TokensToToken, TransformerBlock
 from keras_vit.models.arguments import check_image_shape
+from keras_vit.weights.checks import assign, check_tensors
 from keras_vit.weights.patch_kernels import adapt_channels, adapt_projection
 from keras_vit.weights.pieces import HEAD_PATHS, PROJECTION, STEM_ROOT
-from keras_vit.weights.strict import assign, check_tensors
 from keras_vit.weights.t2t import adapt_t2t_channels
 
 

@@ -148,7 +148,7 @@ def _check_class_names(class_names, classes):
 
 
 def _check_size(arguments, grid):
-    """Check the size of an image and, roughly, the number of weights."""
+    """Raise if an image has too many pixels or (estimated) the model too many weights."""
     height, width, channels = arguments["input_shape"]
     if height * width * channels > _LARGEST_IMAGE:
         raise ValueError(

@@ -12,10 +12,10 @@ from keras_vit.models.adapt import adapted
 from keras_vit.models.loading import HEADS
 from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import ViT
+from keras_vit.weights.checks import announce_zeros, check_weights
+from keras_vit.weights.detect import config_errors, open_checkpoint
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.keras_file import check_keras_file
-from keras_vit.weights.opening import config_errors, open_checkpoint
-from keras_vit.weights.strict import announce_zeros, check_weights
 from keras_vit.weights.t2t import T2TSource
 from keras_vit.weights.tensor_file import unreadable
 

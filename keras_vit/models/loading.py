@@ -5,12 +5,12 @@ from typing import Any
 
 from keras_vit.choices import check_choice
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
+from keras_vit.weights.checks import assign
+from keras_vit.weights.detect import open_checkpoint
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.h5 import load_own_weights
-from keras_vit.weights.opening import open_checkpoint
 from keras_vit.weights.pieces import HEAD_PATHS
 from keras_vit.weights.source import Source
-from keras_vit.weights.strict import assign
 
 HEADS = ("keep", "new", "drop")
 

@@ -58,7 +58,11 @@ def merged(model: Any) -> Any:
 
 
 def refuse_quantized(quantized: dict[str, Any]) -> None:
-    """Raise a `ValueError` unless the entry of `adaptations` is empty."""
+    """Raise a `ValueError` if a model has quantized layers.
+
+    Args:
+        quantized: dict of them, the entry `quantized` of `adaptations(model)`.
+    """
     if quantized:
         path, (mode, _) = next(iter(quantized.items()))
         raise ValueError(

@@ -9,9 +9,9 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-# Limit on the total size of all request bodies and responses in memory, in multiples of
-# the largest body. Those larger than `_SMALL` times the largest body have a lower limit,
-# which leaves room for small ones.
+# Limits on the total size of the request bodies and responses in memory, in multiples of
+# `max_body`: of all of them, and of those larger than `_SMALL * max_body`. The difference
+# is left for small ones.
 _HELD_TOGETHER = 3
 _LARGE_TOGETHER = 2
 _SMALL = 1 / 32
@@ -163,8 +163,8 @@ class Admission:
     """Admission control for the requests in progress and the memory that they hold.
 
     Clients that send requests or read responses slowly do not block others. A request
-    counts toward `max_waiting` only after its body has arrived, and when memory is short,
-    the sending or reading client that holds the most of it is dropped.
+    counts toward `max_waiting` only after its body has arrived. When memory is short, the
+    client that holds the most of it is dropped, if it is still sending or reading.
 
     Args:
         limits: a `Limits`.

@@ -13,11 +13,11 @@ from keras_vit.data.pipeline import batch_ids
 from keras_vit.training import cost
 from keras_vit.training.run_directory import RunDirectory
 
-# Training stops when the loss exceeds this multiple of the loss of guessing.
+# Training stops when the loss exceeds this multiple of the loss of random guesses.
 EXPLODED = 10.0
 
 
-class Keeper(keras.callbacks.Callback):
+class RunCallback(keras.callbacks.Callback):
     """Callback that evaluates, logs and saves a checkpoint after each interval.
 
     Args:

@@ -7,8 +7,8 @@ import time
 import keras
 import numpy as np
 
+from keras_vit.training import compilation, cost, runs
 from keras_vit.training import config as configs
-from keras_vit.training import cost, runs
 from keras_vit.training.callbacks import given_optimizer
 
 MEASURED_STEPS = 5
@@ -24,9 +24,9 @@ def report(config: configs.Config) -> None:
     """
     print(json.dumps(configs.to_dict(config), indent=1))
     keras.utils.set_random_seed(config.seed)
-    todo = runs.plan(config)
-    model = todo.objective.build()
-    runs.compile(model, todo)
+    plan = runs.make_plan(config)
+    model = plan.objective.build()
+    compilation.compile(model, plan)
     print(f"\n{given_optimizer(model).parameters}\n")
     frozen = [path for path, w in model.weights_by_path().items() if not w.trainable]
     if frozen:
@@ -38,18 +38,18 @@ def report(config: configs.Config) -> None:
         ("parameters", f"{model.count_params():,}"),
         ("trained", f"{sum(int(np.prod(v.shape)) for v in model.trainable_variables):,}"),
         ("forward operations per image", f"{operations / 1e9:.3g} billion"),
-        ("images", f"{todo.sources['train'].num_examples:,}"),
-        ("steps", f"{todo.steps:,} of {config.batch_size} images"),
-        ("updates", f"{todo.updates:,}"),
-        ("checkpoints", f"every {todo.interval:,} steps"),
+        ("images", f"{plan.sources['train'].num_examples:,}"),
+        ("steps", f"{plan.steps:,} of {config.batch_size} images"),
+        ("updates", f"{plan.updates:,}"),
+        ("checkpoints", f"every {plan.interval:,} steps"),
         ("weights, optimizer, gradients", f"{(state + gradients) / 1e6:,.0f} MB"),
     ]
     _print(rows)
-    seconds = _step_seconds(todo, model)
+    seconds = _step_seconds(plan, model)
     rate = config.batch_size / seconds
     rows = [
         ("step", f"{seconds:.3g} s, {rate:,.1f} images/s, on {cost.device_name()}"),
-        ("all steps", f"{seconds * todo.steps / 3600:.2f} h, without evaluation"),
+        ("all steps", f"{seconds * plan.steps / 3600:.2f} h, without evaluation"),
         ("peak memory of this process", f"{cost.peak_memory() / 1e6:,.0f} MB"),
     ]
     part = cost.utilization(model, config.dtype)
@@ -68,18 +68,18 @@ def _print(rows):
         print(f"{name:30} {value}", flush=True)
 
 
-def _step_seconds(todo, model):
+def _step_seconds(plan, model):
     """Return the median seconds of a few steps, without the first, which compiles."""
     clock = _Clock()
-    steps = MEASURED_STEPS * todo.steps_per_execution
+    steps = MEASURED_STEPS * plan.steps_per_execution
     model.fit(
-        runs.training_data(todo, model),
-        steps_per_epoch=steps + todo.steps_per_execution,
+        runs.training_data(plan, model),
+        steps_per_epoch=steps + plan.steps_per_execution,
         callbacks=[clock],
         shuffle=False,
         verbose=0,
     )
-    return statistics.median(np.diff(clock.times)) / todo.steps_per_execution
+    return statistics.median(np.diff(clock.times)) / plan.steps_per_execution
 
 
 class _Clock(keras.callbacks.Callback):

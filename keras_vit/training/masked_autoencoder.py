@@ -189,7 +189,7 @@ class MaskedAutoencoder(MaskedModel):
         return (patches - mean) / deviation
 
     def reconstruct(self, images):
-        """Return images whose hidden patches are replaced by predictions.
+        """Return the images with their hidden patches replaced by predictions.
 
         With `normalize_pixels` the mean and standard deviation of a hidden patch are not
         predicted; they are computed from `images`.
@@ -198,7 +198,7 @@ class MaskedAutoencoder(MaskedModel):
             images: `(b, h, w, c)` as returned by `backbone.preprocessor`.
 
         Returns:
-            `(b, h, w, c)`, float32, in the scale of `images`. To convert them to pixel
+            `(b, h, w, c)`, float32, on the scale of `images`. To convert them to pixel
             values, multiply by `backbone.preprocessor.std`, add its `mean` and clip to
             0 to 255.
 
@@ -210,7 +210,7 @@ class MaskedAutoencoder(MaskedModel):
         >>> model = MaskedAutoencoder(backbone, decoder_dim=64, decoder_layers=1)
         >>> images = keras.random.uniform((2, 32, 64, 3), minval=-1)
         >>> pictures = model.reconstruct(images)
-        >>> seen = keras.ops.all(pictures == images, axis=-1)  # Of 8 patches, 2.
+        >>> seen = keras.ops.all(pictures == images, axis=-1)  # 2 of 8 patches.
         >>> int(keras.ops.sum(keras.ops.cast(seen, "int32"))) == 2 * 2 * 16 * 16
         True
         """

@@ -201,7 +201,7 @@ class RunDirectory:
         return names
 
     def _check_same(self):
-        # A config of an older version may lack keys; add them with their defaults.
+        # A config from an older version may lack keys; add them with their defaults.
         old = _read_json(self.path / "config.json")
         old = configs.to_dict(configs.from_dict(old))
         changed = {
@@ -314,7 +314,7 @@ class RunDirectory:
         return progress
 
     def save_model(self, model: keras.Model, name: str) -> None:
-        """Write a model to `name.keras` and replace an earlier one atomically.
+        """Write a model to `name.keras`, atomically replacing any earlier one.
 
         Args:
             model: the model.

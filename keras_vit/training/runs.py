@@ -1,11 +1,10 @@
 """Training runs from a config, resumable at every checkpoint."""
 
 import dataclasses
-import difflib
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -16,23 +15,17 @@ from keras_vit.data.class_names import check_class_names
 from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import evaluation_batches, training_batches
 from keras_vit.data.source import Source
-from keras_vit.models.lora import bases
-from keras_vit.training import (
-    SGD,
-    AdamW,
-    ParameterTable,
-    WarmupSchedule,
-    parameter_table,
-    pictures,
-)
 from keras_vit.training import config as configs
-from keras_vit.training.callbacks import Keeper, variables
+from keras_vit.training import pictures
+from keras_vit.training.callbacks import RunCallback, variables
+from keras_vit.training.compilation import compile, freeze
 from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import objective
 from keras_vit.training.run_directory import RunDirectory, write_text
 
-# Largest default of steps_per_execution, by backend. Under TensorFlow it reduces the
-# overhead of `fit` from 1.8 to 0.4 ms per step; the other backends gain nothing.
+# Upper limit of the default steps_per_execution, by backend. Several steps in one call
+# reduce the overhead of `fit` under TensorFlow from 1.8 to 0.4 ms per step; the other
+# backends gain nothing.
 STEPS_PER_EXECUTION = {"tensorflow": 8}
 
 MOST_CLASSES_COUNTED = 20
@@ -78,7 +71,7 @@ class Plan:
     phases: tuple[Phase, ...]
 
 
-def plan(config: configs.Config) -> Plan:
+def make_plan(config: configs.Config) -> Plan:
     """Open the data sets of a config and plan its run.
 
     Args:
@@ -185,144 +178,18 @@ def _phases(config, intervals):
     return tuple(phases)
 
 
-def compile(model: keras.Model, todo: Plan) -> None:
-    """Compile a model with the optimizer, the loss and the metrics of its run.
-
-    Args:
-        model: the model to train.
-        todo: the plan of the run.
-
-    Raises:
-        ValueError: an invalid value in `optimization` of the config.
-    """
-    settings = todo.config.optimization
-    freeze(model, settings.frozen)
-
-    def part(steps):
-        return round(steps * todo.updates) if isinstance(steps, float) else steps
-
-    schedule = WarmupSchedule(
-        settings.learning_rate,
-        todo.updates,
-        decay=settings.schedule,
-        warmup_steps=part(settings.warmup_steps),
-        start=settings.warmup_start,
-        final=settings.final_learning_rate,
-        cooldown_steps=part(settings.cooldown_steps),
-    )
-    common: dict[str, Any] = {
-        "parameters": parameters(model, settings),
-        "ema_decay": settings.ema,
-        "global_clipnorm": settings.clip_norm,
-    }
-    if settings.accumulation_steps > 1:
-        common["gradient_accumulation_steps"] = settings.accumulation_steps
-    if settings.optimizer == "sgd":
-        optimizer = SGD(schedule, momentum=settings.momentum, **common)
-    elif settings.optimizer in ("adam", "adamw"):
-        common |= {"beta_1": settings.beta_1, "beta_2": settings.beta_2}
-        optimizer = AdamW(schedule, **common)
-    else:
-        raise ValueError(
-            "optimization.optimizer must be 'adamw', 'adam' or 'sgd'; received "
-            f"{settings.optimizer!r}."
-        )
-    # Keras's default does not use XLA on CPUs under TensorFlow; torch has no XLA.
-    jit = {"jax": True, "tensorflow": todo.config.jit_compile, "torch": False}
-    model.compile(
-        optimizer,
-        **todo.objective.compilation(),
-        steps_per_execution=todo.steps_per_execution,
-        jit_compile=jit[keras.backend.backend()],
-    )
-    model.optimizer.build(model.trainable_variables)
-
-
-def freeze(model: keras.Model, frozen: Sequence[str]) -> None:
-    """Make all weights of a model trainable except those with some path prefixes.
-
-    Weights that the checkpoint of the model had frozen become trainable.
-
-    Args:
-        model: the model to train.
-        frozen: prefixes of paths. The whole path of a layer matches that layer only:
-            `"block_1"` does not freeze block_10, and `"block_"` freezes all blocks.
-
-    Raises:
-        ValueError: a prefix matches no path, or no trainable weight is left.
-    """
-    # This does not affect weights that never train, such as random features.
-    model.trainable = True
-    paths = model.weights_by_path()
-    for path in bases(getattr(model, "backbone", model)):
-        paths[path].trainable = False  # LoRA trains low-rank factors instead.
-    for prefix in frozen:
-        found = _of_prefix(paths, prefix)
-        if not found:
-            near = difflib.get_close_matches(str(prefix), _beginnings(paths), 3, 0.5)
-            raise ValueError(
-                f"optimization.frozen: no weight has a path that begins with {prefix!r}."
-                + (f" Did you mean {' or '.join(map(repr, near))}?" if near else "")
-                + f" The paths begin with {', '.join(_beginnings(paths, 1))}."
-            )
-        for path in found:
-            paths[path].trainable = False
-    if not model.trainable_weights:
-        raise ValueError(
-            f"optimization.frozen={tuple(frozen)!r} leaves nothing to train: freeze less."
-        )
-
-
-def _of_prefix(paths, prefix):
-    """Return the paths in the layer `prefix`, or else all paths that start with it."""
-    if not prefix or not isinstance(prefix, str):
-        return []
-    whole = [p for p in paths if f"{p}/".startswith(f"{prefix.rstrip('/')}/")]
-    return whole or [p for p in paths if p.startswith(prefix)]
-
-
-def _beginnings(paths, depth=None):
-    """Return the paths of all weights and layers in order, up to a depth."""
-    found: dict[str, None] = {}
-    for path in paths:
-        names = path.split("/")
-        for length in range(1, len(names[:depth]) + 1):
-            found["/".join(names[:length])] = None
-    return list(found)
-
-
-def parameters(model: keras.Model, settings: configs.Optimization) -> ParameterTable:
-    """Build the table of learning rates and weight decays, one row per variable.
-
-    Args:
-        model: the model to train.
-        settings: the settings of the optimizer.
-    """
-    rates = {}
-    if settings.backbone_multiplier != 1.0:
-        # The first matching rule applies.
-        rates = {"^(pre_logits|.*classifier)/": 1.0, "": settings.backbone_multiplier}
-    return parameter_table(
-        model,
-        weight_decay=settings.weight_decay,
-        layer_decay=None if settings.layer_decay == 1.0 else settings.layer_decay,
-        rates=rates,
-        peak_learning_rate=None if settings.scaled_decay else settings.learning_rate,
-    )
-
-
-def training_data(todo: Plan, model: keras.Model, first_step: int = 0) -> Any:
+def training_data(plan: Plan, model: keras.Model, first_step: int = 0) -> Any:
     """Return an infinite data set of augmented batches for `model.fit`.
 
     Args:
-        todo: the plan of the run.
+        plan: the plan of the run.
         model: the model to train.
         first_step: int, the step to start at.
     """
-    config = todo.config
+    config = plan.config
     batches = training_batches(
-        todo.sources["train"].with_channels(model.input_shape[-1]),
-        todo.objective.kept(model).preprocessor,
+        plan.sources["train"].with_channels(model.input_shape[-1]),
+        plan.objective.kept(model).preprocessor,
         config.augmentation,
         config.batch_size,
         config.seed,
@@ -331,26 +198,26 @@ def training_data(todo: Plan, model: keras.Model, first_step: int = 0) -> Any:
         cache=config.data.cache,
         shuffle_buffer=config.data.shuffle_buffer,
     )
-    return todo.objective.examples(batches)
+    return plan.objective.examples(batches)
 
 
-def evaluation_data(todo: Plan, part: str, model: keras.Model) -> Any:
+def evaluation_data(plan: Plan, part: str, model: keras.Model) -> Any:
     """Return a data set with every image once for `model.evaluate`.
 
     Args:
-        todo: the plan of the run.
+        plan: the plan of the run.
         part: the data set, `"validation"` or `"test"`.
         model: the model to evaluate.
     """
-    config = todo.config
-    source = todo.sources[part].with_channels(model.input_shape[-1])
+    config = plan.config
+    source = plan.sources[part].with_channels(model.input_shape[-1])
     batches = evaluation_batches(
         source,
-        todo.objective.kept(model).preprocessor,
+        plan.objective.kept(model).preprocessor,
         config.batch_size,
         unreadable=config.data.unreadable,
     )
-    batches = todo.objective.examples(batches)
+    batches = plan.objective.examples(batches)
     if config.data.unreadable == "error":  # No image is skipped: the number is known.
         number = math.ceil(source.num_examples / config.batch_size)
         batches = batches.apply(tensorflow().data.experimental.assert_cardinality(number))
@@ -380,41 +247,41 @@ def train(config: configs.Config, workdir: str, resume: bool | None = None) -> d
     keras.utils.set_random_seed(config.seed)
     directory = RunDirectory(workdir, configs.to_dict(config), resume)
     with directory.held():
-        todo = plan(config)
-        model = todo.objective.build()
+        plan = make_plan(config)
+        model = plan.objective.build()
         freeze(model, config.optimization.frozen)
         done = directory.checkpoints()
-        phases = [phase for phase in todo.phases if phase.last >= max(done, 1)]
+        phases = [phase for phase in plan.phases if phase.last >= max(done, 1)]
         model = _of_size(model, phases[0].side)
-        compile(model, todo)
-        keeper = Keeper(
-            todo, directory, model, evaluation_data(todo, "validation", model)
+        compile(model, plan)
+        callback = RunCallback(
+            plan, directory, model, evaluation_data(plan, "validation", model)
         )
-        _announce(todo, directory, model, keeper)
+        _announce(plan, directory, model, callback)
         try:
-            model = _train_phases(todo, model, keeper, phases, done)
-            return _finish(todo, directory, model, keeper)
+            model = _train_phases(plan, model, callback, phases, done)
+            return _finish(plan, directory, model, callback)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(keeper.interruption()) from None
+            raise KeyboardInterrupt(callback.interruption()) from None
 
 
-def _train_phases(todo, model, keeper, phases, done):
-    """Train at the remaining image sizes and return the model of the last one."""
+def _train_phases(plan, model, callback, phases, done):
+    """Train at the remaining image sizes and return the model from the last one."""
     for phase in phases:
         if phase != phases[0]:
             print(f"Training continues at {phase.side}x{phase.side} pixels.", flush=True)
-            model = _grown(model, phase.side, todo)
-            keeper.watch(model, evaluation_data(todo, "validation", model))
-        _fit(todo, model, keeper, max(done, phase.first), phase.last)
+            model = _grown(model, phase.side, plan)
+            callback.watch(model, evaluation_data(plan, "validation", model))
+        _fit(plan, model, callback, max(done, phase.first), phase.last)
     return model
 
 
-def _announce(todo, directory, model, keeper):
-    config, source = todo.config, todo.sources["train"]
+def _announce(plan, directory, model, callback):
+    config, source = plan.config, plan.sources["train"]
     names = list(source.class_names)
     directory.record()
     write_text(directory.path / "classes.json", json.dumps(names, indent=0))
-    for part, examples in todo.sources.items():
+    for part, examples in plan.sources.items():
         print(f"data.{part}: {examples.num_examples:,} images of {examples.name}")
         if examples.class_counts is not None:
             print(f"  of each class: {_counts(examples)}")
@@ -422,20 +289,20 @@ def _announce(todo, directory, model, keeper):
     print(f"{len(names):,} classes: {', '.join(names[:10])}{', ...' * (len(names) > 10)}")
     print(
         f"{config.about}\n{model.count_params():,} parameters; {source.num_examples:,} "
-        f"images of {source.name}; {todo.steps:,} steps of {config.batch_size}, a "
-        f"checkpoint every {todo.interval:,}; backend {keras.backend.backend()}; "
+        f"images of {source.name}; {plan.steps:,} steps of {config.batch_size}, a "
+        f"checkpoint every {plan.interval:,}; backend {keras.backend.backend()}; "
         f"output directory {directory.path}/",
         flush=True,
     )
-    if keeper.history:
+    if callback.history:
         # The log may have rows after the state that is restored: the run was killed
         # between the two writes, or a damaged state was replaced by the one before.
-        directory.save_history(keeper.history)
-        print(f"Resumed at step {keeper.step:,}.", flush=True)
+        directory.save_history(callback.history)
+        print(f"Resumed at step {callback.step:,}.", flush=True)
     if directory.damage:
         print(
             f"warning: {directory.damage}. The run resumes from the state before it: the "
-            f"{todo.interval:,} steps after step {keeper.step:,} are trained again.",
+            f"{plan.interval:,} steps after step {callback.step:,} are trained again.",
             flush=True,
         )
 
@@ -453,7 +320,7 @@ def _of_size(model, side):
     return model if shape == model.input_shape[1:] else model.resized(shape)
 
 
-def _grown(model, side, todo):
+def _grown(model, side, plan):
     """Return the model resized to another image size, with the state of its training.
 
     The position embeddings are resized, together with their moments and EMA in the
@@ -462,7 +329,7 @@ def _grown(model, side, todo):
     grown = _of_size(model, side)
     if grown is model:
         return model
-    compile(grown, todo)
+    compile(grown, plan)
     old, new = model.weights_by_path(), grown.weights_by_path()
     moved = {path for path in old if old[path].shape != new[path].shape}
     own = {path: keras.ops.convert_to_numpy(weight) for path, weight in old.items()}
@@ -478,46 +345,46 @@ def _grown(model, side, todo):
     return grown
 
 
-def _fit(todo, model, keeper, first, last):
+def _fit(plan, model, callback, first, last):
     if first < last:
         model.fit(
-            training_data(todo, model, first * todo.interval),
-            steps_per_epoch=todo.interval,
+            training_data(plan, model, first * plan.interval),
+            steps_per_epoch=plan.interval,
             initial_epoch=first,
             epochs=last,
-            callbacks=[keeper],
+            callbacks=[callback],
             shuffle=False,  # The data set is shuffled already.
             verbose=1 if sys.stdout.isatty() else 2,
         )
-    if keeper.failure:
-        sys.exit(keeper.failure)
+    if callback.failure:
+        sys.exit(callback.failure)
 
 
-def _finish(todo, directory, model, keeper):
+def _finish(plan, directory, model, callback):
     """Test and save the model, write and print the results, and return them.
 
     The results are those of best.keras, which the other commands use. Those of last.keras
     are under `last`.
     """
-    last = {"weights": "last.keras", **keeper.history[-1]}
-    best = {"weights": "best.keras", **keeper.best_row()}
-    with keeper.averaged():
-        last |= _tested(todo, model)
-        directory.save_model(todo.objective.saved(model), "last")
+    last = {"weights": "last.keras", **callback.history[-1]}
+    best = {"weights": "best.keras", **callback.best_row()}
+    with callback.averaged():
+        last |= _tested(plan, model)
+        directory.save_model(plan.objective.saved(model), "last")
     if best["step"] == last["step"]:
         best = {**last, "weights": "best.keras"}
-    elif todo.objective.kept(model) is model:
+    elif plan.objective.kept(model) is model:
         saved = keras_vit.load_checkpoint(
             directory.path / "best.keras", classifier_activation=None
         )
-        saved.compile(**todo.objective.compilation())
-        best |= _tested(todo, saved)
+        saved.compile(**plan.objective.compilation())
+        best |= _tested(plan, saved)
     else:  # The saved backbone cannot be tested without the rest of its objective.
         best = last
     results = {**best, "last": last}
     write_text(directory.path / "results.json", json.dumps(results, indent=1))
     pictures.learning_curves(
-        {todo.config.model.architecture: keeper.curves()}, directory.path / "curves.png"
+        {plan.config.model.architecture: callback.curves()}, directory.path / "curves.png"
     )
     for row in (best,) if best is last else (best, last):
         print(f"{row['weights']}, of step {row['step']:,}:")
@@ -529,10 +396,10 @@ def _finish(todo, directory, model, keeper):
     return results
 
 
-def _tested(todo, model):
+def _tested(plan, model):
     """Return the metrics on the test set, or an empty dict if there is no test set."""
-    if "test" not in todo.sources:
+    if "test" not in plan.sources:
         return {}
-    data = evaluation_data(todo, "test", model)
+    data = evaluation_data(plan, "test", model)
     tested = model.evaluate(data, verbose=0, return_dict=True)
     return {f"test_{name}": value for name, value in tested.items()}

@@ -6,7 +6,7 @@ import math
 import os
 from typing import Any
 
-from keras_vit.weights.strict import check_weights
+from keras_vit.weights.checks import check_weights
 from keras_vit.weights.tensor_file import (
     TensorFile,
     check_regular_file,

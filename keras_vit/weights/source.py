@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_vit.layers.resize import resize_positions
+from keras_vit.weights.checks import announce_zeros, check_tensors, check_values
 from keras_vit.weights.patch_kernels import adapt_channels, adapt_projection
 from keras_vit.weights.pieces import HEAD_PATHS, POSITIONS, PROJECTION, STEM_ROOT, Piece
-from keras_vit.weights.strict import announce_zeros, check_tensors, check_values
 from keras_vit.weights.tensor_file import TensorFile
 
 
@@ -337,7 +337,7 @@ class Source:
         source_grid_shape: tuple[int, int] | None = None,
         check_finite: bool = True,
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Compare the file with a model, then read it weight by weight.
+        """Check the file against a model config, then read it weight by weight.
 
         Args:
             config: dict of constructor arguments with `class_token` resolved, and with

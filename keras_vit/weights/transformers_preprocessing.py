@@ -19,7 +19,7 @@ _PROCESSORS = re.compile(
 )
 # Pillow's codes of interpolation methods.
 _RESAMPLE = {2: "bilinear_antialias", 3: "bicubic_antialias"}
-# Defaults of each processor for entries that are missing, from transformers 5.24.
+# Each processor's defaults for missing entries, as of transformers 5.24.
 _HALF = [0.5, 0.5, 0.5]
 _ALL = {
     "do_resize": True,

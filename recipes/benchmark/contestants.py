@@ -136,7 +136,7 @@ class KerasModel:
         return self.model.predict_on_batch(images)
 
     def steps(self, batch, count):
-        """Train for some steps with `fit` on NumPy data and time each step.
+        """Train for `count` steps with `fit` on NumPy data and time each step.
 
         A step ends when the value of its loss is available.
 
@@ -145,7 +145,7 @@ class KerasModel:
             count: int, number of steps.
 
         Returns:
-            List of seconds. The first entry includes the start of `fit`.
+            List of step times in seconds. The first one includes the start of `fit`.
         """
         import keras
 

@@ -315,7 +315,7 @@ def test_dry_run(tmp_path, capsys):
     pretrain.main(["digits_vit", "--dry-run", *set_options(*TINY)])
     printed = capsys.readouterr().out
     config = tiny()
-    model = runs.plan(config).objective.build()
+    model = runs.make_plan(config).objective.build()
     assert f"{model.count_params():,}" in printed
     assert "76 of 64 images" in printed
     for path in model.weights_by_path():

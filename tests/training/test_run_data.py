@@ -117,7 +117,7 @@ def test_a_head_that_is_kept_has_the_classes_of_the_run(run, sets):
     )
     kept = configs.override(kept, ["data.test=None", "batch_size=2"])
     with pytest.raises(ValueError, match=r"'zebra'.*Remove model\.arguments\.head"):
-        runs.plan(kept).objective.build()
+        runs.make_plan(kept).objective.build()
 
 
 @pytest.mark.parametrize("test", ["other", "fewer"])
@@ -152,11 +152,11 @@ def test_a_validation_set_split_off(run, sets, capsys):
     printed = capsys.readouterr().out
     assert "best.keras on split:0.34 of folder:" in printed
     assert "images: 6 (0 unreadable)" in printed
-    parts = runs.plan(config_of(sets["train"], "split:0.34")).sources
-    again = runs.plan(config_of(sets["train"], "split:0.34")).sources
+    parts = runs.make_plan(config_of(sets["train"], "split:0.34")).sources
+    again = runs.make_plan(config_of(sets["train"], "split:0.34")).sources
     found = fingerprint.fingerprints(again)
     fingerprint.check_unchanged(fingerprint.fingerprints(parts), found, again)
-    other = runs.plan(config_of(sets["train"], "split:0.34:1")).sources
+    other = runs.make_plan(config_of(sets["train"], "split:0.34:1")).sources
     with pytest.raises(ValueError, match=r"data\.train=.* has changed since"):
         fingerprint.check_unchanged(found, fingerprint.fingerprints(other), other)
 

@@ -16,9 +16,9 @@ import keras_vit
 from keras_vit.cli import command_line
 from keras_vit.cli.pretrain import main
 from keras_vit.evaluation.accuracy import evaluate
+from keras_vit.training import compilation, runs
 from keras_vit.training import config as configs
-from keras_vit.training import runs
-from keras_vit.training.callbacks import Keeper
+from keras_vit.training.callbacks import RunCallback
 from keras_vit.training.objectives import SigmoidLoss
 from keras_vit.training.run_directory import RunDirectory
 from tests.cases import array
@@ -95,9 +95,9 @@ def test_what_a_run_leaves(whole, config):
 def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
     # The loss takes logits, but the saved model ends in a softmax.
     model = keras_vit.load_checkpoint(whole / "last.keras", classifier_activation=None)
-    todo = runs.plan(config)
-    runs.compile(model, todo)
-    data = runs.evaluation_data(todo, "test", model)
+    plan = runs.make_plan(config)
+    compilation.compile(model, plan)
+    data = runs.evaluation_data(plan, "test", model)
     tested = model.evaluate(data, verbose=0, return_dict=True)
     results = json.loads((whole / "results.json").read_text())
     assert results["last"]["weights"] == "last.keras"
@@ -168,14 +168,14 @@ def test_training_on(whole, config, tmp_path):
 
 @pytest.mark.any_backend
 def test_an_interrupted_run(tmp_path, monkeypatch, capsys):
-    ended = Keeper.on_train_batch_end
+    ended = RunCallback.on_train_batch_end
 
-    def interrupted(keeper, batch, logs=None):
-        ended(keeper, batch, logs)
-        if keeper.step >= 20:
+    def interrupted(callback, batch, logs=None):
+        ended(callback, batch, logs)
+        if callback.step >= 20:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Keeper, "on_train_batch_end", interrupted)
+    monkeypatch.setattr(RunCallback, "on_train_batch_end", interrupted)
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     with pytest.raises(SystemExit) as exit_info:
         main(["digits_vit", *settings, "--workdir", str(tmp_path / "run")])
@@ -311,11 +311,11 @@ def test_the_sigmoid_loss():
 
 def test_steps_at_once_divide_an_interval(config):
     expected = 6 if keras.backend.backend() == "tensorflow" else 1
-    assert runs.plan(config).steps_per_execution == expected
+    assert runs.make_plan(config).steps_per_execution == expected
     prime = configs.override(config, ["checkpoint_steps=13"])
-    assert runs.plan(prime).steps_per_execution == 1
+    assert runs.make_plan(prime).steps_per_execution == 1
     with pytest.raises(ValueError, match="steps_per_execution=5 must divide the 12"):
-        runs.plan(configs.override(config, ["steps_per_execution=5"]))
+        runs.make_plan(configs.override(config, ["steps_per_execution=5"]))
 
 
 def test_rates_and_frozen_parts(config):
@@ -328,9 +328,9 @@ def test_rates_and_frozen_parts(config):
             "optimization.weight_decay=0.1",
         ],
     )
-    todo = runs.plan(changed)
-    model = todo.objective.build()
-    runs.compile(model, todo)
+    plan = runs.make_plan(changed)
+    model = plan.objective.build()
+    compilation.compile(model, plan)
     rows = {row.path: row for row in model.optimizer.parameters}
     assert not any(path.startswith("patch_encoder") for path in rows)
     assert rows["classifier/kernel"].rate == 1.0
@@ -340,26 +340,26 @@ def test_rates_and_frozen_parts(config):
     assert rows["block_0/mlp/expand/bias"].weight_decay == 0.0
 
 
-def frozen_by(todo, *frozen):
-    model = todo.objective.build()
+def frozen_by(plan, *frozen):
+    model = plan.objective.build()
     model.trainable = False  # Checkpoints may be saved with this setting.
-    runs.freeze(model, frozen)
+    compilation.freeze(model, frozen)
     return {path for path, w in model.weights_by_path().items() if not w.trainable}
 
 
 @pytest.mark.any_backend
 def test_frozen_paths(config):
-    todo = runs.plan(config)
-    assert frozen_by(todo) == set()
-    found = frozen_by(todo, "block_0/attention")
+    plan = runs.make_plan(config)
+    assert frozen_by(plan) == set()
+    found = frozen_by(plan, "block_0/attention")
     assert len(found) == 4
     assert all(path.startswith("block_0/attention/") for path in found)
-    assert frozen_by(todo, "block_0/attention/") == found
-    assert frozen_by(todo, "norm/gamma", "patch_encoder/pos") == {
+    assert frozen_by(plan, "block_0/attention/") == found
+    assert frozen_by(plan, "norm/gamma", "patch_encoder/pos") == {
         "norm/gamma",
         "patch_encoder/positions/embedding",
     }
-    blocks = frozen_by(todo, "block_")
+    blocks = frozen_by(plan, "block_")
     assert {path.split("/")[0] for path in blocks} == {"block_0", "block_1"}
     for wrong, message in (
         ("blok_0", "begins with 'blok_0'. Did you mean 'block_0'"),
@@ -367,16 +367,16 @@ def test_frozen_paths(config):
         ("block_0/attention/kernel", "no weight has a path"),
     ):
         with pytest.raises(ValueError, match=message):
-            frozen_by(todo, wrong)
+            frozen_by(plan, wrong)
     with pytest.raises(ValueError, match="leaves nothing to train"):
-        frozen_by(todo, "patch_encoder", "block_", "norm", "classifier")
+        frozen_by(plan, "patch_encoder", "block_", "norm", "classifier")
 
 
 @pytest.mark.any_backend
 def test_the_kernels_under_lora_stay_frozen(config):
-    model = runs.plan(config).objective.build()
+    model = runs.make_plan(config).objective.build()
     model.get_layer("block_0").mlp.expand.enable_lora(2)
-    runs.freeze(model, ())
+    compilation.freeze(model, ())
     frozen = [w.path for w in model.weights if not w.trainable]
     assert frozen == ["block_0/mlp/expand/kernel"]
 
@@ -407,16 +407,16 @@ def test_growing_images(config, tmp_path, monkeypatch):
         config,
         ["resolutions=((0.34, 8), (0.66, 16))", "augmentation.mixup=0"],
     )
-    assert [(p.first, p.last, p.side) for p in runs.plan(growing).phases] == [
+    assert [(p.first, p.last, p.side) for p in runs.make_plan(growing).phases] == [
         (0, 1, 8),
         (1, 3, 16),
     ]
     sizes = []
     fit = runs._fit
 
-    def watched(todo, model, *arguments):
+    def watched(plan, model, *arguments):
         sizes.append(model.input_shape[1])
-        return fit(todo, model, *arguments)
+        return fit(plan, model, *arguments)
 
     monkeypatch.setattr(runs, "_fit", watched)
     runs.train(growing, tmp_path / "whole")
@@ -424,8 +424,8 @@ def test_growing_images(config, tmp_path, monkeypatch):
     directory = tmp_path / "stopped"
     for last in (1, 2):
 
-        def stopped(todo, model, keeper, first, end, last=last):
-            fit(todo, model, keeper, first, min(end, last))
+        def stopped(plan, model, callback, first, end, last=last):
+            fit(plan, model, callback, first, min(end, last))
             if end >= last:
                 raise KeyboardInterrupt
 
@@ -448,16 +448,16 @@ def test_growing_images(config, tmp_path, monkeypatch):
 )
 def test_bad_resolutions(config, resolutions, message):
     with pytest.raises(ValueError, match=message):
-        runs.plan(configs.override(config, [f"resolutions={resolutions}"]))
+        runs.make_plan(configs.override(config, [f"resolutions={resolutions}"]))
 
 
 def test_the_optimizers_averages_grow_too(config):
-    todo = runs.plan(configs.override(config, ["optimization.ema=0.9"]))
-    model = todo.objective.build()
-    runs.compile(model, todo)
-    batches = runs.training_data(todo, model)
-    model.fit(batches, steps_per_epoch=todo.interval, verbose=0)
-    grown = runs._grown(model, 24, todo)
+    plan = runs.make_plan(configs.override(config, ["optimization.ema=0.9"]))
+    model = plan.objective.build()
+    compilation.compile(model, plan)
+    batches = runs.training_data(plan, model)
+    model.fit(batches, steps_per_epoch=plan.interval, verbose=0)
+    grown = runs._grown(model, 24, plan)
     assert len(model.optimizer.variables) == len(grown.optimizer.variables)
     moved = 0
     both = zip(model.optimizer.variables, grown.optimizer.variables, strict=True)
@@ -471,4 +471,4 @@ def test_the_optimizers_averages_grow_too(config):
             assert array(new).max() <= array(old).max() + 1e-6
             assert array(new).any()
     assert moved == 3  # The two moments and the average of the position embeddings.
-    assert int(grown.optimizer.iterations) == todo.interval
+    assert int(grown.optimizer.iterations) == plan.interval

@@ -15,8 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import keras_vit
+from keras_vit.weights.detect import open_checkpoint
 from keras_vit.weights.h5 import H5File, load_own_weights
-from keras_vit.weights.opening import open_checkpoint
 from tests.cases import tiny_vit
 from tests.golden import Golden
 

@@ -8,8 +8,8 @@ import pytest
 
 import keras_vit
 from keras_vit.convert import convert
+from keras_vit.weights.detect import open_checkpoint
 from keras_vit.weights.google import save_npz
-from keras_vit.weights.opening import open_checkpoint
 from tests.cases import array, perturb, tiny_vit
 from tests.golden import Golden
 

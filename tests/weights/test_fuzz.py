@@ -16,8 +16,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import keras_vit
+from keras_vit.weights.detect import open_checkpoint
 from keras_vit.weights.keras_file import check_keras_file
-from keras_vit.weights.opening import open_checkpoint
 from tests.cases import tiny_vit
 from tests.golden import Golden
 

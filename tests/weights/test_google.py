@@ -6,7 +6,7 @@ import pytest
 
 import keras_vit
 from keras_vit.layers import resize_grid
-from keras_vit.weights.opening import open_checkpoint
+from keras_vit.weights.detect import open_checkpoint
 from tests.cases import array
 from tests.golden import Golden
 

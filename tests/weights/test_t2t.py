@@ -8,7 +8,7 @@ import pytest
 
 import keras_vit
 from keras_vit.layers.positions import sinusoids
-from keras_vit.weights.opening import open_checkpoint
+from keras_vit.weights.detect import open_checkpoint
 from tests.cases import array, random_array
 from tests.golden import Golden
 

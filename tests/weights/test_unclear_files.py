@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 import keras_vit
 from keras_vit.layers import Preprocessor
-from keras_vit.weights.opening import open_checkpoint
+from keras_vit.weights.detect import open_checkpoint
 from keras_vit.weights.timm_architectures import ARCHITECTURES, find_architecture
 from tests.cases import array
 from tests.golden import Golden

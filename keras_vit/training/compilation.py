@@ -1,0 +1,137 @@
+"""The optimizer, loss and metrics of a run, and the weights that it trains."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_vit.models.lora import bases
+from keras_vit.training import SGD, AdamW, ParameterTable, WarmupSchedule, parameter_table
+from keras_vit.training import config as configs
+
+
+def compile(model: keras.Model, plan: Any) -> None:
+    """Compile a model with the optimizer, the loss and the metrics of its run.
+
+    Args:
+        model: the model to train.
+        plan: the `runs.Plan` of the run.
+
+    Raises:
+        ValueError: an invalid value in `optimization` of the config.
+    """
+    settings = plan.config.optimization
+    freeze(model, settings.frozen)
+
+    def part(steps):
+        return round(steps * plan.updates) if isinstance(steps, float) else steps
+
+    schedule = WarmupSchedule(
+        settings.learning_rate,
+        plan.updates,
+        decay=settings.schedule,
+        warmup_steps=part(settings.warmup_steps),
+        start=settings.warmup_start,
+        final=settings.final_learning_rate,
+        cooldown_steps=part(settings.cooldown_steps),
+    )
+    common: dict[str, Any] = {
+        "parameters": parameters(model, settings),
+        "ema_decay": settings.ema,
+        "global_clipnorm": settings.clip_norm,
+    }
+    if settings.accumulation_steps > 1:
+        common["gradient_accumulation_steps"] = settings.accumulation_steps
+    if settings.optimizer == "sgd":
+        optimizer = SGD(schedule, momentum=settings.momentum, **common)
+    elif settings.optimizer in ("adam", "adamw"):
+        common |= {"beta_1": settings.beta_1, "beta_2": settings.beta_2}
+        optimizer = AdamW(schedule, **common)
+    else:
+        raise ValueError(
+            "optimization.optimizer must be 'adamw', 'adam' or 'sgd'; received "
+            f"{settings.optimizer!r}."
+        )
+    # Keras's default does not use XLA on CPUs under TensorFlow; torch has no XLA.
+    jit = {"jax": True, "tensorflow": plan.config.jit_compile, "torch": False}
+    model.compile(
+        optimizer,
+        **plan.objective.compilation(),
+        steps_per_execution=plan.steps_per_execution,
+        jit_compile=jit[keras.backend.backend()],
+    )
+    model.optimizer.build(model.trainable_variables)
+
+
+def freeze(model: keras.Model, frozen: Sequence[str]) -> None:
+    """Make all weights of a model trainable except those with some path prefixes.
+
+    Weights that the checkpoint of the model had frozen become trainable.
+
+    Args:
+        model: the model to train.
+        frozen: prefixes of paths. The whole path of a layer matches that layer only:
+            `"block_1"` does not freeze block_10, and `"block_"` freezes all blocks.
+
+    Raises:
+        ValueError: a prefix matches no path, or no trainable weight is left.
+    """
+    # This does not affect weights that never train, such as random features.
+    model.trainable = True
+    paths = model.weights_by_path()
+    for path in bases(getattr(model, "backbone", model)):
+        paths[path].trainable = False  # LoRA trains low-rank factors instead.
+    for prefix in frozen:
+        found = _of_prefix(paths, prefix)
+        if not found:
+            near = difflib.get_close_matches(str(prefix), _beginnings(paths), 3, 0.5)
+            raise ValueError(
+                f"optimization.frozen: no weight has a path that begins with {prefix!r}."
+                + (f" Did you mean {' or '.join(map(repr, near))}?" if near else "")
+                + f" The paths begin with {', '.join(_beginnings(paths, 1))}."
+            )
+        for path in found:
+            paths[path].trainable = False
+    if not model.trainable_weights:
+        raise ValueError(
+            f"optimization.frozen={tuple(frozen)!r} leaves nothing to train: freeze less."
+        )
+
+
+def _of_prefix(paths, prefix):
+    """Return the paths in the layer `prefix`, or else all paths that start with it."""
+    if not prefix or not isinstance(prefix, str):
+        return []
+    whole = [p for p in paths if f"{p}/".startswith(f"{prefix.rstrip('/')}/")]
+    return whole or [p for p in paths if p.startswith(prefix)]
+
+
+def _beginnings(paths, depth=None):
+    """Return the paths of all weights and layers in order, up to a depth."""
+    found: dict[str, None] = {}
+    for path in paths:
+        names = path.split("/")
+        for length in range(1, len(names[:depth]) + 1):
+            found["/".join(names[:length])] = None
+    return list(found)
+
+
+def parameters(model: keras.Model, settings: configs.Optimization) -> ParameterTable:
+    """Build the table of learning rates and weight decays, one row per variable.
+
+    Args:
+        model: the model to train.
+        settings: the settings of the optimizer.
+    """
+    rates = {}
+    if settings.backbone_multiplier != 1.0:
+        # The first matching rule applies.
+        rates = {"^(pre_logits|.*classifier)/": 1.0, "": settings.backbone_multiplier}
+    return parameter_table(
+        model,
+        weight_decay=settings.weight_decay,
+        layer_decay=None if settings.layer_decay == 1.0 else settings.layer_decay,
+        rates=rates,
+        peak_learning_rate=None if settings.scaled_decay else settings.learning_rate,
+    )
