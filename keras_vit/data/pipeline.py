@@ -8,7 +8,7 @@ import numpy as np
 from keras_vit.data.augment import Augmentation, mix_images
 from keras_vit.data.decoding import decode_pixels
 from keras_vit.data.host import tensorflow
-from keras_vit.data.readable import ReadableImages, name_of, parallel_map
+from keras_vit.data.readable import ReadableImages, name_of, parallel_map, unconverted
 from keras_vit.data.source import Source
 from keras_vit.data.training_image import training_image
 from keras_vit.layers import Preprocessor
@@ -207,7 +207,7 @@ def evaluation_batches(
             for part in parts
         )
 
-    data = reader.batches(0, batch_size).map(batch)
+    data = reader.batches(0, batch_size).map(unconverted(batch))
     return _of_length(data, -(-number // batch_size), unreadable)
 
 
@@ -317,7 +317,7 @@ def _shuffled(source, seed, first, epochs=None, buffer=None, cache=False):
         return _epoch(shuffled, count, number, tf.maximum(first - number * count, 0))
 
     end = np.iinfo("int64").max // count if epochs is None else epochs
-    return tf.data.Dataset.range(first // count, end).flat_map(epoch)
+    return tf.data.Dataset.range(first // count, end).flat_map(unconverted(epoch))
 
 
 def _shuffle(dataset, buffer, seed):

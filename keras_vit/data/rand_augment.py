@@ -45,9 +45,9 @@ class RandAugment:
     `Solarize` does nothing at magnitude 10, and translations and cutouts are in pixels,
     meant for images of 224x224. timm's `auto_augment.py`. Deviations: moved images are
     interpolated bilinearly, while timm randomly chooses bilinear or bicubic
-    interpolation. The operations match Pillow's pixel for pixel; big_vision's differ by at
-    most 1 in `Color` and `Sharpness` because of rounding, and its shears read points that
-    are 0.15 pixels away.
+    interpolation. The operations match Pillow's pixel for pixel; big_vision's differ by
+    at most 1 in `Color` and `Sharpness` because of rounding, and its shears read points
+    that are 0.15 pixels away.
     """
 
     style: str

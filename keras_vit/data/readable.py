@@ -14,9 +14,12 @@ logger = logging.getLogger(__name__)
 def parallel_map(dataset, function):
     """Map a function over a dataset in parallel and in order."""
     tf = tensorflow()
-    # AutoGraph is not needed here, and its conversion takes seconds.
-    function = tf.autograph.experimental.do_not_convert(function)
-    return dataset.map(function, tf.data.AUTOTUNE, deterministic=True)
+    return dataset.map(unconverted(function), tf.data.AUTOTUNE, deterministic=True)
+
+
+def unconverted(function):
+    """Return a function that AutoGraph leaves alone: its conversion takes seconds."""
+    return tensorflow().autograph.experimental.do_not_convert(function)
 
 
 def _with_gap(expected, example):
@@ -58,11 +61,11 @@ class ReadableImages:
 
         data = parallel_map(self.stream(first), decode).ignore_errors()
         if self.skip:
-            data = data.scan(tf.constant(first, "int64"), _with_gap)
+            data = data.scan(tf.constant(first, "int64"), unconverted(_with_gap))
             if self.fill:
-                shown = data.flat_map(self._in_place)
+                shown = data.flat_map(unconverted(self._in_place))
             else:
-                shown = data.filter(self._shown)
+                shown = data.filter(unconverted(self._shown))
         else:
             # Detect gaps without `scan`, which is slower: if nothing is missing, the
             # index of an element follows from its position and the end markers before it.
@@ -74,10 +77,11 @@ class ReadableImages:
                 missing = place - tf.cast(example["end"], "int64") - number
                 return self._shown({**example, "missing": missing})
 
-            shown = data.enumerate().filter(nothing_missing).map(lambda _, kept: kept)
+            shown = data.enumerate().filter(unconverted(nothing_missing))
+            shown = shown.map(unconverted(lambda _, kept: kept))
         # Drop the other entries, since batching them costs as much as a flip.
         names = ("id", "image", "label")
-        shown = shown.map(lambda example: {name: example[name] for name in names})
+        shown = shown.map(unconverted(lambda one: {name: one[name] for name in names}))
         return shown.batch(batch_size, drop_remainder=self.fill)
 
     def _in_place(self, example):

@@ -70,7 +70,7 @@ class Export:
         self.preprocessor = Preprocessor(mean=0.0, std=1.0)
 
     def get_config(self) -> dict[str, Any]:
-        """Return a model config with only `class_names`, all that an export stores of it."""
+        """Return a model config with `class_names` only; exports store nothing else."""
         return {"class_names": self.class_names}
 
     def predict_on_batch(self, images) -> np.ndarray:
