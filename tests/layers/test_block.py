@@ -63,3 +63,17 @@ def test_stochastic_depth_drops_whole_images_and_rescales_the_others():
 def test_stochastic_depth_is_only_for_training():
     x = random_array(4, 2, 3)
     np.testing.assert_array_equal(array(StochasticDepth(0.5)(x, training=False)), x)
+
+
+def test_a_block_adds_rescaled_branches_or_none():
+    x = random_array(64, 3, 8)
+    layer = TransformerBlock(2, 8, stochastic_depth_rate=0.2)
+    layer.build(x.shape)
+    perturb(layer)
+    layer.mlp.contract.kernel.assign(np.zeros((8, 8)))
+    layer.mlp.contract.bias.assign(np.zeros(8))
+    branch = array(layer(x, training=False)) - x
+    added = array(layer(x, training=True)) - x
+    dropped = np.all(added == 0, axis=(1, 2))
+    assert 0 < dropped.sum() < 40
+    np.testing.assert_allclose(added[~dropped], branch[~dropped] / 0.8, atol=1e-5)

@@ -26,3 +26,14 @@ def test_formula(name):
 def test_unknown_activation(name):
     with pytest.raises(ValueError, match=r"Unknown activation.*'gelu_tanh'.*'gelu'"):
         MLP(24, name)
+
+
+def test_dropout_follows_both_dense_layers():
+    layer = MLP(64, "relu", dropout_rate=0.5)
+    layer.build((None, 10, 64))
+    for dense in (layer.expand, layer.contract):
+        dense.kernel.assign(np.eye(64))
+        dense.bias.assign(np.zeros(64))
+    outputs = array(layer(np.ones((4, 10, 64), "float32"), training=True))
+    assert set(np.unique(outputs)) == {0.0, 4.0}
+    assert 0.2 < np.mean(outputs > 0) < 0.3

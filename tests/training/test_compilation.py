@@ -1,0 +1,92 @@
+"""Optimizer, loss and metrics that a run compiles, by the settings of its config."""
+
+import numpy as np
+import pytest
+
+from keras_vit.training import config as configs
+from keras_vit.training import runs
+from keras_vit.training.objectives import objective
+from tests.cases import array
+
+pytestmark = pytest.mark.any_backend
+
+
+def settings(*changes):
+    small = [
+        "epochs=3",
+        "batch_size=96",
+        "model.arguments.input_shape=(8, 8, 1)",
+        "model.arguments.patch_size=4",
+        "model.arguments.hidden_dim=8",
+        "model.arguments.mlp_dim=8",
+        "model.arguments.num_heads=2",
+        "model.arguments.num_layers=1",
+    ]
+    changes = [f"optimization.{change}" for change in changes]
+    return configs.override(configs.load("digits_vit"), [*small, *changes])
+
+
+def test_the_optimizer():
+    todo = runs.plan(
+        settings(
+            "learning_rate=0.01",
+            "schedule=linear",
+            "warmup_steps=0.25",
+            "warmup_start=0.002",
+            "final_learning_rate=0.001",
+            "cooldown_steps=2",
+            "clip_norm=0.5",
+            "accumulation_steps=3",
+            "beta_1=0.8",
+            "beta_2=0.9",
+            "ema=0.7",
+        )
+    )
+    model = todo.objective.build()
+    runs.compile(model, todo)
+    config = model.optimizer.get_config()
+    updates = todo.steps // 3
+    assert config["learning_rate"]["config"] == {
+        "peak": 0.01,
+        "steps": updates,
+        "decay": "linear",
+        "warmup_steps": round(updates / 4),
+        "start": 0.002,
+        "final": 0.001,
+        "cooldown_steps": 2,
+        "timescale": 10_000,
+    }
+    expected = {
+        "global_clipnorm": 0.5,
+        "gradient_accumulation_steps": 3,
+        "beta_1": 0.8,
+        "beta_2": 0.9,
+        "ema_decay": 0.7,
+    }
+    assert {name: config[name] for name in expected} == expected
+
+
+def compilation(*changes):
+    names = [f"class {i}" for i in range(11)]
+    return objective(settings(*changes), names).compilation()
+
+
+def test_the_losses_smooth_labels():
+    logits, labels = np.linspace(-2, 3, 11)[None].astype("float32"), np.eye(11)[[3]]
+    softmax = compilation("loss=softmax", "label_smoothing=0.2")["loss"]
+    log = logits - np.log(np.exp(logits).sum())
+    smooth = 0.8 * labels + 0.2 / 11
+    assert float(softmax(labels, logits)) == pytest.approx(-np.sum(smooth * log), 1e-5)
+    sigmoid = compilation("loss=sigmoid", "label_smoothing=0.2")["loss"]
+    smooth = 0.8 * labels + 0.1
+    terms = np.logaddexp(0.0, logits) - smooth * logits
+    assert float(sigmoid(labels, logits)) == pytest.approx(np.sum(terms), 1e-5)
+
+
+def test_top5_counts_five():
+    accuracy, top5 = compilation()["weighted_metrics"]
+    logits = np.tile(np.arange(11, dtype="float32"), (11, 1))
+    accuracy.update_state(np.eye(11, dtype="float32"), logits)
+    top5.update_state(np.eye(11, dtype="float32"), logits)
+    assert array(accuracy.result()) == pytest.approx(1 / 11)
+    assert array(top5.result()) == pytest.approx(5 / 11)
