@@ -196,6 +196,18 @@ def test_pixels_of_one_augmentation_are_scaled_by_the_preprocessor():
     assert distance.max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("randaugment", "rand-m9-n1-inc1"), ("color_jitter", 0.4), ("random_erasing", 1.0)],
+)
+def test_each_augmentation_of_pixels_changes_images(name, value):
+    image = 40 + np.arange(192, dtype="uint8").reshape(1, 8, 8, 3) % 151
+    augmentation = Augmentation(**{name: value})
+    batches = training_batches(arrays(image), PIXELS, augmentation, 16, 0)
+    ((images, _),) = collect(batches, 1)
+    assert not np.allclose(images, image, atol=0.5)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 64])
 def test_evaluation_sees_every_image_once(batch_size):
     dataset = evaluation_batches(numbers(7), PIXELS, batch_size)

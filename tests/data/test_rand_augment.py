@@ -134,6 +134,11 @@ def test_levels_of_both_styles(image):
     assert_equal(applied("big_vision", "Color", 0.5), operations.color(image, 1.0))
     moved = applied("timm", "TranslateX", 1.0)
     assert_equal(moved[:, -23:], np.broadcast_to(FILL, (37, 23, 3)))
+    moved = applied("timm", "TranslateX", 1.0, -1.0)
+    assert_equal(moved[:, :23], np.broadcast_to(FILL, (37, 23, 3)))
+    moved = applied("big_vision", "TranslateX", 0.1, -1.0)
+    assert_equal(moved[:, :10], np.full((37, 10, 3), 128))
+    assert_equal(moved[:, 10:], image[:, :-10])
     # The mean in big_vision's Contrast is the number of pixels / 256: 37 * 53 / 256 = 7.
     expected = operations.contrast(image, 1.9, 7.0)
     assert_equal(applied("big_vision", "Contrast", 1.0), expected)
