@@ -258,7 +258,7 @@ def test_formats(tmp_path, encoded):
     ((images, _, _),) = collect(evaluation_batches(source, preprocessor, len(pictures)))
     difference = np.abs(images - expected).mean((1, 2, 3))
     # There is no unique conversion of CMYK to RGB.
-    assert difference.max() < 1.5, dict(zip(pictures, difference, strict=True))
+    assert difference.max() < 1.5, list(zip(pictures, difference, strict=True))
     ((cropped, _),) = collect(
         training_batches(
             source, preprocessor, Augmentation(crop_area=(1.0, 1.0)), 12, 0, epochs=1
