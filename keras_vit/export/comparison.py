@@ -48,7 +48,7 @@ def difference(model, head, options, check, tolerance):
         if output in outputs:
             expected = outputs[output][batch]
         elif signature == "attention":  # These outputs are the same for all images.
-            crop_fraction = model.preprocessor.crop_fraction or 0.0
+            crop_fraction = model.preprocessor.central_fraction
             all_alike = {"crop_fraction": crop_fraction, "orientation": 1, "error": 0}
             expected = all_alike[output]
         else:

@@ -136,6 +136,7 @@ def _preprocessed(preprocessor, pixels):
     if preprocessor.image_size is None:
         return preprocessor(pixels)
     interpolation, antialias = RESIZES[preprocessor.resize]
+    pixels = preprocessor.cropped(pixels)
     size, start = preprocessor.resize_and_crop(*tf.unstack(tf.shape(pixels)[:2]))
     image = tf.image.resize(pixels, tf.stack(size), interpolation, antialias=antialias)
     if interpolation == "bicubic":

@@ -52,6 +52,7 @@ def _preprocessed(preprocessor, images):
     interpolation, antialias = RESIZES[preprocessor.resize]
     if preprocessor.image_size is None or not antialias:
         return preprocessor(images)
+    images = preprocessor.cropped(images)
     _, height, width, _ = tf.unstack(tf.shape(images))
     size, start = preprocessor.resize_and_crop(height, width)
     resized = tf.cast(tf.stack(size), "float32")

@@ -117,7 +117,7 @@ class Server:
     def attention(self, image_bytes):
         images, error, orientation = self._read(image_bytes)
         fine = (error == FINE)[:, None, None]
-        crop_fraction = self._preprocessor.crop_fraction or 0.0
+        crop_fraction = self._preprocessor.central_fraction
         return {
             "attention": tf.where(fine, self._attend(images), 0.0),
             "crop_fraction": tf.fill(tf.shape(error), crop_fraction),

@@ -42,6 +42,11 @@ class Preprocessor(keras.layers.Rescaling):
     the nearest int otherwise. The crop starts at row and column `round(excess / 2)`.
     Halves are rounded to even.
 
+    With `crop_to_aspect_ratio=True`, as in `keras.layers.Resizing`, the crop comes first:
+    the largest central area with the aspect ratio of `image_size`, in whole pixels, is
+    resized to `image_size`. The contents differ by up to a pixel from those of
+    `crop_fraction=1.0`.
+
     Published conventions, where `s` stands for `(size, size)` in pixels:
 
     - Google's JAX checkpoints: `Preprocessor(image_size=s)`.
@@ -50,6 +55,7 @@ class Preprocessor(keras.layers.Rescaling):
     - timm with mean and std 0.5: `Preprocessor(image_size=s,
       resize="bicubic_antialias", crop_fraction=0.9)`; mostly 1.0 for a size of 384.
     - timm and DeiT with ImageNet's mean and std: `Preprocessor.imagenet(s, 0.9)`.
+    - KerasHub: `Preprocessor(image_size=s, crop_to_aspect_ratio=True)`.
 
     Args:
         mean: float, or one float for each channel, in pixel values 0 to 255.
@@ -60,6 +66,8 @@ class Preprocessor(keras.layers.Rescaling):
             a = -0.5, clipped to 0 to 255).
         crop_fraction: None to resize the whole image to `image_size`, or a number in
             (0, 1], the side of the crop as a fraction of the shorter side.
+        crop_to_aspect_ratio: bool, whether to crop the image to the aspect ratio of
+            `image_size` before the resize. It excludes a `crop_fraction`.
 
     Raises:
         ValueError: an argument is out of its range; an input has another rank, boolean or
@@ -81,7 +89,9 @@ class Preprocessor(keras.layers.Rescaling):
     in torchvision's `Resize` and `CenterCrop`, and for a rectangular `image_size` as in
     timm's `ResizeKeepRatio`. Deviation: Pillow rounds and clips after each axis, this
     layer does not. On photographs the pixels differ by 0.3 on average, and by more than 1
-    for one in a thousand, at hard edges between black and white.
+    for one in a thousand, at hard edges between black and white. Keras and KerasHub round
+    the resized pixels of uint8 images, and do not clip those of float images after a
+    bicubic resize; this layer clips both and rounds neither.
     """
 
     def __init__(
@@ -91,6 +101,7 @@ class Preprocessor(keras.layers.Rescaling):
         image_size: tuple[int, int] | None = None,
         resize: str = "bilinear",
         crop_fraction: float | None = None,
+        crop_to_aspect_ratio: bool = False,
         dtype="float32",
         **kwargs,
     ):
@@ -100,10 +111,11 @@ class Preprocessor(keras.layers.Rescaling):
             raise ValueError(
                 f"std must be positive (in pixel values 0 to 255); received {std}."
             )
-        _check_geometry(image_size, resize, crop_fraction)
+        _check_geometry(image_size, resize, crop_fraction, crop_to_aspect_ratio)
         self.image_size = image_size and tuple(image_size)
         self.resize = resize
         self.crop_fraction = crop_fraction
+        self.crop_to_aspect_ratio = crop_to_aspect_ratio
         scale = 1.0 / np.asarray(self.std)
         offset = -np.asarray(self.mean) * scale
         super().__init__(scale.tolist(), offset.tolist(), dtype=dtype, **kwargs)
@@ -170,7 +182,8 @@ class Preprocessor(keras.layers.Rescaling):
         """
         config = {**self.get_config(), "image_size": image_size}
         if image_size is None:
-            del config["resize"], config["crop_fraction"]
+            for key in ("resize", "crop_fraction", "crop_to_aspect_ratio"):
+                del config[key]
         return self.from_config(config)
 
     def with_channels(self, channels: int) -> "Preprocessor":
@@ -271,7 +284,7 @@ class Preprocessor(keras.layers.Rescaling):
 
     def call(self, images):
         if self.image_size is not None:
-            images = self.backend.cast(images, "float32")
+            images = self.backend.cast(self.cropped(images), "float32")
             images = self._resize(images, self.image_size)
         # `Rescaling.call` follows Keras's global image data format; here channels are
         # always last.
@@ -296,12 +309,57 @@ class Preprocessor(keras.layers.Rescaling):
         shape = (*batch, *image_size, channels)
         return self.backend.core.slice(images, (*[0] * len(batch), *start, 0), shape)
 
+    @property
+    def central_fraction(self):
+        """Fraction of an image's center that the output shows, or 0 for the whole image.
+
+        The fraction is that of the sides of the largest central area with the aspect
+        ratio of `image_size`.
+        """
+        return 1.0 if self.crop_to_aspect_ratio else self.crop_fraction or 0.0
+
+    def cropped(self, images):
+        """Crop images to the aspect ratio of `image_size`, the step before the resize.
+
+        Args:
+            images: tensor of the backend, `(h, w, c)` or `(b, h, w, c)`.
+
+        Returns:
+            The images, unchanged unless `crop_to_aspect_ratio` is true.
+
+        Example:
+
+        >>> import numpy as np, keras_vit
+        >>> preprocess = keras_vit.layers.Preprocessor(
+        ...     image_size=(24, 32), crop_to_aspect_ratio=True)
+        >>> preprocess.cropped(np.zeros((300, 500, 3))).shape
+        (300, 400, 3)
+
+        Reference: `keras.ops.image.resize(crop_to_aspect_ratio=True)`.
+        """
+        if self.image_size is None or not self.crop_to_aspect_ratio:
+            return images
+        *_, height, width, _ = self.backend.shape(images)
+        rows, columns = self.image_size
+        minimum, maximum = self._extrema(height, width)
+        cropped_height = maximum(1, minimum(height, width * rows // columns))
+        cropped_width = maximum(1, minimum(width, height * columns // rows))
+        top, left = (height - cropped_height) // 2, (width - cropped_width) // 2
+        return images[..., top : top + cropped_height, left : left + cropped_width, :]
+
+    def _extrema(self, height, width):
+        # Ints must stay ints: under jit, JAX's maximum would return a tracer.
+        if isinstance(height, int) and isinstance(width, int):
+            return min, max
+        return self.backend.numpy.minimum, self.backend.numpy.maximum
+
     def resize_and_crop(self, height, width):
         """Return the size to which an image is resized, and where the crop starts.
 
         Args:
-            height: int or integer tensor of the backend, height of the image.
-            width: int or integer tensor of the backend, width of the image.
+            height: int or integer tensor of the backend, height of the image after
+                `cropped`.
+            width: int or integer tensor of the backend, its width.
 
         Returns:
             `(height, width)` of the resized image, and the first row and column of the
@@ -333,9 +391,7 @@ class Preprocessor(keras.layers.Rescaling):
             product = side * other_covered
             return product // other if square else _rounded_quotient(product, other)
 
-        # Ints must stay ints: under jit, JAX's maximum would return a tracer.
-        known = isinstance(height, int) and isinstance(width, int)
-        maximum = max if known else self.backend.numpy.maximum
+        _, maximum = self._extrema(height, width)
         return (
             maximum(covered[0], longer(height, width, covered[1])),
             maximum(covered[1], longer(width, height, covered[0])),
@@ -355,6 +411,7 @@ class Preprocessor(keras.layers.Rescaling):
             "image_size": self.image_size,
             "resize": self.resize,
             "crop_fraction": self.crop_fraction,
+            "crop_to_aspect_ratio": self.crop_to_aspect_ratio,
         }
 
     @classmethod
@@ -368,18 +425,18 @@ def _rounded_quotient(dividend, divisor):
     return (2 * dividend + divisor - 1 + odd) // (2 * divisor)
 
 
-def _check_geometry(image_size, resize, crop_fraction):
+def _check_geometry(image_size, resize, crop_fraction, crop_to_aspect_ratio):
     if resize not in RESIZES:
         raise ValueError(
             f"Unknown resize {resize!r} of images; choose one of "
             f"{', '.join(map(repr, RESIZES))}."
         )
     if image_size is None:
-        if resize != "bilinear" or crop_fraction is not None:
+        if resize != "bilinear" or crop_fraction is not None or crop_to_aspect_ratio:
             raise ValueError(
-                f"resize={resize!r} and crop_fraction={crop_fraction!r} say how images "
-                "get their size; received image_size=None. Give image_size=(height, "
-                "width)."
+                f"resize={resize!r}, crop_fraction={crop_fraction!r} and "
+                f"crop_to_aspect_ratio={crop_to_aspect_ratio!r} define how images get "
+                "their size; received image_size=None. Give image_size=(height, width)."
             )
         return
     if (
@@ -397,4 +454,11 @@ def _check_geometry(image_size, resize, crop_fraction):
         raise ValueError(
             "crop_fraction must be None or a number above 0 and at most 1; received "
             f"{crop_fraction!r}."
+        )
+    if not isinstance(crop_to_aspect_ratio, bool) or (
+        crop_to_aspect_ratio and crop_fraction is not None
+    ):
+        raise ValueError(
+            "crop_to_aspect_ratio must be False, or True without a crop_fraction; "
+            f"received {crop_to_aspect_ratio!r} with crop_fraction={crop_fraction!r}."
         )

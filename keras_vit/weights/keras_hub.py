@@ -115,12 +115,7 @@ class KerasHubSource(Source):
 
     @functools.cached_property
     def preprocessing(self):
-        """Arguments of `Preprocessor` equivalent to the preset's image converter.
-
-        KerasHub crops an image to the aspect ratio of the network before it resizes it,
-        and `Preprocessor` crops afterwards, to whole pixels: the contents of an image
-        that is not of this aspect ratio may be shifted by up to one pixel.
-        """
+        """Arguments of `Preprocessor` equivalent to the preset's image converter."""
         converter = self._converter
         if not converter:
             return {}
@@ -146,8 +141,8 @@ class KerasHubSource(Source):
         scaling = {"mean": (-offset / scale).tolist(), "std": (1 / scale).tolist()}
         if size is None:
             return {**scaling, "image_size": None}
-        crops = converter.get("crop_to_aspect_ratio", True)
-        return {**scaling, "resize": resize, "crop_fraction": 1.0 if crops else None}
+        crops = bool(converter.get("crop_to_aspect_ratio", True))
+        return {**scaling, "resize": resize, "crop_to_aspect_ratio": crops}
 
     def _image_shape(self):
         """Return height, width and channels, also if the preset is channels-first."""

@@ -7,7 +7,12 @@ from keras_vit.layers import Preprocessor, ResNetStem
 from tests.cases import DENSE, array, perturb, tiny_t2t, tiny_vit
 
 MODELS = {
-    "distilled": {"distillation_token": True},
+    "distilled": {
+        "distillation_token": True,
+        "preprocessor": Preprocessor(
+            image_size=(16, 24), resize="bilinear_antialias", crop_to_aspect_ratio=True
+        ),
+    },
     "everything": {
         "positions": "relative",
         "pooling": "map",
@@ -28,6 +33,7 @@ MODELS = {
         "stem": ResNetStem((1,), width=32),
         "patch_size": 2,
         "dtype": "mixed_bfloat16",
+        "preprocessor": Preprocessor(image_size=(16, 24), crop_to_aspect_ratio=True),
     },
     "t2t_ghost": {"tokens": "performer", "backbone": "ghost"},
     "t2t_dense": {"tokens": "transformer", "dtype": "mixed_bfloat16", **DENSE},

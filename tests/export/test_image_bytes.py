@@ -29,7 +29,7 @@ def encoded(image, kind, **options):
     return file.getvalue()
 
 
-def read(files, channels=3, resizes=True, crop_fraction=None):
+def read(files, channels=3, resizes=True, **crop):
     import tensorflow as tf
 
     from keras_vit.export.image_bytes import read_images
@@ -38,7 +38,7 @@ def read(files, channels=3, resizes=True, crop_fraction=None):
         mean=10.0,
         std=4.0,
         image_size=SIZE if resizes else None,
-        crop_fraction=crop_fraction,
+        **crop,
     )
     shape = (*SIZE, channels)
 
@@ -51,14 +51,14 @@ def read(files, channels=3, resizes=True, crop_fraction=None):
     return images.numpy(), errors.numpy().tolist()
 
 
-def expected(file, mode):
+def expected(file, mode, part=np.s_[:]):
     """Return the image as Pillow and NumPy decode and preprocess it."""
     import tensorflow as tf
 
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
     pixels = np.asarray(image.convert(mode), "float32")
     pixels = pixels.reshape(*pixels.shape[:2], len(mode))
-    return (tf.image.resize(pixels, SIZE).numpy() - 10) / 4
+    return (tf.image.resize(pixels[part], SIZE).numpy() - 10) / 4
 
 
 def orientation(number):
@@ -227,6 +227,17 @@ def test_a_narrow_image_is_too_large_where_it_is_cropped():
     narrow = encoded(Image.new("L", (1, 400)), "PNG")
     assert read([narrow])[1] == [FINE]
     assert read([narrow], crop_fraction=0.9)[1] == [TOO_LARGE]
+    assert read([narrow], crop_to_aspect_ratio=True)[1] == [FINE]
+
+
+def test_a_crop_before_the_resize(photograph):
+    files = [encoded(photograph, "PNG"), encoded(photograph.rotate(90, expand=1), "PNG")]
+    images, errors = read(files, crop_to_aspect_ratio=True)
+    assert errors == [FINE, FINE]
+    for file, image, part in zip(
+        files, images, [np.s_[:, 3:56], np.s_[15:45]], strict=True
+    ):
+        np.testing.assert_allclose(image, expected(file, "RGB", part), atol=1e-4)
 
 
 def test_other_sizes_where_nothing_resizes(photograph):

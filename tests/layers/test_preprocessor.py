@@ -199,6 +199,42 @@ def test_crop_is_the_published_window(source, image_size, crop_fraction):
     np.testing.assert_allclose(resized, expected, rtol=0, atol=0.02)
 
 
+# The size of an image, that of the output, and the part that is resized.
+FIRST_CROPS = [
+    ((30, 61), (24, 24), np.s_[:, 15:45]),
+    ((61, 30), (24, 24), np.s_[15:45]),
+    ((37, 50), (24, 31), np.s_[:, 1:48]),
+    ((50, 31), (24, 31), np.s_[13:37]),
+    ((41, 41), (24, 31), np.s_[5:36]),
+    ((7, 12), (24, 31), np.s_[:, 1:10]),
+    ((24, 31), (24, 31), np.s_[:]),
+    ((1, 200), (24, 31), np.s_[:, 99:100]),
+    ((200, 1), (24, 31), np.s_[99:100]),
+]
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize(("source", "image_size", "part"), FIRST_CROPS)
+def test_crop_to_aspect_ratio(source, image_size, part, resize):
+    image = photograph(*source).astype("float32")
+    arguments = {"image_size": image_size, "resize": resize}
+    resized = resized_pixels(image, crop_to_aspect_ratio=True, **arguments)
+    expected = formula(image[part], image_size, resize)
+    np.testing.assert_allclose(resized, expected, rtol=0, atol=0.02)
+    interpolation, *antialias = resize.split("_")
+    layer = keras.layers.Resizing(
+        *image_size, interpolation, crop_to_aspect_ratio=True, antialias=bool(antialias)
+    )
+    np.testing.assert_allclose(resized, array(layer(image)), rtol=0, atol=1e-3)
+
+
+def test_central_fraction():
+    size = {"image_size": (8, 8)}
+    assert Preprocessor(**size).central_fraction == 0
+    assert Preprocessor(**size, crop_fraction=0.9).central_fraction == 0.9
+    assert Preprocessor(**size, crop_to_aspect_ratio=True).central_fraction == 1
+
+
 CONVENTIONS = {
     "google": {"image_size": (24, 32)},
     "transformers": {"image_size": (24, 32), "resize": "bilinear_antialias"},
@@ -212,6 +248,7 @@ CONVENTIONS = {
         "resize": "bicubic_antialias",
         "crop_fraction": 0.875,
     },
+    "keras_hub": {"image_size": (24, 31), "crop_to_aspect_ratio": True},
 }
 
 
@@ -248,11 +285,13 @@ def test_a_batch_is_its_images(convention):
 
 
 @pytest.mark.parametrize("resize", RESIZES)
-@pytest.mark.parametrize("crop_fraction", [None, 1.0])
-def test_images_of_the_size_pass_through(resize, crop_fraction, tensorflow):
+@pytest.mark.parametrize(
+    "crop", [{}, {"crop_fraction": 1.0}, {"crop_to_aspect_ratio": True}]
+)
+def test_images_of_the_size_pass_through(resize, crop, tensorflow):
     images = np.random.default_rng(0).integers(0, 256, (2, 24, 31, 3)).astype("uint8")
     scaled = array(Preprocessor(MEAN, STD)(images))
-    preprocessor = Preprocessor(MEAN, STD, (24, 31), resize, crop_fraction)
+    preprocessor = Preprocessor(MEAN, STD, (24, 31), resize, **crop)
     np.testing.assert_array_equal(array(preprocessor(images)), scaled)
     spec = tensorflow.TensorSpec((None, None, None, 3), "uint8")
     data = tensorflow.data.Dataset.from_generator(
@@ -281,8 +320,12 @@ def test_imagenet():
     np.testing.assert_allclose(pixels, np.tile(expected, (8, 8, 1)), atol=1e-5)
 
 
-def test_with_image_size():
-    preprocessor = Preprocessor.imagenet((8, 8), 0.9, name="given")
+@pytest.mark.parametrize(
+    "crop",
+    [{"crop_fraction": 0.9}, {"crop_fraction": None, "crop_to_aspect_ratio": True}],
+)
+def test_with_image_size(crop):
+    preprocessor = Preprocessor.imagenet((8, 8), name="given", **crop)
     larger = preprocessor.with_image_size((16, 24))
     assert larger.get_config() == {**preprocessor.get_config(), "image_size": (16, 24)}
     scaling = preprocessor.with_image_size(None)
@@ -313,13 +356,14 @@ def test_with_channels_that_are_no_number(channels):
 
 def test_a_config_from_before_there_were_sizes():
     config = Preprocessor(MEAN, STD).get_config()
-    for key in ("image_size", "resize", "crop_fraction"):
+    for key in ("image_size", "resize", "crop_fraction", "crop_to_aspect_ratio"):
         del config[key]
     assert Preprocessor.from_config(config).get_config() == {
         **config,
         "image_size": None,
         "resize": "bilinear",
         "crop_fraction": None,
+        "crop_to_aspect_ratio": False,
     }
 
 
@@ -334,6 +378,12 @@ def test_a_config_from_before_there_were_sizes():
         ({"image_size": (8, 8), "crop_fraction": 87.5}, r"at most 1; received 87\.5"),
         ({"resize": "bilinear_antialias"}, "received image_size=None. Give image_size"),
         ({"crop_fraction": 0.9}, r"crop_fraction=0\.9.*received image_size=None"),
+        ({"crop_to_aspect_ratio": True}, r"ratio=True.*received image_size=None"),
+        (
+            {"image_size": (8, 8), "crop_fraction": 1.0, "crop_to_aspect_ratio": True},
+            r"without a crop_fraction; received True with crop_fraction=1\.0",
+        ),
+        ({"image_size": (8, 8), "crop_to_aspect_ratio": 1}, "must be False.*received 1"),
     ],
 )
 def test_bad_argument(arguments, message):

@@ -422,6 +422,38 @@ def test_keras_hubs_preprocessing(tmp_path, converter, expected):
         assert source.preprocessing == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("uint8", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"antialias": False},
+        {"interpolation": "bicubic"},
+        {"crop_to_aspect_ratio": False},
+    ],
+)
+def test_keras_hubs_pixels(tmp_path, changes, uint8):
+    layers = pytest.importorskip("keras_hub", reason="has the converter").layers
+    path = Golden("keras_hub_gap").path / "image_converter.json"
+    config = {**json.loads(path.read_text())["config"], **changes}
+    converter = layers.ViTImageConverter.from_config(config)
+    height, width = config["image_size"]
+    source = preset(tmp_path, converter=config)
+    preprocessor = Preprocessor(**{"image_size": (height, width), **source.preprocessing})
+    random = np.random.default_rng(0)
+    for size in [(90, 301), (301, 90), (127, 127), (20, 31), (height, width), (1, 9)]:
+        # The values are such that a bicubic resize stays within 0 to 255.
+        images = random.integers(80, 176, (1, *size, 3)).astype("uint8")
+        images = images if uint8 else images.astype("float32")
+        # KerasHub rounds the pixels of uint8 images. One gray level is 1 / 127.5.
+        np.testing.assert_allclose(
+            array(preprocessor(images)),
+            array(converter(images)),
+            rtol=0,
+            atol=0.51 / 127.5 if uint8 else 1e-5,
+        )
+
+
 def test_keras_hubs_mean_with_a_class_token(tmp_path):
     golden = Golden("keras_hub_token")
     shutil.copytree(golden.path, tmp_path / "preset")
