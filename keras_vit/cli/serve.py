@@ -12,6 +12,8 @@ SIGTERM and SIGINT stop the server after it has answered all pending requests.
 """
 
 import argparse
+import contextlib
+import ctypes
 import dataclasses
 import os
 import pathlib
@@ -19,6 +21,9 @@ import re
 import signal
 
 from keras_vit.serve.limits import Limits
+
+# Parameters of mallopt in glibc's malloc.h.
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,12 +97,25 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _prepare_process():
+    _return_memory()
     # TensorFlow's allocator would never return the memory of a large image to the system.
     os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     # TensorFlow's thread pool has one thread per core by default, all of which the
     # decoding of a large image can occupy while small requests wait.
     threads = max(16, 2 * (os.cpu_count() or 1))
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(threads))
+
+
+def _return_memory():
+    """Make glibc return the memory of large buffers to the system, if it is glibc.
+
+    By default it keeps up to 32 MB in each of many arenas after they were freed: under
+    attacks, 300 MB more than in use.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 2**20)
+        mallopt(_M_ARENA_MAX, 4)
 
 
 def _positive(text):
