@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from keras_vit.training import compilation as compiling
 from keras_vit.training import config as configs
 from keras_vit.training import runs
 from keras_vit.training.objectives import objective
@@ -27,7 +28,7 @@ def settings(*changes):
 
 
 def test_the_optimizer():
-    todo = runs.plan(
+    plan = runs.make_plan(
         settings(
             "learning_rate=0.01",
             "schedule=linear",
@@ -42,10 +43,10 @@ def test_the_optimizer():
             "ema=0.7",
         )
     )
-    model = todo.objective.build()
-    runs.compile(model, todo)
+    model = plan.objective.build()
+    compiling.compile(model, plan)
     config = model.optimizer.get_config()
-    updates = todo.steps // 3
+    updates = plan.steps // 3
     assert config["learning_rate"]["config"] == {
         "peak": 0.01,
         "steps": updates,
