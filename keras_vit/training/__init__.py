@@ -1,5 +1,8 @@
 """Training: schedules, optimizers, losses and self-supervision."""
 
+import importlib
+import sys
+
 from keras_vit.training.losses import SigmoidLoss
 from keras_vit.training.masked_autoencoder import MaskedAutoencoder
 from keras_vit.training.masked_patch_prediction import MaskedPatchPrediction
@@ -23,3 +26,23 @@ __all__ = [
     "WarmupSchedule",
     "parameter_table",
 ]
+
+# Earlier places of modules that are in `keras_vit.data` now, for one release. Config files
+# import `Augmentation` from here.
+for _name in (
+    "augment",
+    "class_names",
+    "dark_images",
+    "decoding",
+    "exif",
+    "file_bytes",
+    "fingerprint",
+    "host",
+    "pipeline",
+    "rand_augment",
+    "sources",
+    "splits",
+):
+    sys.modules[f"{__name__}.{_name}"] = importlib.import_module(
+        f"keras_vit.data.{_name}"
+    )

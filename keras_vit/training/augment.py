@@ -1,5 +1,0 @@
-"""Former place of `Augmentation`, from which older config files import it."""
-
-from keras_vit.data.augment import Augmentation
-
-__all__ = ["Augmentation"]
