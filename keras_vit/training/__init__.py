@@ -27,7 +27,7 @@ __all__ = [
     "parameter_table",
 ]
 
-# Earlier places of modules that are in `keras_vit.data` now, for one release. Config files
+# Earlier places of modules that are now in `keras_vit.data`, for one release; configs
 # import `Augmentation` from here.
 for _name in (
     "augment",
