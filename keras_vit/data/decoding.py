@@ -62,22 +62,6 @@ def decode_pixels(content, channels, window=None, exif=True):
     if content.dtype != tf.string:
         return content if window is None else _cropped(content, window(tf.shape(content)))
     orientation = orientations(content[None])[0] if exif else None
-    return decode_oriented(content, orientation, channels, window)
-
-
-def decode_oriented(content, orientation, channels, window=None):
-    """Decode one image whose EXIF orientation is known.
-
-    Args:
-        content: scalar string tensor, the file.
-        orientation: int32 scalar tensor, 1 to 8; None to ignore the orientation.
-        channels: int, 1 or 3.
-        window: see `decode_pixels`.
-
-    Returns:
-        See `decode_pixels`.
-    """
-    tf = tensorflow()
     checks = Checks(*(tensor[0] for tensor in checked(content[None])))
 
     def box(shape):

@@ -47,7 +47,7 @@ def read_images(contents, preprocessor, input_shape, max_pixels, exif=True):
         index, small, jpeg, other = image.get_value()
         pixels = tf.cond(is_jpeg[index], lambda: jpeg, lambda: in_color(other))
         file = Checks(*(tensor[index] for tensor in checks))
-        whole = is_jpeg[index] | whole_screen(file, pixels)
+        whole = whole_screen(file, pixels)
         if exif:
             pixels = upright(pixels, applied[index])
         pixels = tf.ensure_shape(pixels, (None, None, 3))

@@ -111,7 +111,8 @@ def saved_model(
     """
     root = pathlib.Path(directory).expanduser()
     check_packages(["tensorflow"], "tensorflow")
-    _check_integers(version=1 if version is None else version)
+    if version is not None:
+        _check_integers(version=version)
     _check_place(root, version)
     check_choice("weights_dtype", weights_dtype, WEIGHTS_DTYPES)
     _check_integers(top_k=top_k, max_pixels=max_pixels)
