@@ -6,15 +6,38 @@ not depend on the rest of its batch.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
+from keras_vit.choices import check_choice
 from keras_vit.kernels.initial_values import InitialValues
 from keras_vit.kernels.precision import to_float32
 from keras_vit.layers.base import Layer
 
 _GROUPS = 32
+
+
+class Epsilons(NamedTuple):
+    """Small numbers that keep a `ResNetStem` from dividing by zero.
+
+    Attributes:
+        norm: float, added to the variance in the group norms.
+        deviation: float, added to the standard deviation of a filter.
+        variance: float, added to the variance of a filter.
+    """
+
+    norm: float
+    deviation: float
+    variance: float
+
+
+# The same networks give slightly different outputs in the two libraries.
+EPSILONS = {
+    "google": Epsilons(norm=1e-6, deviation=1e-5, variance=0.0),
+    "timm": Epsilons(norm=1e-5, deviation=0.0, variance=1e-8),
+}
 
 
 def _strided_shape(input_shape, strides, channels):
@@ -23,23 +46,25 @@ def _strided_shape(input_shape, strides, channels):
     return (batch, *(side and -(-side // strides) for side in sides), channels)
 
 
-def standardize(kernel):
-    """Return `(kernel - mean) / (std + 1e-5)` over all axes except the last, in float32.
+def standardize(kernel, epsilons="google"):
+    """Return `(kernel - mean) / std` over all axes except the last, in float32.
 
     Args:
         kernel: `(h, w, i, o)`, any float dtype.
+        epsilons: str, a key of `EPSILONS`: Google's hybrids add 1e-5 to the standard
+            deviation, timm's add 1e-8 to the variance.
 
     Returns:
         The same shape in float32 (float64 is kept).
 
-    Reference: Weight Standardization (arXiv:1903.10520) equation 5, with the epsilon at
-    the place where Google's hybrids have it.
+    Reference: Weight Standardization (arXiv:1903.10520) equation 5.
     """
+    _, deviation, smallest = EPSILONS[epsilons]
     kernel = to_float32(kernel)
     centered = kernel - ops.mean(kernel, axis=(0, 1, 2))
     variance = ops.mean(ops.square(centered), axis=(0, 1, 2))
     # The gradient of a square root is infinite at 0, the variance of a constant filter.
-    return centered / (ops.sqrt(ops.maximum(variance, 1e-30)) + 1e-5)
+    return centered / (ops.sqrt(ops.maximum(variance + smallest, 1e-30)) + deviation)
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -56,6 +81,7 @@ class StandardizedConv2D(InitialValues, Layer):
         filters: int, channels of the output.
         kernel_size: int, side of the square kernel.
         strides: int, stride along both axes.
+        epsilons: str, see `ResNetStem`.
 
     Example:
 
@@ -67,11 +93,20 @@ class StandardizedConv2D(InitialValues, Layer):
     Reference: Big Transfer (arXiv:1912.11370) section 3.
     """
 
-    def __init__(self, filters: int, kernel_size: int, strides: int = 1, **kwargs):
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int,
+        strides: int = 1,
+        epsilons: str = "google",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        check_choice("epsilons", epsilons, tuple(EPSILONS))
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
+        self.epsilons = epsilons
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
@@ -84,7 +119,7 @@ class StandardizedConv2D(InitialValues, Layer):
     def call(self, x):
         return ops.conv(
             x,
-            ops.cast(standardize(self.kernel), x.dtype),
+            ops.cast(standardize(self.kernel, self.epsilons), x.dtype),
             strides=self.strides,
             padding="same",
             data_format="channels_last",
@@ -177,6 +212,7 @@ class BottleneckUnit(Layer):
         width: int, number of channels between the 1x1 convolutions; a multiple of 32,
             the number of groups in the norms.
         strides: int, stride of the 3x3 convolution and the projection.
+        epsilons: str, see `ResNetStem`.
 
     Raises:
         ValueError: `width` is not a multiple of 32.
@@ -193,11 +229,13 @@ class BottleneckUnit(Layer):
     unit is post-activation and the 3x3 convolution has the stride.
     """
 
-    def __init__(self, width: int, strides: int = 1, **kwargs):
+    def __init__(self, width: int, strides: int = 1, epsilons: str = "google", **kwargs):
         super().__init__(**kwargs)
         _check_width(width)
+        check_choice("epsilons", epsilons, tuple(EPSILONS))
         self.width = width
         self.strides = strides
+        self.epsilons = epsilons
 
     def build(self, input_shape):
         policy, width = self.dtype_policy, self.width
@@ -206,13 +244,18 @@ class BottleneckUnit(Layer):
 
         def conv(name, filters, kernel_size, strides, input_shape):
             layer = StandardizedConv2D(
-                filters, kernel_size, strides, dtype=policy, name=name
+                filters, kernel_size, strides, self.epsilons, dtype=policy, name=name
             )
             layer.build(input_shape)
             return layer
 
         def norm(name, shape, initial_gamma=1.0):
-            layer = GroupNorm(initial_gamma=initial_gamma, dtype=policy, name=name)
+            layer = GroupNorm(
+                epsilon=EPSILONS[self.epsilons].norm,
+                initial_gamma=initial_gamma,
+                dtype=policy,
+                name=name,
+            )
             layer.build(shape)
             return layer
 
@@ -260,10 +303,12 @@ class ResNetStem(Layer):
         num_blocks: sequence of ints, number of units in each stage; `()` for the first
             convolution and the max-pool alone.
         width: int, number of channels of the first convolution; a multiple of 32.
+        epsilons: `"google"` or `"timm"`, the library whose small numbers are added to
+            variances; the outputs for the same weights differ slightly.
 
     Raises:
-        ValueError: `num_blocks` holds something other than positive ints, or `width` is
-            not a multiple of 32.
+        ValueError: `num_blocks` holds something other than positive ints, `width` is not
+            a multiple of 32, or `epsilons` is unknown.
 
     Example:
 
@@ -276,7 +321,13 @@ class ResNetStem(Layer):
     AugReg (arXiv:2106.10270) for R+Ti/16 and R26.
     """
 
-    def __init__(self, num_blocks: Sequence[int] = (3, 4, 9), width: int = 64, **kwargs):
+    def __init__(
+        self,
+        num_blocks: Sequence[int] = (3, 4, 9),
+        width: int = 64,
+        epsilons: str = "google",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if isinstance(num_blocks, int) or not all(
             isinstance(number, int) and number > 0 for number in num_blocks
@@ -286,16 +337,21 @@ class ResNetStem(Layer):
                 f"received {num_blocks!r}."
             )
         _check_width(width)
+        check_choice("epsilons", epsilons, tuple(EPSILONS))
         self.num_blocks = tuple(num_blocks)
         self.width = width
+        self.epsilons = epsilons
         policy = self.dtype_policy
-        self.root = StandardizedConv2D(width, 7, 2, dtype=policy, name="root")
-        self.root_norm = GroupNorm(dtype=policy, name="root_norm")
+        self.root = StandardizedConv2D(width, 7, 2, epsilons, dtype=policy, name="root")
+        self.root_norm = GroupNorm(
+            epsilon=EPSILONS[epsilons].norm, dtype=policy, name="root_norm"
+        )
         self.stages = [
             [
                 BottleneckUnit(
                     width * 2**stage,
                     strides=2 if stage and not unit else 1,
+                    epsilons=epsilons,
                     dtype=policy,
                     name=f"unit_{unit}",
                 )
@@ -322,6 +378,11 @@ class ResNetStem(Layer):
             for unit in units:
                 x = unit(x)
         return x
+
+    @property
+    def strides(self) -> int:
+        """Number of pixels of the image for one position of the feature map, a side."""
+        return 4 * 2 ** max(len(self.num_blocks) - 1, 0)
 
     def compute_output_shape(self, input_shape):
         shape = _strided_shape(input_shape, 4, self.width)

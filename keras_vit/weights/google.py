@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_vit.layers.resnet import ResNetStem
-from keras_vit.weights.pieces import POSITIONS, STEM_ROOT, Pieces, add_vit
+from keras_vit.weights.pieces import POSITIONS, Pieces, add_stem, add_vit
 from keras_vit.weights.source import Source
 
 _BLOCK = "Transformer/encoderblock_"
@@ -56,6 +56,15 @@ _NAMES = {
     },
 }
 
+_STEM = {
+    "root": "conv_root",
+    "root_norm": "gn_root",
+    "unit": lambda stage, unit: f"block{stage + 1}/unit{unit + 1}/",
+    **{f"conv_{i}": f"conv{i}" for i in (1, 2, 3)},
+    **{f"norm_{i}": f"gn{i}" for i in (1, 2, 3)},
+    "projection": "conv_proj",
+    "projection_norm": "gn_proj",
+}
 # Prefixes of the model's tensors in checkpoints of big_vision, and the tensors beside the
 # model that are ignored: optimizer state, counters, and the text tower of an image-text
 # model.
@@ -72,10 +81,9 @@ def pieces(config: dict[str, Any], names: str) -> Pieces:
         config: dict, as for `Source.pieces`.
         names: str, the naming scheme, `"published"` or `"linen"`.
     """
-    found, stem = Pieces(), config["stem"]
-    if stem is not None:
-        channels = _add_stem(found, stem, config["input_shape"][-1])
-        config = {**config, "input_shape": (*config["input_shape"][:2], channels)}
+    found = Pieces()
+    if config["stem"] is not None:
+        config = add_stem(found, _STEM, config, "google")
     layers = {**_NAMES, "block": _BLOCKS[names]}
     add_vit(found, layers, f"{_BLOCK}{{}}/".format, config)
     if config["include_top"]:
@@ -85,30 +93,6 @@ def pieces(config: dict[str, Any], names: str) -> Pieces:
             width = config["representation_size"]
         found.dense("head", "classifier", width, config["classes"])
     return found
-
-
-def _add_stem(pieces, stem, channels):
-    """Add the tensors of the ResNet stem and return its number of output channels."""
-    width = stem.width
-    pieces.plain("conv_root/kernel", STEM_ROOT, (7, 7, channels, width))
-    pieces.norm("gn_root", "stem/root_norm", width)
-    channels = width
-    for s, num_units in enumerate(stem.num_blocks):
-        inner, outer = width * 2**s, width * 2**s * 4
-        for u in range(num_units):
-            layers = [
-                ("1", "conv_1", "norm_1", (1, 1, channels, inner)),
-                ("2", "conv_2", "norm_2", (3, 3, inner, inner)),
-                ("3", "conv_3", "norm_3", (1, 1, inner, outer)),
-                ("_proj", "projection", "projection_norm", (1, 1, channels, outer)),
-            ]
-            name, path = f"block{s + 1}/unit{u + 1}", f"stem/stage_{s}/unit_{u}"
-            for suffix, conv, norm, shape in layers[: 4 if u == 0 else 3]:
-                kernel = f"{name}/conv{suffix}/kernel"
-                pieces.plain(kernel, f"{path}/{conv}/kernel", shape)
-                pieces.norm(f"{name}/gn{suffix}", f"{path}/{norm}", shape[-1])
-            channels = outer
-    return channels
 
 
 class GoogleSource(Source):
@@ -237,9 +221,7 @@ class GoogleSource(Source):
         }
         if "conv_root/kernel" in shapes:
             config["stem"] = stem = self._infer_stem()
-            # The root convolution and its pooling have a stride of 4 together, and every
-            # stage except the first has a stride of 2.
-            self.stem_stride = 4 * 2 ** max(len(stem.num_blocks) - 1, 0)
+            self.stem_stride = stem.strides
         for name, argument in (
             ("head/bias", "classes"),
             ("pre_logits/bias", "representation_size"),

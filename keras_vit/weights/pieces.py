@@ -75,6 +75,10 @@ class Pieces(list[Piece]):
         if bias:
             self.append(self.bias(f"{path}/bias", biases, outputs))
 
+    def conv(self, name, path, shape):
+        """Add a convolution without bias, whose kernel is `(h, w, in, out)`."""
+        self.plain(name + self.leaves[0], f"{path}/kernel", shape)
+
     def kernel(self, path, names, inputs, outputs):
         """Return the piece for the kernels of dense layers."""
         stored = math.prod(inputs), math.prod(outputs)
@@ -89,6 +93,11 @@ class TorchPieces(Pieces):
     """List of `Piece`s in the layout of PyTorch: `(out, in)`, channels first."""
 
     leaves = (".weight", ".bias", ".weight", ".bias")
+
+    def conv(self, name, path, shape):
+        h, w, i, o = shape
+        names = (name + self.leaves[0],)
+        self.append(Piece(f"{path}/kernel", names, (o, i, h, w), shape, (2, 3, 1, 0)))
 
     def kernel(self, path, names, inputs, outputs):
         stored = math.prod(inputs), math.prod(outputs)
@@ -159,3 +168,50 @@ def add_vit(
     if config["pooling"] == "map":
         pieces.plain(names["probe"], "pooling/probe", (1, 1, d))
         add("", "pooling", names["pooling"])
+
+
+def add_stem(
+    pieces: Pieces, names: dict[str, Any], config: dict[str, Any], epsilons: str
+) -> dict[str, Any]:
+    """Add the tensors of a `ResNetStem`, in the order of the data flow.
+
+    Args:
+        pieces: the list to add to, in the layout of the file.
+        names: dict from a layer of the stem, or of its units, to its name in the file.
+            `"unit"` is a function from the indices of a stage and a unit to the prefix of
+            the unit's names.
+        config: dict, as for `keras_vit.weights.source.Source.pieces`.
+        epsilons: str, the stem's argument for files of this source.
+
+    Returns:
+        `config` with the channels of the feature map in place of those of the image.
+
+    Raises:
+        ValueError: if the stem has other epsilons, which change its outputs.
+    """
+    stem, (*sides, channels) = config["stem"], config["input_shape"]
+    if stem.epsilons != epsilons:
+        raise ValueError(
+            f"The stem has epsilons={stem.epsilons!r}, but networks of this format have "
+            f"{epsilons!r} and would give other outputs. Use "
+            f"ResNetStem(epsilons={epsilons!r})."
+        )
+    width = stem.width
+    pieces.conv(names["root"], "stem/root", (7, 7, channels, width))
+    pieces.norm(names["root_norm"], "stem/root_norm", width)
+    channels = width
+    for s, num_units in enumerate(stem.num_blocks):
+        inner, outer = width * 2**s, width * 2**s * 4
+        for u in range(num_units):
+            layers = [
+                ("conv_1", "norm_1", (1, 1, channels, inner)),
+                ("conv_2", "norm_2", (3, 3, inner, inner)),
+                ("conv_3", "norm_3", (1, 1, inner, outer)),
+                ("projection", "projection_norm", (1, 1, channels, outer)),
+            ]
+            prefix, path = names["unit"](s, u), f"stem/stage_{s}/unit_{u}"
+            for conv, norm, shape in layers[: 4 if u == 0 else 3]:
+                pieces.conv(prefix + names[conv], f"{path}/{conv}", shape)
+                pieces.norm(prefix + names[norm], f"{path}/{norm}", shape[-1])
+            channels = outer
+    return {**config, "input_shape": (*sides, channels)}

@@ -240,7 +240,8 @@ class Source:
             prefixes.sort(key=lambda prefix: (prefix > 0) != class_token_position)
         if source_grid_shape is None and self.image_size is not None:
             patch, _ = self.patches()
-            gh, gw = (size // patch for size in self.image_size)
+            side = patch * self.stem_stride
+            gh, gw = (size // side for size in self.image_size)
             if gh * gw in [rows - prefix for prefix in prefixes]:
                 source_grid_shape = gh, gw
         if source_grid_shape is not None:

@@ -1,12 +1,14 @@
 """ViT and DeiT checkpoints of timm, and DINOv2 checkpoints, which use the same names."""
 
+import collections
 import functools
 import os
 import re
 from typing import Any
 
 from keras_vit.layers.preprocessor import IMAGENET_MEAN, IMAGENET_STD, RESIZES
-from keras_vit.weights.pieces import TorchPieces, add_vit
+from keras_vit.layers.resnet import ResNetStem
+from keras_vit.weights.pieces import TorchPieces, add_stem, add_vit
 from keras_vit.weights.source import Source
 from keras_vit.weights.tensor_file import read_json
 from keras_vit.weights.timm_architectures import (
@@ -42,6 +44,15 @@ _NAMES = {
         "mlp/expand": "attn_pool.mlp.fc1",
         "mlp/contract": "attn_pool.mlp.fc2",
     },
+}
+_ROOT = re.compile(r"patch_embed\.backbone\.(stem\.)?conv\.weight")
+_UNIT = re.compile(r"patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)\.conv1\.weight")
+_STEM = {
+    "unit": "patch_embed.backbone.stages.{}.blocks.{}.".format,
+    **{f"conv_{i}": f"conv{i}" for i in (1, 2, 3)},
+    **{f"norm_{i}": f"norm{i}" for i in (1, 2, 3)},
+    "projection": "downsample.conv",
+    "projection_norm": "downsample.norm",
 }
 # Tensor names in the original files of DeiT III and DINOv2, with those of timm.
 _RENAMED = {
@@ -146,7 +157,6 @@ class TimmSource(Source):
     possible = {  # noqa: RUF012
         "positions": ("learned", "sincos_2d", "none"),
         "representation_size": (None,),
-        "stem": (None,),
     }
 
     def __init__(self, file, architecture=None):
@@ -166,6 +176,8 @@ class TimmSource(Source):
                 )
             self.shapes[name] = shape
             self._stored[name] = stored
+        self._stem = self._infer_stem()
+        self.stem_stride = 1 if self._stem is None else self._stem.strides
         self._config = _read_config(self.path)
         self._arguments = self._config.get("model_args") or {}
         self._published = self._config.get("pretrained_cfg") or {}
@@ -184,6 +196,18 @@ class TimmSource(Source):
         if size is not None:
             height, width = (size, size) if isinstance(size, int) else size
             self.image_size = (height, width)
+
+    def _infer_stem(self):
+        """Return the ResNet stem that the tensors show, or None."""
+        self._root = next(filter(_ROOT.fullmatch, self.shapes), None)
+        if self._root is None:
+            return None
+        units = collections.Counter(
+            int(found[1]) for name in self.shapes if (found := _UNIT.fullmatch(name))
+        )
+        num_blocks = tuple(units.get(stage, 0) for stage in range(len(units)))
+        width = self.shapes[self._root][0]
+        return ResNetStem(num_blocks, width, epsilons="timm", name="stem")
 
     def _find_architecture(self, given):
         """Look up the architecture by the caller's name or the one in config.json.
@@ -364,6 +388,7 @@ class TimmSource(Source):
         if self.image_size is None or overrides.get("source_grid_shape") is not None:
             return
         patch, channels = self.patches()
+        patch *= self.stem_stride
         if "input_shape" not in overrides and any(s % patch for s in self.image_size):
             height, width = (side // patch * patch for side in self.image_size)
             raise ValueError(
@@ -407,6 +432,8 @@ class TimmSource(Source):
             "activation": self.activation,
             "layer_norm_epsilon": self.layer_norm_epsilon,
         }
+        if self._stem is not None:
+            config["stem"] = self._stem
         if "head.bias" in shapes:
             config["classes"] = shapes["head.bias"][0]
         else:
@@ -441,7 +468,8 @@ class TimmSource(Source):
         return "token" if token else "gap"
 
     def patches(self):
-        _, channels, _, patch = self.shapes["patch_embed.proj.weight"]
+        *_, patch = self.shapes["patch_embed.proj.weight"]
+        _, channels, *_ = self.shapes[self._root or "patch_embed.proj.weight"]
         return patch, channels
 
     def num_position_rows(self):
@@ -457,6 +485,8 @@ class TimmSource(Source):
     def pieces(self, config):
         norm = "fc_norm" if config["final_norm"] == "after_pooling" else "norm"
         pieces = TorchPieces()
+        if config["stem"] is not None:
+            config = self._add_stem(pieces, config)
         add_vit(pieces, {**_NAMES, "norm": norm}, "blocks.{}.".format, config)
         if config["include_top"]:
             d, classes = config["hidden_dim"], config["classes"]
@@ -464,3 +494,9 @@ class TimmSource(Source):
             if config["distillation_token"]:
                 pieces.dense("head_dist", "distillation_classifier", d, classes)
         return pieces
+
+    def _add_stem(self, pieces, config):
+        root = self._root or "patch_embed.backbone.stem.conv.weight"
+        root = root.removesuffix(".weight")
+        names = {"root": root, "root_norm": f"{root.removesuffix('conv')}norm", **_STEM}
+        return add_stem(pieces, names, config, "timm")

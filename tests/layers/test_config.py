@@ -32,15 +32,18 @@ TOKENS = {
 # Layer: arguments that differ from the defaults, and the shape of an input.
 CASES = {
     "StandardizedConv2D": (
-        {"filters": 5, "kernel_size": 3, "strides": 2},
+        {"filters": 5, "kernel_size": 3, "strides": 2, "epsilons": "timm"},
         (2, 7, 10, 3),
     ),
     "GroupNorm": (
         {"groups": 3, "epsilon": 1e-3, "initial_gamma": 0.0},
         (2, 5, 4, 6),
     ),
-    "BottleneckUnit": ({"width": 32, "strides": 2}, (2, 5, 4, 3)),
-    "ResNetStem": ({"num_blocks": (1, 2), "width": 32}, (2, 19, 10, 3)),
+    "BottleneckUnit": ({"width": 32, "strides": 2, "epsilons": "timm"}, (2, 5, 4, 3)),
+    "ResNetStem": (
+        {"num_blocks": (1, 2), "width": 32, "epsilons": "timm"},
+        (2, 19, 10, 3),
+    ),
     "Patches": ({"patch_size": 4}, (2, 8, 12, 3)),
     "PatchesToImage": ({"patch_size": 4, "grid_shape": (2, 3)}, (2, 6, 48)),
     "PatchEncoder": (

@@ -168,6 +168,21 @@ def test_stem_formula(size, num_blocks):
     np.testing.assert_allclose(array(stem(images)), x, atol=1e-4)
 
 
+def test_epsilons_of_timm():
+    """Check the small numbers in timm's hybrids, with filters and maps near constant."""
+    kernel = 1e-4 * random_array(1, 1, 4, 5)
+    flat = kernel.reshape(4, 5)
+    expected = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-8)
+    outputs = array(standardize(kernel, "timm")).reshape(4, 5)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-3)
+    stem = ResNetStem((1,), width=32, epsilons="timm")
+    unit = stem.stages[0][0]
+    assert stem.root.epsilons == unit.epsilons == "timm"
+    unit.build((2, 4, 4, 32))
+    assert stem.root_norm.epsilon == unit.norm_1.epsilon == 1e-5
+    assert unit.conv_2.epsilons == "timm"
+
+
 def test_images_of_unknown_size():
     images = keras.Input((None, 64, 3))
     assert ResNetStem((1, 1), width=32)(images).shape == (None, None, 8, 256)

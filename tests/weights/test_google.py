@@ -7,6 +7,7 @@ import pytest
 import keras_vit
 from keras_vit.layers import resize_grid
 from keras_vit.weights.detect import open_checkpoint
+from keras_vit.weights.google import save_npz
 from tests.cases import array
 from tests.golden import Golden
 
@@ -338,3 +339,10 @@ def test_a_flood_of_damaged_files(square, tmp_path, save):
             loaded += 1
     assert refused + loaded == 2000
     assert refused > 1500
+
+
+def test_a_stem_with_the_epsilons_of_timm_is_refused(tmp_path):
+    stem = keras_vit.layers.ResNetStem((1,), width=32, epsilons="timm")
+    model = keras_vit.ViT((32, 32, 3), 1, 16, 1, 2, 32, classes=3, stem=stem)
+    with pytest.raises(ValueError, match=r"stem has epsilons='timm'.*have 'google'"):
+        save_npz(model, tmp_path / "hybrid.npz")
