@@ -1,0 +1,117 @@
+"""Tables of the networks that keras_vit reads."""
+
+import collections
+import importlib.metadata
+import json
+import pathlib
+from typing import Any
+
+CONFIGS = {
+    "published": "config.json as published",
+    "saved": "config.json as saved by the library",
+    "bare": "weights only",
+}
+VERDICTS = ("exact", "exact with arguments", "refused", "wrong", "failed")
+
+
+def verdict(row: dict[str, Any], config: str) -> str:
+    """Return the verdict on a network, one of `VERDICTS`."""
+    if "failure" in row:
+        return "failed"
+    outcome = row[config]
+    if outcome["verdict"] == "exact" and outcome["arguments"]:
+        return "exact with arguments"
+    return outcome["verdict"]
+
+
+def configs(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the kinds of configuration that the rows have."""
+    return [config for config in CONFIGS if any(config in row for row in rows)]
+
+
+def totals(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Return a table with the number of networks by configuration and verdict."""
+    table = [["", *VERDICTS, "largest difference"]]
+    for config in configs(rows):
+        counts = collections.Counter(verdict(row, config) for row in rows)
+        differences = [
+            row[config]["difference"]
+            for row in rows
+            if verdict(row, config).startswith("exact")
+        ]
+        largest = f"{max(differences):.1e}" if differences else "-"
+        table.append([CONFIGS[config], *(str(counts[v]) for v in VERDICTS), largest])
+    return table
+
+
+def missing(rows: list[dict[str, Any]], config: str) -> list[list[str]]:
+    """Return a table of the refused networks, grouped by what distinguishes them."""
+    groups = collections.defaultdict(list)
+    for row in rows:
+        if verdict(row, config) in ("refused", "wrong", "failed"):
+            key = ", ".join(row.get("ideas", [])) or "-"
+            groups[key].append(row)
+    table = [["networks", "what distinguishes them", "names", "reason for the first"]]
+    for ideas, group in sorted(groups.items(), key=lambda item: -len(item[1])):
+        names = ", ".join(row["name"] for row in group)
+        reason = group[0].get("failure") or group[0][config]["reason"]
+        table.append([str(len(group)), ideas, names, reason])
+    return table
+
+
+def _markdown(table: list[list[str]]) -> str:
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in table]
+    lines = ["| " + " | ".join(line) + " |" for line in escaped]
+    lines.insert(1, "|" + "---|" * len(table[0]))
+    return "\n".join(lines)
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Return the totals and the refused networks as text."""
+    lines = ["", "  ".join(("", *VERDICTS, "largest difference"))]
+    lines = ["", *(" | ".join(line) for line in totals(rows))]
+    kinds = configs(rows)
+    if kinds:
+        lines += ["", f"Not read with {CONFIGS[kinds[0]]}:"]
+        for number, ideas, names, reason in missing(rows, kinds[0])[1:]:
+            lines.append(f"{number:>4}  {ideas}: {names} ({reason})")
+    return "\n".join(lines)
+
+
+def write_report(library: str, rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Write the results as `path`.json and `path`.md.
+
+    Args:
+        library: str, name of the library.
+        rows: list of the rows of `recipes.compatibility`.
+        path: path without extension.
+    """
+    version = importlib.metadata.version(library)
+    data = {"library": library, "version": version, "rows": rows}
+    path.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
+    kinds = configs(rows)
+    table = [["name", *(CONFIGS[kind] for kind in kinds), "difference", "reason"]]
+    for row in rows:
+        if "failure" in row:
+            table.append([row["name"], *["failed"] * len(kinds), "-", row["failure"]])
+            continue
+        cells = []
+        for kind in kinds:
+            given = ", ".join(f"`{k}`" for k in row[kind]["arguments"])
+            cells.append(row[kind]["verdict"] + (f" with {given}" if given else ""))
+        differences = [row[kind]["difference"] or 0.0 for kind in kinds]
+        reason = next(filter(None, (row[kind]["reason"] for kind in kinds)), "")
+        worst = f"{max(differences):.1e}" if any(differences) else "-"
+        table.append([row["name"], *cells, worst, reason])
+    path.with_suffix(".md").write_text(
+        f"# Networks of {library} {version}\n\n"
+        f"Written by `python -m recipes.compatibility {library}`: a small network of "
+        f"each name, with perturbed weights, saved by {library} and loaded by keras_vit. "
+        "Exact networks have the same tokens after the last norm, pooled features and "
+        "logits, within 1e-4 of the largest value.\n\n"
+        f"{_markdown(totals(rows))}\n\n"
+        "## Networks that are refused\n\n"
+        f"{_markdown(missing(rows, kinds[0]))}\n\n"
+        "## All networks\n\n"
+        f"{_markdown(table)}\n"
+    )
