@@ -1,4 +1,4 @@
-"""LayerNorm with a hand-written gradient. Plain formula: `keras_vit.layers.block`."""
+"""LayerNorm with a hand-written gradient. Plain formula: `keras_vit.layers.norms`."""
 
 from keras import ops
 

@@ -8,12 +8,7 @@ from keras_vit.layers.backbones import (
     SqueezeExcitation,
     SqueezeExcitationBlock,
 )
-from keras_vit.layers.block import (
-    LayerNorm,
-    LayerScale,
-    StochasticDepth,
-    TransformerBlock,
-)
+from keras_vit.layers.block import LayerScale, StochasticDepth, TransformerBlock
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.heads import (
     AttentionPooling,
@@ -22,17 +17,18 @@ from keras_vit.layers.heads import (
     PreLogits,
     TokenPooling,
 )
-from keras_vit.layers.mlp import MLP
+from keras_vit.layers.mlp import MLP, GatedMLP
+from keras_vit.layers.norms import LayerNorm, RMSNorm
 from keras_vit.layers.patch_encoder import PatchEncoder
 from keras_vit.layers.patches import Patches, PatchesToImage
 from keras_vit.layers.positions import (
     LearnedPositions,
     LearnedPositions2D,
-    RelativePositions,
     SinCosPositions1D,
     SinCosPositions2D,
 )
 from keras_vit.layers.preprocessor import Preprocessor
+from keras_vit.layers.relative_positions import RelativePositionBias, RelativePositions
 from keras_vit.layers.resize import RESIZE_CONVENTIONS, resize_grid
 from keras_vit.layers.resnet import (
     BottleneckUnit,
@@ -40,6 +36,7 @@ from keras_vit.layers.resnet import (
     ResNetStem,
     StandardizedConv2D,
 )
+from keras_vit.layers.rotary import MixedRotaryPositions, RotaryPositions
 from keras_vit.layers.soft_split import SoftSplit
 from keras_vit.layers.tokens_to_token import (
     TokenPerformer,
@@ -55,6 +52,7 @@ __all__ = [
     "Classifier",
     "Dense",
     "DenseBlock",
+    "GatedMLP",
     "GhostBlock",
     "GhostDense",
     "GlobalAveragePooling",
@@ -63,13 +61,17 @@ __all__ = [
     "LayerScale",
     "LearnedPositions",
     "LearnedPositions2D",
+    "MixedRotaryPositions",
     "PatchEncoder",
     "Patches",
     "PatchesToImage",
     "PreLogits",
     "Preprocessor",
+    "RMSNorm",
+    "RelativePositionBias",
     "RelativePositions",
     "ResNetStem",
+    "RotaryPositions",
     "SelfAttention",
     "SinCosPositions1D",
     "SinCosPositions2D",

@@ -1,5 +1,7 @@
 """Multi-head self-attention."""
 
+from typing import ClassVar
+
 import keras
 from keras import ops
 
@@ -7,9 +9,10 @@ from keras_vit.kernels import attention as kernels
 from keras_vit.kernels.attention import merge_heads, split_heads, transpose_matrix
 from keras_vit.kernels.precision import to_float32
 from keras_vit.kernels.switch import fast_form
-from keras_vit.layers.base import Composite
+from keras_vit.layers.base import Composite, copy_of, restored, stored
 from keras_vit.layers.dense import Dense
-from keras_vit.layers.positions import RelativePositions
+from keras_vit.layers.norms import make_norm
+from keras_vit.layers.positions import AttentionPositions
 
 
 def attention_weights(query, key, bias=None):
@@ -18,7 +21,7 @@ def attention_weights(query, key, bias=None):
     Args:
         query: `(b, k, n, head_dim)`, already scaled by `head_dim ** -0.5`.
         key: `(b, k, m, head_dim)`.
-        bias: None, or `(b, k, n, m)` to add to the logits.
+        bias: None, or `(k, n, m)` or `(b, k, n, m)` to add to the logits.
 
     Returns:
         `(b, k, n, m)`; each row sums to 1.
@@ -38,7 +41,7 @@ def dot_product_attention(query, key, value, bias=None, dropout=None, training=N
         query: `(b, k, n, head_dim)`, already scaled by `head_dim ** -0.5`.
         key: `(b, k, m, head_dim)`.
         value: `(b, k, m, head_dim)`.
-        bias: None, or `(b, k, n, m)` to add to the logits.
+        bias: None, or `(k, n, m)` or `(b, k, n, m)` to add to the logits.
         dropout: None, or a layer that is applied to the attention weights.
         training: bool, passed to `dropout`.
 
@@ -86,25 +89,43 @@ def head_dim(hidden_dim, num_heads):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
+class _NoKeyBias(keras.constraints.Constraint):
+    """Constraint that keeps the biases of the keys at zero."""
+
+    def __call__(self, bias):
+        query, key, value = ops.split(bias, 3)
+        return ops.concatenate([query, ops.zeros_like(key), value])
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
 class SelfAttention(Composite):
     """Multi-head self-attention with one fused projection to q, k and v.
 
     Input and output: `(b, n, d)`, any float dtype. The softmax runs in float32.
 
-    Keras's own `MultiHeadAttention` has three projections and does not support relative
-    positions. One product over `(d, 3 d)` is faster, and is the layout of timm's and
-    T2T-ViT's checkpoints. The columns of its kernel are ordered q, k, v, then head, then
-    head entry.
+    Keras's own `MultiHeadAttention` has three projections and does not support positions
+    inside of the attention. One product over `(d, 3 d)` is faster, and is the layout of
+    timm's and T2T-ViT's checkpoints. The columns of its kernel are ordered q, k, v, then
+    head, then head entry.
 
     Args:
-        num_heads: int, number of heads `k`; must divide `d`.
-        use_qkv_bias: bool, whether q, k and v have biases.
+        num_heads: int, number of heads `k`; must divide `d`. None only in the argument
+            `attention` of a model, which fills in its own number.
+        use_qkv_bias: bool, whether q, k and v have biases, or `"qv"` for biases of q and
+            v only (BEiT, EVA). The biases of k are then zero and stay zero in training.
         dropout_rate: dropout rate of the attention weights.
-        relative_grid_shape: None, or the `(gh, gw)` of the grid for relative positions.
-            Tokens before the last `gh * gw` get no relative positions.
+        positions: None, or a layer of positions that act inside of the attention, such as
+            `RotaryPositions` or `RelativePositions`, with the `grid_shape` of the last
+            tokens. The tokens before them are prefix tokens. A copy of it is made.
+        qk_norm: bool, whether each query and key is normalized over its head entries.
+        inner_norm: bool, whether the tokens are normalized before the output projection.
+        use_projection_bias: bool, whether the output projection has a bias.
+        norm: kind of these norms: `"layer"`, `"rms"`, or a `LayerNorm` or `RMSNorm`.
+        layer_norm_epsilon: float, added to the variance in these norms.
 
     Raises:
-        ValueError: `num_heads` does not divide `d`.
+        ValueError: `num_heads` does not divide `d`, or there are fewer tokens than the
+            grid of `positions` has.
 
     Example:
 
@@ -113,73 +134,125 @@ class SelfAttention(Composite):
     >>> tuple(keras_vit.layers.SelfAttention(num_heads=4)(tokens).shape)
     (2, 5, 64)
 
-    Reference: ViT (arXiv:2010.11929) appendix A.
+    Reference: ViT (arXiv:2010.11929) appendix A; QK norm: ViT-22B (arXiv:2302.05442);
+    inner norm: Magneto (arXiv:2210.06423).
     """
+
+    _attributes: ClassVar = {
+        "inner_norm": "has_inner_norm",
+        "norm": "norm_kind",
+        "positions": "position_layer",
+    }
 
     def __init__(
         self,
-        num_heads: int,
-        use_qkv_bias: bool = True,
+        num_heads: int | None = None,
+        use_qkv_bias: bool | str = True,
         dropout_rate: float = 0.0,
-        relative_grid_shape: tuple[int, int] | None = None,
+        positions: keras.layers.Layer | None = None,
+        qk_norm: bool = False,
+        inner_norm: bool = False,
+        use_projection_bias: bool = True,
+        norm: str | keras.layers.Layer = "layer",
+        layer_norm_epsilon: float = 1e-6,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.use_qkv_bias = use_qkv_bias
         self.dropout_rate = dropout_rate
-        self.relative_grid_shape = relative_grid_shape
+        self.position_layer = stored(positions)
+        self.qk_norm = qk_norm
+        self.has_inner_norm = inner_norm
+        self.use_projection_bias = use_projection_bias
+        self.norm_kind = stored(norm)
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.dropout = keras.layers.Dropout(
             dropout_rate, dtype=self.dtype_policy, name="dropout"
         )
 
     def build(self, input_shape):
+        if self.num_heads is None:
+            raise ValueError("SelfAttention needs num_heads; received None.")
         width = input_shape[-1]
-        self.scale = head_dim(width, self.num_heads) ** -0.5
+        head_width = head_dim(width, self.num_heads)
+        self.scale = head_width**-0.5
         self.qkv = self._make_qkv(width)
         self.qkv.build(input_shape)
-        self.projection = Dense(width, dtype=self.dtype_policy, name="projection")
+        self.query_norm = self.key_norm = self.inner_norm = None
+        if self.qk_norm:
+            self.query_norm = self._make_norm("query_norm", head_width)
+            self.key_norm = self._make_norm("key_norm", head_width)
+        if self.has_inner_norm:
+            self.inner_norm = self._make_norm("inner_norm", width)
+        self.projection = Dense(
+            width,
+            use_bias=self.use_projection_bias,
+            dtype=self.dtype_policy,
+            name="projection",
+        )
         self.projection.build(input_shape)
-        self.relative_positions = None
-        if self.relative_grid_shape is not None:
-            gh, gw = self.relative_grid_shape
-            if input_shape[1] < gh * gw:
-                raise ValueError(
-                    f"relative_grid_shape={(gh, gw)} has {gh * gw} positions; received "
-                    f"{input_shape[1]} tokens."
-                )
-            self.relative_positions = RelativePositions(
-                (gh, gw),
-                num_prefix_tokens=input_shape[1] - gh * gw,
-                dtype=self.dtype_policy,
-                name="relative_positions",
-            )
-            self.relative_positions.build(
-                (None, self.num_heads, input_shape[1], width // self.num_heads)
-            )
+        self.positions = None
+        if self.position_layer is not None:
+            self.positions = self._make_positions(input_shape[1], head_width)
 
     def _make_qkv(self, width):
         return Dense(
             3 * width,
-            use_bias=self.use_qkv_bias,
+            use_bias=bool(self.use_qkv_bias),
             # Glorot uniform for each of q, k and v: the fan_avg of the fused kernel is
             # twice that of one of them.
             kernel_initializer=keras.initializers.VarianceScaling(
                 scale=2.0, mode="fan_avg", distribution="uniform"
             ),
+            bias_constraint=_NoKeyBias() if self.use_qkv_bias == "qv" else None,
             dtype=self.dtype_policy,
             name="qkv",
         )
 
-    def call(self, tokens, training=None):
-        qkv = self.qkv(tokens)
-        if self.relative_positions is None and not (training and self.dropout_rate):
-            return self.projection(self_attention(qkv, self.num_heads, self.scale))
-        query, key, value, bias = self._query_key_value_bias(qkv)
-        mixed = dot_product_attention(
-            query, key, value, bias, dropout=self.dropout, training=training
+    def _make_norm(self, name, width):
+        norm = make_norm(
+            self.norm_kind, self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
         )
-        return self.projection(merge_heads(mixed))
+        norm.build((None, None, None, width))
+        return norm
+
+    def _make_positions(self, length, head_width):
+        layer = restored(self.position_layer)
+        gh, gw = layer.grid_shape
+        if length < gh * gw:
+            raise ValueError(
+                f"positions with grid_shape={(gh, gw)} have {gh * gw} places; received "
+                f"{length} tokens."
+            )
+        layer = copy_of(
+            "positions",
+            layer,
+            (AttentionPositions,),
+            num_prefix_tokens=length - gh * gw,
+            dtype=self.dtype_policy,
+            name=layer.name_in_attention,
+        )
+        if layer.computes_logits:
+            layer.build((None, self.num_heads, length, head_width))
+        else:
+            layer.build((None, length, self.num_heads, head_width))
+        return layer
+
+    def call(self, tokens, training=None):
+        qkv = self._transformed(self.qkv(tokens))
+        has_bias = self.positions is not None and self.positions.computes_logits
+        if has_bias or (training and self.dropout_rate):
+            query, key, value, bias = self._query_key_value_bias(qkv)
+            mixed = dot_product_attention(
+                query, key, value, bias, dropout=self.dropout, training=training
+            )
+            mixed = merge_heads(mixed)
+        else:
+            mixed = self_attention(qkv, self.num_heads, self.scale)
+        if self.inner_norm is not None:
+            mixed = self.inner_norm(mixed)
+        return self.projection(mixed)
 
     def attention_weights(self, tokens):
         """Return the attention weights in inference, whichever kernel `call` runs.
@@ -190,13 +263,33 @@ class SelfAttention(Composite):
         Returns:
             `(b, num_heads, n, n)`, float32: for each query a row that sums to 1.
         """
-        query, key, _, bias = self._query_key_value_bias(self.qkv(tokens))
+        qkv = self._transformed(self.qkv(tokens))
+        query, key, _, bias = self._query_key_value_bias(qkv)
         return attention_weights(query, key, bias)
+
+    def _transformed(self, qkv):
+        """Normalize and rotate the queries and keys in `(b, n, 3 * d)`."""
+        rotary = self.positions
+        if rotary is not None and rotary.computes_logits:
+            rotary = None
+        if rotary is None and self.query_norm is None:
+            return qkv
+        length, width = ops.shape(qkv)[1], qkv.shape[-1] // 3
+        query, key, value = ops.split(qkv, 3, axis=-1)
+        shape = (-1, length, self.num_heads, width // self.num_heads)
+        query, key = ops.reshape(query, shape), ops.reshape(key, shape)
+        if self.query_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if rotary is not None:
+            query, key = rotary(query), rotary(key)
+        shape = (-1, length, width)
+        query, key = ops.reshape(query, shape), ops.reshape(key, shape)
+        return ops.concatenate([query, key, value], axis=-1)
 
     def _query_key_value_bias(self, qkv):
         query, key, value = split_heads(qkv, 3, self.num_heads)
         query = query * self.scale
         bias = None
-        if self.relative_positions is not None:
-            bias = self.relative_positions(query)
+        if self.positions is not None and self.positions.computes_logits:
+            bias = self.positions(query)
         return query, key, value, bias

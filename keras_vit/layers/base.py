@@ -132,3 +132,73 @@ class Composite(Layer):
         if added:
             layer._added = added
         return layer
+
+
+def stored(argument: Any) -> Any:
+    """Return an argument of a constructor as configs store it: layers as their configs.
+
+    Args:
+        argument: a layer, a list of layers and other values, or another value.
+    """
+    if isinstance(argument, list | tuple):
+        return [stored(entry) for entry in argument]
+    if isinstance(argument, keras.layers.Layer):
+        return keras.saving.serialize_keras_object(argument)
+    return argument
+
+
+def restored(argument: Any) -> Any:
+    """Undo `stored`.
+
+    Args:
+        argument: what `stored` returned, or a layer.
+    """
+    if isinstance(argument, list | tuple):
+        return [restored(entry) for entry in argument]
+    if isinstance(argument, dict):
+        return keras.saving.deserialize_keras_object(argument)
+    return argument
+
+
+def copy_of(argument: str, layer: Any, classes: tuple[type, ...], **settings: Any) -> Any:
+    """Return a new layer with the config of another one, except for some settings.
+
+    Args:
+        argument: name of the constructor's argument, used in error messages.
+        layer: a layer, or its config as `stored` returns it.
+        classes: the allowed classes.
+        **settings: arguments of the new layer. The given layer must not set them to
+            anything else than their defaults, or the same values.
+
+    Raises:
+        ValueError: the layer is of another class, has weights, or contradicts the
+            settings.
+    """
+    layer = restored(layer)
+    if not isinstance(layer, classes):
+        allowed = " or ".join(f"keras_vit.layers.{kind.__name__}" for kind in classes)
+        raise ValueError(f"{argument} must be a {allowed}; received {layer!r}.")
+    if layer.weights:
+        raise ValueError(
+            f"The layer given as {argument} has weights already, which would be lost: "
+            "layers of their own are made from its config. Pass a new layer."
+        )
+    config = layer.get_config()
+    for name, value in settings.items():
+        given, default = config[name], _default(type(layer), name)
+        if name not in ("name", "dtype") and given not in (default, value):
+            raise ValueError(
+                f"The layer given as {argument} has {name}={given!r}, and its place in "
+                f"the network requires {value!r}: omit {name} there."
+            )
+    return type(layer).from_config({**config, **settings})
+
+
+def _default(layer_class, argument):
+    """Return the default of an argument of a layer's constructor."""
+    for cls in layer_class.__mro__:
+        if "__init__" in vars(cls):
+            parameters = inspect.signature(cls.__init__).parameters
+            if argument in parameters:
+                return parameters[argument].default
+    return None

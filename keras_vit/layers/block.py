@@ -1,69 +1,15 @@
-"""The pre-norm Transformer block, with its norm and residual branches."""
+"""The Transformer block, with its residual branches."""
+
+from typing import ClassVar
 
 import keras
-from keras import ops
 
-from keras_vit.kernels import norm as kernels
-from keras_vit.kernels.precision import to_float32
+from keras_vit.choices import check_choice
 from keras_vit.kernels.recompute import recompute
-from keras_vit.kernels.switch import fast_form
 from keras_vit.layers.attention import SelfAttention
-from keras_vit.layers.base import Composite, Layer
-from keras_vit.layers.mlp import MLP
-
-
-@fast_form(kernels.layer_norm)
-def layer_norm(x, gamma, beta, epsilon):
-    """Return `(x - mean) / sqrt(variance + epsilon) * gamma + beta`.
-
-    Mean and variance are taken over the last axis. Everything is computed in float32
-    (float64 is kept); the output has the dtype of `x`.
-
-    Args:
-        x: `(..., d)`.
-        gamma: `(d,)`.
-        beta: `(d,)`.
-        epsilon: float, added to the variance.
-
-    Reference: Layer Normalization (arXiv:1607.06450) equations 3 and 4.
-    """
-    centered = to_float32(x) - ops.mean(to_float32(x), axis=-1, keepdims=True)
-    variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
-    normal = centered * ops.rsqrt(variance + epsilon)
-    return ops.cast(normal * to_float32(gamma) + to_float32(beta), x.dtype)
-
-
-@keras.saving.register_keras_serializable(package="keras_vit")
-class LayerNorm(keras.layers.LayerNormalization):
-    """Layer normalization over the last axis, with statistics in float32.
-
-    Values and weights are those of `keras.layers.LayerNormalization`. Input `(..., d)`,
-    any float dtype; output of the same shape in the policy's compute dtype.
-
-    Args:
-        epsilon: float, added to the variance.
-        **kwargs: as for every layer.
-
-    Example:
-
-    >>> import keras, keras_vit
-    >>> x = keras.ops.convert_to_tensor([[1.0, 3.0]])
-    >>> keras.ops.convert_to_numpy(keras_vit.layers.LayerNorm()(x)).round(3).tolist()
-    [[-1.0, 1.0]]
-
-    Reference: Layer Normalization (arXiv:1607.06450).
-    """
-
-    def __init__(self, epsilon: float = 1e-6, **kwargs):
-        super().__init__(epsilon=epsilon, **kwargs)
-
-    def call(self, inputs):
-        outputs = layer_norm(inputs, self.gamma, self.beta, self.epsilon)
-        # Keras does not cast the inputs of this layer to the compute dtype.
-        return ops.cast(outputs, self.compute_dtype)
-
-    def get_config(self):
-        return {**keras.layers.Layer.get_config(self), "epsilon": self.epsilon}
+from keras_vit.layers.base import Composite, Layer, copy_of, stored
+from keras_vit.layers.mlp import MLP, make_mlp
+from keras_vit.layers.norms import make_norm
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -132,6 +78,10 @@ class StochasticDepth(keras.layers.Dropout):
         return config
 
 
+# Orders of norms and branches in a block.
+BLOCK_ORDERS = ("pre_norm", "post_norm", "parallel")
+
+
 @keras.saving.register_keras_serializable(package="keras_vit")
 class TransformerBlock(Composite):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`.
@@ -144,20 +94,30 @@ class TransformerBlock(Composite):
     Args:
         num_heads: int, number of attention heads; must divide `d`.
         mlp_dim: int, width of the MLP.
-        activation: `"gelu_tanh"`, `"gelu"` (exact) or a name of `keras.activations`.
+        activation: `"gelu_tanh"`, `"gelu"` (exact), `"quick_gelu"` or a name of
+            `keras.activations`.
         layer_norm_epsilon: float, added to the variance.
-        qkv_bias: bool, whether q, k and v have biases.
+        qkv_bias: bool, whether q, k and v have biases, or `"qv"`; see `SelfAttention`.
         layer_scale: None for no LayerScale, or its initial value.
         dropout_rate: dropout rate after every dense layer except the QKV projection.
         attention_dropout_rate: dropout rate of the attention weights.
         stochastic_depth_rate: probability that a branch is dropped for an image.
-        relative_grid_shape: None, or the `(gh, gw)` of the grid for relative
-            positions.
+        positions: None, or positions of the attention; see `SelfAttention`.
         remat: bool, whether the backward pass computes the block again instead of
             storing its intermediate tensors.
+        norm: kind of all norms: `"layer"`, `"rms"`, or a `LayerNorm` or `RMSNorm`.
+        mlp: `"plain"`, `"swiglu"`, or an `MLP`, such as
+            `GatedMLP(inner_norm=True)`. Copies of layers are used, with the other
+            arguments filled in.
+        attention: None, or a `SelfAttention` with further options, such as
+            `SelfAttention(qk_norm=True)`.
+        order: `"pre_norm"`; `"post_norm"` for `x + norm(attention(x))`, then
+            `x + norm(mlp(x))`; or `"parallel"` for
+            `x + attention(norm(x)) + mlp(norm(x))` with one norm.
 
     Raises:
-        ValueError: `num_heads` does not divide `d`, or an unknown activation.
+        ValueError: `num_heads` does not divide `d`, an unknown activation or order, or a
+            layer that contradicts another argument.
 
     Example:
 
@@ -166,9 +126,17 @@ class TransformerBlock(Composite):
     >>> tuple(block(keras.random.uniform((2, 5, 64))).shape)
     (2, 5, 64)
 
-    Reference: ViT (arXiv:2010.11929) equations 2 and 3.
+    Reference: ViT (arXiv:2010.11929) equations 2 and 3; norms after the branches: Swin
+    Transformer V2 (arXiv:2111.09883) section 3.2; parallel branches: ViT-22B
+    (arXiv:2302.05442) section 2.
     """
 
+    _attributes: ClassVar = {
+        "attention": "attention_prototype",
+        "mlp": "mlp_prototype",
+        "norm": "norm_kind",
+        "positions": "position_layer",
+    }
     # Subclasses replace these.
     attention_class = SelfAttention
     mlp_class = MLP
@@ -179,16 +147,21 @@ class TransformerBlock(Composite):
         mlp_dim: int,
         activation: str = "gelu_tanh",
         layer_norm_epsilon: float = 1e-6,
-        qkv_bias: bool = True,
+        qkv_bias: bool | str = True,
         layer_scale: float | None = None,
         dropout_rate: float = 0.0,
         attention_dropout_rate: float = 0.0,
         stochastic_depth_rate: float = 0.0,
-        relative_grid_shape: tuple[int, int] | None = None,
+        positions: keras.layers.Layer | None = None,
         remat: bool = False,
+        norm: str | keras.layers.Layer = "layer",
+        mlp: str | keras.layers.Layer = "plain",
+        attention: keras.layers.Layer | None = None,
+        order: str = "pre_norm",
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_choice("order", order, BLOCK_ORDERS)
         self.num_heads = num_heads
         self.mlp_dim = mlp_dim
         self.activation = activation
@@ -198,38 +171,62 @@ class TransformerBlock(Composite):
         self.dropout_rate = dropout_rate
         self.attention_dropout_rate = attention_dropout_rate
         self.stochastic_depth_rate = stochastic_depth_rate
-        self.relative_grid_shape = relative_grid_shape and tuple(relative_grid_shape)
+        self.position_layer = stored(positions)
         self.remat = remat
+        self.norm_kind = stored(norm)
+        self.mlp_prototype = stored(mlp)
+        self.attention_prototype = stored(attention)
+        self.order = order
+        self._make_layers()
+
+    def _make_layers(self):
         dtype = self.dtype_policy
+        norms = {"norm": self.norm_kind, "layer_norm_epsilon": self.layer_norm_epsilon}
 
         def norm(name):
-            return LayerNorm(epsilon=layer_norm_epsilon, dtype=dtype, name=name)
+            return make_norm(
+                self.norm_kind, self.layer_norm_epsilon, dtype=dtype, name=name
+            )
 
         def scale(name):
-            if layer_scale is None:
+            if self.layer_scale is None:
                 return None
-            return LayerScale(layer_scale, dtype=dtype, name=name)
+            return LayerScale(self.layer_scale, dtype=dtype, name=name)
 
+        # Parallel branches have the first norm and the first scale in common.
+        parallel = self.order == "parallel"
         self.attention_norm = norm("attention_norm")
-        self.attention = self.attention_class(
-            num_heads,
-            use_qkv_bias=qkv_bias,
-            dropout_rate=attention_dropout_rate,
-            relative_grid_shape=relative_grid_shape,
+        self.attention = copy_of(
+            "attention",
+            self.attention_prototype or self.attention_class(),
+            (self.attention_class,),
+            num_heads=self.num_heads,
+            use_qkv_bias=self.qkv_bias,
+            dropout_rate=self.attention_dropout_rate,
+            positions=self.position_layer,
+            **norms,
             dtype=dtype,
             name="attention",
         )
         self.attention_dropout = keras.layers.Dropout(
-            dropout_rate, dtype=dtype, name="attention_dropout"
+            self.dropout_rate, dtype=dtype, name="attention_dropout"
         )
         self.attention_scale = scale("attention_scale")
-        self.mlp_norm = norm("mlp_norm")
-        self.mlp = self.mlp_class(
-            mlp_dim, activation, dropout_rate, dtype=dtype, name="mlp"
+        self.mlp_norm = None if parallel else norm("mlp_norm")
+        plain = self.mlp_prototype == "plain"
+        self.mlp = make_mlp(
+            self.mlp_class() if plain else self.mlp_prototype,
+            self.activation,
+            self.mlp_class,
+            hidden_dim=self.mlp_dim,
+            dropout_rate=self.dropout_rate,
+            **norms,
+            dtype=dtype,
+            name="mlp",
         )
-        self.mlp_scale = scale("mlp_scale")
+        self.mlp_scale = None if parallel else scale("mlp_scale")
         self.stochastic_depth = StochasticDepth(
-            stochastic_depth_rate, dtype=dtype, name="stochastic_depth"
+            self.stochastic_depth_rate, dtype=dtype, name="stochastic_depth"
         )
 
     def build(self, input_shape):
@@ -268,14 +265,28 @@ class TransformerBlock(Composite):
         >>> tuple(block.attention_weights(tokens(images)).shape)
         (1, 3, 7, 7)
         """
-        return self.attention.attention_weights(self.attention_norm(x))
+        if self.order != "post_norm":
+            x = self.attention_norm(x)
+        return self.attention.attention_weights(x)
 
     def _transform(self, x, training):
-        branch = self.attention(self.attention_norm(x), training=training)
-        branch = self.attention_dropout(branch, training=training)
+        if self.order == "parallel":
+            normal = self.attention_norm(x)
+            branch = self._attend(normal, training) + self.mlp(normal, training=training)
+            return self._add(x, branch, self.attention_scale, training)
+        if self.order == "post_norm":
+            branch = self.attention_norm(self._attend(x, training))
+            x = self._add(x, branch, self.attention_scale, training)
+            branch = self.mlp_norm(self.mlp(x, training=training))
+            return self._add(x, branch, self.mlp_scale, training)
+        branch = self._attend(self.attention_norm(x), training)
         x = self._add(x, branch, self.attention_scale, training)
         branch = self.mlp(self.mlp_norm(x), training=training)
         return self._add(x, branch, self.mlp_scale, training)
+
+    def _attend(self, x, training):
+        branch = self.attention(x, training=training)
+        return self.attention_dropout(branch, training=training)
 
     def _add(self, x, branch, scale, training):
         if scale is not None:

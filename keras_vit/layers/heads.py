@@ -3,6 +3,8 @@
 `connect` in `keras_vit/models/vit.py` chooses between them.
 """
 
+from typing import ClassVar
+
 import keras
 from keras import ops
 
@@ -10,10 +12,10 @@ from keras_vit.kernels.attention import split_heads
 from keras_vit.kernels.initial_values import BudgetedLayer, InitialValues
 from keras_vit.kernels.precision import to_float32
 from keras_vit.layers.attention import dot_product_attention, head_dim
-from keras_vit.layers.base import Composite, Layer
-from keras_vit.layers.block import LayerNorm
+from keras_vit.layers.base import Composite, Layer, stored
 from keras_vit.layers.dense import AdaptableDense, Dense
 from keras_vit.layers.mlp import MLP
+from keras_vit.layers.norms import make_norm
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -102,10 +104,13 @@ class AttentionPooling(InitialValues, Composite):
 
     Args:
         num_heads: int, number of attention heads; must divide `d`.
-        mlp_dim: int, width of the MLP.
+        mlp_dim: int, width of the MLP; None for no norm and no MLP (AIMv2).
         num_prefix_tokens: int, number of tokens before the grid, which are left out.
         activation: activation of the MLP, see `MLP`.
         layer_norm_epsilon: float, added to the variance.
+        norm: kind of the norm: `"layer"`, `"rms"`, or a `LayerNorm` or `RMSNorm`.
+        use_query_projection: bool, whether the probe is projected to a query.
+        use_qkv_bias: bool, whether the projections to query, key and value have biases.
 
     Raises:
         ValueError: `num_heads` does not divide `d`, or an unknown activation.
@@ -118,16 +123,22 @@ class AttentionPooling(InitialValues, Composite):
     (2, 8)
 
     Reference: Set Transformer (arXiv:1810.00825) section 3.2, as in Scaling ViT
-    (arXiv:2106.04560) section 3.1 and big_vision's `MAPHead`.
+    (arXiv:2106.04560) section 3.1 and big_vision's `MAPHead`; without MLP: AIMv2
+    (arXiv:2411.14402).
     """
+
+    _attributes: ClassVar = {"norm": "norm_kind"}
 
     def __init__(
         self,
         num_heads: int,
-        mlp_dim: int,
+        mlp_dim: int | None,
         num_prefix_tokens: int = 0,
         activation: str = "gelu_tanh",
         layer_norm_epsilon: float = 1e-6,
+        norm: str | keras.layers.Layer = "layer",
+        use_query_projection: bool = True,
+        use_qkv_bias: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -136,10 +147,14 @@ class AttentionPooling(InitialValues, Composite):
         self.num_prefix_tokens = num_prefix_tokens
         self.activation = activation
         self.layer_norm_epsilon = layer_norm_epsilon
-        self.norm = LayerNorm(
-            epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name="norm"
-        )
-        self.mlp = MLP(mlp_dim, activation, dtype=self.dtype_policy, name="mlp")
+        self.norm_kind = stored(norm)
+        self.use_query_projection = use_query_projection
+        self.use_qkv_bias = use_qkv_bias
+        self.norm = self.mlp = None
+        if mlp_dim is not None:
+            dtype = self.dtype_policy
+            self.norm = make_norm(norm, layer_norm_epsilon, dtype=dtype, name="norm")
+            self.mlp = MLP(mlp_dim, activation, dtype=dtype, name="mlp")
 
     def build(self, input_shape):
         width = input_shape[-1]
@@ -153,27 +168,32 @@ class AttentionPooling(InitialValues, Composite):
         self.probe = self.add_weight(
             name="probe", shape=(1, 1, width), initializer="glorot_uniform"
         )
-        self.query = dense(width, "query")
+        if self.use_query_projection:
+            self.query = dense(width, "query", use_bias=self.use_qkv_bias)
         self.key_value = dense(
             2 * width,
             "key_value",
+            use_bias=self.use_qkv_bias,
             # Glorot uniform for each of the two, as in SelfAttention.
             kernel_initializer=keras.initializers.VarianceScaling(
                 scale=1.5, mode="fan_avg", distribution="uniform"
             ),
         )
         self.projection = dense(width, "projection")
-        self.norm.build((None, width))
-        self.mlp.build((None, width))
+        if self.mlp is not None:
+            self.norm.build((None, width))
+            self.mlp.build((None, width))
 
     def call(self, tokens):
         grid = tokens[:, self.num_prefix_tokens :]
-        probe = self.query(ops.cast(self.probe, grid.dtype))
+        probe = ops.cast(self.probe, grid.dtype)
+        if self.use_query_projection:
+            probe = self.query(probe)
         (query,) = split_heads(probe, 1, self.num_heads)
         key, value = split_heads(self.key_value(grid), 2, self.num_heads)
         mixed = dot_product_attention(query * self.scale, key, value)
         x = self.projection(ops.reshape(mixed, (-1, tokens.shape[-1])))
-        return x + self.mlp(self.norm(x))
+        return x if self.mlp is None else x + self.mlp(self.norm(x))
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[2])

@@ -5,10 +5,15 @@ from typing import ClassVar
 import keras
 from keras import ops
 
+from keras_vit.choices import check_choice
 from keras_vit.kernels.initial_values import InitialValues
-from keras_vit.layers.base import Composite
+from keras_vit.layers.base import Composite, stored
 from keras_vit.layers.dense import Dense
-from keras_vit.layers.positions import ADDED_POSITIONS, check_positions
+from keras_vit.layers.norms import make_norm
+from keras_vit.layers.position_kinds import ADDED_POSITIONS, split_positions
+
+# Places of a norm in the patch encoder.
+EMBEDDING_NORMS = (None, "patches", "tokens")
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -28,12 +33,17 @@ class PatchEncoder(InitialValues, Composite):
         grid_shape: `(gh, gw)`, rows and columns of patches.
         class_token: bool, whether a learned class token is prepended.
         registers: int, number of learned register tokens.
-        positions: `"learned"` (1-D), `"learned_2d"`, `"sincos_2d"`, `"sincos_1d"`,
-            `"none"`, or `"relative"`, which adds nothing here because relative positions
-            are part of the attention.
+        positions: `"learned"` (1-D), `"learned_2d"`, `"sincos_2d"`, `"sincos_1d"` or
+            `"none"`, as for `ViT`. Positions that are part of the attention, such as
+            `"relative"`, add nothing here.
         class_token_position: bool, whether learned positions have rows for the tokens
             before the registers.
         distillation_token: bool, whether a second learned token follows the class token.
+        norm: None; `"patches"` for a norm right after the projection (AIMv2); or
+            `"tokens"` for a norm of the complete tokens, with a projection without a bias
+            (CLIP).
+        norm_kind: kind of this norm, see `ViT`.
+        layer_norm_epsilon: float, added to the variance in this norm.
 
     Raises:
         ValueError: unknown `positions`, a number of patches other than the grid's, or
@@ -54,6 +64,7 @@ class PatchEncoder(InitialValues, Composite):
     _attributes: ClassVar = {
         "class_token": "has_class_token",
         "distillation_token": "has_distillation_token",
+        "norm": "norm_place",
         "positions": "position_kind",
         "registers": "num_registers",
     }
@@ -67,10 +78,12 @@ class PatchEncoder(InitialValues, Composite):
         positions: str = "learned",
         class_token_position: bool = True,
         distillation_token: bool = False,
+        norm: str | None = None,
+        norm_kind: str = "layer",
+        layer_norm_epsilon: float = 1e-6,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_positions(positions, hidden_dim)
         self.hidden_dim = hidden_dim
         rows, columns = grid_shape
         self.grid_shape = (rows, columns)
@@ -78,16 +91,28 @@ class PatchEncoder(InitialValues, Composite):
         self.has_distillation_token = bool(distillation_token)
         self.class_token_position = class_token_position
         self.num_registers = registers
-        self.position_kind = positions
+        self.position_kind = stored(positions)
+        check_choice("norm", norm, EMBEDDING_NORMS)
+        self.norm_place = norm
+        self.norm_kind = stored(norm_kind)
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.projection = Dense(
             hidden_dim,
+            use_bias=norm != "tokens",
             kernel_initializer="lecun_normal",
             dtype=self.dtype_policy,
             name="projection",
         )
+        self.norm = None
+        if norm is not None:
+            self.norm = make_norm(
+                norm_kind, layer_norm_epsilon, dtype=self.dtype_policy, name="norm"
+            )
         self.positions = None
-        if positions in ADDED_POSITIONS:
-            self.positions = ADDED_POSITIONS[positions](
+        added, _ = split_positions(positions)
+        if added in ADDED_POSITIONS:
+            ADDED_POSITIONS[added].check_width(hidden_dim)
+            self.positions = ADDED_POSITIONS[added](
                 self.grid_shape,
                 num_prefix_tokens=self._num_tokens() if class_token_position else 0,
                 dtype=self.dtype_policy,
@@ -105,6 +130,8 @@ class PatchEncoder(InitialValues, Composite):
                 f"(batch, {gh * gw}, length); received {tuple(input_shape)}."
             )
         self.projection.build(input_shape)
+        if self.norm is not None:
+            self.norm.build((None, None, self.hidden_dim))
         shape = (1, 1, self.hidden_dim)
         if self.has_class_token:
             self.class_token = self.add_weight(
@@ -132,7 +159,7 @@ class PatchEncoder(InitialValues, Composite):
         return self.add_prefix_and_positions(self.projection(patches))
 
     def add_prefix_and_positions(self, tokens):
-        """Add prefix tokens and positions to projected patches.
+        """Add prefix tokens and positions to projected patches, and apply the norm.
 
         Args:
             tokens: `(b, gh * gw, hidden_dim)`, projected patches.
@@ -146,6 +173,8 @@ class PatchEncoder(InitialValues, Composite):
             shape = (batch, *weight.shape[1:])
             return ops.broadcast_to(ops.cast(weight, tokens.dtype), shape)
 
+        if self.norm_place == "patches":
+            tokens = self.norm(tokens)
         if self.positions is not None and not self.class_token_position:
             tokens = self.positions(tokens)
         prefix = []
@@ -162,7 +191,7 @@ class PatchEncoder(InitialValues, Composite):
             parts = [tokens[:, :first], copies(self.registers), tokens[:, first:]]
             # LiteRT cannot concatenate a part without tokens.
             tokens = ops.concatenate(parts if first else parts[1:], axis=1)
-        return tokens
+        return self.norm(tokens) if self.norm_place == "tokens" else tokens
 
     def compute_output_shape(self, input_shape):
         prefix = self._num_tokens() + self.num_registers

@@ -1,15 +1,16 @@
 """Position embeddings.
 
-Each layer here adds positions to a sequence of tokens, except for relative positions,
-which are added to the attention logits. `resized_tables` converts the weights of a layer
-for another grid to those of this layer.
+Each layer here adds positions to a sequence of tokens. Positions that act inside of the
+attention are in `rotary.py` and `relative_positions.py`. `resized_tables` converts the
+weights of a layer for another grid to those of this layer.
 """
+
+from typing import ClassVar
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.choices import check_choice
 from keras_vit.kernels.initial_values import InitialValues
 from keras_vit.layers.base import Layer
 from keras_vit.layers.resize import resize_axis, resize_positions
@@ -23,8 +24,7 @@ class _PositionLayer(InitialValues, Layer):
 
     def __init__(self, grid_shape: tuple[int, int], num_prefix_tokens: int = 0, **kwargs):
         super().__init__(**kwargs)
-        rows, columns = grid_shape
-        self.grid_shape = (rows, columns)
+        self.grid_shape = grid_shape and tuple(grid_shape)
         self.num_prefix_tokens = num_prefix_tokens
 
     def _add_table(self, name, shape):
@@ -34,6 +34,11 @@ class _PositionLayer(InitialValues, Layer):
         return self.add_weight(name=name, shape=shape, initializer=initializer)
 
     def _check_length(self, length):
+        if self.grid_shape is None:
+            raise ValueError(
+                f"{type(self).__name__} without a grid_shape can only be passed to a "
+                "model, which fills in its own. Pass grid_shape=(rows, columns)."
+            )
         gh, gw = self.grid_shape
         if length != self.num_prefix_tokens + gh * gw:
             raise ValueError(
@@ -64,6 +69,38 @@ class _PositionLayer(InitialValues, Layer):
             Dict from weight name to array, with this layer's shapes.
         """
         raise NotImplementedError
+
+
+class AttentionPositions(_PositionLayer):
+    """Base class of positions that act inside of `SelfAttention`.
+
+    `SelfAttention` calls the layer for queries and keys, or only for queries if the layer
+    computes logits.
+
+    Attributes:
+        name_in_attention: name that `SelfAttention` gives its layer.
+        computes_logits: bool, whether the layer returns attention logits instead of
+            queries or keys that contain their positions.
+    """
+
+    name_in_attention: ClassVar[str]
+    computes_logits: ClassVar[bool] = False
+
+    @classmethod
+    def check_width(cls, width):
+        if width % cls.width_divisor:
+            raise ValueError(
+                f"{cls.__name__} needs heads with a width (hidden_dim / num_heads) "
+                f"divisible by {cls.width_divisor}; received {width}."
+            )
+
+    def __init__(
+        self,
+        grid_shape: tuple[int, int] | None = None,
+        num_prefix_tokens: int = 0,
+        **kwargs,
+    ):
+        super().__init__(grid_shape, num_prefix_tokens, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -271,94 +308,3 @@ def sinusoids(length: int, width: int) -> np.ndarray:
     angle = np.arange(length)[:, None] / 10000 ** (entry // 2 * 2 / width)
     table = np.where(entry % 2, np.cos(angle), np.sin(angle))
     return table[None].astype("float32")
-
-
-@keras.saving.register_keras_serializable(package="keras_vit")
-class RelativePositions(_PositionLayer):
-    """Attention logits that depend on the offset between two patches.
-
-    Each query is multiplied by entries of two learned tables, one indexed by the
-    difference of the rows and one by that of the columns:
-    `logit[i, j] = q_i . (rows[y_i - y_j] + columns[x_i - x_j])`. All heads share the
-    tables. Pairs that include a prefix token get 0.
-
-    Input: queries `(b, k, n, head_dim)`, scaled as for the main logits.
-    Output: `(b, k, n, n)`, to be added to the logits, `n = num_prefix_tokens + gh * gw`.
-
-    Args:
-        grid_shape: `(gh, gw)`, rows and columns of patches.
-        num_prefix_tokens: number of tokens before the grid.
-
-    Raises:
-        ValueError: the number of tokens in the input is different.
-
-    Example:
-
-    >>> import keras, keras_vit
-    >>> queries = keras.random.uniform((2, 4, 5, 8))
-    >>> relative = keras_vit.layers.RelativePositions((2, 2), num_prefix_tokens=1)
-    >>> tuple(relative(queries).shape)
-    (2, 4, 5, 5)
-
-    Reference: ViT (arXiv:2010.11929) appendix D.4, where the queries attend to embeddings
-    of the offset. Deviation: the paper takes offsets along the raster scan, where the end
-    of one row is next to the start of the following row, so that offsets have no meaning
-    on another grid. Here rows and columns have separate tables, as in MViTv2
-    (arXiv:2112.01526, equation 4), which can be resized.
-    """
-
-    def build(self, input_shape):
-        self._check_length(input_shape[2])
-        (gh, gw), head_dim = self.grid_shape, input_shape[-1]
-        self.rows = self._add_table("rows", (2 * gh - 1, head_dim))
-        self.columns = self._add_table("columns", (2 * gw - 1, head_dim))
-
-    def call(self, queries):
-        gh, gw = self.grid_shape
-        _, heads, _, head_dim = queries.shape
-        prefix = self.num_prefix_tokens
-        grid = ops.reshape(queries[:, :, prefix:], (-1, heads, gh, gw, head_dim))
-        # Row y of the gathered table holds the vectors for queries in row y and keys in
-        # rows 0, 1, ...
-        rows = ops.take(self.rows, _offsets(gh), axis=0)
-        columns = ops.take(self.columns, _offsets(gw), axis=0)
-        by_row = ops.einsum("bkyxd,yYd->bkyxY", grid, rows)
-        by_column = ops.einsum("bkyxd,xXd->bkyxX", grid, columns)
-        logits = by_row[..., :, None] + by_column[..., None, :]
-        logits = ops.reshape(logits, (-1, heads, gh * gw, gh * gw))
-        return ops.pad(logits, ((0, 0), (0, 0), (prefix, 0), (prefix, 0)))
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], input_shape[2])
-
-    def resized_tables(self, tables, source_grid_shape, resize):
-        gh, gw = self.grid_shape
-        return {
-            "rows": resize_axis(tables["rows"], 2 * gh - 1, resize),
-            "columns": resize_axis(tables["columns"], 2 * gw - 1, resize),
-        }
-
-
-def _offsets(length):
-    """Return the table's row for each pair of positions, `(length, length)`, int32."""
-    offsets = np.arange(length)[:, None] - np.arange(length) + length - 1
-    # With floatx bfloat16, Keras's JAX backend turns an array without a dtype argument
-    # into bfloat16.
-    return ops.convert_to_tensor(offsets, "int32")
-
-
-# Positions that are added to the tokens, by their name in constructors.
-ADDED_POSITIONS = {
-    "learned": LearnedPositions,
-    "learned_2d": LearnedPositions2D,
-    "sincos_2d": SinCosPositions2D,
-    "sincos_1d": SinCosPositions1D,
-}
-POSITION_KINDS = (*ADDED_POSITIONS, "relative", "none")
-
-
-def check_positions(positions, width):
-    """Raise a `ValueError` unless tokens of this width may have these positions."""
-    check_choice("positions", positions, POSITION_KINDS)
-    if positions in ADDED_POSITIONS:
-        ADDED_POSITIONS[positions].check_width(width)

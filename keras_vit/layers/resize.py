@@ -87,6 +87,40 @@ def resize_axis(table: np.ndarray, length: int, resize: str) -> np.ndarray:
     return np.tensordot(matrix, table, axes=1).astype(table.dtype)
 
 
+def resize_offsets(table: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """Resize an axis of a table of relative positions to `length` samples.
+
+    The samples of the table are taken to be at places whose distances grow in geometric
+    progression from the middle (offset 0) to the ends of the new range, and the result is
+    interpolated linearly between them.
+
+    Args:
+        table: array with an odd number of samples, one for each offset, along `axis`.
+        length: int, the new number of offsets, odd.
+        axis: int, the axis.
+
+    Returns:
+        Array in float64.
+
+    Reference: BEiT (arXiv:2106.08254), code for fine-tuning at another size.
+    """
+    count = table.shape[axis] // 2
+    if table.shape[axis] == length:
+        return np.asarray(table, "float64")
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        reach = (ratio**count - 1) / (ratio - 1)
+        low, high = (low, ratio) if reach > length // 2 else (ratio, high)
+    places = np.cumsum(ratio ** np.arange(count))
+    places = np.concatenate([-places[::-1], [0.0], places])
+    targets = np.arange(length) - length // 2
+    matrix = np.stack(
+        [np.interp(targets, places, one) for one in np.eye(len(places))], axis=1
+    )
+    return np.moveaxis(np.tensordot(matrix, table, axes=(1, axis)), 0, axis)
+
+
 def resize_grid(grid: np.ndarray, target: tuple[int, int], resize: str) -> np.ndarray:
     """Resize a grid of vectors, such as a table of position embeddings.
 

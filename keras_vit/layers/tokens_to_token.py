@@ -10,9 +10,9 @@ from keras_vit.kernels.precision import to_float32
 from keras_vit.kernels.recompute import recompute
 from keras_vit.layers.attention import self_attention
 from keras_vit.layers.base import Composite
-from keras_vit.layers.block import LayerNorm
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.mlp import MLP
+from keras_vit.layers.norms import LayerNorm
 from keras_vit.layers.soft_split import SoftSplit
 
 

@@ -85,8 +85,9 @@ def resized_positions(values, grid_shape, model, resize):
     layers = {"patch_encoder/positions": model.get_layer("patch_encoder").positions}
     for block in model.layers:
         if isinstance(block, TransformerBlock):
-            path = f"{block.name}/attention/relative_positions"
-            layers[path] = block.attention.relative_positions
+            positions = block.attention.positions
+            if positions is not None:
+                layers[f"{block.name}/attention/{positions.name}"] = positions
     values = dict(values)
     for layer_path, layer in layers.items():
         if layer is not None:

@@ -9,10 +9,15 @@ from typing import Any
 import keras
 
 from keras_vit.choices import check_choice
-from keras_vit.layers.attention import head_dim
-from keras_vit.layers.mlp import get_activation
+from keras_vit.layers.attention import SelfAttention, head_dim
+from keras_vit.layers.base import copy_of, restored
+from keras_vit.layers.block import BLOCK_ORDERS
+from keras_vit.layers.heads import AttentionPooling, GlobalAveragePooling, TokenPooling
+from keras_vit.layers.mlp import get_activation, make_mlp
+from keras_vit.layers.norms import make_norm
+from keras_vit.layers.patch_encoder import EMBEDDING_NORMS
 from keras_vit.layers.patches import grid_shape
-from keras_vit.layers.positions import check_positions
+from keras_vit.layers.position_kinds import check_positions, split_positions
 from keras_vit.layers.preprocessor import Preprocessor
 
 
@@ -65,7 +70,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "layer_scale": _or_none(*_SCALE),
     "classifier_bias": ("a finite number", _is_number),
     "include_top": _BOOL,
-    "qkv_bias": _BOOL,
+    "qkv_bias": ("a bool or 'qv'", lambda value: value in (True, False, "qv")),
     "class_token": _BOOL,
     "class_token_position": _BOOL,
     "distillation_token": _BOOL,
@@ -74,9 +79,12 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "stochastic_depth_rate": _RATE,
 }
 _CHOICES = {
-    "pooling": ("token", "gap", "map", None),
-    "final_norm": ("before_pooling", "after_pooling"),
+    "final_norm": ("before_pooling", "after_pooling", None),
+    "block": BLOCK_ORDERS,
+    "embedding_norm": EMBEDDING_NORMS,
 }
+_POOLINGS = ("token", "gap", "map", None)
+POOLING_LAYERS = (TokenPooling, GlobalAveragePooling, AttentionPooling)
 _LARGEST_MODEL = 10**11  # Number of weights: 400 GB in float32.
 _LARGEST_IMAGE = 2**28  # Number of values: 1 GB in float32.
 
@@ -107,12 +115,71 @@ def check_arguments(arguments: Mapping[str, Any]) -> tuple[int, int]:
         arguments["input_shape"], arguments["patch_size"], arguments["stem"]
     )
     _check_size(arguments, grid)
-    head_dim(arguments["hidden_dim"], arguments["num_heads"])
-    check_positions(arguments["positions"], arguments["hidden_dim"])
+    width = head_dim(arguments["hidden_dim"], arguments["num_heads"])
+    check_positions(arguments["positions"], arguments["hidden_dim"], width)
     get_activation(arguments["activation"])
+    _check_parts(arguments)
     _check_classifier_activation(arguments)
     _check_head(arguments)
     return grid
+
+
+def resolve(
+    config: Mapping[str, Any],
+    grid_shape: tuple[int, int],
+    stem: keras.layers.Layer | None,
+) -> dict[str, Any]:
+    """Return the arguments of a model with their defaults resolved.
+
+    Args:
+        config: the constructor's arguments, as the model's config has them.
+        grid_shape: `(gh, gw)`, rows and columns of patches.
+        stem: the model's stem, or None.
+
+    Returns:
+        A new dict, in which `class_token` is a bool and `stem` the layer, with these
+        additional entries: `grid_shape`; `num_prefix_tokens`; `added_positions`, the word
+        for the positions that are added to the tokens; and `attention_positions`, a layer
+        of positions that act inside of the attention, or None.
+    """
+    resolved = {**config, "grid_shape": grid_shape, "stem": stem}
+    if config["class_token"] is None:
+        resolved["class_token"] = config["pooling"] == "token" or (
+            isinstance(restored(config["pooling"]), TokenPooling)
+        )
+    resolved["num_prefix_tokens"] = (
+        int(resolved["class_token"])
+        + int(config["distillation_token"])
+        + config["registers"]
+    )
+    added, inside = split_positions(config["positions"])
+    return {**resolved, "added_positions": added, "attention_positions": inside}
+
+
+def _check_parts(arguments):
+    """Check the arguments that may be layers."""
+    norms = {
+        "norm": arguments["norm"],
+        "layer_norm_epsilon": arguments["layer_norm_epsilon"],
+    }
+    make_norm(norms["norm"], norms["layer_norm_epsilon"])
+    mlp_dim, activation = arguments["mlp_dim"], arguments["activation"]
+    make_mlp(arguments["mlp"], activation, hidden_dim=mlp_dim, **norms)
+    if arguments["attention"] is not None:
+        copy_of(
+            "attention",
+            arguments["attention"],
+            (SelfAttention,),
+            num_heads=arguments["num_heads"],
+            use_qkv_bias=arguments["qkv_bias"],
+            positions=None,
+            **norms,
+        )
+    pooling = restored(arguments["pooling"])
+    if isinstance(pooling, keras.layers.Layer):
+        copy_of("pooling", pooling, POOLING_LAYERS)
+    else:
+        check_choice("pooling", pooling, _POOLINGS)
 
 
 def _shorten(value):

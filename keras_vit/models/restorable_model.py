@@ -5,6 +5,7 @@ import functools
 import keras
 
 from keras_vit.layers.base import adapt, adaptations
+from keras_vit.models.arguments import resolve
 from keras_vit.models.image_model import ImageModel
 from keras_vit.models.lora import bases, check_mode
 
@@ -39,15 +40,11 @@ class RestorableModel(ImageModel):
     def resolved_config(self):
         """Return the constructor's arguments with defaults resolved, for converters.
 
-        `class_token` is a bool, `stem` the model's layer, and `grid_shape` is added.
+        See `keras_vit.models.arguments.resolve`.
         """
         layers = {layer.name: layer for layer in self.layers}
-        return {
-            **self._constructor_config,
-            "class_token": layers["patch_encoder"].has_class_token,
-            "grid_shape": self.grid_shape,
-            "stem": layers.get("stem"),
-        }
+        stem = layers.get("stem")
+        return resolve(self._constructor_config, self.grid_shape, stem)
 
     def weights_by_path(self):
         """Return the model's weights by their paths within the model.

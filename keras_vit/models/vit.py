@@ -13,7 +13,6 @@ from keras_vit.layers import (
     AttentionPooling,
     Classifier,
     GlobalAveragePooling,
-    LayerNorm,
     PatchEncoder,
     Patches,
     PreLogits,
@@ -21,12 +20,17 @@ from keras_vit.layers import (
     TokenPooling,
     TransformerBlock,
 )
+from keras_vit.layers.base import copy_of, stored
+from keras_vit.layers.norms import make_norm
+from keras_vit.layers.positions import AttentionPositions
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
 from keras_vit.models.adapt import adapted, resized_positions
 from keras_vit.models.arguments import (
+    POOLING_LAYERS,
     check_arguments,
     check_image_shape,
     check_preprocessor,
+    resolve,
 )
 from keras_vit.models.loading import WeightLoader
 from keras_vit.models.restorable_model import RestorableModel
@@ -63,9 +67,11 @@ class ViT(RestorableModel):
             saved with the model, and exports label their outputs with them.
         include_top: bool, whether the model has a classifier.
         pooling: pooling of the tokens to one vector: `"token"` (class token), `"gap"`
-            (mean of the grid tokens), `"map"` (attention by a learned probe), or None
-            with `include_top=False`. Class token and GAP need different learning rates,
-            which alone explains their different accuracies (appendix D.3 of the paper).
+            (mean of the grid tokens), `"map"` (attention by a learned probe), a
+            `TokenPooling`, `GlobalAveragePooling` or `AttentionPooling` with other
+            options, or None with `include_top=False`. Class token and GAP need different
+            learning rates, which alone explains their different accuracies (appendix D.3
+            of the paper).
         class_token: bool, whether the model has a class token; None for a class token
             if and only if `pooling="token"`.
         class_token_position: bool, whether learned position embeddings have a row for the
@@ -73,17 +79,34 @@ class ViT(RestorableModel):
         distillation_token: bool, whether the model has a second class token with its
             own classifier (DeiT). The logits are the mean of the two. The loss against
             a teacher needs `model.get_layer("distillation_classifier").output`.
-        final_norm: position of the last norm, `"before_pooling"` or `"after_pooling"`.
+        final_norm: position of the last norm, `"before_pooling"` or `"after_pooling"`, or
+            None for none.
         representation_size: None, or the width of the tanh layer before the
             classifier (pretraining).
         positions: kind of position embeddings: `"learned"` (1-D, as in the paper),
-            `"learned_2d"`, `"relative"`, `"sincos_2d"`, `"sincos_1d"` or `"none"`.
+            `"learned_2d"`, `"sincos_2d"`, `"sincos_1d"` or `"none"`, which are added to
+            the tokens; `"relative"`, `"relative_bias"` (BEiT), `"rope_axial"` (DINOv3) or
+            `"rope_mixed"`, which act inside of the attention; a layer of the latter kind,
+            such as `RotaryPositions(coordinates="index")`; or a list of one of each kind.
         registers: int, number of register tokens.
         layer_scale: None, or the initial value of LayerScale.
-        qkv_bias: bool, whether q, k and v have biases.
+        qkv_bias: bool, whether q, k and v have biases, or `"qv"` for q and v only.
         activation: activation of the MLPs: `"gelu_tanh"` (Google), `"gelu"` (the exact
-            form, in timm and transformers), or a name of `keras.activations`.
+            form, in timm and transformers), `"quick_gelu"` (OpenAI's CLIP), or a name of
+            `keras.activations`.
         layer_norm_epsilon: float, added to the variance.
+        norm: kind of all norms: `"layer"`, `"rms"`, or a `LayerNorm` or `RMSNorm` with
+            other options.
+        mlp: MLP of the blocks: `"plain"`, `"swiglu"`, or an `MLP` or `GatedMLP` with
+            other options, such as `GatedMLP(inner_norm=True)`. Layers are given without
+            what the other arguments of the model state (`mlp_dim`, ...).
+        attention: None, or a `SelfAttention` with other options, such as
+            `SelfAttention(qk_norm=True)`, given likewise.
+        block: order of norms and branches in a block: `"pre_norm"`, `"post_norm"` or
+            `"parallel"`; see `TransformerBlock`.
+        embedding_norm: None; `"patches"` for a norm right after the projection of the
+            patches (AIMv2); or `"tokens"` for a norm of the complete tokens, after a
+            projection without a bias (CLIP).
         dropout_rate: dropout rate after the position embeddings and after every dense
             layer except the QKV projection.
         attention_dropout_rate: dropout rate of the attention weights.
@@ -153,18 +176,23 @@ class ViT(RestorableModel):
         classes: int = 1000,
         class_names: Sequence[str] | None = None,
         include_top: bool = True,
-        pooling: str | None = "token",
+        pooling: str | keras.layers.Layer | None = "token",
         class_token: bool | None = None,
         class_token_position: bool = True,
         distillation_token: bool = False,
-        final_norm: str = "before_pooling",
+        final_norm: str | None = "before_pooling",
         representation_size: int | None = None,
-        positions: str = "learned",
+        positions: str | keras.layers.Layer | Sequence[Any] = "learned",
         registers: int = 0,
         layer_scale: float | None = None,
-        qkv_bias: bool = True,
+        qkv_bias: bool | str = True,
         activation: str = "gelu_tanh",
         layer_norm_epsilon: float = 1e-6,
+        norm: str | keras.layers.Layer = "layer",
+        mlp: str | keras.layers.Layer = "plain",
+        attention: keras.layers.Layer | None = None,
+        block: str = "pre_norm",
+        embedding_norm: str | None = None,
         dropout_rate: float = 0.0,
         attention_dropout_rate: float = 0.0,
         stochastic_depth_rate: float = 0.0,
@@ -217,14 +245,11 @@ class ViT(RestorableModel):
             own = {"name": "stem", "dtype": policy}
             stem = type(stem).from_config({**stem.get_config(), **own})
             config["stem"] = keras.saving.serialize_keras_object(stem)
+        for argument in _PARTS:
+            config[argument] = stored(config[argument])
         config |= own_arguments or {}
-        resolved = {**config, "grid_shape": grid_shape, "stem": stem}
-        if config["class_token"] is None:
-            resolved["class_token"] = config["pooling"] == "token"
+        resolved = resolve(config, grid_shape, stem)
         network = types.SimpleNamespace(**resolved, policy=policy)
-        network.num_prefix_tokens = (
-            int(network.class_token) + int(network.distillation_token) + network.registers
-        )
         blocks = make_blocks(network)
         loader.compare(resolved)
         with checkpoint_follows(loader.weights is not None):
@@ -312,6 +337,8 @@ class ViT(RestorableModel):
         return resized_positions(values, self.grid_shape, model, resize)
 
 
+# Arguments of `ViT` that may be layers, which the config stores.
+_PARTS = ("pooling", "positions", "norm", "mlp", "attention")
 # Arguments of `ViT` that control how `weights` are loaded, ordered as in `WeightLoader`.
 _LOADING = ("weights", "head", "resize", "source_grid_shape", "check_finite")
 
@@ -342,33 +369,23 @@ def connect(
         registers=n.registers,
         class_token_position=n.class_token_position,
         positions=n.positions,
+        norm=n.embedding_norm,
+        norm_kind=n.norm,
+        layer_norm_epsilon=n.layer_norm_epsilon,
         dtype=policy,
         name="patch_encoder",
     )(x)  # (b, n, d)
     x = keras.layers.Dropout(n.dropout_rate, dtype=policy, name="dropout")(x)
     for block in blocks:
         x = block(x)
-    norm = LayerNorm(epsilon=n.layer_norm_epsilon, dtype=policy, name="norm")
+    norm = make_norm(n.norm, n.layer_norm_epsilon, dtype=policy, name="norm")
     if n.final_norm == "before_pooling":
         x = norm(x)
     distilled = None
     if n.distillation_token:
         distilled = TokenPooling(1, dtype=policy, name="distillation_pooling")(x)
-    if n.pooling == "token":
-        x = TokenPooling(dtype=policy, name="pooling")(x)  # (b, d)
-    elif n.pooling == "gap":
-        pooling = GlobalAveragePooling(n.num_prefix_tokens, dtype=policy, name="pooling")
-        x = pooling(x)
-    elif n.pooling == "map":
-        x = AttentionPooling(
-            n.num_heads,
-            n.mlp_dim,
-            n.num_prefix_tokens,
-            activation=n.activation,
-            layer_norm_epsilon=n.layer_norm_epsilon,
-            dtype=policy,
-            name="pooling",
-        )(x)
+    if n.pooling is not None:
+        x = _pooling(n)(x)  # (b, d)
     if n.final_norm == "after_pooling":
         x = norm(x)
     if not n.include_top:
@@ -398,7 +415,11 @@ def transformer_blocks(network):
 
 def block_arguments(network, index, depth):
     """Return the arguments of block number `index` of `depth` blocks."""
-    relative = network.positions == "relative"
+    positions = network.attention_positions
+    if positions is not None:
+        positions = copy_of(
+            "positions", positions, (AttentionPositions,), grid_shape=network.grid_shape
+        )
     return {
         "num_heads": network.num_heads,
         "mlp_dim": network.mlp_dim,
@@ -411,11 +432,35 @@ def block_arguments(network, index, depth):
         "stochastic_depth_rate": network.stochastic_depth_rate
         * index
         / max(depth - 1, 1),
-        "relative_grid_shape": network.grid_shape if relative else None,
+        "positions": positions,
         "remat": network.remat,
+        "norm": network.norm,
+        "mlp": network.mlp,
+        "attention": network.attention,
+        "order": network.block,
         "dtype": network.policy,
         "name": f"block_{index}",
     }
+
+
+def _pooling(network):
+    """Return the layer that pools the tokens."""
+    n, own = network, {"dtype": network.policy, "name": "pooling"}
+    if n.pooling == "token":
+        return TokenPooling(**own)
+    if n.pooling == "gap":
+        return GlobalAveragePooling(n.num_prefix_tokens, **own)
+    if n.pooling == "map":
+        return AttentionPooling(
+            n.num_heads,
+            n.mlp_dim,
+            n.num_prefix_tokens,
+            activation=n.activation,
+            layer_norm_epsilon=n.layer_norm_epsilon,
+            norm=n.norm,
+            **own,
+        )
+    return copy_of("pooling", n.pooling, POOLING_LAYERS, **own)
 
 
 def _classifier(network, activation, name):

@@ -11,8 +11,8 @@ from keras_vit.kernels import attention
 from keras_vit.kernels.gradient import hand_written_gradient
 from keras_vit.layers import Dense
 from keras_vit.layers.attention import self_attention
-from keras_vit.layers.block import layer_norm
 from keras_vit.layers.mlp import gelu_exact, gelu_tanh
+from keras_vit.layers.norms import layer_norm
 from tests.cases import array, output_and_gradients, random_array
 
 ATTENTION = self_attention, {"num_heads": 3, "scale": 0.5}
