@@ -1,6 +1,6 @@
 """Multi-head self-attention."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -162,6 +162,7 @@ class SelfAttention(Composite):
         self.use_qkv_bias = use_qkv_bias
         self.dropout_rate = dropout_rate
         self.position_layer = stored(positions)
+        self._name_of_positions: str | None = None
         self.qk_norm = qk_norm
         self.has_inner_norm = inner_norm
         self.use_projection_bias = use_projection_bias
@@ -179,7 +180,9 @@ class SelfAttention(Composite):
         self.scale = head_width**-0.5
         self.qkv = self._make_qkv(width)
         self.qkv.build(input_shape)
-        self.query_norm = self.key_norm = self.inner_norm = None
+        self.query_norm: Any = None
+        self.key_norm: Any = None
+        self.inner_norm: Any = None
         if self.qk_norm:
             self.query_norm = self._make_norm("query_norm", head_width)
             self.key_norm = self._make_norm("key_norm", head_width)
@@ -192,9 +195,11 @@ class SelfAttention(Composite):
             name="projection",
         )
         self.projection.build(input_shape)
-        self.positions = None
         if self.position_layer is not None:
-            self.positions = self._make_positions(input_shape[1], head_width)
+            # Files of weights name a layer by its attribute.
+            layer = self._make_positions(input_shape[1], head_width)
+            self._name_of_positions = layer.name
+            setattr(self, layer.name, layer)
 
     def _make_qkv(self, width):
         return Dense(
@@ -241,8 +246,7 @@ class SelfAttention(Composite):
 
     def call(self, tokens, training=None):
         qkv = self._transformed(self.qkv(tokens))
-        has_bias = self.positions is not None and self.positions.computes_logits
-        if has_bias or (training and self.dropout_rate):
+        if self._layer_of_logits() is not None or (training and self.dropout_rate):
             query, key, value, bias = self._query_key_value_bias(qkv)
             mixed = dot_product_attention(
                 query, key, value, bias, dropout=self.dropout, training=training
@@ -267,29 +271,41 @@ class SelfAttention(Composite):
         query, key, _, bias = self._query_key_value_bias(qkv)
         return attention_weights(query, key, bias)
 
+    def attention_positions(self):
+        """Return the layer of positions that act inside of the attention, or None.
+
+        It is not a property, because Keras would find the layer under two names.
+        """
+        if self._name_of_positions is None:
+            return None
+        return getattr(self, self._name_of_positions)
+
+    def _layer_of_logits(self):
+        positions = self.attention_positions()
+        return positions if getattr(positions, "computes_logits", False) else None
+
     def _transformed(self, qkv):
         """Normalize and rotate the queries and keys in `(b, n, 3 * d)`."""
-        rotary = self.positions
-        if rotary is not None and rotary.computes_logits:
+        rotary = self.attention_positions()
+        if rotary is self._layer_of_logits():
             rotary = None
         if rotary is None and self.query_norm is None:
             return qkv
         length, width = ops.shape(qkv)[1], qkv.shape[-1] // 3
         query, key, value = ops.split(qkv, 3, axis=-1)
-        shape = (-1, length, self.num_heads, width // self.num_heads)
-        query, key = ops.reshape(query, shape), ops.reshape(key, shape)
+        heads = (-1, length, self.num_heads, width // self.num_heads)
+        query, key = ops.reshape(query, heads), ops.reshape(key, heads)
         if self.query_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if rotary is not None:
             query, key = rotary(query), rotary(key)
-        shape = (-1, length, width)
-        query, key = ops.reshape(query, shape), ops.reshape(key, shape)
+        joined = (-1, length, width)
+        query, key = ops.reshape(query, joined), ops.reshape(key, joined)
         return ops.concatenate([query, key, value], axis=-1)
 
     def _query_key_value_bias(self, qkv):
         query, key, value = split_heads(qkv, 3, self.num_heads)
         query = query * self.scale
-        bias = None
-        if self.positions is not None and self.positions.computes_logits:
-            bias = self.positions(query)
+        positions = self._layer_of_logits()
+        bias = None if positions is None else positions(query)
         return query, key, value, bias

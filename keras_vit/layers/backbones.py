@@ -193,7 +193,7 @@ class GhostSelfAttention(SelfAttention):
         return GhostDense(
             3 * width,
             groups=3,
-            use_bias=self.use_qkv_bias,
+            use_bias=bool(self.use_qkv_bias),
             dtype=self.dtype_policy,
             name="qkv",
         )

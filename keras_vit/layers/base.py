@@ -175,7 +175,7 @@ def copy_of(argument: str, layer: Any, classes: tuple[type, ...], **settings: An
             settings.
     """
     layer = restored(layer)
-    if not isinstance(layer, classes):
+    if not any(isinstance(layer, kind) for kind in classes):
         allowed = " or ".join(f"keras_vit.layers.{kind.__name__}" for kind in classes)
         raise ValueError(f"{argument} must be a {allowed}; received {layer!r}.")
     if layer.weights:

@@ -1,6 +1,6 @@
 """The Transformer block, with its residual branches."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 
@@ -212,7 +212,7 @@ class TransformerBlock(Composite):
             self.dropout_rate, dtype=dtype, name="attention_dropout"
         )
         self.attention_scale = scale("attention_scale")
-        self.mlp_norm = None if parallel else norm("mlp_norm")
+        self.mlp_norm: Any = None if parallel else norm("mlp_norm")
         plain = self.mlp_prototype == "plain"
         self.mlp = make_mlp(
             self.mlp_class() if plain else self.mlp_prototype,

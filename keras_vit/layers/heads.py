@@ -3,7 +3,7 @@
 `connect` in `keras_vit/models/vit.py` chooses between them.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -150,7 +150,8 @@ class AttentionPooling(InitialValues, Composite):
         self.norm_kind = stored(norm)
         self.use_query_projection = use_query_projection
         self.use_qkv_bias = use_qkv_bias
-        self.norm = self.mlp = None
+        self.norm: Any = None
+        self.mlp: Any = None
         if mlp_dim is not None:
             dtype = self.dtype_policy
             self.norm = make_norm(norm, layer_norm_epsilon, dtype=dtype, name="norm")

@@ -1,6 +1,6 @@
 """The MLPs of a Transformer block, and the forms of GELU."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -114,7 +114,7 @@ class MLP(Composite):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.hidden_dim = hidden_dim
+        self.hidden_dim: Any = hidden_dim
         self.activation_name = activation
         self.activation = get_activation(activation)
         self.dropout_rate = dropout_rate
@@ -145,7 +145,7 @@ class MLP(Composite):
         hidden = (*input_shape[:-1], self.hidden_dim)
         self.expand = self._make_expand(input_shape[-1])
         self.expand.build(input_shape)
-        self.inner_norm = None
+        self.inner_norm: Any = None
         if self.has_inner_norm:
             self.inner_norm = make_norm(
                 self.norm_kind,
@@ -201,11 +201,12 @@ class GatedMLP(MLP):
 
     def _make_expand(self, width):
         # Glorot uniform for each of the two, as in SelfAttention.
-        scale = (width + 2 * self.hidden_dim) / (width + self.hidden_dim)
+        hidden_dim = self.hidden_dim
+        scale = (width + 2 * hidden_dim) / (width + hidden_dim)
         initializer = keras.initializers.VarianceScaling(
             scale=scale, mode="fan_avg", distribution="uniform"
         )
-        return self._dense(2 * self.hidden_dim, "expand", kernel_initializer=initializer)
+        return self._dense(2 * hidden_dim, "expand", kernel_initializer=initializer)
 
     def _hidden(self, inputs, activation):
         gate, x = ops.split(self.expand(inputs), 2, axis=-1)

@@ -1,6 +1,6 @@
 """Conversion of flat patches to tokens: projection, prefix tokens, positions."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -103,7 +103,7 @@ class PatchEncoder(InitialValues, Composite):
             dtype=self.dtype_policy,
             name="projection",
         )
-        self.norm = None
+        self.norm: Any = None
         if norm is not None:
             self.norm = make_norm(
                 norm_kind, layer_norm_epsilon, dtype=self.dtype_policy, name="norm"

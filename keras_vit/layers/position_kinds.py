@@ -45,7 +45,8 @@ def split_positions(positions: Any) -> tuple[str, AttentionPositions | None]:
         ValueError: unknown positions, or two of the same place.
     """
     several = positions if isinstance(positions, list | tuple) else [positions]
-    added, inside = [], []
+    added: list[str] = []
+    inside: list[AttentionPositions] = []
     for position in several:
         position = restored(position)
         if isinstance(position, AttentionPositions):
@@ -68,7 +69,7 @@ def split_positions(positions: Any) -> tuple[str, AttentionPositions | None]:
             f"({', '.join(map(repr, ADDED_POSITIONS))}) and one that acts inside of the "
             f"attention; received {positions!r}."
         )
-    return (added or ["none"])[0], (inside or [None])[0]
+    return (added or ["none"])[0], inside[0] if inside else None
 
 
 def check_positions(positions: Any, width: int, head_width: int) -> None:

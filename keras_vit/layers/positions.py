@@ -5,7 +5,7 @@ attention are in `rotary.py` and `relative_positions.py`. `resized_tables` conve
 weights of a layer for another grid to those of this layer.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -22,7 +22,10 @@ class _PositionLayer(InitialValues, Layer):
     # The width of the tokens must be a multiple of this.
     width_divisor = 1
 
-    def __init__(self, grid_shape: tuple[int, int], num_prefix_tokens: int = 0, **kwargs):
+    # Only positions inside of the attention may be made without a grid.
+    grid_shape: Any
+
+    def __init__(self, grid_shape: Any, num_prefix_tokens: int = 0, **kwargs):
         super().__init__(**kwargs)
         self.grid_shape = grid_shape and tuple(grid_shape)
         self.num_prefix_tokens = num_prefix_tokens

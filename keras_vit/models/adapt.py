@@ -85,7 +85,7 @@ def resized_positions(values, grid_shape, model, resize):
     layers = {"patch_encoder/positions": model.get_layer("patch_encoder").positions}
     for block in model.layers:
         if isinstance(block, TransformerBlock):
-            positions = block.attention.positions
+            positions = block.attention.attention_positions()
             if positions is not None:
                 layers[f"{block.name}/attention/{positions.name}"] = positions
     values = dict(values)

@@ -6,6 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_vit.layers.attention import SelfAttention
+from keras_vit.layers.base import restored
+from keras_vit.layers.heads import AttentionPooling
+from keras_vit.layers.mlp import GatedMLP, make_mlp
+from keras_vit.layers.norms import RMSNorm, make_norm
+from keras_vit.layers.rotary import MixedRotaryPositions
+
 POSITIONS = "patch_encoder/positions/embedding"
 PROJECTION = "patch_encoder/projection/kernel"
 STEM_ROOT = "stem/root/kernel"
@@ -19,7 +26,8 @@ class Piece(NamedTuple):
     Attributes:
         path: str, path of the weight.
         names: tuple of tensor names. Several tensors are concatenated along the last
-            axis. Without any tensor the weight is zero, which serves for a bias that the
+            axis; None stands for zeros, such as the biases of keys that a file lacks.
+            Without any tensor the weight is zero, which serves for a bias that the
             network in the file lacks.
         shape: shape of each tensor.
         stored_shape: shape of the part of the weight that each tensor becomes.
@@ -27,10 +35,15 @@ class Piece(NamedTuple):
     """
 
     path: str
-    names: tuple[str, ...]
+    names: tuple[str | None, ...]
     shape: tuple[int, ...]
     stored_shape: tuple[int, ...]
     axes: tuple[int, ...] | None = None
+
+    @property
+    def tensors(self) -> list[str]:
+        """Names of the tensors, without the zeros."""
+        return [name for name in self.names if name is not None]
 
     def read(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
         """Read the tensors and return the weight as a float32 array.
@@ -40,7 +53,10 @@ class Piece(NamedTuple):
         """
         if not self.names:
             return np.zeros(self.stored_shape, "float32")
-        arrays = [read(name).reshape(self.shape) for name in self.names]
+        zeros = np.zeros(self.shape, "float32")
+        arrays = [
+            read(name).reshape(self.shape) if name else zeros for name in self.names
+        ]
         if self.axes is not None:
             arrays = [array.transpose(self.axes) for array in arrays]
         arrays = [array.reshape(self.stored_shape) for array in arrays]
@@ -61,10 +77,13 @@ class Pieces(list[Piece]):
         """Add a tensor that differs from the weight at most in its shape."""
         self.append(Piece(path, (name,), shape, stored_shape or shape))
 
-    def norm(self, name, path, width):
-        """Add a `LayerNorm`."""
-        self.plain(name + self.leaves[2], f"{path}/gamma", (width,))
-        self.plain(name + self.leaves[3], f"{path}/beta", (width,))
+    def norm(self, name, path, width, kind="layer"):
+        """Add a norm; `kind` is the argument `norm` of the model."""
+        norm = make_norm(kind, 1e-6)
+        if norm.affine:
+            self.plain(name + self.leaves[2], f"{path}/gamma", (width,))
+        if norm.affine and not isinstance(norm, RMSNorm):
+            self.plain(name + self.leaves[3], f"{path}/beta", (width,))
 
     def dense(self, names, path, inputs, outputs, bias=True):
         """Add a dense layer, or several that are joined in the order of their names."""
@@ -123,51 +142,118 @@ def add_vit(
         pieces: the list to add to, in the layout of the file.
         names: dict from a layer or weight to its name in the file. `"block"` and
             `"pooling"` are dicts from the layers of a block and of attention pooling.
-            Several layers of the file that are joined in the model have a tuple of names.
+            Several layers of the file that are joined in the model have a tuple of names:
+            `"attention/qkv"` of q, k and v, `"mlp/expand"` of a gated MLP of the gate and
+            the hidden layer. `"attention/qkv/bias"` is used for `qkv_bias="qv"`. Layers
+            that the model does not have are ignored.
         block_name: function from the index of a block to the prefix of its names.
         config: dict, as for `keras_vit.weights.source.Source.pieces`.
     """
-    d, heads, mlp_dim = config["hidden_dim"], config["num_heads"], config["mlp_dim"]
+    d, norm = config["hidden_dim"], config["norm"]
     p, channels = config["patch_size"], config["input_shape"][-1]
-    dense = {
-        "qkv": (d, (3 * heads, d // heads), config["qkv_bias"]),
-        "query": (d, (heads, d // heads)),
-        "key_value": (d, (2 * heads, d // heads)),
-        "projection": ((heads, d // heads), d),
-        "expand": (d, mlp_dim),
-        "contract": (mlp_dim, d),
-    }
-
-    def add(prefix, path, layers):
-        for layer, parts in layers.items():
-            kind = layer.rpartition("/")[2]
-            if kind.endswith("norm"):
-                pieces.norm(prefix + parts, f"{path}/{layer}", d)
-            elif not kind.endswith("scale"):
-                parts = (parts,) if isinstance(parts, str) else parts
-                inputs, outputs, *bias = dense[kind]
-                if len(parts) > 1:
-                    outputs = (outputs[0] // len(parts), outputs[1])
-                joined = tuple(prefix + part for part in parts)
-                pieces.dense(joined, f"{path}/{layer}", inputs, outputs, *bias)
-            elif config["layer_scale"] is not None:
-                pieces.plain(prefix + parts, f"{path}/{layer}/gamma", (d,))
-
-    pieces.dense(names["patches"], "patch_encoder/projection", (p, p, channels), d)
+    pieces.dense(
+        names["patches"],
+        "patch_encoder/projection",
+        (p, p, channels),
+        d,
+        config["embedding_norm"] != "tokens",
+    )
+    if config["embedding_norm"] is not None:
+        pieces.norm(names["embedding_norm"], "patch_encoder/norm", d, norm)
     for token in ("class_token", "distillation_token"):
         if config[token]:
             pieces.plain(names[token], f"patch_encoder/{token}", (1, 1, d))
-    if config["positions"] == "learned":
+    if config["added_positions"] == "learned":
         pieces.plain(names["positions"], POSITIONS, (1, config["position_rows"], d))
     if config["registers"]:
         shape = (1, config["registers"], d)
         pieces.plain(names["registers"], "patch_encoder/registers", shape)
+    add = _block_adder(pieces, config)
     for i in range(config["num_layers"]):
-        add(block_name(i), f"block_{i}", names["block"])
-    pieces.norm(names["norm"], "norm", d)
-    if config["pooling"] == "map":
+        for layer, parts in names["block"].items():
+            add(block_name(i), f"block_{i}", layer, parts)
+    if config["final_norm"] is not None:
+        pieces.norm(names["norm"], "norm", d, norm)
+    if _attention_pooling(config) is not None:
         pieces.plain(names["probe"], "pooling/probe", (1, 1, d))
-        add("", "pooling", names["pooling"])
+        for layer, parts in names["pooling"].items():
+            add("", "pooling", layer, parts)
+
+
+def _block_adder(pieces, config):
+    """Return a function that adds a layer of a block or of attention pooling.
+
+    It takes the prefix of the names in the file, the path of the block, the path of the
+    layer in the block, and the name or names of the layer in the file. Layers that the
+    model does not have are skipped.
+    """
+    d, heads, mlp_dim = config["hidden_dim"], config["num_heads"], config["mlp_dim"]
+    mlp = make_mlp(config["mlp"], config["activation"])
+    attention = restored(config["attention"]) or SelfAttention()
+    hidden = (1 + isinstance(mlp, GatedMLP)) * mlp_dim
+    head = (heads, d // heads)
+    blocks = {
+        "attention/qkv": (d, (3 * heads, d // heads), config["qkv_bias"] is True),
+        "attention/projection": (head, d, attention.use_projection_bias),
+        "mlp/expand": (d, hidden, mlp.use_bias),
+        "mlp/contract": (mlp_dim, d, mlp.use_bias),
+    }
+    pooling = {}
+    if (probe := _attention_pooling(config)) is not None:
+        pooling["key_value"] = (d, (2 * heads, d // heads), probe.use_qkv_bias)
+        pooling["projection"] = (head, d, True)
+        if probe.use_query_projection:
+            pooling["query"] = (d, head, probe.use_qkv_bias)
+        if probe.mlp_dim is not None:
+            pooling["mlp/expand"] = (d, probe.mlp_dim, True)
+            pooling["mlp/contract"] = (probe.mlp_dim, d, True)
+    norms = {"attention_norm": d, "mlp_norm": d}
+    if probe is not None and probe.mlp_dim is not None:
+        norms["norm"] = d
+    if attention.qk_norm:
+        norms |= dict.fromkeys(("attention/query_norm", "attention/key_norm"), d // heads)
+    if attention.has_inner_norm:
+        norms["attention/inner_norm"] = d
+    if mlp.has_inner_norm:
+        norms["mlp/inner_norm"] = mlp_dim
+    positions = _position_weights(config)
+
+    def add(prefix, path, layer, parts):
+        names = (parts,) if isinstance(parts, str) else parts
+        names = tuple(name and prefix + name for name in names)
+        dense = pooling if path == "pooling" else blocks
+        if layer in norms:
+            pieces.norm(names[0], f"{path}/{layer}", norms[layer], config["norm"])
+        elif layer in dense:
+            inputs, outputs, bias = dense[layer]
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            outputs = (outputs[0] // len(names), *outputs[1:])
+            pieces.dense(names, f"{path}/{layer}", inputs, outputs, bias)
+        elif layer == "attention/qkv/bias" and config["qkv_bias"] == "qv":
+            pieces.append(Piece(f"{path}/{layer}", names, (d,), (d,)))
+        elif layer in positions:
+            pieces.plain(names[0], f"{path}/{layer}", positions[layer])
+        elif layer.endswith("_scale") and config["layer_scale"] is not None:
+            pieces.plain(names[0], f"{path}/{layer}/gamma", (d,))
+
+    return add
+
+
+def _attention_pooling(config):
+    """Return the `AttentionPooling` of a model, not built, or None."""
+    if config["pooling"] == "map":
+        return AttentionPooling(config["num_heads"], config["mlp_dim"])
+    pooling = restored(config["pooling"])
+    return pooling if isinstance(pooling, AttentionPooling) else None
+
+
+def _position_weights(config):
+    """Return the shapes of the weights of positions inside of a block, by path."""
+    d, heads = config["hidden_dim"], config["num_heads"]
+    positions = config["attention_positions"]
+    if isinstance(positions, MixedRotaryPositions):
+        return {"attention/rotary_positions/frequencies": (2, heads, d // heads // 2)}
+    return {}
 
 
 def add_stem(

@@ -21,6 +21,15 @@ from keras_vit.weights.patch_kernels import adapt_channels, adapt_projection
 from keras_vit.weights.pieces import HEAD_PATHS, POSITIONS, PROJECTION, STEM_ROOT, Piece
 from keras_vit.weights.tensor_file import TensorFile
 
+# Arguments of a plain ViT that change the outputs, and leave few traces in the tensors.
+_PLAIN = {
+    "norm": ("layer",),
+    "mlp": ("plain",),
+    "attention": (None,),
+    "block": ("pre_norm",),
+    "embedding_norm": (None,),
+}
+
 
 class Source:
     """Base class of checkpoint sources.
@@ -47,7 +56,8 @@ class Source:
     kind: ClassVar[str]
     # Prefixes of the names of the head's tensors.
     head_names: tuple[str, ...] = ()
-    # Constructor arguments, with the values that this kind of checkpoint supports.
+    # Constructor arguments, with the values that this kind of checkpoint supports. Those
+    # of a modern network must have the values of a plain ViT unless they are listed.
     possible: ClassVar[dict[str, tuple]] = {}
 
     activation = "gelu"
@@ -135,9 +145,10 @@ class Source:
         """Return the tensors that a model with this configuration needs.
 
         Args:
-            config: dict of constructor arguments with `class_token` resolved, with the
-                patch size and the channels of the file, and with the additional entry
-                `position_rows`, the number of rows in the table of position embeddings.
+            config: dict of constructor arguments as `keras_vit.models.arguments.resolve`
+                returns them, with the patch size and the channels of the file, and with
+                the additional entry `position_rows`, the number of rows in the table of
+                position embeddings.
         """
         raise NotImplementedError
 
@@ -341,8 +352,8 @@ class Source:
         """Check the file against a model config, then read it weight by weight.
 
         Args:
-            config: dict of constructor arguments with `class_token` resolved, and with
-                the additional entry `grid_shape`.
+            config: dict of constructor arguments, as `keras_vit.models.arguments.resolve`
+                returns them.
             head: `"keep"`, or `"new"` to ignore the head in the file.
             resize: str, convention for resizing the position embeddings, or None for the
                 convention of the source.
@@ -364,7 +375,7 @@ class Source:
         prefix, grid = self.position_grid(
             config["grid_shape"], source_grid_shape, config["class_token_position"]
         )
-        if config["positions"] == "learned":
+        if config["added_positions"] == "learned":
             self._check_positions(config, prefix, grid)
         return self._read_all(
             pieces, config, prefix, grid, resize or self.resize, check_finite
@@ -394,7 +405,7 @@ class Source:
             }
         check_tensors(
             self.path,
-            {name: piece.shape for piece in pieces for name in piece.names},
+            {name: piece.shape for piece in pieces for name in piece.tensors},
             shapes,
             "keras_vit.load_checkpoint(path) builds the model that fits the file; "
             "head='new' replaces its head, for other classes.",
@@ -433,7 +444,7 @@ class Source:
             for piece in pieces:
                 array = piece.read(lambda name: self.read(read, name))
                 if check_finite:
-                    check_values(self.path, " + ".join(piece.names), array)
+                    check_values(self.path, " + ".join(piece.tensors), array)
                 if piece.path == STEM_ROOT and channels != wanted_channels:
                     array = adapt_channels(array, wanted_channels)
                 elif piece.path == PROJECTION:
@@ -462,7 +473,7 @@ class Source:
 
     def _check_config(self, config):
         """Check that the model's configuration is one that the source supports."""
-        for argument, possible in self.possible.items():
+        for argument, possible in {**_PLAIN, **self.possible}.items():
             if config[argument] not in possible:
                 raise ValueError(
                     f"{self.path} is a {self.kind} checkpoint, which requires "

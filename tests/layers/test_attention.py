@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vit.layers import SelfAttention
+from keras_vit.layers import RelativePositions, RotaryPositions, SelfAttention
 from tests.cases import array, perturb, random_array, weights_of
 from tests.formulas import attention
 
@@ -19,9 +19,28 @@ def test_formula(num_heads, use_qkv_bias):
     np.testing.assert_allclose(array(layer(tokens)), expected, atol=1e-5)
 
 
+def test_formula_of_the_norms():
+    tokens = random_array(2, 5, 16)
+    layer = SelfAttention(4, qk_norm=True, inner_norm=True, use_projection_bias=False)
+    layer.build(tokens.shape)
+    w = weights_of(perturb(layer))
+    assert w["query_norm/gamma"].shape == (4,)
+    np.testing.assert_allclose(array(layer(tokens)), attention(tokens, w, 4), atol=1e-5)
+
+
+def test_keys_without_biases_stay_without():
+    layer = SelfAttention(2, use_qkv_bias="qv")
+    model = keras.Sequential([keras.Input((5, 8)), layer])
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    model.fit(random_array(4, 5, 8), random_array(4, 5, 8, seed=1), verbose=0)
+    bias = weights_of(layer)["qkv/bias"].reshape(3, 8)
+    assert np.all(bias[1] == 0)
+    assert np.all(bias[[0, 2]] != 0)
+
+
 def test_formula_with_relative_positions():
     tokens = random_array(2, 7, 16)
-    layer = SelfAttention(4, relative_grid_shape=(2, 3))
+    layer = SelfAttention(4, positions=RelativePositions((2, 3)))
     layer.build(tokens.shape)
     w = weights_of(perturb(layer))
 
@@ -69,10 +88,12 @@ def test_softmax_in_float32_under_low_precision(dtype, monkeypatch):
     assert set(seen) == {"float32"}
 
 
-@pytest.mark.parametrize("relative_grid_shape", [None, (2, 3)])
-def test_attention_weights_are_what_attention_uses(relative_grid_shape):
+@pytest.mark.parametrize(
+    "positions", [None, RelativePositions((2, 3)), RotaryPositions((2, 3))]
+)
+def test_attention_weights_are_what_attention_uses(positions):
     tokens = random_array(2, 7, 16)
-    layer = SelfAttention(4, relative_grid_shape=relative_grid_shape)
+    layer = SelfAttention(4, positions=positions)
     layer.build(tokens.shape)
     perturb(layer)
     weights = array(layer.attention_weights(tokens))
@@ -93,8 +114,8 @@ def test_dropout_is_only_for_training():
 
 
 def test_a_relative_grid_of_more_positions_than_tokens():
-    with pytest.raises(ValueError, match=r"\(3, 3\) has 9 positions; received 5"):
-        SelfAttention(4, relative_grid_shape=(3, 3))(random_array(1, 5, 16))
+    with pytest.raises(ValueError, match=r"\(3, 3\) have 9 places; received 5"):
+        SelfAttention(4, positions=RelativePositions((3, 3)))(random_array(1, 5, 16))
 
 
 def test_heads_that_do_not_divide_the_width():

@@ -2,9 +2,16 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vit.layers import LayerScale, StochasticDepth, TransformerBlock
+from keras_vit.layers import (
+    MLP,
+    GhostBlock,
+    LayerScale,
+    SelfAttention,
+    StochasticDepth,
+    TransformerBlock,
+)
 from tests.cases import array, perturb, random_array, weights_of
-from tests.formulas import block, layer_norm
+from tests.formulas import block, layer_norm, parallel_block, post_norm_block
 
 
 @pytest.mark.parametrize("layer_scale", [None, 0.1])
@@ -15,6 +22,34 @@ def test_formula(layer_scale, qkv_bias):
     layer.build(x.shape)
     w = weights_of(perturb(layer))
     np.testing.assert_allclose(array(layer(x)), block(x, w, 4), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("order", "formula"), [("post_norm", post_norm_block), ("parallel", parallel_block)]
+)
+def test_formula_of_other_orders(order, formula):
+    x = random_array(2, 5, 16)
+    layer = TransformerBlock(4, 24, layer_scale=0.1, order=order)
+    layer.build(x.shape)
+    w = weights_of(perturb(layer))
+    np.testing.assert_allclose(array(layer(x)), formula(x, w, 4), atol=2e-5)
+
+
+@pytest.mark.any_backend
+def test_layers_that_contradict_the_block():
+    def block(**parts):
+        return TransformerBlock(4, 24, **parts)
+
+    with pytest.raises(ValueError, match=r"num_heads=2.*requires 4: omit num_heads"):
+        block(attention=SelfAttention(2))
+    with pytest.raises(ValueError, match=r"hidden_dim=8.*requires 24"):
+        block(mlp=MLP(8))
+    with pytest.raises(ValueError, match=r"mlp must be a keras_vit.layers.GhostMLP"):
+        GhostBlock(4, 32, mlp="swiglu")
+    used = MLP(24)
+    used.build((None, 16))
+    with pytest.raises(ValueError, match="has weights already"):
+        block(mlp=used)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_vit import layers
+from keras_vit.layers.base import stored
 from tests.cases import array, perturb, random_array
 
 BLOCK = {
@@ -19,8 +20,20 @@ BLOCK = {
     "dropout_rate": 0.1,
     "attention_dropout_rate": 0.2,
     "stochastic_depth_rate": 0.3,
-    "relative_grid_shape": (2, 3),
+    "positions": stored(layers.RelativePositions((2, 3))),
     "remat": True,
+    "norm": "rms",
+    "mlp": "plain",
+    "attention": None,
+    "order": "post_norm",
+}
+MODERN = {
+    **BLOCK,
+    "positions": stored(layers.RotaryPositions((2, 3))),
+    "norm": stored(layers.LayerNorm(affine=False)),
+    "mlp": stored(layers.GatedMLP(inner_norm=True)),
+    "attention": stored(layers.SelfAttention(qk_norm=True)),
+    "order": "parallel",
 }
 TOKENS = {
     "token_dim": 4,
@@ -28,6 +41,15 @@ TOKENS = {
     "layer_norm_epsilon": 1e-3,
     "dropout_rate": 0.3,
     "remat": True,
+}
+MLP = {
+    "hidden_dim": 12,
+    "activation": "gelu",
+    "dropout_rate": 0.1,
+    "inner_norm": True,
+    "use_bias": False,
+    "norm": "rms",
+    "layer_norm_epsilon": 1e-3,
 }
 # Layer: arguments that differ from the defaults, and the shape of an input.
 CASES = {
@@ -55,6 +77,9 @@ CASES = {
             "positions": "learned",
             "class_token_position": False,
             "distillation_token": True,
+            "norm": "tokens",
+            "norm_kind": "rms",
+            "layer_norm_epsilon": 1e-3,
         },
         (2, 6, 12),
     ),
@@ -64,20 +89,53 @@ CASES = {
     "SinCosPositions1D": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 7, 8)),
     "RelativePositions": ({"grid_shape": (2, 3), "num_prefix_tokens": 1}, (2, 4, 7, 8)),
     "Dense": ({"units": 4}, (2, 7, 8)),
-    "LayerNorm": ({"epsilon": 1e-3}, (2, 7, 8)),
+    "RelativePositionBias": (
+        {"grid_shape": (2, 3), "num_prefix_tokens": 1},
+        (2, 4, 7, 8),
+    ),
+    "RotaryPositions": (
+        {
+            "grid_shape": (2, 3),
+            "num_prefix_tokens": 1,
+            "temperature": 50.0,
+            "coordinates": "index",
+            "offset": 1.0,
+            "reference_grid_shape": (3, 3),
+            "axes": "xy",
+            "layout": "interleaved",
+        },
+        (2, 7, 4, 8),
+    ),
+    "MixedRotaryPositions": (
+        {
+            "grid_shape": (2, 3),
+            "num_prefix_tokens": 1,
+            "temperature": 50.0,
+            "layout": "half",
+        },
+        (2, 7, 4, 8),
+    ),
+    "LayerNorm": ({"epsilon": 1e-3, "affine": False}, (2, 7, 8)),
+    "RMSNorm": ({"epsilon": 1e-3, "affine": True}, (2, 7, 8)),
     "SelfAttention": (
         {
             "num_heads": 2,
             "use_qkv_bias": False,
             "dropout_rate": 0.1,
-            "relative_grid_shape": (2, 3),
+            "positions": stored(layers.RelativePositions((2, 3))),
+            "qk_norm": True,
+            "inner_norm": True,
+            "use_projection_bias": False,
+            "norm": "rms",
+            "layer_norm_epsilon": 1e-3,
         },
         (2, 7, 8),
     ),
-    "MLP": ({"hidden_dim": 12, "activation": "gelu", "dropout_rate": 0.1}, (2, 7, 8)),
+    "MLP": (MLP, (2, 7, 8)),
+    "GatedMLP": (MLP, (2, 7, 8)),
     "LayerScale": ({"initial_value": 0.3}, (2, 7, 8)),
     "StochasticDepth": ({"rate": 0.3}, (2, 7, 8)),
-    "TransformerBlock": (BLOCK, (2, 7, 8)),
+    "TransformerBlock": (MODERN, (2, 7, 8)),
     "SqueezeExcitation": ({"reduction": 4}, (2, 7, 8)),
     "SqueezeExcitationBlock": (BLOCK, (2, 7, 16)),
     "GhostDense": (
@@ -105,6 +163,9 @@ CASES = {
             "num_prefix_tokens": 1,
             "activation": "gelu",
             "layer_norm_epsilon": 1e-3,
+            "norm": "rms",
+            "use_query_projection": False,
+            "use_qkv_bias": False,
         },
         (2, 7, 8),
     ),
@@ -176,7 +237,7 @@ def test_every_argument_is_in_the_config(name):
         assert not arguments
     elif not issubclass(layer, keras.layers.Dense):  # Keras's own config.
         parameters = inspect.signature(layer.__init__).parameters
-        if layer is layers.DenseBlock:
-            inherited = inspect.signature(layers.TransformerBlock.__init__).parameters
+        if layer in (layers.DenseBlock, layers.GatedMLP):
+            inherited = inspect.signature(layer.__base__.__init__).parameters
             parameters = {**inherited, **parameters}
         assert set(parameters) - {"self", "kwargs", "dtype"} == set(arguments)

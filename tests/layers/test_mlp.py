@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 
-from keras_vit.layers import MLP
+from keras_vit.layers import MLP, GatedMLP
 from tests.cases import array, perturb, random_array, weights_of
-from tests.formulas import gelu_exact, gelu_tanh, mlp
+from tests.formulas import gated_mlp, gelu_exact, gelu_tanh, mlp
 
 ACTIVATIONS = {
     "gelu_tanh": gelu_tanh,
     "gelu": gelu_exact,
+    "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
     "relu": lambda x: np.maximum(x, 0),
 }
 
@@ -37,3 +38,24 @@ def test_dropout_follows_both_dense_layers():
     outputs = array(layer(np.ones((4, 10, 64), "float32"), training=True))
     assert set(np.unique(outputs)) == {0.0, 4.0}
     assert 0.2 < np.mean(outputs > 0) < 0.3
+
+
+@pytest.mark.parametrize("options", [{}, {"inner_norm": True}, {"use_bias": False}])
+@pytest.mark.parametrize(("kind", "formula"), [(MLP, mlp), (GatedMLP, gated_mlp)])
+def test_formula_of_the_options(kind, formula, options):
+    x = random_array(2, 5, 16)
+    layer = kind(24, **options)
+    layer.build(x.shape)
+    w = weights_of(perturb(layer))
+    assert ("expand/bias" in w) == ("use_bias" not in options)
+    np.testing.assert_allclose(array(layer(x)), formula(x, w), atol=2e-5)
+
+
+@pytest.mark.any_backend
+def test_gate_and_hidden_layer_start_like_two_glorot_kernels():
+    layer = GatedMLP(96)
+    layer.build((None, 32))
+    limit = np.sqrt(6 / (32 + 96))
+    kernel = array(layer.expand.kernel)
+    assert np.abs(kernel).max() <= limit
+    np.testing.assert_allclose(kernel.std(), limit / np.sqrt(3), rtol=0.03)

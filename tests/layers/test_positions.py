@@ -7,6 +7,7 @@ import pytest
 from keras_vit.layers import (
     LearnedPositions,
     LearnedPositions2D,
+    RelativePositionBias,
     RelativePositions,
     SinCosPositions2D,
 )
@@ -107,3 +108,20 @@ def test_the_random_seed_decides_how_tables_start():
 
     np.testing.assert_array_equal(table(1), table(1))
     assert not np.any(table(1) == table(2))
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 3])
+def test_relative_bias_formula(prefix):
+    layer = RelativePositionBias(GRID, prefix)
+    queries = random_array(2, 4, prefix + 6, 8)
+    layer.build(queries.shape)
+    table = weights_of(perturb(layer))["table"]
+    assert table.shape == (15 + 3 * (prefix > 0), 4)
+    expected = np.zeros((4, prefix + 6, prefix + 6))
+    for i in range(-prefix, 6):
+        for j in range(-prefix, 6):
+            row = 5 * (i // 3 - j // 3 + 1) + i % 3 - j % 3 + 2
+            if i < 0 or j < 0:
+                row = 15 if j >= 0 else 16 if i >= 0 else 17
+            expected[:, prefix + i, prefix + j] = table[row]
+    np.testing.assert_allclose(array(layer(queries)), expected, atol=1e-6)
