@@ -160,6 +160,23 @@ def restored(argument: Any) -> Any:
     return argument
 
 
+def description(argument: Any) -> Any:
+    """Return an argument of a constructor in a form that compares equal for equal layers.
+
+    Args:
+        argument: a layer, a list of layers and other values, or another value; or what
+            `stored` returns for it.
+    """
+    argument = restored(argument)
+    if isinstance(argument, list):
+        return [description(entry) for entry in argument]
+    if isinstance(argument, keras.layers.Layer):
+        config = argument.get_config()
+        options = {k: v for k, v in config.items() if k not in ("name", "dtype")}
+        return type(argument).__name__, options
+    return argument
+
+
 def copy_of(argument: str, layer: Any, classes: tuple[type, ...], **settings: Any) -> Any:
     """Return a new layer with the config of another one, except for some settings.
 

@@ -11,11 +11,14 @@ from keras_vit.layers.base import restored
 from keras_vit.layers.heads import AttentionPooling
 from keras_vit.layers.mlp import GatedMLP, make_mlp
 from keras_vit.layers.norms import RMSNorm, make_norm
+from keras_vit.layers.relative_positions import RelativePositionBias
 from keras_vit.layers.rotary import MixedRotaryPositions
 
 POSITIONS = "patch_encoder/positions/embedding"
 PROJECTION = "patch_encoder/projection/kernel"
 STEM_ROOT = "stem/root/kernel"
+# End of the paths of tables of relative positions.
+BIAS_TABLE = "attention/relative_bias/table"
 
 HEAD_PATHS = ("pre_logits/", "classifier/", "distillation_classifier/")
 
@@ -253,6 +256,10 @@ def _position_weights(config):
     positions = config["attention_positions"]
     if isinstance(positions, MixedRotaryPositions):
         return {"attention/rotary_positions/frequencies": (2, heads, d // heads // 2)}
+    if isinstance(positions, RelativePositionBias):
+        gh, gw = config["table_grid"]
+        rows = (2 * gh - 1) * (2 * gw - 1) + 3 * (config["num_prefix_tokens"] > 0)
+        return {BIAS_TABLE: (rows, heads)}
     return {}
 
 

@@ -15,10 +15,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from keras_vit.layers.base import description
+from keras_vit.layers.relative_positions import RelativePositionBias
 from keras_vit.layers.resize import resize_positions
 from keras_vit.weights.checks import announce_zeros, check_tensors, check_values
 from keras_vit.weights.patch_kernels import adapt_channels, adapt_projection
-from keras_vit.weights.pieces import HEAD_PATHS, POSITIONS, PROJECTION, STEM_ROOT, Piece
+from keras_vit.weights.pieces import (
+    BIAS_TABLE,
+    HEAD_PATHS,
+    POSITIONS,
+    PROJECTION,
+    STEM_ROOT,
+    Piece,
+)
 from keras_vit.weights.tensor_file import TensorFile
 
 # Arguments of a plain ViT that change the outputs, and leave few traces in the tensors.
@@ -147,8 +156,8 @@ class Source:
         Args:
             config: dict of constructor arguments as `keras_vit.models.arguments.resolve`
                 returns them, with the patch size and the channels of the file, and with
-                the additional entry `position_rows`, the number of rows in the table of
-                position embeddings.
+                the additional entries `position_rows`, the number of rows in the table of
+                position embeddings, and `table_grid`.
         """
         raise NotImplementedError
 
@@ -159,6 +168,14 @@ class Source:
             int, or None if the file has no table.
         """
         raise NotImplementedError
+
+    def table_grid(self) -> tuple[int, int] | None:
+        """Return the grid of the tables of relative positions in the blocks.
+
+        Returns:
+            `(gh, gw)`, or None if the file has no such tables.
+        """
+        return None
 
     def position_prefixes(self) -> tuple[int, ...]:
         """Return the possible numbers of rows for prefix tokens, most likely first."""
@@ -396,6 +413,7 @@ class Source:
             "input_shape": (*config["input_shape"][:2], channels),
             # The position embeddings are resized later, so any number of rows is allowed.
             "position_rows": self.num_position_rows(),
+            "table_grid": self.table_grid(),
         }
         pieces, shapes = self.pieces(as_in_file), self.shapes
         if not config["include_top"] or head != "keep":
@@ -463,6 +481,8 @@ class Source:
                         array = resize_positions(
                             array, grid, config["grid_shape"], resize
                         )
+                elif piece.path.endswith(BIAS_TABLE):
+                    array = self._resized_table(array, config)
                 elif piece.path == "patch_encoder/registers":
                     # The model adds no position embeddings to its registers. As both are
                     # free parameters, they can be added up here.
@@ -471,10 +491,16 @@ class Source:
                     announce_zeros(self.path, array)
                 yield piece.path, array
 
+    def _resized_table(self, array, config):
+        """Resize a table of relative positions to the grid of the model."""
+        source, prefix = self.table_grid(), config["num_prefix_tokens"]
+        positions = RelativePositionBias(config["grid_shape"], prefix)
+        return positions.resized_tables({"table": array}, source, "")["table"]
+
     def _check_config(self, config):
         """Check that the model's configuration is one that the source supports."""
         for argument, possible in {**_PLAIN, **self.possible}.items():
-            if config[argument] not in possible:
+            if description(config[argument]) not in map(description, possible):
                 raise ValueError(
                     f"{self.path} is a {self.kind} checkpoint, which requires "
                     f"{argument}={' or '.join(map(repr, possible))}; received "

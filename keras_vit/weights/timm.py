@@ -1,50 +1,30 @@
-"""ViT and DeiT checkpoints of timm, and DINOv2 checkpoints, which use the same names."""
+"""Checkpoints of timm, and those of DeiT and DINOv2, which use the same names."""
 
 import collections
 import functools
+import math
 import os
 import re
 from typing import Any
 
-from keras_vit.layers.preprocessor import IMAGENET_MEAN, IMAGENET_STD, RESIZES
 from keras_vit.layers.resnet import ResNetStem
 from keras_vit.weights.pieces import TorchPieces, add_stem, add_vit
 from keras_vit.weights.source import Source
-from keras_vit.weights.tensor_file import read_json
 from keras_vit.weights.timm_architectures import (
     find_architecture,
     similar_architectures,
+)
+from keras_vit.weights.timm_config import preprocessing, read_config
+from keras_vit.weights.timm_network import (
+    BIAS_TABLE,
+    POOLINGS,
+    TimmNetwork,
+    unsupported,
 )
 
 # Number of attention heads by width for all published sizes; no tensor shows the number.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 
-_NAMES = {
-    "patches": "patch_embed.proj",
-    "class_token": "cls_token",
-    "distillation_token": "dist_token",
-    "positions": "pos_embed",
-    "registers": "reg_token",
-    "block": {
-        "attention_norm": "norm1",
-        "attention/qkv": "attn.qkv",
-        "attention/projection": "attn.proj",
-        "mlp_norm": "norm2",
-        "mlp/expand": "mlp.fc1",
-        "mlp/contract": "mlp.fc2",
-        "attention_scale": "ls1.gamma",
-        "mlp_scale": "ls2.gamma",
-    },
-    "probe": "attn_pool.latent",
-    "pooling": {
-        "query": "attn_pool.q",
-        "key_value": "attn_pool.kv",
-        "projection": "attn_pool.proj",
-        "norm": "attn_pool.norm",
-        "mlp/expand": "attn_pool.mlp.fc1",
-        "mlp/contract": "attn_pool.mlp.fc2",
-    },
-}
 _ROOT = re.compile(r"patch_embed\.backbone\.(stem\.)?conv\.weight")
 _UNIT = re.compile(r"patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)\.conv1\.weight")
 _STEM = {
@@ -59,75 +39,8 @@ _RENAMED = {
     r"\.gamma_([12])$": r".ls\1.gamma",
     r"^register_tokens$": "reg_token",
 }
-# Values of timm's `global_pool`; "" is a backbone that returns its tokens.
-_POOLINGS = {"token": "token", "avg": "gap", "map": "map", "": None}
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "gelu_erf": "gelu"}
-# Arguments of timm's models that follow from the tensors, or that affect only training.
-_SHOWN = {
-    *("num_heads", "patch_size", "embed_dim", "depth", "mlp_ratio", "img_size"),
-    *("in_chans", "num_classes", "class_token", "reg_tokens", "init_values"),
-    *("no_embed_class", "qkv_bias", "fc_norm", "dynamic_img_size", "strict_img_size"),
-    *("drop_rate", "drop_path_rate", "proj_drop_rate", "pos_drop_rate"),
-    *("attn_drop_rate", "patch_drop_rate", "weight_init", "fix_init"),
-}
-# Arguments that change the outputs, with the values that a plain ViT has.
-_PLAIN: dict[str, tuple] = {
-    "act_layer": (None, *_ACTIVATIONS),
-    "global_pool": (None, *_POOLINGS),
-    "pos_embed": ("learn", "none", ""),
-    "final_norm": (True,),
-    "proj_bias": (True,),
-    "norm_layer": (None, "layernorm"),
-    **dict.fromkeys(
-        ("pre_norm", "qk_norm", "scale_attn_norm", "scale_mlp_norm"), (False, None)
-    ),
-    **dict.fromkeys(("pool_include_prefix", "dynamic_img_pad", "use_naflex"), (False,)),
-    **dict.fromkeys(
-        ("embed_layer", "embed_norm_layer", "block_fn", "mlp_layer", "attn_layer"),
-        (None,),
-    ),
-}
-# Entries of `pretrained_cfg` that do not affect evaluation at the trained image size.
-_DESCRIPTIVE = {
-    *("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "tag"),
-    *("architecture", "custom_load", "test_input_size", "min_input_size"),
-    *("fixed_input_size", "test_crop_pct", "num_classes", "label_names"),
-    *("label_descriptions", "labels", "pool_size", "test_pool_size", "first_conv"),
-    *("classifier", "license", "description", "origin_url", "paper_name", "paper_ids"),
-    *("notes", "input_size"),
-}
-_EVALUATION = {"mean", "std", "interpolation", "crop_pct", "crop_mode", "label_offset"}
-# Entries of config.json beside `pretrained_cfg`; older files have everything in one dict.
-_AROUND = {
-    *("architecture", "num_features", "num_classes", "global_pool", "model_args"),
-    *("label_names", "label_descriptions", "pretrained_cfg"),
-}
-
-
-def _read_config(path):
-    """Read timm's config.json in the directory of `path`.
-
-    Returns:
-        dict in timm's current format, also for older files; empty if there is no
-        config.json of timm.
-    """
-    config = read_json(os.path.dirname(path), "config.json")
-    if "architecture" not in config:
-        return {}
-    if "pretrained_cfg" not in config:
-        inner = {key: value for key, value in config.items() if key not in _AROUND}
-        config = {**config, "pretrained_cfg": inner}
-    for key, kind in (
-        ("architecture", str),
-        ("model_args", dict),
-        ("pretrained_cfg", dict),
-    ):
-        if not isinstance(config.setdefault(key, {}) or kind(), kind):
-            raise ValueError(
-                f"{key} must be a {kind.__name__} in the config.json beside {path}; "
-                f"received {config[key]!r}."
-            )
-    return config
+# Number of attention heads if timm's code does not state it.
+_DEFAULT_HEADS = 12
 
 
 class TimmSource(Source):
@@ -147,21 +60,18 @@ class TimmSource(Source):
             `config.json`, or None.
 
     Raises:
-        ValueError: if the network is not known to be a plain ViT.
+        ValueError: if keras_vit does not know the network.
     """
 
     kind = "timm ViT"
     head_names = ("head.", "head_dist.")
     published_heads = HEADS
     resize = "bicubic_antialias"
-    possible = {  # noqa: RUF012
-        "positions": ("learned", "sincos_2d", "none"),
-        "representation_size": (None,),
-    }
 
     def __init__(self, file, architecture=None):
         super().__init__(file)
         self._stored: dict[str, str] = {}
+        self._parts: dict[str, tuple[int, int]] = {}
         self.shapes = {}
         for stored, shape in file.shapes.items():
             if stored == "mask_token":
@@ -178,24 +88,58 @@ class TimmSource(Source):
             self._stored[name] = stored
         self._stem = self._infer_stem()
         self.stem_stride = 1 if self._stem is None else self._stem.strides
-        self._config = _read_config(self.path)
+        self._config = read_config(self.path)
         self._arguments = self._config.get("model_args") or {}
         self._published = self._config.get("pretrained_cfg") or {}
         self._architecture = self._find_architecture(architecture)
-        if self._architecture is not None:
-            self._check_arguments()
-            self.num_heads = self._arguments.get(
-                "num_heads", self._architecture.num_heads
-            )
-            activation = self._arguments.get("act_layer")
-            activation = activation or self._architecture.activation
-            self.activation = _ACTIVATIONS[activation]
+        self._network = self._make_network()
+        self.possible = {"representation_size": (None,)}
         size = self._arguments.get("img_size")
         if size is None and "input_size" in self._published:
             size = self._published["input_size"][1:]
         if size is not None:
             height, width = (size, size) if isinstance(size, int) else size
             self.image_size = (height, width)
+
+    def _make_network(self):
+        """Return the structure of the network, and set what the architecture states."""
+        if self._architecture is None:
+            network = TimmNetwork(self.shapes, "vit", {})
+            self._split_shared(network)
+            return network
+        kind, defaults = self._architecture
+        given = {k: v for k, v in self._arguments.items() if v is not None}
+        arguments = {**defaults, **given}
+        pooling = self._config.get("global_pool")
+        other = unsupported(arguments)
+        if pooling is not None and pooling not in POOLINGS:
+            other.append(f"global_pool={pooling!r}")
+        if other:
+            raise self._other_network(other)
+        network = TimmNetwork(self.shapes, kind, arguments)
+        self._split_shared(network)
+        self.num_heads = arguments.get("num_heads", _DEFAULT_HEADS)
+        self.activation = network.activation
+        self.layer_norm_epsilon = network.layer_norm_epsilon
+        return network
+
+    def _split_shared(self, network):
+        """Replace tensors of all blocks by one tensor for each block."""
+        for shared, own, axis in (
+            ("rope.freqs", "rope.freqs", 1),
+            (f"rel_pos_bias.{BIAS_TABLE}", f"attn.{BIAS_TABLE}", None),
+        ):
+            if shared not in self.shapes:
+                continue
+            shape = list(self.shapes.pop(shared))
+            if axis is not None:
+                del shape[axis]
+            for index in range(network.num_layers):
+                name = f"blocks.{index}.{own}"
+                self.shapes[name] = tuple(shape)
+                self._stored[name] = shared
+                if axis is not None:
+                    self._parts[name] = (axis, index)
 
     def _infer_stem(self):
         """Return the ResNet stem that the tensors show, or None."""
@@ -226,23 +170,10 @@ class TimmSource(Source):
             return found
         if given is not None:
             raise ValueError(
-                f"architecture={given!r} is not one of timm's that keras_vit knows to be "
-                f"a plain ViT. The closest of these: {similar_architectures(given)}."
+                f"architecture={given!r} is not one of timm's that keras_vit knows. The "
+                f"closest of these: {similar_architectures(given)}."
             )
         raise self._other_network([f"architecture {name!r}"])
-
-    def _check_arguments(self):
-        """Raise a `ValueError` if config.json changes the network into another one."""
-        other = [
-            f"{name}={value!r}"
-            for name, value in self._arguments.items()
-            if name not in _SHOWN and (name not in _PLAIN or value not in _PLAIN[name])
-        ]
-        pooling = self._config.get("global_pool")
-        if pooling is not None and pooling not in _POOLINGS:
-            other.append(f"global_pool={pooling!r}")
-        if other:
-            raise self._other_network(other)
 
     def _other_network(self, what):
         return ValueError(
@@ -255,48 +186,31 @@ class TimmSource(Source):
     @functools.cached_property
     def preprocessing(self):
         """Arguments of `Preprocessor` equivalent to timm's evaluation preprocessing."""
-        published = {k: v for k, v in self._published.items() if v is not None}
-        if not published:
-            return {}
-        mode = published.get("crop_mode", "center")
-        crop = published.get("crop_pct") or 0.875
-        resize = f"{published.get('interpolation') or 'bicubic'}_antialias"
-        other = sorted(set(published) - _DESCRIPTIVE - _EVALUATION)
-        other = [f"{key}={published[key]!r}" for key in other]
-        if published.get("label_offset"):
-            other.append(f"label_offset={published['label_offset']!r}")
-        if resize not in RESIZES:
-            other.append(f"interpolation={published['interpolation']!r}")
-        if mode == "squash" and crop == 1:
-            crop = None  # Resize the whole image, ignoring its aspect ratio.
-        elif mode != "center" or not 0 < crop <= 1:
-            other.append(f"crop_mode={mode!r} with crop_pct={crop!r}")
+        settings, other = preprocessing(self._published)
         if other:
-            raise self.not_honored(
-                os.path.join(os.path.dirname(self.path), "config.json"), other
-            )
-        mean = published.get("mean") or [x / 255 for x in IMAGENET_MEAN]
-        std = published.get("std") or [x / 255 for x in IMAGENET_STD]
-        return {
-            "mean": [255 * x for x in mean],
-            "std": [255 * x for x in std],
-            "crop_fraction": crop,
-            "resize": resize,
-        }
+            path = os.path.join(os.path.dirname(self.path), "config.json")
+            raise self.not_honored(path, other)
+        return settings
 
     def _labels(self):
         names = self._config.get("label_names") or self._published.get("label_names")
         return names or self._published.get("labels")
 
     def read(self, read, name):
-        return read(self._stored[name])
+        array = read(self._stored[name])
+        if name in self._parts:
+            axis, index = self._parts[name]
+            array = array.take(index, axis)
+        return array
 
     def check(self):
+        qkv, _, expand = self._network.projections()
         self.check_ranks(
             {
                 "patch_embed.proj.weight": 4,
-                "blocks.0.attn.qkv.weight": 2,
-                "blocks.0.mlp.fc1.weight": 2,
+                f"blocks.0.{qkv}.weight": 2,
+                f"blocks.0.{expand}.weight": 2,
+                "blocks.0.mlp.fc2.weight": 2,
             },
             {"pos_embed": 3, "head.bias": 1, "reg_token": 3},
         )
@@ -306,15 +220,6 @@ class TimmSource(Source):
                 f"{self.path} has a distillation token beside "
                 f"{'reg_token' if 'reg_token' in shapes else 'fc_norm'}, which timm's "
                 "distilled networks store and do not use: keras_vit has no such network."
-            )
-        if "pos_embed" not in shapes and self._arguments.get("pos_embed") not in (
-            "none",
-            "",
-        ):
-            raise ValueError(
-                f"{self.path} has no position embeddings (pos_embed). Networks like that "
-                "compute rotary positions instead (DINOv3 and others), which keras_vit "
-                "does not have: this file cannot be loaded."
             )
 
     def _check_shown(self, overrides, has_rows):
@@ -326,7 +231,15 @@ class TimmSource(Source):
             has_rows: bool, whether prefix tokens have rows in the table of position
                 embeddings.
         """
-        if self._architecture is not None or self.published:
+        if self._architecture is not None:
+            return
+        if not self._network.is_plain():
+            self._ask(
+                overrides,
+                "architecture",
+                "the epsilon, the activation and the positions of such a network",
+            )
+        if self.published:
             return
         shapes = self.shapes
         bare = "cls_token" not in shapes and "blocks.0.ls1.gamma" not in shapes
@@ -412,25 +325,15 @@ class TimmSource(Source):
     def infer_config(self, overrides):
         shapes = self.shapes
         width = shapes["patch_embed.proj.weight"][0]
-        class_token = "cls_token" in shapes
-        after_pooling = "fc_norm.weight" in shapes
+        num_heads = self._num_heads(overrides, width)
         config: dict[str, Any] = {
             "patch_size": shapes["patch_embed.proj.weight"][2],
             "hidden_dim": width,
-            "num_layers": sum(name.endswith("attn.qkv.weight") for name in shapes),
-            "num_heads": self._num_heads(overrides, width),
-            "mlp_dim": shapes["blocks.0.mlp.fc1.weight"][0],
-            "pooling": self._pooling(overrides),
-            "class_token": class_token,
+            "num_heads": num_heads,
+            "class_token": "cls_token" in shapes,
             "distillation_token": "dist_token" in shapes,
-            "final_norm": "after_pooling" if after_pooling else "before_pooling",
-            "positions": "learned" if "pos_embed" in shapes else "none",
             "registers": shapes["reg_token"][1] if "reg_token" in shapes else 0,
-            # This is the initial value; the trained values come from the file.
-            "layer_scale": 1e-5 if "blocks.0.ls1.gamma" in shapes else None,
-            "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
-            "activation": self.activation,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
+            **self._network.config(num_heads, self._pooling(overrides)),
         }
         if self._stem is not None:
             config["stem"] = self._stem
@@ -443,6 +346,9 @@ class TimmSource(Source):
             config |= self.square_input_shape(overrides)
         elif self.image_size is not None:
             config["input_shape"] = (*self.image_size, self.patches()[1])
+        elif (grid := self.table_grid()) is not None:
+            patch, channels = self.patches()
+            config["input_shape"] = (grid[0] * patch, grid[1] * patch, channels)
         self._check_shown(overrides, config.get("class_token_position", False))
         return config
 
@@ -456,12 +362,12 @@ class TimmSource(Source):
                 "pooling='token', 'gap' or 'map'."
             )
         pooling = poolings[0] if poolings else None
-        if pooling is None and self._architecture is not None:
-            pooling = self._architecture.pooling
+        if pooling is None:
+            pooling = self._network.arguments.get("global_pool")
         if pooling == "" and "head.bias" in self.shapes:
             raise self._other_network(["global_pool='' with a head"])
         if pooling is not None:
-            return _POOLINGS[pooling]
+            return POOLINGS[pooling]
         if "attn_pool.latent" in self.shapes:
             return "map"
         token = "cls_token" in self.shapes and "fc_norm.weight" not in self.shapes
@@ -475,6 +381,30 @@ class TimmSource(Source):
     def num_position_rows(self):
         return self.shapes["pos_embed"][1] if "pos_embed" in self.shapes else None
 
+    def table_grid(self):
+        table = self.shapes.get(f"blocks.0.attn.{BIAS_TABLE}")
+        if table is None:
+            return None
+        prefix = 3 if "cls_token" in self.shapes else 0
+        side = math.isqrt(table[0] - prefix)
+        if side * side == table[0] - prefix:
+            return (side + 1) // 2, (side + 1) // 2
+        patch, _ = self.patches()
+        if self.image_size is None:
+            return None
+        return self.image_size[0] // patch, self.image_size[1] // patch
+
+    def _check_config(self, config):
+        # The structure follows from the file: a model with another one would have other
+        # outputs, even where its tensors have the same names and shapes.
+        network = self._network.config(config["num_heads"], None)
+        parts = ("norm", "mlp", "attention", "block", "embedding_norm", "final_norm")
+        self.possible |= {part: (network[part],) for part in parts}
+        positions = network["positions"]
+        fixed = ("sincos_2d",) if positions == "none" else ()
+        self.possible["positions"] = (positions, *fixed)
+        super()._check_config(config)
+
     def position_prefixes(self):
         tokens = ("cls_token" in self.shapes) + ("dist_token" in self.shapes)
         registers = self.shapes["reg_token"][1] if "reg_token" in self.shapes else 0
@@ -483,11 +413,10 @@ class TimmSource(Source):
         return tokens + registers, tokens, 0
 
     def pieces(self, config):
-        norm = "fc_norm" if config["final_norm"] == "after_pooling" else "norm"
         pieces = TorchPieces()
         if config["stem"] is not None:
             config = self._add_stem(pieces, config)
-        add_vit(pieces, {**_NAMES, "norm": norm}, "blocks.{}.".format, config)
+        add_vit(pieces, self._network.names(), "blocks.{}.".format, config)
         if config["include_top"]:
             d, classes = config["hidden_dim"], config["classes"]
             pieces.dense("head", "classifier", d, classes)

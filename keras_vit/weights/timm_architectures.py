@@ -1,24 +1,22 @@
-"""Table of timm's plain ViT architectures, with settings that no tensor shows."""
+"""Table of timm's architectures, with the arguments that no tensor shows."""
 
 import difflib
 import importlib.resources
 import re
 import tomllib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Architecture(NamedTuple):
-    """Default settings of an architecture in timm's code.
+    """Defaults of an architecture in timm's code.
 
     Attributes:
-        num_heads: int, number of attention heads.
-        pooling: str, timm's `global_pool`.
-        activation: str, timm's `act_layer`.
+        kind: str, class of the model: `"vit"`, `"eva"`, `"beit"` or `"relpos"`.
+        arguments: dict of those of the model's arguments that the table has.
     """
 
-    num_heads: int
-    pooling: str
-    activation: str
+    kind: str
+    arguments: dict[str, Any]
 
 
 def _read_table():
@@ -27,8 +25,8 @@ def _read_table():
         "data", "timm_architectures.toml"
     )
     for group in tomllib.loads(file.read_text("utf-8"))["groups"]:
-        for name in group.pop("names"):
-            yield name, Architecture(**group)
+        for name in group["names"]:
+            yield name, Architecture(group["kind"], group["arguments"])
 
 
 ARCHITECTURES = dict(_read_table())
@@ -43,7 +41,7 @@ def find_architecture(name: str) -> Architecture | None:
             `"vit_base_patch16_224_in21k"`.
 
     Returns:
-        An `Architecture`, or None if the name is not that of a plain ViT.
+        An `Architecture`, or None if the table does not have the name.
     """
     name = name.partition(".")[0]
     old = re.fullmatch(r"(.*)_(in21k|sam|dino|in21ft1k)", name)
