@@ -93,10 +93,9 @@ def groups():
     from timm.models import _registry
 
     for module in MODULES:
-        importlib.import_module(
-            f"timm.models.{module}"
-        ).build_model_with_cfg = _raise_found
-    found = {}
+        code = importlib.import_module(f"timm.models.{module}")
+        vars(code)["build_model_with_cfg"] = _raise_found
+    found: dict[tuple, list[str]] = {}
     for name, module in sorted(_registry._model_to_module.items()):
         deprecated = name in _registry._deprecated_models
         if module not in MODULES or deprecated:

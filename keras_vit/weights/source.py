@@ -9,8 +9,9 @@ patches and channels to other sizes.
 
 import functools
 import math
+import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -67,7 +68,7 @@ class Source:
     head_names: tuple[str, ...] = ()
     # Constructor arguments, with the values that this kind of checkpoint supports. Those
     # of a modern network must have the values of a plain ViT unless they are listed.
-    possible: ClassVar[dict[str, tuple]] = {}
+    possible: Mapping[str, tuple] = types.MappingProxyType({})
 
     activation = "gelu"
     layer_norm_epsilon = 1e-6

@@ -93,7 +93,7 @@ class TimmSource(Source):
         self._published = self._config.get("pretrained_cfg") or {}
         self._architecture = self._find_architecture(architecture)
         self._network = self._make_network()
-        self.possible = {"representation_size": (None,)}
+        self.possible: dict[str, tuple] = {"representation_size": (None,)}
         size = self._arguments.get("img_size")
         if size is None and "input_size" in self._published:
             size = self._published["input_size"][1:]
@@ -250,14 +250,14 @@ class TimmSource(Source):
                 overrides,
                 "positions",
                 "whether it has only learned positions (DeiT III) or rotary ones too "
-                "(vit_*_rope_ape_224, which keras_vit does not have)",
+                "(vit_*_rope_ape_224)",
                 "positions='learned' if it has only learned ones",
             )
         if "attn_pool.latent" in shapes and "reg_token" in shapes:
             self._ask(
                 overrides,
                 "pooling",
-                "whether it pools over its registers, which keras_vit does not do",
+                "whether it pools over its registers",
                 "pooling='map' if it pools over the patches alone",
             )
         if bare and not has_bias and after:
@@ -265,7 +265,7 @@ class TimmSource(Source):
                 overrides,
                 "architecture",
                 "whether its norms come before the branches of a block or after them "
-                "(vit_base_patch16_rpn_224, which keras_vit does not have)",
+                "(vit_base_patch16_rpn_224)",
             )
         if bare and has_bias and not after:
             self._ask(

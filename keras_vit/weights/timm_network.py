@@ -136,8 +136,10 @@ class TimmNetwork:
         Others leave open which arguments they have, unless the architecture is known.
         """
         shapes = self.shapes
-        modern = ("attn.q_bias", "attn.q_proj", "attn.norm", "attn.q_norm")
-        modern += ("mlp.fc1_g", "mlp.norm", f"attn.{BIAS_TABLE}")
+        modern = [
+            *("attn.q_bias", "attn.q_proj", "attn.norm", "attn.q_norm", "mlp.fc1_g"),
+            *("mlp.norm", "rope.freqs", f"attn.{BIAS_TABLE}"),
+        ]
         final = {"norm.weight", "fc_norm.weight"} & set(shapes)
         return (
             self.kind == "vit"
@@ -205,7 +207,7 @@ class TimmNetwork:
         return self._has("attn.qkv.bias")
 
     def _mlp(self, gated):
-        options = {}
+        options: dict[str, Any] = {}
         if self._has("mlp.norm"):
             options["inner_norm"] = True
         if not self._has("mlp.fc2.bias"):
