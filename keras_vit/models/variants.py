@@ -1,5 +1,6 @@
 """Named variants of ViT."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,7 @@ def named_variant(
     model_name: str,
     model_class: Callable[..., Any],
     sizes: dict[str, Any],
-    num_blocks: tuple[int, ...] | None = None,
+    parts: dict[str, tuple[str, Callable[[], Any]]] | None = None,
 ) -> Callable[..., Any]:
     """Return a documented function that builds a model with predefined sizes.
 
@@ -52,18 +53,19 @@ def named_variant(
         model_name: name of the function.
         model_class: `ViT` or `T2TViT`.
         sizes: dict of the arguments that are predefined.
-        num_blocks: None, or `num_blocks` of the model's `ResNetStem`. Every model gets
-            its own stem.
+        parts: None, or a dict from the arguments that are layers to the code of the
+            layer, for the docstring, and a function without arguments that makes it.
+            Every model gets its own layers.
     """
+    parts = parts or {}
 
     def variant(**overrides: Any) -> Any:
-        stem = {} if num_blocks is None else {"stem": ResNetStem(num_blocks)}
-        return model_class(**{**sizes, **stem, **overrides})
+        own = {name: make() for name, (_, make) in parts.items()}
+        return model_class(**{**sizes, **own, **overrides})
 
     kind = model_class.__name__
     listing = [f"{name}={size!r}" for name, size in sizes.items()]
-    if num_blocks is not None:
-        listing.append(f"stem=ResNetStem({num_blocks})")
+    listing += [f"{name}={code}" for name, (code, _) in parts.items()]
     variant.__name__ = variant.__qualname__ = model_name
     variant.__doc__ = f"""{model_name}: a `{kind}` with its sizes filled in.
 
@@ -89,12 +91,14 @@ _SIZES = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
 
 
 def _variant(model_name: str) -> Callable[..., ViT]:
-    num_blocks = None
+    parts: dict[str, tuple[str, Callable[[], Any]]] = {}
     if model_name in HYBRID_SIZES:
         num_blocks, *row = HYBRID_SIZES[model_name]
+        code = f"ResNetStem({num_blocks})"
+        parts["stem"] = code, functools.partial(ResNetStem, num_blocks)
     else:
         row = list(VIT_SIZES[model_name])
-    return named_variant(model_name, ViT, dict(zip(_SIZES, row, strict=True)), num_blocks)
+    return named_variant(model_name, ViT, dict(zip(_SIZES, row, strict=True)), parts)
 
 
 ViTTi16 = _variant("ViTTi16")

@@ -3,12 +3,16 @@
 The directories are in `../shared/goldens_modern`, outside of the repository.
 """
 
+import json
+
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import keras_vit
-from tests.cases import array
+from recipes.benchmark import torchvision_stub
+from tests.cases import array, random_array
 from tests.conftest import GOLDENS
 
 DIRECTORY = GOLDENS.parents[2] / "shared" / "goldens_modern"
@@ -51,3 +55,35 @@ def test_outputs(name):
         np.testing.assert_allclose(
             array(computed[key]), expected, rtol=0, atol=1e-4, err_msg=key
         )
+
+
+@pytest.mark.any_backend
+@pytest.mark.skipif(
+    not DIRECTORY.is_dir(), reason=f"no {DIRECTORY}: modern checkpoints are NOT TESTED"
+)
+@pytest.mark.parametrize("grid", [(6, 3), (5, 5)])
+@pytest.mark.parametrize(
+    "name", ["timm_dinov3", "timm_eva02", "timm_rope_mixed", "timm_beit"]
+)
+def test_other_sizes(name, grid):
+    """Compare a resized model, and a file loaded at another size, with timm's."""
+    torch = pytest.importorskip("torch", reason="other sizes are NOT TESTED")
+    torchvision_stub.install()
+    timm = pytest.importorskip("timm", reason="other sizes are NOT TESTED")
+    description = json.loads((DIRECTORY / name / "config.json").read_text())
+    network = timm.create_model(description["architecture"], **description["model_args"])
+    tensors = load_file(DIRECTORY / name / "model.safetensors")
+    network.load_state_dict({n: torch.from_numpy(x) for n, x in tensors.items()})
+    network.eval().set_input_size([network.patch_embed.patch_size[0] * s for s in grid])
+    height, width = network.patch_embed.img_size
+    images = random_array(2, height, width, 3)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    options = {"classifier_activation": None}
+    model = keras_vit.load_checkpoint(DIRECTORY / name, **options)
+    resized = model.resized((height, width, 3), resize="bicubic_antialias")
+    loaded = keras_vit.load_checkpoint(
+        DIRECTORY / name, input_shape=(height, width, 3), **options
+    )
+    for other in (resized, loaded):
+        np.testing.assert_allclose(array(other(images)), expected, rtol=0, atol=1e-4)
