@@ -112,7 +112,7 @@ MODERN_ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-_ROTARY = {
+_ROTARY: dict[str, Any] = {
     "temperature": 10_000.0,
     "coordinates": "index",
     "reference_grid_shape": (16, 16),
