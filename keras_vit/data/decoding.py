@@ -1,5 +1,6 @@
 """Image decoding, shared by training, evaluation and export."""
 
+import functools
 import re
 from typing import Any, NamedTuple
 
@@ -61,8 +62,8 @@ def decode_pixels(content, channels, window=None, exif=True):
     tf = tensorflow()
     if content.dtype != tf.string:
         return content if window is None else _cropped(content, window(tf.shape(content)))
-    orientation = orientations(content[None])[0] if exif else None
-    checks = Checks(*(tensor[0] for tensor in checked(content[None])))
+    orientation = _traced_once(orientations)(content[None])[0] if exif else None
+    checks = Checks(*(tensor[0] for tensor in _traced_once(checked)(content[None])))
 
     def box(shape):
         if orientation is None:
@@ -92,6 +93,17 @@ def decode_pixels(content, channels, window=None, exif=True):
         pixels = upright(pixels, orientation)
     pixels = tf.ensure_shape(pixels, (None, None, 3))
     return pixels if channels == 3 else tf.image.rgb_to_grayscale(pixels)
+
+
+@functools.cache
+def _traced_once(function):
+    """Return `function` of file contents as a graph that all datasets share.
+
+    Tracing these hundreds of operations takes seconds.
+    """
+    tf = tensorflow()
+    files = tf.TensorSpec((None,), tf.string)
+    return tf.function(function, input_signature=[files], autograph=False)
 
 
 def decode_jpeg(content):

@@ -125,6 +125,8 @@ class Server:
             "error": error,
         }
 
+    # Both signatures for files call one graph, which takes seconds to trace and load.
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False)
     def _read(self, image_bytes):
         return read_images(
             image_bytes,

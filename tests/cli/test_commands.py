@@ -76,7 +76,7 @@ def test_evaluate(run, tmp_path, capsys):
     [
         ("saved_model", "served", "tensorflow"),
         ("onnx", "digits.onnx", "tf2onnx"),
-        ("litert", "digits.tflite", "ai_edge_litert"),
+        pytest.param("litert", "digits.tflite", "ai_edge_litert", marks=pytest.mark.slow),
     ],
 )
 def test_evaluate_an_export(file_format, name, package, run, tmp_path):
@@ -247,7 +247,10 @@ def test_probe_of_trained_and_random_features(run, tmp_path):
     assert trained["5-shot"] > random["5-shot"] > 0.2
 
 
-@pytest.mark.parametrize("objective", ["masked_patch_prediction", "mae"])
+@pytest.mark.parametrize(
+    "objective",
+    ["masked_patch_prediction", pytest.param("mae", marks=pytest.mark.slow)],
+)
 def test_pretraining_without_labels(objective, tmp_path):
     config = tiny(
         f"objective={objective}",
@@ -281,6 +284,7 @@ def test_an_unknown_objective(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_sweep(tmp_path, capsys):
     arguments = ["digits_vit", "--workdir", str(tmp_path / "sweep")]

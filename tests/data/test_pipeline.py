@@ -98,9 +98,8 @@ def test_one_stream_on_any_number_of_threads_and_after_resume(folder):
     assert_same(collect(on_threads(stream(), 1), 12), whole)
     # The stream must not depend on TensorFlow's global generator.
     tf.random.set_seed(5)
-    for step in (1, 11):
-        batches = on_threads(stream(first_step=step, cache=step == 11), 5)
-        assert_same(collect(batches, 12 - step), whole[step:])
+    batches = on_threads(stream(first_step=11, cache=True), 5)
+    assert_same(collect(batches, 1), whole[11:])
 
 
 def test_the_stream_of_tfds_resumes(tfds_dir):
@@ -316,9 +315,8 @@ def damaged(folder, encoded):
 def test_an_unreadable_image_is_an_error_that_names_it(damaged, folder):
     import tensorflow as tf
 
-    preprocessor = Preprocessor(image_size=(8, 8))
+    batches = evaluation_batches(damaged, Preprocessor(image_size=(8, 8)), 4)
     for name, reason in BAD.items():
-        batches = evaluation_batches(damaged, preprocessor, 4)
         with pytest.raises(tf.errors.InvalidArgumentError) as error:
             collect(batches)
         assert f"{name} cannot be read: " in str(error.value)
@@ -327,7 +325,7 @@ def test_an_unreadable_image_is_an_error_that_names_it(damaged, folder):
         # Replace the bad file to reach the next one.
         (folder / name).unlink(missing_ok=True)
         (folder / name).write_bytes((folder / "ant" / "0.jpg").read_bytes())
-    collect(evaluation_batches(damaged, preprocessor, 4))
+    assert len(collect(batches)) == 7
 
 
 def test_training_too_stops_at_an_unreadable_image(damaged):
@@ -371,8 +369,7 @@ def test_training_skips_unreadable_images_and_resumes_all_the_same(damaged, capl
     with caplog.at_level(logging.WARNING):
         whole = collect(stream(), 8)
     assert len([r for r in caplog.records if "skipped" in r.getMessage()]) == len(BAD)
-    for step in (1, 5):
-        assert_same(collect(stream(step), 8 - step), whole[step:])
+    assert_same(collect(stream(5), 3), whole[5:])
     labels = damaged.references().as_numpy_iterator()
     classes = {e["id"].decode(): e["label"] for e in labels}
     for step, (_, found) in enumerate(whole):
@@ -434,8 +431,9 @@ def shards(tmp_path):
     return tmp_path, files
 
 
-@pytest.mark.parametrize("unreadable", ["error", "skip"])
-@pytest.mark.parametrize("change", ["gone", "truncated"])
+@pytest.mark.parametrize(
+    ("change", "unreadable"), [("gone", "error"), ("truncated", "skip")]
+)
 def test_a_lost_shard_is_an_error_that_names_it(change, unreadable, shards):
     import tensorflow as tf
 
@@ -465,8 +463,7 @@ def test_a_shard_with_too_many_records_is_an_error_that_names_it(shards):
         open_source("tfds:sharded:train[:50%]", directory)
 
 
-@pytest.mark.parametrize("unreadable", ["error", "skip"])
-def test_data_that_vanish_while_they_are_read_are_an_error(unreadable, shards, folder):
+def test_data_that_vanish_while_they_are_read_are_an_error(shards, folder):
     import tensorflow as tf
 
     directory, _ = shards
@@ -478,7 +475,7 @@ def test_data_that_vanish_while_they_are_read_are_an_error(unreadable, shards, f
     for source, path in zip(sources, (directory / "sharded", folder), strict=True):
         batches = iter(
             training_batches(
-                source, preprocessor, Augmentation(), 4, 0, unreadable=unreadable
+                source, preprocessor, Augmentation(), 4, 0, unreadable="skip"
             )
         )
         next(batches)

@@ -40,13 +40,16 @@ MODELS = {
 }
 
 
-# The first case runs on every backend, the others only on one.
+# The first case runs on every backend, the others only on one. An export takes seconds.
 NAMES = [
     "everything",
     *(
         pytest.param(name, marks=pytest.mark.any_backend)
-        for name in MODELS
-        if name != "everything"
+        for name in ("logits", "t2t_dense")
+    ),
+    *(
+        pytest.param(name, marks=[pytest.mark.any_backend, pytest.mark.slow])
+        for name in ("distilled", "hybrid", "t2t_ghost")
     ),
 ]
 

@@ -115,6 +115,7 @@ def program(tmp_path_factory):
     return program
 
 
+@pytest.mark.slow
 def test_a_server_in_cpp_gives_keras_outputs(
     program, exported, model, photographs, tmp_path
 ):
@@ -162,6 +163,7 @@ def test_a_server_in_cpp_gives_keras_outputs(
         np.testing.assert_allclose(results[f"features.{name}"], value, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_line_of_tensorflow_runs_an_export(exported, model, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 33, 3), "uint8")
     np.save(tmp_path / "pixels.npy", pixels)
@@ -206,6 +208,7 @@ def test_images_that_a_resize_would_make_too_large_are_refused(exported, tmp_pat
     assert "Images must have 1 to 33554432 pixels, resized too" in refusal
 
 
+@pytest.mark.slow
 def test_the_client_over_grpc(exported, photographs, tmp_path, capsys):
     """Check the gRPC client against a Python server that uses tensorflow-serving-api."""
     grpc = pytest.importorskip("grpc")
@@ -309,6 +312,7 @@ def test_models_config_refuses(name, path, message):
         models_config({name: path})
 
 
+@pytest.mark.slow
 def test_a_grey_model_without_the_serving_package(tmp_path, monkeypatch, capsys):
     """Check a bfloat16 model of gray images with the 1000 classes of ImageNet."""
     fake = tmp_path / "fake" / "tensorflow_serving"

@@ -52,7 +52,13 @@ def _adapted(case):
     return model
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("lora", "int8", "float8"),
+        *(pytest.param(case, marks=pytest.mark.slow) for case in ("int4", "int8 lora")),
+    ],
+)
 def test_saved_and_loaded(case, tmp_path):
     model = _adapted(case)
     if case == "int8":

@@ -150,6 +150,11 @@ def test_hybrid_sizes(name):
 
 @pytest.mark.parametrize("name", TOKEN)
 def test_class_token(name):
+    assert count_by_blocks(name) == TOKEN[name]
+
+
+@pytest.mark.parametrize("name", ["ViTTi16", "ViTR26S32"])
+def test_counts_of_all_blocks(name):
     assert count(name) == TOKEN[name]
 
 
@@ -181,6 +186,7 @@ def test_imagenet_21k_without_representation_layer(name):
     assert count_by_blocks(name, classes=21_843) == AUGREG_21K[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HYBRID_SIZES)
 @pytest.mark.parametrize("classes", [1000, 21_843])
 @pytest.mark.parametrize("layer", [False, True])

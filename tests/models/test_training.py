@@ -42,7 +42,7 @@ def test_gradients_reach_every_trainable_variable(name):
     ("name", "dtype"),
     [
         ("token", "float32"),
-        ("all", "mixed_bfloat16"),
+        pytest.param("all", "mixed_bfloat16", marks=() if FAST else pytest.mark.slow),
         *(
             pytest.param(name, "mixed_bfloat16", marks=pytest.mark.slow)
             for name in ("token", "gap", "map")

@@ -30,6 +30,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_inference_and_training(tmp_path):
     result = run(
         *("inference", "training", "--alternations", "2", *TINY),
@@ -135,6 +136,7 @@ def test_who_hangs_is_killed_at_the_time_limit(tmp_path):
     assert rows[-1].values == [0.5] * 3
 
 
+@pytest.mark.slow
 def test_nothing_measured_is_an_error(tmp_path):
     result = run(
         *("build", "--variant", "B16", "--timeout", "1", "--out", str(tmp_path)),
@@ -149,6 +151,7 @@ def test_nothing_measured_is_an_error(tmp_path):
     assert (tmp_path / "build.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured(tmp_path):
     process = subprocess.Popen(
         [

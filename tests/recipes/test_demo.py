@@ -22,23 +22,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 ACCURACY = r"Test accuracy after fine-tuning at 16x16: ([\d.]+)%"
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return tmp_path_factory.mktemp("demo") / "demo"
-
-
-@pytest.fixture(scope="module")
-def printed(workdir):
-    """Run a short demo and return what it prints."""
-    printed, command = io.StringIO(), ["demo", "--workdir", str(workdir)]
-    called = mock.patch.object(sys, "argv", [*command, "--epochs", "1", "1"])
+@pytest.mark.slow
+@pytest.mark.any_backend
+def test_a_short_demo_leaves_everything_it_names(tmp_path):
+    workdir, printed = tmp_path / "demo", io.StringIO()
+    command = ["demo", "--workdir", str(workdir), "--epochs", "1", "1"]
+    called = mock.patch.object(sys, "argv", command)
     with contextlib.redirect_stdout(printed), exports_here(), called:
         demo.main()
-    return printed.getvalue()
-
-
-@pytest.mark.any_backend
-def test_a_short_demo_leaves_everything_it_names(workdir, printed):
+    printed = printed.getvalue()
     assert 0 <= float(re.search(ACCURACY, printed)[1]) <= 100
     named = re.findall(r"^  .*: (\S+)$", printed, re.MULTILINE)
     assert [pathlib.Path(path).name for path in named] == [
@@ -61,30 +53,40 @@ def test_a_short_demo_leaves_everything_it_names(workdir, printed):
 
 
 @pytest.mark.any_backend
-def test_what_the_demo_refuses(workdir, printed, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["demo", "--workdir", str(workdir)])
+def test_what_the_demo_refuses(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["demo", "--workdir", str(tmp_path)])
     with pytest.raises(SystemExit, match="2"):
         demo.main()
     assert "exists; choose a new --workdir" in capsys.readouterr().err
+
+
+@pytest.fixture
+def served(tmp_path, tensorflow):
+    """Return a SavedModel that takes gray images."""
+    module = tensorflow.Module()
+    spec = tensorflow.TensorSpec((None, None, None, 1), name="images")
+    module.serve = tensorflow.function(lambda images: {"logits": images}, [spec])
+    tensorflow.saved_model.save(module, tmp_path / "1", {"serving_default": module.serve})
+    return tmp_path / "1"
 
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("model", "images", "message"),
     [
-        ("", "small.npz", "no SavedModel at"),
-        ("served/1", "curves.png", "is not an .npz file with images"),
-        ("served/1", "small.npz", "takes images (None, None, None, 1); received"),
+        ("none", "small.npz", "no SavedModel at"),
+        ("1", "1/saved_model.pb", "is not an .npz file with images"),
+        ("1", "small.npz", "takes images (None, None, None, 1); received"),
     ],
 )
 def test_what_classify_refuses(
-    model, images, message, workdir, printed, tmp_path, monkeypatch, capsys
+    model, images, message, served, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setitem(sys.modules, "keras", None)  # Restored after the test.
     from recipes import classify
 
-    np.savez(workdir / "small.npz", images=np.zeros((4, 8, 8, 3)))
-    paths = [workdir / model, workdir / images, tmp_path / "out.npz"]
+    np.savez(tmp_path / "small.npz", images=np.zeros((4, 8, 8, 3)))
+    paths = [tmp_path / model, tmp_path / images, tmp_path / "out.npz"]
     monkeypatch.setattr(sys, "argv", ["classify", *map(str, paths)])
     with pytest.raises(SystemExit, match="2"):
         classify.main()

@@ -147,6 +147,7 @@ def test_limits_of_slow_bodies_and_of_answers():
     assert refusal.value.status == 413
 
 
+@pytest.mark.slow
 def test_clients_that_go_away_leave_no_work(exported):
     server = Served(exported, "--max-waiting", "20")
     body = {"signature_name": "features", "instances": [[[[0, 0, 0]]]] * 256}
@@ -233,6 +234,7 @@ def under_attack(exported, scale, seconds, limits):
     return times, memory, stopped, statuses
 
 
+@pytest.mark.slow
 def test_a_healthy_client_among_attackers(exported):
     _, _, stopped, statuses = under_attack(exported, 30, 4, [])
     assert stopped < 15

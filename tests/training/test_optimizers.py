@@ -280,7 +280,7 @@ def test_clipping_sees_the_norm_of_all_accumulated_gradients():
         np.testing.assert_allclose(new, old - 0.5 * 2 / norm * gradient, atol=2e-6)
 
 
-@pytest.mark.parametrize("cls", [SGD, AdamW])
+@pytest.mark.parametrize("cls", [pytest.param(SGD, marks=pytest.mark.slow), AdamW])
 def test_accumulating_4_x_32_equals_128(cls):
     results = []
     for batch, accumulated in ((128, None), (32, 4)):
@@ -327,7 +327,7 @@ class Recorder(keras.callbacks.Callback):
         self.weights.append(trainable)
 
 
-@pytest.mark.parametrize("accumulated", [None, 2])
+@pytest.mark.parametrize("accumulated", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_average_runs_over_updates_also_through_a_second_fit(accumulated):
     results = []
     for recorder in (Recorder(accumulated or 1), None):
@@ -466,6 +466,7 @@ def test_the_averaged_weights_are_the_ones_saved(tmp_path):
         np.testing.assert_array_equal(saved, value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not XLA, reason="Keras has no steps_per_execution under torch")
 def test_steps_per_execution_changes_nothing():
     results = []

@@ -327,7 +327,9 @@ def test_states_of_earlier_versions_have_the_sizes_of_large_files(
         fingerprint.check_unchanged(before, after, sources)
 
 
-@pytest.mark.parametrize("part", ["train", "validation"])
+@pytest.mark.parametrize(
+    "part", ["train", pytest.param("validation", marks=pytest.mark.slow)]
+)
 def test_a_run_does_not_resume_on_other_data(part, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(runs, "MOST_CLASSES_COUNTED", 2)
     names = {p: write(tmp_path / p) for p in ("train", "validation")}

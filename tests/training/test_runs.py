@@ -34,7 +34,7 @@ SETTINGS = [
     "model.arguments.patch_size=4",
     "model.arguments.hidden_dim=32",
     "model.arguments.mlp_dim=48",
-    "model.arguments.num_layers=2",
+    "model.arguments.num_layers=1",
     "model.arguments.dropout_rate=0.1",
     "model.arguments.stochastic_depth_rate=0.1",
     "augmentation.pad_and_crop=2",
@@ -152,6 +152,7 @@ def test_a_damaged_state_is_made_up_for_by_the_one_before(
     assert steps[0] == steps[1]
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_training_on(whole, config, tmp_path):
     """Check the remedy that the error for more epochs names."""
@@ -205,7 +206,6 @@ def test_a_resumed_run_with_float16_and_averages(config, tmp_path, monkeypatch):
             "checkpoint_steps=2",
             "batch_size=8",
             "data.test=None",
-            "model.arguments.num_layers=1",
         ],
     )
     runs.train(scaled, tmp_path / "whole")
@@ -267,6 +267,7 @@ def test_directories_of_something_else(whole, config, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_a_damaged_write_leaves_the_last_state(whole, config, tmp_path, monkeypatch):
     def full(*arguments, **values):
@@ -322,6 +323,7 @@ def test_rates_and_frozen_parts(config):
     changed = configs.override(
         config,
         [
+            "model.arguments.num_layers=2",
             "optimization.layer_decay=0.5",
             "optimization.backbone_multiplier=0.1",
             "optimization.frozen=['patch_encoder']",
@@ -349,7 +351,7 @@ def frozen_by(plan, *frozen):
 
 @pytest.mark.any_backend
 def test_frozen_paths(config):
-    plan = runs.make_plan(config)
+    plan = runs.make_plan(configs.override(config, ["model.arguments.num_layers=2"]))
     assert frozen_by(plan) == set()
     found = frozen_by(plan, "block_0/attention")
     assert len(found) == 4

@@ -330,7 +330,10 @@ def test_json_beside_a_checkpoint(tmp_path, text):
 ABSURD = [True, "16", 1e308, -1, 0, [], {}, None]
 
 
-@pytest.mark.parametrize("name", ["hf_vit", "keras_hub_token", "timm_token"])
+@pytest.mark.parametrize(
+    "name",
+    ["hf_vit", "timm_token", pytest.param("keras_hub_token", marks=pytest.mark.slow)],
+)
 def test_absurd_values_of_a_config(tmp_path, monkeypatch, name):
     """Check that each absurd value raises a clear error or has no effect."""
     golden = Golden(name)

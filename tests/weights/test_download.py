@@ -495,6 +495,7 @@ def test_a_cache_that_cannot_be_made(mirror, tmp_path, monkeypatch):
     assert mirror.requests == []
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(mirror, cache):
     mirror.gate = threading.Event()
     processes = [process(FETCH, NAME) for _ in range(2)]

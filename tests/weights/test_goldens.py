@@ -42,6 +42,7 @@ def test_logits(name):
     np.testing.assert_allclose(logits, golden.outputs, rtol=0, atol=1e-4)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", WITH_HEAD)
 def test_a_given_model_gets_the_same_weights(name):
     golden = Golden(name)
