@@ -51,6 +51,7 @@ def run(tmp_path_factory):
     return directory
 
 
+@pytest.mark.any_backend
 def test_evaluate(run, tmp_path, capsys):
     evaluate.main([str(run), "--workdir", str(tmp_path / "evaluation")])
     found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
@@ -70,6 +71,7 @@ def test_evaluate(run, tmp_path, capsys):
     assert "360 (0 unreadable)" in capsys.readouterr().out
 
 
+@pytest.mark.any_backend
 @pytest.mark.any_backend  # Exports do not depend on the backend that trained.
 @pytest.mark.parametrize(
     ("file_format", "name", "package"),
@@ -122,6 +124,7 @@ def test_other_classes(run):
         evaluate.main([str(run), *settings])
 
 
+@pytest.mark.any_backend
 def test_published_accuracies():
     name = next(
         name for name, row in keras_vit.checkpoints().items() if row.imagenet_top1
@@ -131,6 +134,7 @@ def test_published_accuracies():
     assert accuracy.published_accuracy("mine.keras") is None
 
 
+@pytest.mark.any_backend
 def test_predict(run, tmp_path, capsys):
     images = sources.digits()["test"][0][:3].round()
     folder = tmp_path / "photographs"
@@ -201,6 +205,7 @@ def test_the_head_of_an_older_run(run, tmp_path):
     assert command_line.head_of(str(older / "mine.keras")) == {}
 
 
+@pytest.mark.any_backend
 def test_finetune_at_another_size(run, tmp_path):
     directory = tmp_path / "larger"
     finetune.main(
@@ -226,6 +231,7 @@ def test_finetune_at_another_size(run, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.any_backend
 def test_few():
     labels = np.array([0, 1, 0, 1, 1, 0, 1])
     chosen = linear_probe.few(labels, 2, seed=0)
@@ -235,6 +241,7 @@ def test_few():
         linear_probe.few(labels, 4, seed=0)
 
 
+@pytest.mark.any_backend
 def test_probe_of_trained_and_random_features(run, tmp_path):
     def probed(what, *settings):
         directory = tmp_path / what.replace("/", "_")
@@ -278,6 +285,7 @@ def test_pretraining_without_labels(objective, tmp_path):
     assert tuned.output_shape == (None, 10)
 
 
+@pytest.mark.any_backend
 def test_an_unknown_objective(tmp_path):
     with pytest.raises(ValueError, match="objective must be one of 'classification'"):
         runs.train(tiny("objective=guessing"), tmp_path / "run")
@@ -303,6 +311,7 @@ def test_sweep(tmp_path, capsys):
     assert "positions=learned,seed=0" in capsys.readouterr().out
 
 
+@pytest.mark.any_backend
 def test_grids():
     assert sweep.parse(["a.b=1,2", "c=x"]) == {"a.b": ["1", "2"], "c": ["x"]}
     with pytest.raises(ValueError, match="key=value,value"):

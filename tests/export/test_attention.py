@@ -6,6 +6,7 @@ from keras_vit.export.attention import attention_rollout
 from tests.cases import DENSE, array, perturb, random_images, tiny_t2t, tiny_vit
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("make", "arguments", "queries"),
     [

@@ -73,6 +73,7 @@ def alone_or_here(name):
     return contextlib.nullcontext() if name == "everything" else exports_here()
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx(name, tmp_path, capsys):
     model = tiny_model(MODELS[name])
@@ -105,6 +106,7 @@ def test_onnx(name, tmp_path, capsys):
     }
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", NAMES)
 def test_litert(name, tmp_path):
     with alone_or_here(name):

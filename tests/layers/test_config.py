@@ -193,6 +193,7 @@ def test_every_layer_has_a_case():
     assert sorted(CASES) == sorted(PUBLIC_LAYERS)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_round_trip(name, dtype):

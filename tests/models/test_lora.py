@@ -55,7 +55,11 @@ def _adapted(case):
 @pytest.mark.parametrize(
     "case",
     [
-        *("lora", "int8", "float8"),
+        "lora",
+        *(
+            pytest.param(case, marks=pytest.mark.any_backend)
+            for case in ("int8", "float8")
+        ),
         *(pytest.param(case, marks=pytest.mark.slow) for case in ("int4", "int8 lora")),
     ],
 )

@@ -11,6 +11,7 @@ def weights(model):
     return {w.path: array(w) for w in model.weights}
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("resize", RESIZE_CONVENTIONS)
 @pytest.mark.parametrize("prefix", [0, 1, 5])
 @pytest.mark.parametrize("size", [(24, 16), (16, 48), (8, 8)])
@@ -31,6 +32,7 @@ def test_grid_resized_prefix_untouched(resize, prefix, size):
     assert tuple(larger(random_images(larger)).shape) == (2, 5)
 
 
+@pytest.mark.any_backend
 def test_a_hybrid():
     model = perturb(tiny_vit(stem=ResNetStem((1,), width=32), patch_size=2))
     larger = model.resized((30, 24, 3))
@@ -135,6 +137,7 @@ def test_a_model_made_in_a_name_scope(goldens):
     np.testing.assert_array_equal(array(same), array(kernel))
 
 
+@pytest.mark.any_backend
 def test_the_preprocessor_makes_the_new_size():
     model = tiny_vit()
     larger = model.resized((32, 40, 3))

@@ -77,8 +77,7 @@ T2T_CASES = {
     "layer_norm_epsilon": {"layer_norm_epsilon": 1e-2},
 }
 FILES = [*CASES, *(f"t2t_{name}" for name in T2T_CASES)]
-# Files that are read under every backend; together they have every layer. The others
-# are read under TensorFlow only.
+# Files that are read under every other backend; together they have every layer.
 SOME_FILES = [
     "pooling",
     "positions",
@@ -93,7 +92,7 @@ SOME_FILES = [
     "t2t_backbone",
     "t2t_qkv_bias",
 ]
-FILES_HERE = FILES if keras.backend.backend() == "tensorflow" else SOME_FILES
+FILES_HERE = FILES if keras.backend.backend() == "tensorflow" else SOME_FILES[:4]
 # Arguments for loading weights are not part of the config.
 LOADING = {"weights", "head", "resize", "source_grid_shape", "check_finite"}
 

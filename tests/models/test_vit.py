@@ -107,6 +107,7 @@ def test_a_functional_model_like_any_other(capsys):
     assert nested.output_shape == (None, 5)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_any_batch(batch):
     model = tiny_vit()

@@ -10,6 +10,8 @@ from recipes import feature_maps
 from tests.cases import array, random_images, tiny_vit
 from tests.conftest import GOLDENS
 
+pytestmark = pytest.mark.any_backend
+
 
 def test_channels_are_those_of_the_blocks():
     model = tiny_vit(num_layers=4, registers=2)

@@ -39,6 +39,7 @@ def sigmoid(logits, labels):
 
 
 # The last batch has 52 images, one image, or all images.
+@pytest.mark.any_backend
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_size", "steps_per_execution"), [(77, 1), (359, 3), (500, 3)]
