@@ -14,6 +14,7 @@ from tests.cases import array, perturb, random_array, weights_of
 from tests.formulas import block, layer_norm, parallel_block, post_norm_block
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("layer_scale", [None, 0.1])
 @pytest.mark.parametrize("qkv_bias", [True, False])
 def test_formula(layer_scale, qkv_bias):

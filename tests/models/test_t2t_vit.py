@@ -84,6 +84,7 @@ def test_weight_paths():
     assert "block_0/attention/squeeze_excitation/excite/kernel" in se
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("size", [(224, 224), (384, 384), (192, 256)])
 def test_published_sizes(size):
     """Check published image sizes; at 224 pixels the token layers see 3136 tokens."""

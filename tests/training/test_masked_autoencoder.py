@@ -101,6 +101,7 @@ def hidden_pixels(model, images):
     return pixels[..., None].astype(bool)
 
 
+@pytest.mark.any_backend
 def test_only_visible_patches_are_seen():
     model = perturb(model_of())
     images = random_images(model)

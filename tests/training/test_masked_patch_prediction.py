@@ -105,6 +105,7 @@ def test_guessing_is_where_it_starts():
     np.testing.assert_allclose(loss, np.log(512), rtol=1e-5)
 
 
+@pytest.mark.any_backend
 def test_shares_of_the_corruptions():
     model = model_of(
         input_shape=(64, 64, 3), ratio=0.4, positions="none", registers=0, num_layers=1
@@ -136,6 +137,7 @@ def test_shares_of_the_corruptions():
     np.testing.assert_allclose(quarters, 0.25, atol=0.1)
 
 
+@pytest.mark.any_backend
 def test_predictions_ignore_the_pixels_of_masked_patches():
     model = perturb(model_of(mask_probability=1, replace_probability=0))
     images = random_images(model)

@@ -143,6 +143,7 @@ def test_masks_differ_in_training_and_repeat_otherwise(objective):
     assert not np.array_equal(other, once)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(("ratio", "number"), [(0.01, None), (0.25, 6), (0.7, 17)])
 def test_ratio(objective, ratio, number):
     if number is None:
@@ -188,6 +189,7 @@ def test_images_are_checked(objective):
         objective()(np.zeros((2, 16, 24, 3), "uint8"))
 
 
+@pytest.mark.any_backend
 def test_the_backbone_is_saved_and_fine_tuned(objective, tmp_path):
     model = perturb(objective(backbone_of(pooling="gap", registers=1)))
     model.backbone.save(tmp_path / "backbone.keras")
@@ -200,6 +202,7 @@ def test_the_backbone_is_saved_and_fine_tuned(objective, tmp_path):
     np.testing.assert_array_equal(array(features(images)), array(model.backbone(images)))
 
 
+@pytest.mark.any_backend
 def test_the_whole_comes_back(objective, tmp_path):
     model = perturb(objective(ratio=0.3, name="given"))
     model.save(tmp_path / "model.keras")
