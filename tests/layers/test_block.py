@@ -64,6 +64,7 @@ def test_each_rate_acts_in_training_only(rate):
     assert not np.allclose(array(layer(x, training=True)), still)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_normalisation_survives_large_activations(dtype):
     # The squares overflow in float16.

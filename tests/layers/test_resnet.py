@@ -135,6 +135,7 @@ def test_group_norm_of_a_nearly_constant_map():
     np.testing.assert_allclose(outputs, expected, atol=0.1)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(("channels", "strides"), [(128, 1), (64, 1), (128, 2), (3, 2)])
 def test_bottleneck_unit_formula(channels, strides):
     x = random_array(2, 5, 8, channels)
@@ -188,6 +189,7 @@ def test_images_of_unknown_size():
     assert ResNetStem((1, 1), width=32)(images).shape == (None, None, 8, 256)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("dtype", ["bfloat16", "mixed_float16"])
 def test_half_precision(dtype):
     images = random_array(2, 16, 24, 3)
