@@ -15,6 +15,13 @@ import pytest  # noqa: E402
 
 import keras_vit  # noqa: E402
 
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):  # The examples are for readers.
+            item.add_marker("any_backend")
+
+
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 
 

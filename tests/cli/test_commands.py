@@ -254,6 +254,7 @@ def test_probe_of_trained_and_random_features(run, tmp_path):
     assert trained["5-shot"] > random["5-shot"] > 0.2
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     "objective",
     ["masked_patch_prediction", pytest.param("mae", marks=pytest.mark.slow)],

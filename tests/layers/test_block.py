@@ -14,7 +14,6 @@ from tests.cases import array, perturb, random_array, weights_of
 from tests.formulas import block, layer_norm, parallel_block, post_norm_block
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize("layer_scale", [None, 0.1])
 @pytest.mark.parametrize("qkv_bias", [True, False])
 def test_formula(layer_scale, qkv_bias):
@@ -25,6 +24,7 @@ def test_formula(layer_scale, qkv_bias):
     np.testing.assert_allclose(array(layer(x)), block(x, w, 4), atol=2e-5)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("order", "formula"), [("post_norm", post_norm_block), ("parallel", parallel_block)]
 )

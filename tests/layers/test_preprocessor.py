@@ -466,6 +466,7 @@ def test_something_that_is_no_array():
         Preprocessor()([[1.0]])
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("make", "image_size"), [(tiny_vit, (16, 24)), (tiny_t2t, (32, 48))]
 )

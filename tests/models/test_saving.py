@@ -173,6 +173,7 @@ def test_config_of_t2t_vit(name):
     assert json.dumps(revived.get_config()) == json.dumps(config)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", FILES_HERE)
 def test_files_on_this_backend(saved, name):
     check_files(saved, name, atol=0)

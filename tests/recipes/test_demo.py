@@ -64,8 +64,13 @@ def test_what_the_demo_refuses(tmp_path, monkeypatch, capsys):
 def served(tmp_path, tensorflow):
     """Return a SavedModel that takes gray images."""
     module = tensorflow.Module()
-    spec = tensorflow.TensorSpec((None, None, None, 1), name="images")
-    module.serve = tensorflow.function(lambda images: {"logits": images}, [spec])
+    shape = (None, None, None, 1)
+
+    def serve(images):
+        return {"logits": tensorflow.ensure_shape(images, shape)}
+
+    spec = tensorflow.TensorSpec(shape, name="images")
+    module.serve = tensorflow.function(serve, [spec])
     tensorflow.saved_model.save(module, tmp_path / "1", {"serving_default": module.serve})
     return tmp_path / "1"
 

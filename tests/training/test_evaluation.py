@@ -39,8 +39,6 @@ def sigmoid(logits, labels):
 
 
 # The last batch has 52 images, one image, or all images.
-@pytest.mark.any_backend
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_size", "steps_per_execution"), [(77, 1), (359, 3), (500, 3)]
 )
@@ -103,6 +101,7 @@ def cross_entropy(targets, logits):
     return np.log(np.exp(logits).sum(-1)) - rows
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("kind", "error"),
     [
@@ -178,6 +177,7 @@ np.testing.assert_allclose(found, expected, rtol=1e-5)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="Keras distributes under JAX, TensorFlow"
 )

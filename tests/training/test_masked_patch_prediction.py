@@ -53,6 +53,7 @@ def test_beyond_white_and_black():
     np.testing.assert_array_equal(targets, [[511] * 24, [0] * 24])
 
 
+@pytest.mark.any_backend
 def test_kept_patches_are_predicted_from_the_tokens_of_the_backbone():
     model = perturb(model_of(mask_probability=0, replace_probability=0))
     images = random_images(model, 3)

@@ -483,6 +483,7 @@ def test_steps_per_execution_changes_nothing():
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.any_backend
 def test_mixed_bfloat16_trains_float32_weights():
     model, images, labels = vit(dtype="mixed_bfloat16")
     before = weights(model)

@@ -1,5 +1,6 @@
 """Data sets that do not match each other or the model."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -307,6 +308,17 @@ def test_only_some_files_of_many_are_sampled(large_set, monkeypatch):
     monkeypatch.setattr(files, "_SAMPLED_FILES", 2)  # 18 files: sizes divisible by 8.
     for _, _, text in sources["train"].listing():
         assert ("~" in text) == (int(text.split()[0]) % 8 == 0)
+
+
+def test_the_order_of_the_examples(tmp_path):
+    """Check that a resumed run would notice batches of other examples."""
+    source = open_source(write(tmp_path / "set"))
+    before = fingerprint.fingerprints({"train": source})
+    listing = source.listing()
+    turned = dataclasses.replace(source, listing=lambda: listing[::-1])
+    after = fingerprint.fingerprints({"train": turned})
+    with pytest.raises(ValueError, match="the order of its examples differs"):
+        fingerprint.check_unchanged(before, after, {"train": turned})
 
 
 @pytest.mark.parametrize("rows", [5, 100])

@@ -284,6 +284,7 @@ def test_a_damaged_write_leaves_the_last_state(whole, config, tmp_path, monkeypa
     assert_same_state(directory, whole)
 
 
+@pytest.mark.any_backend
 def test_an_exploding_loss_stops_the_run_and_names_its_batch(config, tmp_path):
     wild = configs.override(
         config,
@@ -453,6 +454,7 @@ def test_bad_resolutions(config, resolutions, message):
         runs.make_plan(configs.override(config, [f"resolutions={resolutions}"]))
 
 
+@pytest.mark.any_backend
 def test_the_optimizers_averages_grow_too(config):
     plan = runs.make_plan(configs.override(config, ["optimization.ema=0.9"]))
     model = plan.objective.build()

@@ -55,6 +55,7 @@ def test_a_given_model_gets_the_same_weights(name):
         np.testing.assert_array_equal(array(other), array(weight), err_msg=path)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", TIMM)
 def test_features(name):
     golden = Golden(name)
