@@ -74,6 +74,32 @@ def test_every_config(name):
     assert hasattr(keras_vit, config.model.architecture)
 
 
+# Config: learning rate, weight decay, batch size, epochs, and steps of warm-up or, below
+# 1, their share. ViT: table 3 (arXiv:2010.11929); T2T-ViT: section 4.1 and its code
+# (arXiv:2101.11986).
+PAPERS = {
+    "vit_b16_imagenet1k": (3e-3, 0.3, 4096, 300, 10_000),
+    "vit_b16_imagenet21k": (1e-3, 0.03, 4096, 90, 10_000),
+    "t2t_vit_7_imagenet": (1e-3, 0.03, 512, 310, 10 / 310),
+    "t2t_vit_14_imagenet": (5e-4, 0.05, 512, 310, 10 / 310),
+    "t2t_vit_24_imagenet": (5e-4, 0.065, 512, 310, 10 / 310),
+    "t2t_vit_14_cifar10_transfer": (0.05, 5e-4, 64, 60, 0),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_settings_of_the_papers(name):
+    config = configs.load(name)
+    settings = config.optimization
+    assert (
+        settings.learning_rate,
+        settings.weight_decay,
+        config.batch_size,
+        config.epochs,
+        settings.warmup_steps,
+    ) == PAPERS[name]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_of_every_config(name):
     # The model is not built, because some have 300 million parameters. Augmentations and
