@@ -1,5 +1,6 @@
 """Training runs: interruption, resumption and results."""
 
+import csv
 import json
 import re
 import shutil
@@ -103,6 +104,10 @@ def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
     assert results["last"]["weights"] == "last.keras"
     assert tested["accuracy"] == pytest.approx(results["last"]["test_accuracy"])
     assert tested["loss"] == pytest.approx(results["last"]["test_loss"])
+    data = runs.evaluation_data(plan, "validation", model)
+    validated = model.evaluate(data, verbose=0, return_dict=True)
+    *_, last = csv.DictReader((whole / "log.csv").open())
+    assert validated["loss"] == pytest.approx(float(last["val_loss"]), rel=1e-4)
     kernel = array(model.weights_by_path()["block_0/mlp/expand/kernel"])
     # The state has the weight, its two moments and its average.
     values = [x for x in state(whole).values() if x.shape == kernel.shape]
@@ -250,6 +255,13 @@ def test_the_results_are_of_the_best_checkpoint(whole, config, tmp_path):
         assert row["test_loss"] == pytest.approx(evaluated["loss"], rel=1e-4)
     assert results["test_loss"] > results["last"]["test_loss"] + 0.5
     assert json.loads((directory / "results.json").read_text()) == results
+
+
+@pytest.mark.any_backend
+def test_the_best_autoencoder_has_the_lowest_loss():
+    objective = runs.make_plan(configs.load("digits_mae")).objective
+    assert objective.watched == "val_loss"
+    assert objective.better([2.0, 1.0]) == 1.0
 
 
 @pytest.mark.any_backend
