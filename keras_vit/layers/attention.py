@@ -292,16 +292,17 @@ class SelfAttention(Composite):
         if rotary is None and self.query_norm is None:
             return qkv
         length, width = ops.shape(qkv)[1], qkv.shape[-1] // 3
-        query, key, value = ops.split(qkv, 3, axis=-1)
-        heads = (-1, length, self.num_heads, width // self.num_heads)
-        query, key = ops.reshape(query, heads), ops.reshape(key, heads)
+        x, value = qkv[:, :, : 2 * width], qkv[:, :, 2 * width :]
+        # The heads of the queries, then those of the keys: one pass for both.
+        heads = 2 * self.num_heads
+        x = ops.reshape(x, (-1, length, heads, width // self.num_heads))
         if self.query_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
+            query, key = ops.split(x, 2, axis=2)
+            x = ops.concatenate([self.query_norm(query), self.key_norm(key)], axis=2)
         if rotary is not None:
-            query, key = rotary(query), rotary(key)
-        joined = (-1, length, width)
-        query, key = ops.reshape(query, joined), ops.reshape(key, joined)
-        return ops.concatenate([query, key, value], axis=-1)
+            x = rotary(x)
+        x = ops.reshape(x, (-1, length, 2 * width))
+        return ops.concatenate([x, value], axis=-1)
 
     def _query_key_value_bias(self, qkv):
         query, key, value = split_heads(qkv, 3, self.num_heads)

@@ -77,8 +77,8 @@ class _PositionLayer(InitialValues, Layer):
 class AttentionPositions(_PositionLayer):
     """Base class of positions that act inside of `SelfAttention`.
 
-    `SelfAttention` calls the layer for queries and keys, or only for queries if the layer
-    computes logits.
+    `SelfAttention` calls the layer for the heads of queries and keys together, or only
+    for the queries if the layer computes logits.
 
     Attributes:
         name_in_attention: name that `SelfAttention` gives its layer.

@@ -150,7 +150,8 @@ class MixedRotaryPositions(AttentionPositions):
     column and the row of a patch. Prefix tokens are not rotated.
 
     Input and output: queries or keys `(b, n, k, head_dim)`, where
-    `n = num_prefix_tokens + gh * gw` and `head_dim` is divisible by 4.
+    `n = num_prefix_tokens + gh * gw` and `head_dim` is divisible by 4. An input with
+    twice as many heads as the layer was built for has both.
 
     Args:
         grid_shape: `(gh, gw)`, rows and columns of patches.
@@ -201,6 +202,8 @@ class MixedRotaryPositions(AttentionPositions):
         y, x_axis = (ops.convert_to_tensor(p[:, None, None], "float32") for p in places)
         along_x, along_y = to_float32(self.frequencies)
         angles = x_axis * along_x + y * along_y
+        copies = x.shape[2] // along_x.shape[0]
+        angles = ops.tile(angles, (1, copies, 1))
         angles = ops.pad(angles, ((self.num_prefix_tokens, 0), (0, 0), (0, 0)))
         return rotate(x, ops.cos(angles), ops.sin(angles), self.layout)
 
