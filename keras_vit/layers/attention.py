@@ -158,7 +158,7 @@ class SelfAttention(Composite):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.num_heads = num_heads
+        self.num_heads: Any = num_heads
         self.use_qkv_bias = use_qkv_bias
         self.dropout_rate = dropout_rate
         self.position_layer = stored(positions)
