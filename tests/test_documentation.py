@@ -117,5 +117,5 @@ def test_the_table_of_t2t_vits_in_the_readme():
 
 @pytest.mark.any_backend
 def test_the_number_of_published_checkpoints_in_the_readme():
-    (number,) = re.findall(r"(\d+) published files", README.read_text())
-    assert int(number) == len(keras_vit.checkpoints())
+    (number,) = re.findall(r"more than (\d+) published", README.read_text())
+    assert int(number) < len(keras_vit.checkpoints()) <= int(number) + 100

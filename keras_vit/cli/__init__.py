@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": "classify image files",
     "probe": "fit a linear classifier to the features of a model",
     "sweep": "train a config once for every combination of some values",
+    "list": "list the published checkpoints that load by name",
     "convert": "write a checkpoint in another format",
     "export": "write a SavedModel, an ONNX or a LiteRT file",
     "serve": "serve a SavedModel over TF Serving's REST API",

@@ -148,5 +148,6 @@ def published_accuracy(checkpoint: str) -> str | None:
     if row is None or row.imagenet_top1 is None:
         return None
     return (
-        f"{row.imagenet_top1:.2f} % (ImageNet at {row.resolution} px, {row.top1_source})"
+        f"{row.imagenet_top1:.2f} % (ImageNet at "
+        f"{row.top1_resolution or row.resolution} px, {row.top1_source})"
     )

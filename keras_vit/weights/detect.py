@@ -9,7 +9,7 @@ from keras_vit.weights.google import GoogleSource
 from keras_vit.weights.keras_hub import open_preset
 from keras_vit.weights.npz import NpzFile
 from keras_vit.weights.parts import TorchShards, Unwrapped
-from keras_vit.weights.registry import checkpoints
+from keras_vit.weights.registry import find_checkpoint
 from keras_vit.weights.safetensors import SafetensorsFile
 from keras_vit.weights.source import Source
 from keras_vit.weights.t2t import T2TSource
@@ -76,9 +76,11 @@ def open_checkpoint(
             arguments do not apply to this kind of file.
     """
     path = fetch_checkpoint(name_or_path)
-    published = checkpoints().get(os.fspath(name_or_path))
-    if path == os.fspath(name_or_path):
-        published = None
+    published, name = None, os.fspath(name_or_path)
+    if path != name and not name.startswith("hf://"):
+        published = find_checkpoint(name)
+        if published.source == "timm":
+            architecture = architecture or published.architecture
     with config_errors(path):
         source = _open(path, architecture, state_dict, published is not None)
     if architecture is not None and not isinstance(source, TimmSource):
@@ -89,7 +91,10 @@ def open_checkpoint(
     source.check()
     if published is not None:
         source.published = True
-        source.preprocessing = published.preprocessing
+        if published.preprocessing is not None:
+            source.preprocessing = published.preprocessing
+        if source.image_size is None and source.num_position_rows() is None:
+            source.image_size = (published.resolution, published.resolution)
     return source
 
 

@@ -21,7 +21,7 @@ import urllib.request
 import keras
 
 from keras_vit.weights.connection import SCHEMES, Redirects, Watchdog, make_opener
-from keras_vit.weights.registry import Checkpoint, find_checkpoint
+from keras_vit.weights.registry import CHECKPOINTS, Checkpoint, find_checkpoint
 
 _CONNECTIONS = 5
 # Seconds between two bytes, and for each step of the `Watchdog`.
@@ -57,19 +57,20 @@ def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
     Args:
         name_or_path: one of the following:
             - an existing path, which is returned unchanged;
-            - a name that `keras_vit.checkpoints()` lists;
+            - a name that `keras_vit.checkpoints()` lists. Rows whose `url` begins with
+              `hf://` are repositories, and those with `kaggle://` presets of KerasHub;
             - `hf://organization/name[@revision]`, a repository on the Hugging Face Hub;
               `huggingface_hub` downloads and caches its configuration files and
               `*.safetensors`.
 
     Returns:
-        Path of a file, or of a directory for `hf://`.
+        Path of a file, or of a directory for repositories and presets.
 
     Raises:
         FileNotFoundError: if the path does not exist, or the repository has no
             `.safetensors` files.
         ValueError: if the name is unknown. The message lists similar names.
-        ImportError: if `huggingface_hub` is needed and not installed.
+        ImportError: if `huggingface_hub` or `kagglehub` is needed and not installed.
         OSError: if the download fails because of the connection, the server, a wrong
             length or hash, or a full disk. The message says what to do.
     """
@@ -83,21 +84,24 @@ def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
             f"{name!r} is a URL. Download the file and pass its path, or pass one of the "
             "names of keras_vit.checkpoints(), or hf://organization/name."
         )
-    if (
-        isinstance(name_or_path, os.PathLike)
-        or os.path.basename(name) != name
-        or name.endswith(FILE_ENDINGS)
+    if isinstance(name_or_path, os.PathLike) or (
+        name not in CHECKPOINTS
+        and (os.path.basename(name) != name or name.endswith(FILE_ENDINGS))
     ):
         raise FileNotFoundError(
             f"No checkpoint at {name!r} (the current directory is {os.getcwd()})."
         )
     checkpoint = find_checkpoint(name)
+    if checkpoint.url.startswith("hf://"):
+        return _fetch_repository(checkpoint.url)
+    if checkpoint.url.startswith("kaggle://"):
+        return _fetch_preset(checkpoint)
     home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
     directory = os.path.join(os.path.expanduser(home), "keras_vit")
     extension = os.path.splitext(checkpoint.url.removesuffix(".tar"))[1]
     if checkpoint.url.endswith(".tar"):
         extension += ".tar"
-    path = os.path.join(directory, name + extension)
+    path = os.path.join(directory, checkpoint.name + extension)
     if not os.path.exists(path):
         _Download(checkpoint, path).run()
     return path
@@ -127,6 +131,8 @@ def _fetch_repository(name):
             ],
         )
     except Exception as error:
+        if _is_gated(error):
+            raise OSError(_how_to_get_access(repository)) from error
         # The errors of huggingface_hub's HTTP library differ between versions.
         raise OSError(
             f"Could not download {name} from {huggingface_hub.constants.ENDPOINT}: "
@@ -140,6 +146,49 @@ def _fetch_repository(name):
             f"{name} has no .safetensors files. No other format is read from the Hub."
         )
     return path
+
+
+def _is_gated(error):
+    """Return True if an error of huggingface_hub is about a gated repository."""
+    while error is not None:
+        if type(error).__name__ == "GatedRepoError":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _how_to_get_access(repository):
+    return (
+        f"The repository {repository} is gated: its owner asks you to accept its "
+        "license. Sign in to Hugging Face, accept the license at "
+        f"https://huggingface.co/{repository}, and wait for access if the page says so. "
+        "Then set HF_TOKEN to one of your access tokens "
+        "(https://huggingface.co/settings/tokens), or run `hf auth login`, and try again."
+    )
+
+
+def _fetch_preset(checkpoint):
+    """Download a preset of KerasHub from Kaggle and return its local directory."""
+    try:
+        import kagglehub
+    except ImportError:
+        raise ImportError(
+            f"{checkpoint.name} is a KerasHub preset, which needs kagglehub: "
+            "pip install kagglehub."
+        ) from None
+    handle = checkpoint.url.removeprefix("kaggle://")
+    try:
+        return kagglehub.model_download(handle)
+    except Exception as error:
+        # The errors of kagglehub's HTTP library differ between versions.
+        page = "/".join(handle.split("/")[:2])
+        raise OSError(
+            f"Could not download {checkpoint.name} from Kaggle: {error}\nIf the model "
+            "asks for consent, sign in to Kaggle and accept the license at "
+            f"https://www.kaggle.com/models/{page}. Then run kagglehub.login(), or set "
+            "KAGGLE_API_TOKEN, and try again. Or download the preset by other means and "
+            "pass the path of its directory."
+        ) from error
 
 
 def _address(url):
@@ -294,6 +343,14 @@ class _Download:
                 ):
                     self._forget()
                     continue
+                if self._asks_for_access(error):
+                    repository = "/".join(self.checkpoint.url.split("/")[3:5])
+                    raise OSError(
+                        f"Could not download {self.checkpoint.name}: "
+                        f"{_how_to_get_access(repository)} Pass the name "
+                        f"hf://{repository}, which huggingface_hub downloads with the "
+                        "token."
+                    ) from error
                 reason = f"the server answered {error.code} {error.reason}"
                 raise self._error(reason) from error
             except (OSError, http.client.HTTPException) as error:
@@ -309,6 +366,12 @@ class _Download:
         raise self._error(
             f"{reason} ({self._size()} of {self.total or 'unknown'} bytes were received "
             "and are kept)"
+        )
+
+    def _asks_for_access(self, error):
+        """Return True if an HTTP error is about a gated repository."""
+        return error.headers.get("X-Error-Code") == "GatedRepo" or (
+            self.checkpoint.gated and error.code in (401, 403)
         )
 
     def _receive_some(self):

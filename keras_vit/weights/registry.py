@@ -1,7 +1,8 @@
 """Table of published checkpoints: architecture, training data, accuracy and URL.
 
-Each row describes one file. The rows and their sources are in
-`keras_vit/data/checkpoints.toml`.
+Each row describes one file, repository or preset. The rows and their sources are in
+`keras_vit/data/checkpoints*.toml`. `python -m recipes.catalogue` writes all of these
+except `checkpoints.toml` from the tables of timm, transformers and KerasHub.
 """
 
 import dataclasses
@@ -9,9 +10,25 @@ import difflib
 import fnmatch
 import importlib.resources
 import tomllib
+from collections.abc import Callable
 from typing import Any
 
 from keras_vit.layers.preprocessor import IMAGENET_MEAN, IMAGENET_STD
+
+# Mean and standard deviation of pixels from 0 to 255, by the name in the table.
+NORMALIZATIONS: dict[str, dict[str, Any]] = {
+    "inception": {},
+    "imagenet": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+    "clip": {
+        "mean": [255 * x for x in (0.48145466, 0.4578275, 0.40821073)],
+        "std": [255 * x for x in (0.26862954, 0.26130258, 0.27577711)],
+    },
+    "satellite": {
+        "mean": [255 * x for x in (0.43, 0.411, 0.296)],
+        "std": [255 * x for x in (0.213, 0.156, 0.143)],
+    },
+    "zero_to_one": {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,23 +43,30 @@ class Checkpoint:
     additions: tuple[str, ...]
     training_data: tuple[str, ...]
     resolution: int
-    normalization: str
-    resize: str
     license: str
     url: str
+    source: str = "keras_vit"
+    family: str = ""
+    classes: int | None = None
+    normalization: str | None = None
+    resize: str | None = None
     imagenet_top1: float | None = None
     top1_source: str | None = None
+    top1_resolution: int | None = None
     crop_fraction: float | None = None
+    gated: bool = False
     sha256: str | None = None
 
     @property
-    def preprocessing(self) -> dict[str, Any]:
-        """Arguments of `keras_vit.layers.Preprocessor` except `image_size`."""
-        scaling = {}
-        if self.normalization == "imagenet":
-            scaling = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    def preprocessing(self) -> dict[str, Any] | None:
+        """Arguments of `keras_vit.layers.Preprocessor` except `image_size`.
+
+        None if the repository of the checkpoint contains its own preprocessing.
+        """
+        if self.normalization is None:
+            return None
         return {
-            **scaling,
+            **NORMALIZATIONS[self.normalization],
             "resize": self.resize,
             "crop_fraction": self.crop_fraction,
         }
@@ -69,15 +93,16 @@ class CheckpointTable(dict[str, Checkpoint]):
         for row in self.values():
             top1 = "-" if row.imagenet_top1 is None else f"{row.imagenet_top1:.2f}"
             crop = "" if row.crop_fraction is None else f", crop {row.crop_fraction}"
+            scaling = f"{row.normalization}, {row.resize}{crop}"
             cells.append(
                 (
                     row.name,
                     " + ".join((row.architecture, *row.additions)),
-                    " > ".join(row.training_data),
+                    " > ".join(row.training_data) or "-",
                     str(row.resolution),
                     top1,
-                    f"{row.normalization}, {row.resize}{crop}",
-                    row.license,
+                    scaling if row.normalization else "-",
+                    row.license + ", gated" * row.gated,
                     row.sha256[:8] if row.sha256 else "-",
                     row.url,
                 )
@@ -91,50 +116,78 @@ class CheckpointTable(dict[str, Checkpoint]):
         )
 
 
-def _read_table():
-    """Read the checkpoints in `keras_vit/data/checkpoints.toml`."""
-    file = importlib.resources.files("keras_vit").joinpath("data", "checkpoints.toml")
-    for group in tomllib.loads(file.read_text("utf-8"))["groups"]:
-        for name, own in group.pop("checkpoints").items():
-            row = group | own
-            for field in ("additions", "training_data"):
-                row[field] = tuple(row.get(field, ()))
-            yield name, Checkpoint(name=name, **row)
+def _timm(name):
+    url = f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
+    return {"architecture": name.partition(".")[0], "url": url}
 
 
-CHECKPOINTS = CheckpointTable(_read_table())
+# Functions from a name to fields that most rows of a source leave out.
+_IMPLIED: dict[str | None, Callable[..., dict[str, Any]]] = {
+    "timm": _timm,
+    "transformers": lambda name: {"url": f"hf://{name}"},
+}
+
+
+def _read_tables():
+    """Read the checkpoints in `keras_vit/data/checkpoints*.toml`."""
+    directory = importlib.resources.files("keras_vit").joinpath("data")
+    for table in ("", "_timm", "_transformers", "_keras_hub"):
+        file = directory.joinpath(f"checkpoints{table}.toml")
+        for group in tomllib.loads(file.read_text("utf-8"))["groups"]:
+            implied = _IMPLIED.get(group.get("source"), lambda name: {})
+            for name, own in group.pop("checkpoints").items():
+                row = implied(name) | group | own
+                for field in ("additions", "training_data"):
+                    row[field] = tuple(row.get(field, ()))
+                yield name, Checkpoint(name=name, **row)
+
+
+CHECKPOINTS = CheckpointTable(_read_tables())
 
 
 def checkpoints(pattern: str | None = None) -> CheckpointTable:
     """List the published checkpoints that keras_vit can download by name.
 
-    Names have the form `architecture.recipe_data_resolution`: the name of the variant in
-    lower case, the training recipe, the training data and the image size. For example,
-    `in21k_ft_in1k` stands for a checkpoint pretrained on ImageNet-21k and fine-tuned on
-    ImageNet-1k.
+    Names are those of the sources: `vit_small_patch16_dinov3.lvd1689m` in timm,
+    `facebook/dinov2-base` on the Hugging Face Hub and `dinov2_base` in KerasHub. Files of
+    Google and T2T-ViT, and some of timm, have names of the form
+    `architecture.recipe_data_resolution`: the name of the variant in lower case, the
+    training recipe, the training data and the image size. For example, `in21k_ft_in1k`
+    stands for a checkpoint pretrained on ImageNet-21k and fine-tuned on ImageNet-1k.
 
     Args:
-        pattern: str, part of the names to list, in which `*` stands for any text and `?`
-            for any character. None, the default, lists all checkpoints.
+        pattern: str, part of the names or families to list, in which `*` stands for any
+            text and `?` for any character. None, the default, lists all checkpoints.
 
     Returns:
         Dict from name to a frozen row. The dict prints as a table, and is empty if no
         name matches. Each row has the following fields:
 
         - `name`.
-        - `architecture`: name of a variant of `keras_vit`, such as `ViTB16`.
+        - `source`: library that the checkpoint was written for: `"keras_vit"` for the
+          named variants of this package, `"timm"`, `"transformers"` or `"KerasHub"`.
+        - `family`: such as `"DINOv3"` or `"SigLIP"`; `""` if the name contains it.
+        - `architecture`: name of a variant of keras_vit, such as `ViTB16`, or the name of
+          the architecture or class in the source.
         - `additions`: tuple of features that the checkpoint has in addition to its
           variant, such as `"distillation token"`.
-        - `training_data`: tuple of data sets in the order of training.
+        - `training_data`: tuple of data sets in the order of training; empty if only the
+          name contains them.
         - `resolution`: image size in pixels.
+        - `classes`: number of classes; 0 for a backbone, None if unknown.
         - `imagenet_top1`: published top-1 accuracy in percent, not reproduced here; None
           if no figure was found.
         - `top1_source`: source of that figure. `"Google"` and `"T2T-ViT"` used the
-          preprocessing of the row. `"timm"` used bicubic resizing and a center crop with
-          a fraction of 0.9 at 224 pixels and 1.0 at 384 pixels.
-        - `normalization`: `"inception"` for `(x - 127.5) / 127.5`, or `"imagenet"` for
-          the mean and standard deviation of ImageNet.
+          preprocessing of the row. `"timm"` used bicubic resizing and, for the named
+          variants, a center crop with a fraction of 0.9 at 224 pixels and 1.0 at 384
+          pixels.
+        - `top1_resolution`: image size of that figure; None for `resolution`.
+        - `normalization`: `"inception"` for `(x - 127.5) / 127.5`, or the source of the
+          mean and standard deviation (`"imagenet"`, `"clip"`, `"satellite"`,
+          `"zero_to_one"`). None if the repository contains its own preprocessing.
         - `resize`, `crop_fraction`: see `keras_vit.layers.Preprocessor`.
+        - `gated`: whether the owner of the repository asks users to accept a license
+          before they download.
         - `license`, `url`, and `sha256` (None if unknown).
 
     Example:
@@ -146,8 +199,8 @@ def checkpoints(pattern: str | None = None) -> CheckpointTable:
     >>> list(keras_vit.checkpoints("h14.orig"))
     ['vit_h14.orig_in21k_224']
 
-    Reference: google-research/vision_transformer, timm 1.0.31 and
-    yitu-opensource/T2T-ViT.
+    Reference: google-research/vision_transformer, timm 1.0.31, transformers 5.24,
+    KerasHub 0.32 and yitu-opensource/T2T-ViT.
     """
     if pattern is None:
         return CheckpointTable(CHECKPOINTS)
@@ -155,7 +208,8 @@ def checkpoints(pattern: str | None = None) -> CheckpointTable:
     return CheckpointTable(
         (name, row)
         for name, row in CHECKPOINTS.items()
-        if fnmatch.fnmatchcase(name, pattern)
+        if fnmatch.fnmatchcase(name.lower(), pattern)
+        or fnmatch.fnmatchcase(row.family.lower(), pattern)
     )
 
 
@@ -163,7 +217,8 @@ def find_checkpoint(name: str) -> Checkpoint:
     """Look up a published checkpoint by name.
 
     Args:
-        name: str, a name that `checkpoints` lists.
+        name: str, a name that `checkpoints` lists, or timm's name for one of these
+            files.
 
     Returns:
         A `Checkpoint`.
@@ -173,6 +228,9 @@ def find_checkpoint(name: str) -> Checkpoint:
     """
     if name in CHECKPOINTS:
         return CHECKPOINTS[name]
+    for row in CHECKPOINTS.values():
+        if row.url.startswith(f"https://huggingface.co/timm/{name}/"):
+            return row
     near = difflib.get_close_matches(name.lower(), CHECKPOINTS, n=3, cutoff=0.5)
     nearest = f"The nearest are {', '.join(near)}; " if near else ""
     raise ValueError(

@@ -10,6 +10,7 @@ import pytest
 
 import keras_vit
 from keras_vit.cli import command_line, evaluate, finetune, predict, pretrain, probe
+from keras_vit.cli import list as list_command
 from keras_vit.cli import sweep as sweep_command
 from keras_vit.data import sources
 from keras_vit.data.host import tensorflow
@@ -122,6 +123,12 @@ def test_other_classes(run):
     settings = set_options("data.test=folder:tests/training")
     with pytest.raises(SystemExit, match="error: "):
         evaluate.main([str(run), *settings])
+
+
+@pytest.mark.any_backend
+def test_list(capsys):
+    list_command.main(["deit_distilled"])
+    assert "vit_b16.deit_distilled_in1k_384" in capsys.readouterr().out
 
 
 @pytest.mark.any_backend

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import keras
 import pytest
@@ -53,6 +54,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
         if server.gate:
             server.gate.wait(30)
+        if server.gated and self.path.startswith(server.gated):
+            self.send_response(403)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if self.path in server.redirects:
             self.send_response(302)
             for header in server.redirects[self.path].items():
@@ -98,7 +105,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.files = {PATH: CONTENT}
         self.headers, self.redirects, self.requests, self.cuts = {}, {}, [], []
         self.status, self.ranges, self.length, self.gate = 200, True, True, None
-        self.shift = 0
+        self.shift, self.gated = 0, ""
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -447,6 +454,42 @@ def test_errors_of_the_server(mirror, cache, status):
     assert cached(cache) == []
 
 
+@pytest.mark.parametrize(
+    ("status", "gated", "refused"), [(401, True, ""), (403, True, ""), (200, False, "/")]
+)
+def test_a_gated_file(mirror, monkeypatch, status, gated, refused):
+    mirror.status, mirror.gated = status, refused
+    expect(monkeypatch, gated=gated, url="https://huggingface.co/org/vit/resolve/main/x")
+    with pytest.raises(OSError, match="accept the license at https://h") as error:
+        fetch_checkpoint(NAME)
+    for advice in ("https://huggingface.co/org/vit,", "HF_TOKEN", "`hf auth login`"):
+        assert advice in str(error.value)
+    assert "hf://org/vit" in str(error.value)
+
+
+def test_a_preset_without_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    expect(monkeypatch, url="kaggle://keras/vit/keras/vit_base/1")
+    with pytest.raises(ImportError, match="pip install kagglehub"):
+        fetch_checkpoint(NAME)
+
+
+def test_a_preset(monkeypatch, tmp_path):
+    kagglehub = types.ModuleType("kagglehub")
+    kagglehub.model_download = lambda handle: str(tmp_path / handle)
+    monkeypatch.setitem(sys.modules, "kagglehub", kagglehub)
+    expect(monkeypatch, url="kaggle://keras/dinov3/keras/dinov3_vit_small/1")
+    path = str(tmp_path / "keras" / "dinov3" / "keras" / "dinov3_vit_small" / "1")
+    assert fetch_checkpoint(NAME) == path
+
+    def refuse(handle):
+        raise ConnectionError("403")
+
+    kagglehub.model_download = refuse
+    with pytest.raises(OSError, match=r"kaggle.com/models/keras/dinov3\. Then run"):
+        fetch_checkpoint(NAME)
+
+
 def test_connection_refused(cache, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -559,7 +602,9 @@ def test_the_hub(server, tmp_path):
             "model.bin": b"pickle",
         },
         "pickles": {"config.json": b"{}", "model.bin": b"pickle"},
+        "gated": {"config.json": b"{}", "model.safetensors": b""},
     }
+    server.gated = "/org/gated/resolve/"
     for name, files in repositories.items():
         listing = {"id": f"org/{name}", "sha": commit}
         listing["siblings"] = [{"rfilename": file} for file in files]
@@ -576,12 +621,13 @@ def test_the_hub(server, tmp_path):
     running = process(
         FETCH,
         *("hf://org/vit", "hf://org/vit@v1", "hf://org/pickles", "hf://org/missing"),
+        "hf://org/gated",
         HF_ENDPOINT=server.url,
         HF_HOME=str(tmp_path / "hub"),
     )
     output, errors = running.communicate()
     assert running.returncode == 0, errors
-    main, tagged, pickles, missing = output.splitlines()
+    main, tagged, pickles, missing, gated = output.splitlines()
     for path in (main, tagged):
         assert sorted(os.listdir(path)) == ["config.json", "model.safetensors"]
         assert (pathlib.Path(path) / "model.safetensors").read_bytes() == CONTENT
@@ -591,3 +637,6 @@ def test_the_hub(server, tmp_path):
         f"OSError Could not download hf://org/missing from {server.url}"
     )
     assert "HF_ENDPOINT" in missing
+    assert gated.startswith("OSError The repository org/gated is gated")
+    assert "https://huggingface.co/org/gated" in gated
+    assert "HF_TOKEN" in gated
