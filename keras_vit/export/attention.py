@@ -35,7 +35,7 @@ def attention_rollout(model: keras.Model):
     prefix = model.num_prefix_tokens
     config = model.get_config()
     queries = np.zeros((1, 1, prefix + rows * columns), "float32")
-    if config["pooling"] == "token":
+    if config["pooling"] in ("token", "token_gap"):
         queries[..., 0] = 1.0
     else:
         queries[..., prefix:] = 1.0 / (rows * columns)

@@ -15,6 +15,7 @@ from keras_vit.layers.heads import (
     Classifier,
     GlobalAveragePooling,
     PreLogits,
+    TokenAndAveragePooling,
     TokenPooling,
 )
 from keras_vit.layers.mlp import MLP, GatedMLP
@@ -80,6 +81,7 @@ __all__ = [
     "SqueezeExcitationBlock",
     "StandardizedConv2D",
     "StochasticDepth",
+    "TokenAndAveragePooling",
     "TokenPerformer",
     "TokenPooling",
     "TokenTransformer",

@@ -95,6 +95,37 @@ class GlobalAveragePooling(Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
+class TokenAndAveragePooling(GlobalAveragePooling):
+    """Concatenation of the class token and the mean of the grid tokens.
+
+    Input: `(b, n, d)`. Output: `(b, 2 * d)`.
+
+    Args:
+        num_prefix_tokens: int, number of tokens before the grid, at least the class
+            token. The mean leaves them out.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> pooling = keras_vit.layers.TokenAndAveragePooling(num_prefix_tokens=1)
+    >>> tuple(pooling(keras.random.uniform((2, 5, 8))).shape)
+    (2, 16)
+
+    Reference: DINOv2 (arXiv:2304.07193), linear evaluation; the classifier of
+    transformers' `Dinov2ForImageClassification`.
+    """
+
+    def __init__(self, num_prefix_tokens: int = 1, **kwargs):
+        super().__init__(num_prefix_tokens, **kwargs)
+
+    def call(self, tokens):
+        return ops.concatenate([tokens[:, 0], super().call(tokens)], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], 2 * input_shape[2])
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
 class AttentionPooling(InitialValues, Composite):
     """Attention of one learned probe to the grid tokens (MAP), then a residual MLP.
 

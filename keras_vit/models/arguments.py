@@ -83,7 +83,7 @@ _CHOICES = {
     "block": BLOCK_ORDERS,
     "embedding_norm": EMBEDDING_NORMS,
 }
-_POOLINGS = ("token", "gap", "map", None)
+_POOLINGS = ("token", "gap", "token_gap", "map", None)
 POOLING_LAYERS = (TokenPooling, GlobalAveragePooling, AttentionPooling)
 _LARGEST_MODEL = 10**11  # Number of weights: 400 GB in float32.
 _LARGEST_IMAGE = 2**28  # Number of values: 1 GB in float32.
@@ -144,7 +144,7 @@ def resolve(
     """
     resolved = {**config, "grid_shape": grid_shape, "stem": stem}
     if config["class_token"] is None:
-        resolved["class_token"] = config["pooling"] == "token" or (
+        resolved["class_token"] = config["pooling"] in ("token", "token_gap") or (
             isinstance(restored(config["pooling"]), TokenPooling)
         )
     resolved["num_prefix_tokens"] = (
@@ -261,10 +261,15 @@ def _check_head(arguments):
     """Check that the class token, the pooling and the head are compatible."""
     pooling, include_top = arguments["pooling"], arguments["include_top"]
     representation_size = arguments["representation_size"]
-    if pooling == "token" and arguments["class_token"] is False:
+    if pooling in ("token", "token_gap") and arguments["class_token"] is False:
         raise ValueError(
-            "pooling='token' needs the class token; received class_token=False. Use "
+            f"pooling={pooling!r} needs the class token; received class_token=False. Use "
             "pooling='gap' or 'map' for a model without one."
+        )
+    if pooling == "token_gap" and arguments["final_norm"] == "after_pooling":
+        raise ValueError(
+            "pooling='token_gap' needs final_norm='before_pooling', since the pooled "
+            "vector is twice as wide as the norm; received 'after_pooling'."
         )
     if pooling is None and (include_top or arguments["final_norm"] == "after_pooling"):
         raise ValueError(

@@ -38,7 +38,8 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             `hf://organization/name` for a repository on the Hugging Face Hub.
             A `.npz` file from Google (original, AugReg, SAM, hybrids, big_vision).
             A `.safetensors`, `.pth` or `.bin` file from timm, DeiT or transformers, or
-            the directory of a Hugging Face repository with its `config.json`.
+            the directory of a Hugging Face repository with its `config.json`; of
+            transformers, those of ViT, DeiT, ViT-MSN, ViT-MAE, I-JEPA, DINOv2 and SigLIP.
             A `.pth.tar` file from T2T-ViT, or the directory of a KerasHub preset.
             A `keras_vit` model saved as `.keras`.
         **overrides: arguments of `keras_vit.ViT` (or `T2TViT`) that override what the

@@ -17,6 +17,7 @@ from keras_vit.layers import (
     Patches,
     PreLogits,
     Preprocessor,
+    TokenAndAveragePooling,
     TokenPooling,
     TransformerBlock,
 )
@@ -67,13 +68,13 @@ class ViT(RestorableModel):
             saved with the model, and exports label their outputs with them.
         include_top: bool, whether the model has a classifier.
         pooling: pooling of the tokens to one vector: `"token"` (class token), `"gap"`
-            (mean of the grid tokens), `"map"` (attention by a learned probe), a
-            `TokenPooling`, `GlobalAveragePooling` or `AttentionPooling` with other
-            options, or None with `include_top=False`. Class token and GAP need different
-            learning rates, which alone explains their different accuracies (appendix D.3
-            of the paper).
+            (mean of the grid tokens), `"token_gap"` (both side by side, as in DINOv2's
+            linear evaluation), `"map"` (attention by a learned probe), a `TokenPooling`,
+            `GlobalAveragePooling` or `AttentionPooling` with other options, or None with
+            `include_top=False`. Class token and GAP need different learning rates, which
+            alone explains their different accuracies (appendix D.3 of the paper).
         class_token: bool, whether the model has a class token; None for a class token
-            if and only if `pooling="token"`.
+            if and only if `pooling` is `"token"` or `"token_gap"`.
         class_token_position: bool, whether learned position embeddings have a row for the
             class token (False for timm's `no_embed_class`).
         distillation_token: bool, whether the model has a second class token with its
@@ -450,6 +451,8 @@ def _pooling(network):
         return TokenPooling(**own)
     if n.pooling == "gap":
         return GlobalAveragePooling(n.num_prefix_tokens, **own)
+    if n.pooling == "token_gap":
+        return TokenAndAveragePooling(n.num_prefix_tokens, **own)
     if n.pooling == "map":
         return AttentionPooling(
             n.num_heads,

@@ -16,7 +16,7 @@ from keras_vit.weights.t2t import T2TSource
 from keras_vit.weights.tensor_file import TensorFile, read_json
 from keras_vit.weights.timm import TimmSource
 from keras_vit.weights.torch_file import AVERAGED, TorchFile
-from keras_vit.weights.transformers import TransformersSource, check_model_type
+from keras_vit.weights.transformers import check_model_type, open_transformers
 
 _PICKLES = (".pth", ".pt", ".pth.tar", ".bin", ".ckpt")
 _FILES: dict[str, Callable[[str], TensorFile]] = {
@@ -32,9 +32,10 @@ _SIGNS = {
     "patch_embed.proj.weight": (TimmSource, ("",)),
     "tokens_to_token.project.weight": (T2TSource, ("",)),
     "embeddings.patch_embeddings.projection.weight": (
-        TransformersSource,
-        ("vit.", "deit.", ""),
+        open_transformers,
+        ("vit.", "deit.", "ijepa.", "dinov2.", "dinov2_with_registers.", ""),
     ),
+    "embeddings.patch_embedding.weight": (open_transformers, ("vision_model.", "")),
 }
 # Checkpoint files in a directory of transformers or timm, in order of preference.
 _IN_DIRECTORY = (

@@ -72,3 +72,42 @@ class TorchShards(TensorFile):
                 raise KeyError(name)
 
             yield read
+
+
+class Split(TensorFile):
+    """View of a file in which packed tensors are split along their first axis.
+
+    Args:
+        file: the opened file.
+        splits: dict from the ending of a packed tensor's name to a dict from the endings
+            of its parts to their relative sizes.
+    """
+
+    def __init__(self, file: TensorFile, splits: dict[str, dict[str, int]]):
+        super().__init__(file.path)
+        self.format = file.format  # type: ignore[misc]
+        self._file = file
+        self._parts: dict[str, tuple[str, slice]] = {}
+        for name, shape in file.shapes.items():
+            ending = next((e for e in splits if f".{name}".endswith(f".{e}")), None)
+            total = sum(splits[ending].values()) if ending else 0
+            if ending is None or not shape or shape[0] % total:
+                self.shapes[name] = shape
+                continue
+            start, unit = 0, shape[0] // total
+            for part, size in splits[ending].items():
+                rows = slice(start, start + size * unit)
+                part = name.removesuffix(ending) + part
+                self._parts[part] = name, rows
+                self.shapes[part] = (size * unit, *shape[1:])
+                start = rows.stop
+
+    @contextlib.contextmanager
+    def reader(self):
+        with self._file.reader() as read:
+
+            def read_part(name):
+                whole, rows = self._parts.get(name, (name, slice(None)))
+                return read(whole)[rows]
+
+            yield read_part

@@ -66,6 +66,8 @@ class Source:
     kind: ClassVar[str]
     # Prefixes of the names of the head's tensors.
     head_names: tuple[str, ...] = ()
+    # Prefixes of the names of the tensors that pool the tokens.
+    pooling_names: ClassVar[tuple[str, ...]] = ()
     # Constructor arguments, with the values that this kind of checkpoint supports. Those
     # of a modern network must have the values of a plain ViT unless they are listed.
     possible: Mapping[str, tuple] = types.MappingProxyType({})
@@ -417,6 +419,10 @@ class Source:
             "table_grid": self.table_grid(),
         }
         pieces, shapes = self.pieces(as_in_file), self.shapes
+        if config["pooling"] != "map":
+            shapes = {
+                n: s for n, s in shapes.items() if not n.startswith(self.pooling_names)
+            }
         if not config["include_top"] or head != "keep":
             pieces = [p for p in pieces if not p.path.startswith(HEAD_PATHS)]
             shapes = {

@@ -156,6 +156,7 @@ CASES = {
     "TokensToToken": ({**TOKENS, "tokens": "transformer"}, (2, 16, 32, 3)),
     "TokenPooling": ({"index": 1}, (2, 7, 8)),
     "GlobalAveragePooling": ({"num_prefix_tokens": 1}, (2, 7, 8)),
+    "TokenAndAveragePooling": ({"num_prefix_tokens": 2}, (2, 7, 8)),
     "AttentionPooling": (
         {
             "num_heads": 2,

@@ -2,11 +2,13 @@ import keras
 import numpy as np
 import pytest
 
+import keras_vit
 from keras_vit.layers import (
     AttentionPooling,
     Classifier,
     GlobalAveragePooling,
     PreLogits,
+    TokenAndAveragePooling,
     TokenPooling,
 )
 from tests.cases import array, perturb, random_array, weights_of
@@ -23,6 +25,17 @@ def test_gap_leaves_the_prefix_out(prefix):
     tokens = random_array(2, 5, 8)
     pooled = array(GlobalAveragePooling(prefix)(tokens))
     np.testing.assert_allclose(pooled, tokens[:, prefix:].mean(1), atol=1e-6)
+
+
+def test_class_token_beside_the_mean():
+    tokens = random_array(2, 5, 8)
+    pooled = array(TokenAndAveragePooling(2)(tokens))
+    expected = np.concatenate([tokens[:, 0], tokens[:, 2:].mean(1)], axis=-1)
+    np.testing.assert_allclose(pooled, expected, atol=1e-6)
+    model = keras_vit.ViTTi16((32, 32, 3), classes=3, pooling="token_gap", num_layers=1)
+    assert model.get_layer("classifier").kernel.shape == (384, 3)
+    with pytest.raises(ValueError, match="'token_gap' needs the class token"):
+        keras_vit.ViTTi16(pooling="token_gap", class_token=False)
 
 
 def test_gap_needs_a_grid():

@@ -15,7 +15,8 @@ _DESCRIPTIVE = {
     *("disable_grouping", "_valid_processor_keys", "default_to_square", "_name_or_path"),
 }
 _PROCESSORS = re.compile(
-    r"(ViT|DeiT|CLIP|Bit)(ImageProcessor(Fast|Pil)?|FeatureExtractor)"
+    r"(ViT|DeiT|CLIP|Bit|Siglip|Beit|DINOv3ViT)"
+    r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)"
 )
 # Pillow's codes of interpolation methods.
 _RESAMPLE = {2: "bilinear_antialias", 3: "bicubic_antialias"}
@@ -39,8 +40,12 @@ _CLIP = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
+_IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "ViT": {**_ALL, "size": 224, "resample": 2},
+    "Siglip": {**_ALL, "size": {"height": 224, "width": 224}, "resample": 3},
+    "Beit": {**_ALL, "size": 224, "resample": 3, "crop_size": 224},
+    "DINOv3ViT": {**_ALL, **_IMAGENET, "size": 224, "resample": 2},
     "DeiT": {
         **_ALL,
         "size": 256,
@@ -50,6 +55,22 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "CLIP": _CLIP,
     "Bit": _CLIP,
+}
+# Processors that read a single number as the length of the shorter side.
+_SHORTEST = ("CLIP", "Bit", "Siglip")
+# The processor of each model, where it is not that of ViT.
+_USUAL = {
+    "deit": "DeiT",
+    "dinov2": "Bit",
+    "dinov2_with_registers": "Bit",
+    "siglip": "Siglip",
+    "siglip_vision_model": "Siglip",
+    "clip": "CLIP",
+    "clip_vision_model": "CLIP",
+    "aimv2": "CLIP",
+    "aimv2_vision_model": "CLIP",
+    "beit": "Beit",
+    "dinov3_vit": "DINOv3ViT",
 }
 
 
@@ -82,7 +103,7 @@ def read_preprocessor_config(
     known = _PROCESSORS.fullmatch(kind) if kind is not None else None
     if kind is not None and known is None:
         other.append(kind)
-    family = known[1] if known else "DeiT" if model_type == "deit" else "ViT"
+    family = known[1] if known else _USUAL.get(model_type or "", "ViT")
     # A switch that is null counts as missing; any other entry that is null is an error.
     given = {
         key: value
@@ -100,7 +121,7 @@ def read_preprocessor_config(
         other.append(f"resample={resample!r}")
     arguments["resize"] = _RESAMPLE.get(resample)
     shortest = _is_shortest_edge(values["size"], family)
-    square = family in ("ViT", "DeiT")
+    square = family not in _SHORTEST
     if values.get("default_to_square", square) != square and _is_int(values["size"]):
         other.append(f"default_to_square={values['default_to_square']!r}")
     output = resized = read_size(values["size"])
@@ -141,8 +162,7 @@ def _is_shortest_edge(size, family):
     """Return True if `size` is the length of an image's shorter side."""
     if isinstance(size, dict):
         return set(size) == {"shortest_edge"}
-    # CLIP's processors read a single number as the shortest edge.
-    return _is_int(size) and family in ("CLIP", "Bit")
+    return _is_int(size) and family in _SHORTEST
 
 
 def read_size(size: Any) -> tuple[int, int]:

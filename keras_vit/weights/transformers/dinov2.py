@@ -1,0 +1,92 @@
+"""DINOv2 of transformers, with and without registers."""
+
+from keras_vit.weights.transformers.source import BlockNames, TransformersSource
+
+_BLOCK = {
+    "attention_norm": "norm1",
+    "attention_scale": "layer_scale1.lambda1",
+    "mlp_norm": "norm2",
+    "mlp/expand": "mlp.fc1",
+    "mlp/contract": "mlp.fc2",
+    "mlp_scale": "layer_scale2.lambda1",
+}
+
+
+class Dinov2Source(TransformersSource):
+    """Checkpoint source for `Dinov2Model`, with or without registers or classifier.
+
+    The classifier's input is the class token beside the mean of the grid tokens. Like
+    transformers, the reader resizes positions to the size of the preprocessed images.
+    """
+
+    kind = "transformers DINOv2"
+    model_types = ("dinov2", "dinov2_with_registers")
+    prefixes = ("dinov2.", "dinov2_with_registers.")
+    ignored = ("embeddings.mask_token",)
+    names = {  # noqa: RUF012
+        "patches": "embeddings.patch_embeddings.projection",
+        "class_token": "embeddings.cls_token",
+        "positions": "embeddings.position_embeddings",
+        "registers": "embeddings.register_tokens",
+        "norm": "layernorm",
+    }
+    blocks = (
+        BlockNames(
+            "encoder.layer.{}.",
+            {
+                **_BLOCK,
+                "attention/qkv": tuple(
+                    f"attention.attention.{x}" for x in ("query", "key", "value")
+                ),
+                "attention/projection": "attention.output.dense",
+            },
+        ),
+        BlockNames(
+            "encoder.layer.{}.",
+            {
+                **_BLOCK,
+                "attention/qkv": tuple(f"attention.{x}_proj" for x in "qkv"),
+                "attention/projection": "attention.o_proj",
+            },
+        ),
+    )
+    defaults = {  # noqa: RUF012
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "mlp_ratio": 4,
+        "num_register_tokens": None,
+        # This is the initial value; the trained values come from the file.
+        "layerscale_value": 1.0,
+        "use_swiglu_ffn": False,
+        "use_mask_token": True,
+    }
+    possible = {  # noqa: RUF012
+        **TransformersSource.possible,
+        "pooling": ("token", "gap", "token_gap", None),
+    }
+    interpolates = True
+
+    def __init__(self, file, config, around):
+        super().__init__(file, config, around)
+        if self._config["use_swiglu_ffn"]:
+            raise self._other_network(["use_swiglu_ffn=True"])
+        if self.image_size is not None and len(set(self.image_size)) > 1:
+            # transformers takes the grid for a square one.
+            raise self._other_network([f"image_size={self.image_size!r}"])
+        if self._shape("registers") is not None:
+            self.resize = "bicubic_antialias"
+
+    def _own_config(self, config):
+        return {"pooling": "token_gap" if self.num_classes() else "token"}
+
+    def _stated(self, config):
+        ratio = config["mlp_dim"] / config["hidden_dim"]
+        if int(config["hidden_dim"] * self._config["mlp_ratio"]) == config["mlp_dim"]:
+            ratio = self._config["mlp_ratio"]
+        return {
+            **super()._stated(config),
+            "qkv_bias": config["qkv_bias"],
+            "mlp_ratio": ratio,
+            "num_register_tokens": config["registers"],
+        }

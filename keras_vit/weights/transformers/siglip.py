@@ -1,0 +1,72 @@
+"""SigLIP's vision model of transformers, alone or beside its text model."""
+
+from keras_vit.weights.pieces import POSITIONS
+from keras_vit.weights.transformers.source import BlockNames, TransformersSource
+
+
+class SiglipSource(TransformersSource):
+    """Checkpoint source for `SiglipVisionModel` and `SiglipModel`.
+
+    The tensors of the text model are ignored. A classifier pools by the mean of the
+    tokens and does not use the attention pooling.
+    """
+
+    kind = "transformers SigLIP"
+    model_types = ("siglip_vision_model", "siglip")
+    prefixes = ("vision_model.",)
+    ignored = ("text_model.", "logit_scale", "logit_bias")
+    names = {  # noqa: RUF012
+        "patches": "embeddings.patch_embedding",
+        "positions": "embeddings.position_embedding.weight",
+        "norm": "post_layernorm",
+        "probe": "head.probe",
+        "pooling": {
+            "query": "head.attention.q",
+            "key_value": "head.attention.kv",
+            "projection": "head.attention.out_proj",
+            "norm": "head.layernorm",
+            "mlp/expand": "head.mlp.fc1",
+            "mlp/contract": "head.mlp.fc2",
+        },
+    }
+    blocks = (
+        BlockNames(
+            "encoder.layers.{}.",
+            {
+                "attention_norm": "layer_norm1",
+                "attention/qkv": tuple(f"self_attn.{x}_proj" for x in "qkv"),
+                "attention/projection": "self_attn.out_proj",
+                "mlp_norm": "layer_norm2",
+                "mlp/expand": "mlp.fc1",
+                "mlp/contract": "mlp.fc2",
+            },
+        ),
+    )
+    ranks = {POSITIONS: 2}  # noqa: RUF012
+    splits = {  # noqa: RUF012
+        f"head.attention.in_proj_{leaf}": {
+            f"head.attention.q.{leaf}": 1,
+            f"head.attention.kv.{leaf}": 2,
+        }
+        for leaf in ("weight", "bias")
+    }
+    defaults = {  # noqa: RUF012
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+        "vision_use_head": True,
+    }
+    possible = {  # noqa: RUF012
+        **TransformersSource.possible,
+        "pooling": ("map", "gap", None),
+        "layer_scale": (None,),
+        "registers": (0,),
+    }
+    pooling_names = ("head.", "vision_model.head.")
+
+    def _own_config(self, config):
+        has_head = self._shape("probe") is not None
+        return {"pooling": "map" if has_head and not self.num_classes() else "gap"}
+
+    def _stated(self, config):
+        has_head = self._shape("probe") is not None
+        return {**super()._stated(config), "vision_use_head": has_head}

@@ -1,0 +1,166 @@
+"""Checkpoints of transformers' vision models, with other values of every setting.
+
+Each checkpoint must give the outputs of transformers or raise an error that names the
+setting. The networks are tiny and every weight is perturbed.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import keras_vit
+from recipes.benchmark import torchvision_stub
+from tests.cases import array
+
+torchvision_stub.install()
+torch = pytest.importorskip("torch", reason="transformers' models are NOT TESTED")
+transformers = pytest.importorskip("transformers", reason="its models are NOT TESTED")
+
+pytestmark = pytest.mark.any_backend
+
+SIZES = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "image_size": 32,
+    "patch_size": 8,
+}
+MLP = {"intermediate_size": 80}
+# Class, sizes, and changes of settings that must load exactly.
+EXACT = {
+    "ViTModel": [MLP, {}, {"qkv_bias": False}, {"layer_norm_eps": 1e-3}],
+    "ViTForImageClassification": [MLP, {"hidden_act": "gelu_new"}, {"num_channels": 1}],
+    "ViTMAEModel": [{**MLP, "mask_ratio": 0.0}],
+    "DeiTForImageClassification": [MLP, {}, {"hidden_act": "silu"}],
+    "ViTMSNForImageClassification": [MLP, {}, {"layer_norm_eps": 1e-3}],
+    "IJepaModel": [MLP, {}, {"qkv_bias": False}, {"image_size": [16, 32]}],
+    "IJepaForImageClassification": [MLP, {"problem_type": "multi_label_classification"}],
+    "Dinov2Model": [{}, {"mlp_ratio": 3}, {"qkv_bias": False}, {"hidden_act": "relu"}],
+    "Dinov2ForImageClassification": [{}, {"use_mask_token": False}],
+    "Dinov2WithRegistersModel": [{}, {"num_register_tokens": 2}],
+    "Dinov2WithRegistersForImageClassification": [{}, {"layer_norm_eps": 1e-3}],
+    "SiglipVisionModel": [MLP, {}, {"vision_use_head": False}, {"hidden_act": "gelu"}],
+    "SiglipModel": [MLP, {}],
+    "SiglipForImageClassification": [MLP, {}],
+}
+# Classes whose epsilon no tensor shows.
+OPEN = ("IJepaModel", "IJepaForImageClassification", "ViTMAEModel")
+REFUSED = [
+    ("Dinov2Model", {"image_size": [16, 64]}, "image_size"),
+    ("ViTModel", {**MLP, "hidden_act": "leaky_relu"}, "hidden_act"),
+    ("SiglipVisionModel", {**MLP, "hidden_act": "gelu_10"}, "hidden_act"),
+    ("ViTModel", {**MLP, "head_dim": 8}, "head_dim"),
+    ("Dinov2Model", {"new_setting": 2}, "new_setting"),
+]
+
+
+def build(name, settings):
+    """Return a perturbed network of transformers."""
+    torch.manual_seed(0)
+    network_class = getattr(transformers, name)
+    config_class, settings = network_class.config_class, {**SIZES, **settings}
+    if name in ("SiglipModel", "SiglipForImageClassification"):
+        text = {**SIZES, **MLP, "vocab_size": 9}
+        config = config_class(vision_config=settings, text_config=text)
+    else:
+        config = config_class(**settings)
+    if name.endswith("Classification"):
+        config.num_labels = 5
+    network = network_class(config).eval()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape))
+            weight.mul_(1.3)
+    return network
+
+
+def reference(network, images):
+    """Return the output that a loaded model has: logits or pooled features."""
+    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        if hasattr(network, "text_model"):
+            return network.vision_model(images).pooler_output.numpy()
+        outputs = network(images)
+    if "logits" in outputs:
+        return outputs.logits.numpy()
+    tokens = outputs.last_hidden_state
+    if isinstance(network, transformers.IJepaModel | transformers.SiglipVisionModel):
+        pooled = outputs.pooler_output
+        return (tokens.mean(1) if pooled is None else pooled).numpy()
+    return tokens[:, 0].numpy()
+
+
+def assert_equal(model, network):
+    images = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:]))
+    images = images.astype("float32")
+    if model.get_config()["include_top"]:
+        model.layers[-1].activation = None
+    np.testing.assert_allclose(
+        array(model(images)), reference(network, images), rtol=0, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (name, {**sizes, **change})
+        for name, (sizes, *changes) in EXACT.items()
+        for change in changes or [{}]
+    ],
+)
+def test_settings(tmp_path, name, settings):
+    network = build(name, settings)
+    network.save_pretrained(tmp_path)
+    assert_equal(keras_vit.load_checkpoint(tmp_path), network)
+
+
+@pytest.mark.parametrize(("name", "settings", "field"), REFUSED)
+def test_settings_that_are_refused(tmp_path, name, settings, field):
+    network = build(name, {k: v for k, v in settings.items() if k != "head_dim"})
+    network.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    with pytest.raises(ValueError, match=rf"config\.json.*{field}"):
+        keras_vit.load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_bare_file(tmp_path, name):
+    """Check the names of `state_dict()`, which differ from those of saved files."""
+    network = build(name, EXACT[name][0])
+    tensors = {n: x.numpy().copy() for n, x in network.state_dict().items()}
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path)
+    arguments = {"num_heads": 3}
+    if name in OPEN:
+        with pytest.raises(ValueError, match=r"1e-06.*Pass layer_norm_epsilon=\.\.\."):
+            keras_vit.load_checkpoint(path, **arguments)
+        arguments["layer_norm_epsilon"] = network.config.layer_norm_eps
+    assert_equal(keras_vit.load_checkpoint(path, **arguments), network)
+
+
+@pytest.mark.parametrize("name", ["Dinov2Model", "Dinov2WithRegistersModel"])
+def test_images_of_the_preprocessors_size(tmp_path, name):
+    network = build(name, {})
+    network.save_pretrained(tmp_path)
+    processor = {
+        "image_processor_type": "BitImageProcessor",
+        "size": {"shortest_edge": 64},
+        "crop_size": {"height": 48, "width": 48},
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    model = keras_vit.load_checkpoint(tmp_path)
+    assert model.input_shape == (None, 48, 48, 3)
+    assert model.preprocessor.crop_fraction == 0.75
+    assert_equal(model, network)
+
+
+def test_tokens_without_the_attention_pooling(tmp_path):
+    network = build("SiglipVisionModel", MLP)
+    network.save_pretrained(tmp_path)
+    model = keras_vit.load_checkpoint(tmp_path, pooling=None)
+    assert model.output_shape == (None, 16, 48)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert any(name.startswith("head.") for name in tensors)
