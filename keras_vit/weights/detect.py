@@ -2,11 +2,12 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource
-from keras_vit.weights.keras_hub import open_preset
+from keras_vit.weights.keras_hub_presets import open_preset
 from keras_vit.weights.npz import NpzFile
 from keras_vit.weights.parts import TorchShards, Unwrapped
 from keras_vit.weights.registry import find_checkpoint
@@ -36,6 +37,16 @@ _SIGNS = {
         ("vit.", "deit.", "ijepa.", "dinov2.", "dinov2_with_registers.", ""),
     ),
     "embeddings.patch_embedding.weight": (open_transformers, ("vision_model.", "")),
+}
+# Tensors that training or another tower keeps beside a network, by the end of the prefix
+# of the network's names. They are ignored.
+_BESIDE = {
+    # Projection heads of DINO and DINOv2.
+    "backbone.": re.compile(
+        r"(module\.)?(head|dino_head|ibot_head)\.(mlp|last_layer)\b.*"
+    ),
+    # The text towers of open_clip.
+    "visual.trunk.": re.compile(r"(text\.|logit_(scale|bias)$).*"),
 }
 # Checkpoint files in a directory of transformers or timm, in order of preference.
 _IN_DIRECTORY = (
@@ -204,7 +215,12 @@ def _unwrapped(file, state_dict):
             f"with {prefixes}. Choose one with load_checkpoint(path, state_dict=...)."
         )
     prefix = (chosen or list(networks))[0]
-    outside = [name for name in file.shapes if not name.startswith(prefix)]
+    beside = next((_BESIDE[end] for end in _BESIDE if prefix.endswith(end)), None)
+    outside = [
+        name
+        for name in file.shapes
+        if not name.startswith(prefix) and not (beside and beside.fullmatch(name))
+    ]
     if outside and not chosen:
         raise ValueError(
             f"{file.path} has a network whose tensor names begin with {prefix!r}, and "

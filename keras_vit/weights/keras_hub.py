@@ -1,20 +1,19 @@
-"""KerasHub ViT presets: directories that `save_to_preset` writes."""
+"""Base class of the readers of KerasHub's presets, and the reader of its ViT."""
 
 import functools
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from keras_vit.layers.preprocessor import RESIZES
-from keras_vit.weights.h5 import H5File
 from keras_vit.weights.pieces import POSITIONS, Pieces, add_vit
 from keras_vit.weights.source import Source
 from keras_vit.weights.tensor_file import read_json
 
 _EMBEDDING = "layers/vi_t_patching_and_embedding"
 _ENCODER = "layers/vi_t_encoder"
-_HEAD = "task/"
+HEAD = "task/"
 _NAMES = {
     "patches": f"{_EMBEDDING}/patch_embedding",
     "class_token": f"{_EMBEDDING}/vars/0",
@@ -42,43 +41,6 @@ _CONVERTER = {
 }
 
 
-def open_preset(directory: str, config: dict[str, Any]) -> "KerasHubSource":
-    """Open the preset in a directory.
-
-    Args:
-        directory: str, path of the directory.
-        config: dict, the content of its `config.json`.
-
-    Returns:
-        A `KerasHubSource`.
-
-    Raises:
-        ValueError: if the preset is not a ViT, or is incomplete.
-    """
-    if config.get("class_name") != "ViTBackbone":
-        raise ValueError(
-            f"{directory} is a KerasHub preset of {config.get('class_name')}; keras_vit "
-            "reads presets of ViTBackbone."
-        )
-    paths = {"": os.path.join(directory, "model.weights.h5")}
-    task: dict[str, Any] | None = {}
-    if os.path.isfile(os.path.join(directory, "task.weights.h5")):
-        paths[_HEAD] = os.path.join(directory, "task.weights.h5")
-        task = read_json(directory, "task.json").get("config")
-    needed = ("hidden_dim", "image_shape", "mlp_dim", "num_heads", "num_layers")
-    missing = [key for key in needed if key not in config.get("config", {})]
-    if not os.path.isfile(paths[""]):
-        missing.append("model.weights.h5")
-    if task is None:
-        missing.append("config in task.json")
-    if missing:
-        raise ValueError(
-            f"The KerasHub preset in {directory} is incomplete; missing: "
-            f"{', '.join(missing)}. Save it again with save_to_preset."
-        )
-    return KerasHubSource(H5File(paths), config["config"], task)
-
-
 class KerasHubSource(Source):
     """Checkpoint source for presets of KerasHub's `ViTBackbone`, with or without a head.
 
@@ -89,8 +51,14 @@ class KerasHubSource(Source):
     """
 
     kind = "KerasHub ViT"
-    head_names = (_HEAD,)
+    head_names = (HEAD,)
     resize = "bilinear"
+    # Names of layers and weights; those of the blocks start with `block_name`.
+    names: ClassVar[dict[str, Any]] = _NAMES
+    # Entry of the backbone's config for the width of the MLPs.
+    mlp_entry = "mlp_dim"
+    # Number of axes of the table of positions.
+    position_rank = 2
     possible = {  # noqa: RUF012
         "pooling": ("token", "gap", None),
         "positions": ("learned",),
@@ -165,9 +133,13 @@ class KerasHubSource(Source):
             )
         return activation
 
+    @property
+    def _kernel(self):
+        return f"{self.names['patches']}/vars/0"
+
     def check(self):
-        kernel = f"{_EMBEDDING}/patch_embedding/vars/0"
-        self.check_ranks({kernel: 4, f"{_EMBEDDING}/position_embedding/vars/0": 2}, {})
+        positions = self.names["positions"]
+        self.check_ranks({self._kernel: 4, positions: self.position_rank}, {})
 
     def infer_config(self, overrides):
         backbone = self._backbone
@@ -177,12 +149,13 @@ class KerasHubSource(Source):
             "hidden_dim": backbone["hidden_dim"],
             "num_layers": backbone["num_layers"],
             "num_heads": self.num_heads,
-            "mlp_dim": backbone["mlp_dim"],
+            "mlp_dim": backbone[self.mlp_entry],
             "pooling": self._task.get("pooling", "token"),
             "class_token": self._class_token(),
             "qkv_bias": backbone.get("use_mha_bias", True),
             "activation": self.activation,
             "layer_norm_epsilon": self.layer_norm_epsilon,
+            **self._own_config(),
         }
         without_head = not overrides.get("include_top", True)
         if self._task.get("pooling") == "gap" and self._class_token():
@@ -202,12 +175,16 @@ class KerasHubSource(Source):
             config["include_top"] = False
         return config
 
+    def _own_config(self):
+        """Return the arguments in which a backbone differs from a plain ViT."""
+        return {}
+
     def patches(self):
-        patch, _, channels, _ = self.shapes[f"{_EMBEDDING}/patch_embedding/vars/0"]
+        patch, _, channels, _ = self.shapes[self._kernel]
         return patch, channels
 
     def num_position_rows(self):
-        return self.shapes[f"{_EMBEDDING}/position_embedding/vars/0"][0]
+        return self.shapes[self.names["positions"]][-2]
 
     def position_prefixes(self):
         return (int(self._class_token()),)
@@ -223,20 +200,20 @@ class KerasHubSource(Source):
         return self.position_prefixes()[0], (height // patch, width // patch)
 
     def pieces(self, config):
-        pieces = _HubPieces(self._backbone)
-        add_vit(pieces, _NAMES, _block_name, config)
+        pieces = _HubPieces(self._backbone, self.position_rank)
+        add_vit(pieces, self.names, self.block_name, config)
         if config["include_top"]:
-            width, head = config["hidden_dim"], f"{_HEAD}layers/dense"
+            width, head = config["hidden_dim"], f"{HEAD}layers/dense"
             if config["representation_size"] is not None:
                 pieces.dense(head, "pre_logits", width, config["representation_size"])
                 width, head = config["representation_size"], f"{head}_1"
             pieces.dense(head, "classifier", width, config["classes"])
         return pieces
 
-
-def _block_name(index):
-    suffix = f"_{index}" if index else ""
-    return f"{_ENCODER}/encoder_layers/vi_t_encoder_block{suffix}/"
+    def block_name(self, index: int) -> str:
+        """Return the prefix of the names in a block."""
+        suffix = f"_{index}" if index else ""
+        return f"{_ENCODER}/encoder_layers/vi_t_encoder_block{suffix}/"
 
 
 class _HubPieces(Pieces):
@@ -244,17 +221,19 @@ class _HubPieces(Pieces):
 
     Args:
         backbone: dict, the config of the backbone.
+        position_rank: int, number of axes of the table of positions.
     """
 
     leaves = ("/vars/0", "/vars/1", "/vars/0", "/vars/1")
 
-    def __init__(self, backbone):
+    def __init__(self, backbone, position_rank):
         super().__init__()
         self._backbone = backbone
+        self._position_rank = position_rank
 
     def plain(self, name, path, shape, stored_shape=None):
-        if path == POSITIONS:  # The table of KerasHub has no axis for the batch.
-            shape, stored_shape = shape[1:], shape
+        if path == POSITIONS:  # The table may lack the axis for the batch.
+            shape, stored_shape = shape[-self._position_rank :], shape
         super().plain(name, path, shape, stored_shape)
 
     def bias(self, path, names, outputs):

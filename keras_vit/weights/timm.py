@@ -34,8 +34,12 @@ _STEM = {
     "projection": "downsample.conv",
     "projection_norm": "downsample.norm",
 }
+# Tensors that only training uses: those of DINOv2's masks and of MAE's decoder.
+_TRAINING = re.compile(r"mask_token|decoder_(embed|pos_embed|blocks|norm|pred)(\..*)?")
 # Tensor names in the original files of DeiT III and DINOv2, with those of timm.
 _RENAMED = {
+    # DINOv2 groups blocks in chunks, for training on many devices.
+    r"^blocks\.\d+\.(\d+)\.": r"blocks.\1.",
     r"\.gamma_([12])$": r".ls\1.gamma",
     r"^register_tokens$": "reg_token",
 }
@@ -74,8 +78,8 @@ class TimmSource(Source):
         self._parts: dict[str, tuple[int, int]] = {}
         self.shapes = {}
         for stored, shape in file.shapes.items():
-            if stored == "mask_token":
-                continue  # DINOv2 uses this tensor only for training.
+            if _TRAINING.fullmatch(stored):
+                continue
             name = stored
             for pattern, replacement in _RENAMED.items():
                 name = re.sub(pattern, replacement, name)

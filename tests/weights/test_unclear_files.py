@@ -1,6 +1,7 @@
 """Ambiguous networks, stated preprocessing, and wrapped or sharded files."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -469,3 +470,46 @@ def test_keras_hubs_mean_with_a_class_token(tmp_path):
         source.infer_config({})
     for remedy in ({"include_top": False}, {"head": "new", "classes": 3}):
         assert source.infer_config(remedy)["pooling"] == "token"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_files_of_dino(tmp_path, chunked):
+    """Check training checkpoints of DINO and DINOv2: the teacher, without its head."""
+    torch = pytest.importorskip("torch", reason="files of DINO are NOT TESTED")
+    golden = Golden("timm_registers_layerscale")
+    head = "dino_head" if chunked else "head"
+    teacher = {
+        f"{head}.last_layer.weight_v": np.ones((3, 4)),
+        f"{head}.mlp.0.bias": np.ones(3),
+    }
+    for name, tensor in load_file(golden.path).items():
+        if name.startswith("head."):
+            continue
+        if chunked:
+            name = name.replace("reg_token", "register_tokens")
+            name = re.sub(r"^blocks\.(\d+)\.", r"blocks.0.\1.", name)
+        teacher[f"backbone.{name}"] = tensor
+    teacher = {name: torch.from_numpy(x) for name, x in teacher.items()}
+    student = {f"module.{name}": x + 1 for name, x in teacher.items()}
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"student": student, "teacher": teacher, "epoch": 3}, path)
+    model = keras_vit.load_checkpoint(path, num_heads=2, state_dict="teacher")
+    expected = golden.load(include_top=False)
+    for weight, other in zip(model.weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(array(weight), array(other), err_msg=weight.path)
+    teacher["head.bias"] = torch.ones(3)  # Any other head is not ignored.
+    torch.save({"teacher": teacher}, path)
+    with pytest.raises(ValueError, match=r"1 other tensors: head\.bias"):
+        keras_vit.load_checkpoint(path, num_heads=2)
+
+
+def test_the_encoder_of_mae(tmp_path):
+    golden = Golden("timm_token")
+    tensors = load_file(golden.path)
+    decoder = {
+        "decoder_pred.bias": np.ones(3, "float32"),
+        "mask_token": np.ones(3, "float32"),
+    }
+    path = written(tmp_path / "mae.safetensors", tensors, **decoder)
+    model = keras_vit.load_checkpoint(path, **golden.overrides)
+    assert model.count_params() == golden.load().count_params()
