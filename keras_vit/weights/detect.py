@@ -36,6 +36,7 @@ _SIGNS = {
         open_transformers,
         ("vit.", "deit.", "ijepa.", "dinov2.", "dinov2_with_registers.", ""),
     ),
+    "embeddings.patch_embeddings.weight": (open_transformers, ("",)),
     "embeddings.patch_embedding.weight": (open_transformers, ("vision_model.", "")),
 }
 # Tensors that training or another tower keeps beside a network, by the end of the prefix

@@ -4,6 +4,7 @@ import contextlib
 import os
 
 from keras_vit.weights.tensor_file import (
+    INDICES,
     LARGEST_JSON,
     TensorFile,
     check_regular_file,
@@ -53,10 +54,12 @@ class SafetensorsFile(TensorFile):
                     raise self.unreadable(
                         f"{name} is in {self._file_of[name]} and in {part}"
                     )
+                self._file_of[name] = part
+                if name.endswith(INDICES):
+                    continue
                 view = tensors.get_slice(name)
                 self.check_dtype(name, _DTYPES.get(view.get_dtype(), view.get_dtype()))
                 self.shapes[name] = tuple(view.get_shape())
-                self._file_of[name] = part
 
     @contextlib.contextmanager
     def _open(self, path):

@@ -66,8 +66,6 @@ class Source:
     kind: ClassVar[str]
     # Prefixes of the names of the head's tensors.
     head_names: tuple[str, ...] = ()
-    # Prefixes of the names of the tensors that pool the tokens.
-    pooling_names: ClassVar[tuple[str, ...]] = ()
     # Constructor arguments, with the values that this kind of checkpoint supports. Those
     # of a modern network must have the values of a plain ViT unless they are listed.
     possible: Mapping[str, tuple] = types.MappingProxyType({})
@@ -163,6 +161,14 @@ class Source:
                 position embeddings, and `table_grid`.
         """
         raise NotImplementedError
+
+    def unused_names(self, config: dict[str, Any]) -> tuple[str, ...]:
+        """Return the prefixes of tensors that a model with this config does not use.
+
+        Args:
+            config: as for `pieces`.
+        """
+        return ()
 
     def num_position_rows(self) -> int | None:
         """Return the number of rows in the table of position embeddings.
@@ -419,10 +425,8 @@ class Source:
             "table_grid": self.table_grid(),
         }
         pieces, shapes = self.pieces(as_in_file), self.shapes
-        if config["pooling"] != "map":
-            shapes = {
-                n: s for n, s in shapes.items() if not n.startswith(self.pooling_names)
-            }
+        unused = self.unused_names(config)
+        shapes = {n: s for n, s in shapes.items() if not n.startswith(unused)}
         if not config["include_top"] or head != "keep":
             pieces = [p for p in pieces if not p.path.startswith(HEAD_PATHS)]
             shapes = {

@@ -8,7 +8,7 @@ import zipfile
 from typing import Any
 
 from keras_vit.weights.archive import open_archive
-from keras_vit.weights.tensor_file import TensorFile
+from keras_vit.weights.tensor_file import INDICES, TensorFile
 
 # Keys under which training scripts store averaged (EMA) weights.
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
@@ -51,7 +51,9 @@ class TorchFile(TensorFile):
             raise self.unreadable(_reason(error)) from None
         content = self._choose(_state_dicts(content, torch.Tensor), preferred)
         self._tensors: dict[str, Any] = {
-            name: tensor.detach() for name, tensor in content.items()
+            name: tensor.detach()
+            for name, tensor in content.items()
+            if not name.endswith(INDICES)
         }
         for name, tensor in self._tensors.items():
             self.check_dtype(name, str(tensor.dtype).removeprefix("torch."))

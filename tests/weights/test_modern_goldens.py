@@ -13,8 +13,12 @@ from tests.conftest import GOLDENS
 
 DIRECTORY = GOLDENS.parents[2] / "shared" / "goldens_modern"
 NAMES = (
+    "hf_clip",
     "hf_dinov2",
     "hf_dinov2_classifier",
+    "hf_dinov2_registers",
+    "hf_dinov3",
+    "hf_dinov3_gated",
     "hf_ijepa",
     "hf_siglip",
     "hf_vit_msn",

@@ -41,27 +41,50 @@ EXACT = {
     "Dinov2ForImageClassification": [{}, {"use_mask_token": False}],
     "Dinov2WithRegistersModel": [{}, {"num_register_tokens": 2}],
     "Dinov2WithRegistersForImageClassification": [{}, {"layer_norm_eps": 1e-3}],
+    "Dinov2Model-swiglu": [{"use_swiglu_ffn": True}],
+    "DINOv3ViTModel": [MLP, {"num_register_tokens": 2}, {"image_size": [16, 32]}],
+    "CLIPVisionModel": [MLP, {}, {"hidden_act": "gelu"}],
+    "CLIPVisionModelWithProjection": [{**MLP, "projection_dim": 7}],
+    "CLIPModel": [MLP],
+    "CLIPForImageClassification": [MLP],
     "SiglipVisionModel": [MLP, {}, {"vision_use_head": False}, {"hidden_act": "gelu"}],
     "SiglipModel": [MLP, {}],
     "SiglipForImageClassification": [MLP, {}],
 }
-# Classes whose epsilon no tensor shows.
-OPEN = ("IJepaModel", "IJepaForImageClassification", "ViTMAEModel")
+# Classes of which a bare file leaves an argument open.
+OPEN = {
+    **dict.fromkeys(
+        ("IJepaModel", "IJepaForImageClassification", "ViTMAEModel"),
+        "layer_norm_epsilon",
+    ),
+    **dict.fromkeys(
+        (
+            "CLIPVisionModel",
+            "CLIPVisionModelWithProjection",
+            "CLIPModel",
+            "CLIPForImageClassification",
+        ),
+        "activation",
+    ),
+}
 REFUSED = [
     ("Dinov2Model", {"image_size": [16, 64]}, "image_size"),
     ("ViTModel", {**MLP, "hidden_act": "leaky_relu"}, "hidden_act"),
     ("SiglipVisionModel", {**MLP, "hidden_act": "gelu_10"}, "hidden_act"),
     ("ViTModel", {**MLP, "head_dim": 8}, "head_dim"),
     ("Dinov2Model", {"new_setting": 2}, "new_setting"),
+    ("DINOv3ViTModel", {**MLP, "rope_theta": 50.0}, "rope_theta"),
+    ("DINOv3ViTModel", {**MLP, "value_bias": False}, "value_bias"),
+    ("DINOv3ViTModel", {**MLP, "use_gated_mlp": True}, "hidden_act"),
 ]
 
 
 def build(name, settings):
     """Return a perturbed network of transformers."""
     torch.manual_seed(0)
-    network_class = getattr(transformers, name)
+    network_class = getattr(transformers, name.partition("-")[0])
     config_class, settings = network_class.config_class, {**SIZES, **settings}
-    if name in ("SiglipModel", "SiglipForImageClassification"):
+    if issubclass(config_class, transformers.SiglipConfig | transformers.CLIPConfig):
         text = {**SIZES, **MLP, "vocab_size": 9}
         config = config_class(vision_config=settings, text_config=text)
     else:
@@ -81,15 +104,19 @@ def reference(network, images):
     images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
         if hasattr(network, "text_model"):
-            return network.vision_model(images).pooler_output.numpy()
+            pooled = network.vision_model(images).pooler_output
+            if hasattr(network, "visual_projection"):
+                pooled = network.visual_projection(pooled)
+            return pooled.numpy()
         outputs = network(images)
-    if "logits" in outputs:
-        return outputs.logits.numpy()
+    for head in ("logits", "image_embeds"):
+        if head in outputs:
+            return outputs[head].numpy()
     tokens = outputs.last_hidden_state
-    if isinstance(network, transformers.IJepaModel | transformers.SiglipVisionModel):
-        pooled = outputs.pooler_output
-        return (tokens.mean(1) if pooled is None else pooled).numpy()
-    return tokens[:, 0].numpy()
+    if outputs.get("pooler_output") is not None and not hasattr(network, "pooler"):
+        return outputs.pooler_output.numpy()
+    has_class_token = hasattr(network.embeddings, "cls_token")
+    return (tokens[:, 0] if has_class_token else tokens.mean(1)).numpy()
 
 
 def assert_equal(model, network):
@@ -134,10 +161,16 @@ def test_a_bare_file(tmp_path, name):
     path = tmp_path / "model.safetensors"
     save_file(tensors, path)
     arguments = {"num_heads": 3}
+    if name == "DINOv3ViTModel":
+        arguments["input_shape"] = (32, 32, 3)
     if name in OPEN:
-        with pytest.raises(ValueError, match=r"1e-06.*Pass layer_norm_epsilon=\.\.\."):
+        argument = OPEN[name]
+        with pytest.raises(
+            ValueError, match=rf"shows {argument}.*Pass {argument}=\.\.\."
+        ):
             keras_vit.load_checkpoint(path, **arguments)
-        arguments["layer_norm_epsilon"] = network.config.layer_norm_eps
+        value = {"layer_norm_epsilon": 1e-12, "activation": "quick_gelu"}[argument]
+        arguments[argument] = value
     assert_equal(keras_vit.load_checkpoint(path, **arguments), network)
 
 
@@ -155,6 +188,17 @@ def test_images_of_the_preprocessors_size(tmp_path, name):
     assert model.input_shape == (None, 48, 48, 3)
     assert model.preprocessor.crop_fraction == 0.75
     assert_equal(model, network)
+
+
+def test_tokens_before_the_last_norm_of_clip(tmp_path):
+    network = build("CLIPVisionModel", MLP)
+    network.save_pretrained(tmp_path)
+    model = keras_vit.load_checkpoint(tmp_path, pooling=None)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    expected = expected.last_hidden_state.numpy()
+    np.testing.assert_allclose(array(model(images)), expected, rtol=0, atol=1e-4)
 
 
 def test_tokens_without_the_attention_pooling(tmp_path):

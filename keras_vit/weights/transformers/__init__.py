@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from keras_vit.weights.tensor_file import TensorFile, read_json
-from keras_vit.weights.transformers import dinov2, siglip, vit
+from keras_vit.weights.transformers import clip, dinov2, dinov3, siglip, vit
 from keras_vit.weights.transformers.source import TransformersSource
 
 _SOURCES: dict[str, type[TransformersSource]] = {
@@ -15,7 +15,9 @@ _SOURCES: dict[str, type[TransformersSource]] = {
         vit.ViTMAESource,
         vit.IJepaSource,
         dinov2.Dinov2Source,
+        dinov3.Dinov3Source,
         siglip.SiglipSource,
+        clip.ClipSource,
     )
     for model_type in source.model_types
 }
@@ -64,7 +66,9 @@ def _infer_source(shapes):
         return any(name.endswith(ending) for name in shapes)
 
     if has("embeddings.patch_embedding.weight"):
-        return siglip.SiglipSource
+        return clip.ClipSource if has("pre_layrnorm.weight") else siglip.SiglipSource
+    if has("embeddings.patch_embeddings.weight"):
+        return dinov3.Dinov3Source
     if has("layer_scale1.lambda1"):
         return dinov2.Dinov2Source
     return vit.infer_source(shapes)

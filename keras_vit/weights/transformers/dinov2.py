@@ -6,9 +6,22 @@ _BLOCK = {
     "attention_norm": "norm1",
     "attention_scale": "layer_scale1.lambda1",
     "mlp_norm": "norm2",
-    "mlp/expand": "mlp.fc1",
-    "mlp/contract": "mlp.fc2",
     "mlp_scale": "layer_scale2.lambda1",
+}
+# Names before version 5 of transformers, in which files are still saved, and since.
+_OLD_ATTENTION = {
+    "attention/qkv": tuple(f"attention.attention.{x}" for x in ("query", "key", "value")),
+    "attention/projection": "attention.output.dense",
+}
+_NEW_ATTENTION = {
+    "attention/qkv": tuple(f"attention.{x}_proj" for x in "qkv"),
+    "attention/projection": "attention.o_proj",
+}
+_MLP = {"mlp/expand": "mlp.fc1", "mlp/contract": "mlp.fc2"}
+_OLD_SWIGLU = {"mlp/expand": "mlp.weights_in", "mlp/contract": "mlp.weights_out"}
+_NEW_SWIGLU = {
+    "mlp/expand": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp/contract": "mlp.down_proj",
 }
 
 
@@ -30,25 +43,13 @@ class Dinov2Source(TransformersSource):
         "registers": "embeddings.register_tokens",
         "norm": "layernorm",
     }
-    blocks = (
-        BlockNames(
-            "encoder.layer.{}.",
-            {
-                **_BLOCK,
-                "attention/qkv": tuple(
-                    f"attention.attention.{x}" for x in ("query", "key", "value")
-                ),
-                "attention/projection": "attention.output.dense",
-            },
-        ),
-        BlockNames(
-            "encoder.layer.{}.",
-            {
-                **_BLOCK,
-                "attention/qkv": tuple(f"attention.{x}_proj" for x in "qkv"),
-                "attention/projection": "attention.o_proj",
-            },
-        ),
+    blocks = tuple(
+        BlockNames("encoder.layer.{}.", {**_BLOCK, **attention, **mlp})
+        for attention, swiglu in (
+            (_OLD_ATTENTION, _OLD_SWIGLU),
+            (_NEW_ATTENTION, _NEW_SWIGLU),
+        )
+        for mlp in (_MLP, swiglu)
     )
     defaults = {  # noqa: RUF012
         "hidden_act": "gelu",
@@ -64,13 +65,12 @@ class Dinov2Source(TransformersSource):
     possible = {  # noqa: RUF012
         **TransformersSource.possible,
         "pooling": ("token", "gap", "token_gap", None),
+        "mlp": ("plain", "swiglu"),
     }
     interpolates = True
 
     def __init__(self, file, config, around):
         super().__init__(file, config, around)
-        if self._config["use_swiglu_ffn"]:
-            raise self._other_network(["use_swiglu_ffn=True"])
         if self.image_size is not None and len(set(self.image_size)) > 1:
             # transformers takes the grid for a square one.
             raise self._other_network([f"image_size={self.image_size!r}"])
@@ -78,15 +78,22 @@ class Dinov2Source(TransformersSource):
             self.resize = "bicubic_antialias"
 
     def _own_config(self, config):
-        return {"pooling": "token_gap" if self.num_classes() else "token"}
+        pooling = "token_gap" if self.num_classes() else "token"
+        return {"pooling": pooling, "mlp": "swiglu" if self._is_gated() else "plain"}
+
+    def _is_gated(self):
+        return self._block.layers["mlp/contract"] != _MLP["mlp/contract"]
 
     def _stated(self, config):
-        ratio = config["mlp_dim"] / config["hidden_dim"]
-        if int(config["hidden_dim"] * self._config["mlp_ratio"]) == config["mlp_dim"]:
-            ratio = self._config["mlp_ratio"]
+        width, mlp_dim = config["hidden_dim"], config["mlp_dim"]
+        ratio = self._config["mlp_ratio"]
+        hidden = int(width * ratio)
+        if self._is_gated():
+            hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
         return {
             **super()._stated(config),
             "qkv_bias": config["qkv_bias"],
-            "mlp_ratio": ratio,
+            "mlp_ratio": ratio if hidden == mlp_dim else mlp_dim / width,
+            "use_swiglu_ffn": self._is_gated(),
             "num_register_tokens": config["registers"],
         }

@@ -3,6 +3,18 @@
 from keras_vit.weights.pieces import POSITIONS
 from keras_vit.weights.transformers.source import BlockNames, TransformersSource
 
+BLOCK = BlockNames(
+    "encoder.layers.{}.",
+    {
+        "attention_norm": "layer_norm1",
+        "attention/qkv": tuple(f"self_attn.{x}_proj" for x in "qkv"),
+        "attention/projection": "self_attn.out_proj",
+        "mlp_norm": "layer_norm2",
+        "mlp/expand": "mlp.fc1",
+        "mlp/contract": "mlp.fc2",
+    },
+)
+
 
 class SiglipSource(TransformersSource):
     """Checkpoint source for `SiglipVisionModel` and `SiglipModel`.
@@ -29,19 +41,7 @@ class SiglipSource(TransformersSource):
             "mlp/contract": "head.mlp.fc2",
         },
     }
-    blocks = (
-        BlockNames(
-            "encoder.layers.{}.",
-            {
-                "attention_norm": "layer_norm1",
-                "attention/qkv": tuple(f"self_attn.{x}_proj" for x in "qkv"),
-                "attention/projection": "self_attn.out_proj",
-                "mlp_norm": "layer_norm2",
-                "mlp/expand": "mlp.fc1",
-                "mlp/contract": "mlp.fc2",
-            },
-        ),
-    )
+    blocks = (BLOCK,)
     ranks = {POSITIONS: 2}  # noqa: RUF012
     splits = {  # noqa: RUF012
         f"head.attention.in_proj_{leaf}": {
@@ -61,7 +61,10 @@ class SiglipSource(TransformersSource):
         "layer_scale": (None,),
         "registers": (0,),
     }
-    pooling_names = ("head.", "vision_model.head.")
+
+    def unused_names(self, config):
+        # A classifier and the tokens alone do without the attention pooling.
+        return () if config["pooling"] == "map" else (f"{self._prefix}head.",)
 
     def _own_config(self, config):
         has_head = self._shape("probe") is not None

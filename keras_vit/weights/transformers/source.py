@@ -30,6 +30,7 @@ _ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
 }
 
 
@@ -43,6 +44,12 @@ class BlockNames(NamedTuple):
 
     prefix: str
     layers: dict[str, Any]
+
+    def first(self, *layers: str) -> list[str]:
+        """Return the names of layers in the first block; the first of joined ones."""
+        names = (self.layers[layer] for layer in layers)
+        first = (name if isinstance(name, str) else name[0] for name in names)
+        return [self.prefix.format(0) + name for name in first]
 
 
 class TransformersSource(Source):
@@ -136,8 +143,8 @@ class TransformersSource(Source):
         for prefix in (self._prefix, ""):
             for names in self.blocks:
                 found = BlockNames(prefix + names.prefix, names.layers)
-                layer = found.prefix.format(0) + names.layers["attention/projection"]
-                if f"{layer}.weight" in self.shapes:
+                layers = ("attention/projection", "mlp/expand")
+                if all(f"{x}.weight" in self.shapes for x in found.first(*layers)):
                     return found
         return BlockNames(self._prefix + self.blocks[-1].prefix, self.blocks[-1].layers)
 
@@ -234,18 +241,16 @@ class TransformersSource(Source):
         return self._block.prefix.format(index)
 
     def _in_block(self, layer, leaf="weight"):
-        """Return the name of a tensor of the first block, or None."""
-        name = self._block.layers.get(layer)
-        if isinstance(name, tuple):
-            name = name[0]
-        return None if name is None else f"{self._block_name(0)}{name}.{leaf}"
+        """Return the name of a tensor of the first block."""
+        (name,) = self._block.first(layer)
+        return f"{name}.{leaf}"
 
     def _shape(self, layer):
         """Return the shape of a tensor outside of the blocks, or None."""
         return self.shapes.get(self._prefix + self.names.get(layer, ""))
 
     def check(self):
-        ranks = {self._kernel(): 4, self._in_block("mlp/expand"): 2}
+        ranks = {self._kernel(): 4, self._in_block("mlp/contract"): 2}
         if "positions" in self.names:
             positions = self._prefix + self.names["positions"]
             ranks[positions] = self.ranks.get(POSITIONS, 3)
@@ -262,7 +267,7 @@ class TransformersSource(Source):
             "hidden_dim": width,
             "num_layers": self._num_layers(),
             "num_heads": self.heads(overrides, width),
-            "mlp_dim": shapes[self._in_block("mlp/expand")][0],
+            "mlp_dim": shapes[self._in_block("mlp/contract")][1],
             "pooling": "token",
             "class_token": self._shape("class_token") is not None,
             "registers": registers[1] if registers else 0,
@@ -284,7 +289,11 @@ class TransformersSource(Source):
             config["classifier_activation"] = activation
         else:
             config["include_top"] = False
-        return self._sized(overrides, config | self.square_input_shape(overrides))
+        if "positions" in self.names:
+            config |= self.square_input_shape(overrides)
+        elif self.image_size is not None:
+            config["input_shape"] = (*self.image_size, self.patches()[1])
+        return self._sized(overrides, config)
 
     def _own_config(self, config):
         """Return the arguments in which a family differs from a plain ViT."""
@@ -343,7 +352,8 @@ class TransformersSource(Source):
         return patch, channels
 
     def num_position_rows(self):
-        return self._shape("positions")[-2]
+        positions = self._shape("positions")
+        return positions and positions[-2]
 
     def position_prefixes(self):
         return (int(self._shape("class_token") is not None),)

@@ -1,0 +1,96 @@
+"""CLIP's vision model of transformers, alone or beside its text model."""
+
+from keras_vit.weights.pieces import POSITIONS, Piece
+from keras_vit.weights.transformers.siglip import BLOCK
+from keras_vit.weights.transformers.source import TransformersSource
+
+_PROJECTION = "visual_projection"
+
+
+class ClipSource(TransformersSource):
+    """Checkpoint source for `CLIPVisionModel` and `CLIPModel`.
+
+    The tensors of the text model are ignored. The projection to the space that images and
+    texts share becomes the classifier, so that the model returns image embeddings (not
+    normalized); without it the model returns the pooled features.
+
+    The last norm is applied to the pooled class token only. A model without pooling
+    returns the tokens of the last block, like transformers.
+    """
+
+    kind = "transformers CLIP"
+    model_types = ("clip_vision_model", "clip")
+    prefixes = ("vision_model.",)
+    ignored = (
+        "text_model.",
+        "text_projection.",
+        "logit_scale",
+        "embeddings.position_ids",
+    )
+    names = {  # noqa: RUF012
+        "patches": "embeddings.patch_embedding",
+        "class_token": "embeddings.class_embedding",
+        "positions": "embeddings.position_embedding.weight",
+        "embedding_norm": "pre_layrnorm",
+        "norm": "post_layernorm",
+    }
+    blocks = (BLOCK,)
+    ranks = {POSITIONS: 2, "patch_encoder/class_token": 1}  # noqa: RUF012
+    head_names = ("classifier.", f"{_PROJECTION}.")
+    defaults = {  # noqa: RUF012
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "projection_dim": None,
+    }
+    open_arguments = {"activation": ("quick_gelu", "gelu")}  # noqa: RUF012
+    possible = {  # noqa: RUF012
+        **TransformersSource.possible,
+        "pooling": ("token", "gap", None),
+        "final_norm": ("after_pooling", None),
+        "embedding_norm": ("tokens",),
+        "layer_scale": (None,),
+        "registers": (0,),
+    }
+
+    def num_classes(self):
+        kernel = self.file.shapes.get(f"{_PROJECTION}.weight")
+        return kernel[0] if kernel else super().num_classes()
+
+    def _has_projection(self):
+        return f"{_PROJECTION}.weight" in self.shapes
+
+    def _labels(self):
+        return None if self._has_projection() else super()._labels()
+
+    def _classifier_activation(self, overrides, classes):
+        if self._has_projection():
+            return None
+        return super()._classifier_activation(overrides, classes)
+
+    def unused_names(self, config):
+        unused = config["final_norm"] is None
+        return (f"{self._prefix}post_layernorm.",) if unused else ()
+
+    def _own_config(self, config):
+        # A classifier of transformers gets the mean of the tokens without the norm.
+        classifier = self.num_classes() is not None and not self._has_projection()
+        return {
+            "embedding_norm": "tokens",
+            "pooling": "gap" if classifier else "token",
+            "final_norm": None if classifier else "after_pooling",
+        }
+
+    def infer_config(self, overrides):
+        config = super().infer_config(overrides)
+        if "pooling" in overrides and overrides["pooling"] is None:
+            config["final_norm"] = None
+        return config
+
+    @classmethod
+    def add_head(cls, pieces, config):
+        if config["pooling"] == "gap":
+            super().add_head(pieces, config)
+            return
+        width, classes = config["hidden_dim"], config["classes"]
+        pieces.dense(_PROJECTION, "classifier", width, classes, bias=False)
+        pieces.append(Piece("classifier/bias", (), (classes,), (classes,)))

@@ -1,0 +1,108 @@
+"""DINOv3's ViT of transformers."""
+
+from typing import Any
+
+from keras_vit.weights.transformers.source import BlockNames, TransformersSource
+
+_QKV = tuple(f"attention.{x}_proj" for x in "qkv")
+_QV_BIAS = ("attention.q_proj.bias", None, "attention.v_proj.bias")
+_BLOCK = {
+    "attention_norm": "norm1",
+    "attention/qkv": _QKV,
+    "attention/qkv/bias": _QV_BIAS,
+    "attention/projection": "attention.o_proj",
+    "attention_scale": "layer_scale1.lambda1",
+    "mlp_norm": "norm2",
+    "mlp_scale": "layer_scale2.lambda1",
+}
+_PLAIN = {**_BLOCK, "mlp/expand": "mlp.up_proj", "mlp/contract": "mlp.down_proj"}
+_GATED = {**_PLAIN, "mlp/expand": ("mlp.gate_proj", "mlp.up_proj")}
+
+
+class Dinov3Source(TransformersSource):
+    """Checkpoint source for `DINOv3ViTModel`, with plain or gated MLPs."""
+
+    kind = "transformers DINOv3"
+    model_types = ("dinov3_vit",)
+    ignored = ("embeddings.mask_token",)
+    names = {  # noqa: RUF012
+        "patches": "embeddings.patch_embeddings",
+        "class_token": "embeddings.cls_token",
+        "registers": "embeddings.register_tokens",
+        "norm": "norm",
+    }
+    blocks = tuple(
+        BlockNames(prefix, names)
+        for prefix in ("layer.{}.", "model.layer.{}.")
+        for names in (_GATED, _PLAIN)
+    )
+    defaults = {  # noqa: RUF012
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "rope_theta": 100.0,
+        "query_bias": True,
+        "key_bias": False,
+        "value_bias": True,
+        "proj_bias": True,
+        "mlp_bias": True,
+        "use_gated_mlp": False,
+        "num_register_tokens": None,
+        # This is the initial value; the trained values come from the file.
+        "layerscale_value": 1.0,
+        # These augment positions in training.
+        "pos_embed_shift": None,
+        "pos_embed_jitter": None,
+        "pos_embed_rescale": 2.0,
+    }
+    possible = {  # noqa: RUF012
+        **TransformersSource.possible,
+        "positions": ("rope_axial",),
+        "mlp": ("plain", "swiglu"),
+        "pooling": ("token", "gap", None),
+    }
+    interpolates = True
+
+    def __init__(self, file, config, around):
+        super().__init__(file, config, around)
+        settings: dict[str, Any] = {
+            "rope_theta": 100.0,
+            "proj_bias": True,
+            "mlp_bias": True,
+        }
+        if self._is_gated():
+            self.activation = "silu"
+            settings["hidden_act"] = "silu"
+        other = [
+            f"{name}={self._config[name]!r}"
+            for name, value in settings.items()
+            if around and self._config[name] != value
+        ]
+        if other:
+            raise self._other_network(other)
+
+    def _own_config(self, config):
+        q, k, v = self._has_biases()
+        return {
+            "positions": "rope_axial",
+            "mlp": "swiglu" if self._is_gated() else "plain",
+            "qkv_bias": "qv" if q and v and not k else q,
+        }
+
+    def _is_gated(self):
+        return isinstance(self._block.layers["mlp/expand"], tuple)
+
+    def _has_biases(self):
+        return [f"{self._block_name(0)}{name}.bias" in self.shapes for name in _QKV]
+
+    def _stated(self, config):
+        q, k, v = self._has_biases()
+        if not (q and v) and (q or k or v):
+            raise self._other_network([f"query_bias={q}, key_bias={k}, value_bias={v}"])
+        return {
+            **super()._stated(config),
+            "query_bias": q,
+            "key_bias": k,
+            "value_bias": v,
+            "use_gated_mlp": self._is_gated(),
+            "num_register_tokens": config["registers"],
+        }
