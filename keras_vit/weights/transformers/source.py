@@ -73,6 +73,8 @@ class TransformersSource(Source):
     model_types: ClassVar[tuple[str, ...]] = ()
     # Attributes under which classes with a head hold the network.
     prefixes: ClassVar[tuple[str, ...]] = ()
+    # Prefix of the layer that transforms the class token for other tasks, or None.
+    pooler: ClassVar[str | None] = "pooler."
     # Prefixes of tensors that only training or other tasks use.
     ignored: ClassVar[tuple[str, ...]] = ()
     names: ClassVar[dict[str, Any]] = {}
@@ -108,9 +110,9 @@ class TransformersSource(Source):
         self._block = self._find_block()
         # The pooler is a layer for other tasks. It counts as part of the head, and is
         # ignored if the file has a classifier, which does not use it.
-        pooler = f"{self._prefix}pooler."
-        self.head_names = (*type(self).head_names, pooler)
-        ignored = (*self.ignored, *((pooler,) if self.num_classes() else ()))
+        pooler = () if self.pooler is None else (self._prefix + self.pooler,)
+        self.head_names = (*type(self).head_names, *pooler)
+        ignored = (*self.ignored, *(pooler if self.num_classes() else ()))
         ignored += tuple(self._prefix + name for name in ignored)
         self.shapes = {n: s for n, s in self.shapes.items() if not n.startswith(ignored)}
         self._has_config = bool(around)
@@ -289,7 +291,7 @@ class TransformersSource(Source):
             config["classifier_activation"] = activation
         else:
             config["include_top"] = False
-        if "positions" in self.names:
+        if self._shape("positions") is not None:
             config |= self.square_input_shape(overrides)
         elif self.image_size is not None:
             config["input_shape"] = (*self.image_size, self.patches()[1])
@@ -381,11 +383,16 @@ class TransformersSource(Source):
                 return tuple(prefix + name for name in names)
             return prefix + names
 
-        names = {**prefixed(cls.names), "block": block.layers}
+        names = {**prefixed(cls.layer_names(config)), "block": block.layers}
         add_vit(pieces, names, block.prefix.format, config)
         if config["include_top"]:
             cls.add_head(pieces, config)
         return pieces
+
+    @classmethod
+    def layer_names(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the names outside of the blocks, without prefix, for a config."""
+        return cls.names
 
     @classmethod
     def add_head(cls, pieces: TorchPieces, config: dict[str, Any]) -> None:

@@ -1,0 +1,172 @@
+"""BEiT of transformers."""
+
+import math
+
+from keras_vit.weights.pieces import BIAS_TABLE
+from keras_vit.weights.transformers.source import BlockNames, TransformersSource
+
+_TABLE = "relative_position_bias.relative_position_bias_table"
+_SHARED = (f"encoder.{_TABLE}", "shared_position_bias.relative_position_bias_table")
+_SCALES = {
+    "attention_norm": "layernorm_before",
+    "attention_scale": "lambda_1",
+    "mlp_norm": "layernorm_after",
+    "mlp_scale": "lambda_2",
+}
+_OLD_BLOCK = BlockNames(
+    "encoder.layer.{}.",
+    {
+        **_SCALES,
+        "attention/qkv": tuple(
+            f"attention.attention.{x}" for x in ("query", "key", "value")
+        ),
+        "attention/qkv/bias": (
+            "attention.attention.query.bias",
+            None,
+            "attention.attention.value.bias",
+        ),
+        BIAS_TABLE: f"attention.attention.{_TABLE}",
+        "attention/projection": "attention.output.dense",
+        "mlp/expand": "intermediate.dense",
+        "mlp/contract": "output.dense",
+    },
+)
+_NEW_BLOCK = BlockNames(
+    "layers.{}.",
+    {
+        **_SCALES,
+        "attention/qkv": tuple(f"attention.{x}_proj" for x in "qkv"),
+        "attention/qkv/bias": ("attention.q_proj.bias", None, "attention.v_proj.bias"),
+        BIAS_TABLE: _TABLE,
+        "attention/projection": "attention.o_proj",
+        "mlp/expand": "mlp.fc1",
+        "mlp/contract": "mlp.fc2",
+    },
+)
+
+
+class BeitSource(TransformersSource):
+    """Checkpoint source for `BeitModel` and `BeitForImageClassification`.
+
+    The norm follows the mean of the grid tokens, or precedes the class token.
+    """
+
+    kind = "transformers BEiT"
+    model_types = ("beit",)
+    prefixes = ("beit.",)
+    ignored = ("embeddings.mask_token",)
+    pooler = None
+    names = {  # noqa: RUF012
+        "patches": "embeddings.patch_embeddings.projection",
+        "class_token": "embeddings.cls_token",
+        "positions": "embeddings.position_embeddings",
+        "norm": "layernorm",
+    }
+    blocks = (_OLD_BLOCK, _NEW_BLOCK)
+    defaults = {  # noqa: RUF012
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "use_mask_token": False,
+        "use_absolute_position_embeddings": False,
+        "use_relative_position_bias": False,
+        "use_shared_relative_position_bias": False,
+        # This is the initial value; the trained values come from the file.
+        "layer_scale_init_value": 0.1,
+        "use_mean_pooling": True,
+        **dict.fromkeys(
+            (
+                *("vocab_size", "pool_scales", "use_auxiliary_head", "add_fpn"),
+                *("auxiliary_loss_weight", "auxiliary_channels", "auxiliary_num_convs"),
+                *("auxiliary_concat_input", "semantic_loss_ignore_index"),
+            )
+        ),
+    }
+    possible = {  # noqa: RUF012
+        **TransformersSource.possible,
+        "positions": (
+            *("none", "learned", "relative_bias"),
+            ["learned", "relative_bias"],
+        ),
+        "final_norm": ("before_pooling", "after_pooling", None),
+        "pooling": ("token", "gap", None),
+    }
+
+    def _tables(self):
+        """Return the names of the tables of the first block and of all blocks."""
+        own = self._block_name(0) + self._block.layers[BIAS_TABLE]
+        shared = (self._prefix + name for name in _SHARED)
+        found = [name if name in self.shapes else None for name in (own, *shared)]
+        return found[0], found[1] or found[2]
+
+    def table_grid(self):
+        own, shared = self._tables()
+        name = own or shared
+        if name is None:
+            return None
+        rows, _ = self.shapes[name]
+        if self.image_size is not None:
+            patch, _ = self.patches()
+            gh, gw = (size // patch for size in self.image_size)
+        else:
+            gh = gw = (math.isqrt(rows - 3) + 1) // 2
+        if rows != (2 * gh - 1) * (2 * gw - 1) + 3:
+            raise ValueError(
+                f"{name} in {self.path} has {rows} rows, which do not fit a grid of "
+                f"{gh}x{gw} patches, the image_size in the config.json beside it."
+            )
+        return gh, gw
+
+    def _own_config(self, config):
+        own, shared = self._tables()
+        if own and shared:
+            raise self._other_network(["a shared table beside those of the blocks"])
+        learned = self._shape("positions") is not None
+        positions = ["learned"] * learned + ["relative_bias"] * bool(own or shared)
+        before = self._shape("norm") is not None
+        after = f"{self._prefix}pooler.layernorm.weight" in self.shapes
+        norm = "before_pooling" if before else "after_pooling" if after else None
+        return {
+            "qkv_bias": "qv",
+            "positions": positions[0] if len(positions) == 1 else positions or "none",
+            "pooling": "token" if before else "gap",
+            "final_norm": norm,
+        }
+
+    def infer_config(self, overrides):
+        config = super().infer_config(overrides)
+        if "input_shape" not in config and (grid := self.table_grid()) is not None:
+            patch, channels = self.patches()
+            config["input_shape"] = (grid[0] * patch, grid[1] * patch, channels)
+        without_pooling = "pooling" in overrides and overrides["pooling"] is None
+        if without_pooling and config["final_norm"] == "after_pooling":
+            config["final_norm"] = None
+        return config
+
+    def _stated(self, config):
+        own, shared = self._tables()
+        return {
+            **super()._stated(config),
+            "use_absolute_position_embeddings": self._shape("positions") is not None,
+            "use_relative_position_bias": own is not None,
+            "use_shared_relative_position_bias": shared is not None,
+            "use_mean_pooling": config["pooling"] == "gap",
+        }
+
+    def unused_names(self, config):
+        after = config["final_norm"] == "after_pooling"
+        return () if after else (f"{self._prefix}pooler.",)
+
+    def pieces(self, config):
+        pieces = super().pieces(config)
+        _, shared = self._tables()
+        if shared is None:
+            return pieces
+        return [
+            piece._replace(names=(shared,)) if piece.path.endswith(BIAS_TABLE) else piece
+            for piece in pieces
+        ]
+
+    @classmethod
+    def layer_names(cls, config):
+        after = config["final_norm"] == "after_pooling"
+        return {**cls.names, "norm": "pooler.layernorm" if after else "layernorm"}
