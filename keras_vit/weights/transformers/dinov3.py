@@ -64,6 +64,10 @@ class Dinov3Source(TransformersSource):
 
     def __init__(self, file, config, around):
         super().__init__(file, config, around)
+        # A network without registers has a tensor without rows.
+        registers = self.names["registers"]
+        if 0 in self.shapes.get(registers, ()):
+            del self.shapes[registers]
         settings: dict[str, Any] = {
             "rope_theta": 100.0,
             "proj_bias": True,
