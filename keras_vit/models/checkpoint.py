@@ -39,8 +39,8 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             A `.npz` file from Google (original, AugReg, SAM, hybrids, big_vision).
             A `.safetensors`, `.pth` or `.bin` file from timm, DeiT or transformers, or
             the directory of a Hugging Face repository with its `config.json`; of
-            transformers, those of ViT, DeiT, ViT-MSN, ViT-MAE, I-JEPA, DINOv2, DINOv3,
-            CLIP and SigLIP.
+            transformers, those of ViT, DeiT, ViT-MSN, ViT-MAE, I-JEPA, BEiT, DINOv2,
+            DINOv3, CLIP and SigLIP.
             A `.pth.tar` file from T2T-ViT, or the directory of a KerasHub preset (ViT,
             DeiT, DINOv2).
             A `keras_vit` model saved as `.keras`.

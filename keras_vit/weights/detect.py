@@ -34,7 +34,7 @@ _SIGNS = {
     "tokens_to_token.project.weight": (T2TSource, ("",)),
     "embeddings.patch_embeddings.projection.weight": (
         open_transformers,
-        ("vit.", "deit.", "ijepa.", "dinov2.", "dinov2_with_registers.", ""),
+        ("vit.", "deit.", "ijepa.", "dinov2.", "dinov2_with_registers.", "beit.", ""),
     ),
     "embeddings.patch_embeddings.weight": (open_transformers, ("",)),
     "embeddings.patch_embedding.weight": (open_transformers, ("vision_model.", "")),

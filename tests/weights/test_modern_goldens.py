@@ -13,6 +13,7 @@ from tests.conftest import GOLDENS
 
 DIRECTORY = GOLDENS.parents[2] / "shared" / "goldens_modern"
 NAMES = (
+    "hf_beit",
     "hf_clip",
     "hf_dinov2",
     "hf_dinov2_classifier",

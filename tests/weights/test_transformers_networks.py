@@ -42,6 +42,13 @@ EXACT = {
     "Dinov2WithRegistersModel": [{}, {"num_register_tokens": 2}],
     "Dinov2WithRegistersForImageClassification": [{}, {"layer_norm_eps": 1e-3}],
     "Dinov2Model-swiglu": [{"use_swiglu_ffn": True}],
+    "BeitModel": [
+        {**MLP, "use_relative_position_bias": True},
+        {"use_mean_pooling": False},
+        {"use_absolute_position_embeddings": True, "use_mask_token": True},
+        {"use_relative_position_bias": False, "layer_scale_init_value": 0.0},
+    ],
+    "BeitForImageClassification": [{**MLP, "use_shared_relative_position_bias": True}],
     "DINOv3ViTModel": [MLP, {"num_register_tokens": 2}, {"image_size": [16, 32]}],
     "CLIPVisionModel": [MLP, {}, {"hidden_act": "gelu"}],
     "CLIPVisionModelWithProjection": [{**MLP, "projection_dim": 7}],

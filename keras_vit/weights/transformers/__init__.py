@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from keras_vit.weights.tensor_file import TensorFile, read_json
-from keras_vit.weights.transformers import clip, dinov2, dinov3, siglip, vit
+from keras_vit.weights.transformers import beit, clip, dinov2, dinov3, siglip, vit
 from keras_vit.weights.transformers.source import TransformersSource
 
 _SOURCES: dict[str, type[TransformersSource]] = {
@@ -18,6 +18,7 @@ _SOURCES: dict[str, type[TransformersSource]] = {
         dinov3.Dinov3Source,
         siglip.SiglipSource,
         clip.ClipSource,
+        beit.BeitSource,
     )
     for model_type in source.model_types
 }
@@ -71,4 +72,6 @@ def _infer_source(shapes):
         return dinov3.Dinov3Source
     if has("layer_scale1.lambda1"):
         return dinov2.Dinov2Source
+    if has(".lambda_1") or has("pooler.layernorm.weight"):
+        return beit.BeitSource
     return vit.infer_source(shapes)
