@@ -32,7 +32,9 @@ def test_class_token_beside_the_mean():
     pooled = array(TokenAndAveragePooling(2)(tokens))
     expected = np.concatenate([tokens[:, 0], tokens[:, 2:].mean(1)], axis=-1)
     np.testing.assert_allclose(pooled, expected, atol=1e-6)
-    model = keras_vit.ViTTi16((32, 32, 3), classes=3, pooling="token_gap", num_layers=1)
+    model = keras_vit.ViTTi16(
+        input_shape=(32, 32, 3), classes=3, pooling="token_gap", num_layers=1
+    )
     assert model.get_layer("classifier").kernel.shape == (384, 3)
     with pytest.raises(ValueError, match="'token_gap' needs the class token"):
         keras_vit.ViTTi16(pooling="token_gap", class_token=False)

@@ -56,6 +56,7 @@ class BeitSource(TransformersSource):
     prefixes = ("beit.",)
     ignored = ("embeddings.mask_token",)
     pooler = None
+    needs_positions = False
     names = {  # noqa: RUF012
         "patches": "embeddings.patch_embeddings.projection",
         "class_token": "embeddings.cls_token",

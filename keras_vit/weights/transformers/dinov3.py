@@ -25,6 +25,7 @@ class Dinov3Source(TransformersSource):
     kind = "transformers DINOv3"
     model_types = ("dinov3_vit",)
     ignored = ("embeddings.mask_token",)
+    needs_positions = False
     names = {  # noqa: RUF012
         "patches": "embeddings.patch_embeddings",
         "class_token": "embeddings.cls_token",

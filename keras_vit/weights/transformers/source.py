@@ -88,6 +88,8 @@ class TransformersSource(Source):
     defaults: ClassVar[dict[str, Any]] = {}
     # Arguments that a file without config.json leaves open, with the usual values.
     open_arguments: dict[str, tuple] = {}  # noqa: RUF012
+    # Whether the network always has a table of positions.
+    needs_positions = True
     # Whether the model resizes its positions if images have another size.
     interpolates = False
 
@@ -116,6 +118,8 @@ class TransformersSource(Source):
         ignored += tuple(self._prefix + name for name in ignored)
         self.shapes = {n: s for n, s in self.shapes.items() if not n.startswith(ignored)}
         self._has_config = bool(around)
+        if "model_type" in around:
+            self.kind = f"{self.kind} (model_type={around['model_type']!r})"  # type: ignore[misc]
         self._around, self._config = around, {**self.defaults, **config}
         understood = {*self._stated_fields(), *self.defaults}
         other = unknown_fields(config, understood)
@@ -253,7 +257,7 @@ class TransformersSource(Source):
 
     def check(self):
         ranks = {self._kernel(): 4, self._in_block("mlp/contract"): 2}
-        if "positions" in self.names:
+        if self.needs_positions:
             positions = self._prefix + self.names["positions"]
             ranks[positions] = self.ranks.get(POSITIONS, 3)
         registers = self._prefix + self.names.get("registers", "registers")
