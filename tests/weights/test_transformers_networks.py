@@ -120,7 +120,11 @@ def reference(network, images):
         if head in outputs:
             return outputs[head].numpy()
     tokens = outputs.last_hidden_state
-    if outputs.get("pooler_output") is not None and not hasattr(network, "pooler"):
+    # The poolers of other models are layers for other tasks.
+    is_pooled = isinstance(network, transformers.BeitModel) or not hasattr(
+        network, "pooler"
+    )
+    if is_pooled and outputs.get("pooler_output") is not None:
         return outputs.pooler_output.numpy()
     has_class_token = hasattr(network.embeddings, "cls_token")
     return (tokens[:, 0] if has_class_token else tokens.mean(1)).numpy()

@@ -123,7 +123,7 @@ class BeitSource(TransformersSource):
             raise self._other_network(["a shared table beside those of the blocks"])
         learned = self._shape("positions") is not None
         positions = ["learned"] * learned + ["relative_bias"] * bool(own or shared)
-        before = self._shape("norm") is not None
+        before = f"{self._prefix}layernorm.weight" in self.shapes
         after = f"{self._prefix}pooler.layernorm.weight" in self.shapes
         norm = "before_pooling" if before else "after_pooling" if after else None
         return {
