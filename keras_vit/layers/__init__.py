@@ -29,7 +29,11 @@ from keras_vit.layers.positions import (
     SinCosPositions2D,
 )
 from keras_vit.layers.preprocessor import Preprocessor
-from keras_vit.layers.relative_positions import RelativePositionBias, RelativePositions
+from keras_vit.layers.relative_positions import (
+    RelativePositionBias,
+    RelativePositionMLP,
+    RelativePositions,
+)
 from keras_vit.layers.resize import RESIZE_CONVENTIONS, resize_grid
 from keras_vit.layers.resnet import (
     BottleneckUnit,
@@ -70,6 +74,7 @@ __all__ = [
     "Preprocessor",
     "RMSNorm",
     "RelativePositionBias",
+    "RelativePositionMLP",
     "RelativePositions",
     "ResNetStem",
     "RotaryPositions",

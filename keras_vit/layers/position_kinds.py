@@ -11,7 +11,11 @@ from keras_vit.layers.positions import (
     SinCosPositions1D,
     SinCosPositions2D,
 )
-from keras_vit.layers.relative_positions import RelativePositionBias, RelativePositions
+from keras_vit.layers.relative_positions import (
+    RelativePositionBias,
+    RelativePositionMLP,
+    RelativePositions,
+)
 from keras_vit.layers.rotary import MixedRotaryPositions, RotaryPositions
 
 # Positions that are added to the tokens.
@@ -25,6 +29,7 @@ ADDED_POSITIONS = {
 ATTENTION_POSITIONS: dict[str, type[AttentionPositions]] = {
     "relative": RelativePositions,
     "relative_bias": RelativePositionBias,
+    "relative_mlp": RelativePositionMLP,
     "rope_axial": RotaryPositions,
     "rope_mixed": MixedRotaryPositions,
 }

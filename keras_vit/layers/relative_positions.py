@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vit.layers.dense import Dense
 from keras_vit.layers.positions import AttentionPositions
 from keras_vit.layers.resize import resize_axis, resize_offsets
 
@@ -162,6 +163,78 @@ class RelativePositionBias(AttentionPositions):
         grid = resize_offsets(resize_offsets(grid, target[0], 0), target[1], 1)
         grid = grid.reshape(target[0] * target[1], -1).astype(table.dtype)
         return {"table": np.concatenate([grid, table[count:]])}
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class RelativePositionMLP(AttentionPositions):
+    """Attention logits that an MLP computes from the offset of two patches.
+
+    The MLP maps `sign(offset) * log(1 + |offset|)` of rows and columns to one logit for
+    each head, through one hidden layer with ReLU. Pairs that include a prefix token
+    get 0.
+
+    Input: queries `(b, k, n, head_dim)`, of which only the shape is used.
+    Output: `(k, n, n)`, to be added to the logits, `n = num_prefix_tokens + gh * gw`.
+
+    Its place is in `SelfAttention`.
+
+    Args:
+        grid_shape: `(gh, gw)`, rows and columns of patches.
+        num_prefix_tokens: int, number of tokens before the grid.
+        hidden_dim: int, width of the hidden layer.
+
+    Raises:
+        ValueError: the number of tokens in the input is different.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> positions = keras_vit.layers.RelativePositionMLP((2, 2), num_prefix_tokens=1)
+    >>> tuple(positions(keras.random.uniform((2, 4, 5, 8))).shape)
+    (4, 5, 5)
+
+    Reference: Swin Transformer V2 (arXiv:2111.09883) section 3.3, as in timm's ViTs with
+    relative positions.
+    """
+
+    name_in_attention = "relative_mlp"
+    computes_logits = True
+
+    def __init__(
+        self,
+        grid_shape: tuple[int, int] | None = None,
+        num_prefix_tokens: int = 0,
+        hidden_dim: int = 512,
+        **kwargs,
+    ):
+        super().__init__(grid_shape, num_prefix_tokens, **kwargs)
+        self.hidden_dim = hidden_dim
+        dtype = self.dtype_policy
+        self.expand = Dense(hidden_dim, activation="relu", dtype=dtype, name="expand")
+
+    def build(self, input_shape):
+        self._check_length(input_shape[2])
+        self.contract = Dense(input_shape[1], dtype=self.dtype_policy, name="contract")
+        self.expand.build((None, 2))
+        self.contract.build((None, self.hidden_dim))
+        gh, gw = self.grid_shape
+        offsets = np.mgrid[1 - gh : gh, 1 - gw : gw].reshape(2, -1).T
+        self._offsets = np.sign(offsets) * np.log1p(np.abs(offsets))
+        self._index = grid_offsets(self.grid_shape).astype("int32")
+
+    def call(self, queries):
+        offsets = ops.convert_to_tensor(self._offsets, dtype=self.compute_dtype)
+        table = self.contract(self.expand(offsets))
+        index = ops.convert_to_tensor(self._index, "int32")
+        logits = ops.transpose(ops.take(table, index, axis=0), (2, 0, 1))
+        prefix = (self.num_prefix_tokens, 0)
+        return ops.pad(logits, ((0, 0), prefix, prefix))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[1], input_shape[2], input_shape[2])
+
+    def resized_tables(self, tables, source_grid_shape, resize):
+        return dict(tables)
 
 
 def grid_offsets(grid_shape):

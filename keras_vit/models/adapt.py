@@ -91,7 +91,9 @@ def resized_positions(values, grid_shape, model, resize):
     values = dict(values)
     for layer_path, layer in layers.items():
         if layer is not None:
-            paths = {w.name: f"{layer_path}/{w.name}" for w in layer.weights}
+            prefix = f"{layer_path}/"
+            own = [path for path in model.weights_by_path() if path.startswith(prefix)]
+            paths = {path.removeprefix(prefix): path for path in own}
             tables = {name: values[path] for name, path in paths.items()}
             tables = layer.resized_tables(tables, grid_shape, resize)
             values.update({paths[name]: table for name, table in tables.items()})

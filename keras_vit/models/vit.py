@@ -86,9 +86,10 @@ class ViT(RestorableModel):
             classifier (pretraining).
         positions: kind of position embeddings: `"learned"` (1-D, as in the paper),
             `"learned_2d"`, `"sincos_2d"`, `"sincos_1d"` or `"none"`, which are added to
-            the tokens; `"relative"`, `"relative_bias"` (BEiT), `"rope_axial"` (DINOv3) or
-            `"rope_mixed"`, which act inside of the attention; a layer of the latter kind,
-            such as `RotaryPositions(coordinates="index")`; or a list of one of each kind.
+            the tokens; `"relative"`, `"relative_bias"` (BEiT), `"relative_mlp"`,
+            `"rope_axial"` (DINOv3) or `"rope_mixed"`, which act inside of the attention;
+            a layer of the latter kind, such as `RotaryPositions(coordinates="index")`; or
+            a list of one of each kind.
         registers: int, number of register tokens.
         layer_scale: None, or the initial value of LayerScale.
         qkv_bias: bool, whether q, k and v have biases, or `"qv"` for q and v only.

@@ -11,7 +11,10 @@ from keras_vit.layers.base import restored
 from keras_vit.layers.heads import AttentionPooling
 from keras_vit.layers.mlp import GatedMLP, make_mlp
 from keras_vit.layers.norms import RMSNorm, make_norm
-from keras_vit.layers.relative_positions import RelativePositionBias
+from keras_vit.layers.relative_positions import (
+    RelativePositionBias,
+    RelativePositionMLP,
+)
 from keras_vit.layers.rotary import MixedRotaryPositions
 
 POSITIONS = "patch_encoder/positions/embedding"
@@ -201,6 +204,10 @@ def _block_adder(pieces, config):
         "mlp/expand": (d, hidden, mlp.use_bias),
         "mlp/contract": (mlp_dim, d, mlp.use_bias),
     }
+    if isinstance(config["attention_positions"], RelativePositionMLP):
+        width = config["attention_positions"].hidden_dim
+        blocks["attention/relative_mlp/expand"] = (2, width, True)
+        blocks["attention/relative_mlp/contract"] = (width, heads, True)
     pooling = {}
     if (probe := _attention_pooling(config)) is not None:
         pooling["key_value"] = (d, (2 * heads, d // heads), probe.use_qkv_bias)

@@ -129,10 +129,14 @@ class TimmSource(Source):
 
     def _split_shared(self, network):
         """Replace tensors of all blocks by one tensor for each block."""
-        for shared, own, axis in (
-            ("rope.freqs", "rope.freqs", 1),
-            (f"rel_pos_bias.{BIAS_TABLE}", f"attn.{BIAS_TABLE}", None),
-        ):
+        layers = {
+            "rope.freqs": ("rope.freqs", 1),
+            f"rel_pos_bias.{BIAS_TABLE}": (f"attn.{BIAS_TABLE}", None),
+        }
+        for layer in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"):
+            name = f"rel_pos.mlp.{layer}"
+            layers[f"shared_{name}"] = f"attn.{name}", None
+        for shared, (own, axis) in layers.items():
             if shared not in self.shapes:
                 continue
             shape = list(self.shapes.pop(shared))

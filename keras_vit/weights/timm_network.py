@@ -15,6 +15,7 @@ from keras_vit.layers import (
     GlobalAveragePooling,
     MixedRotaryPositions,
     RelativePositionBias,
+    RelativePositionMLP,
     RotaryPositions,
     SelfAttention,
 )
@@ -237,6 +238,9 @@ class TimmNetwork:
             inside = [self._rotary()]
         elif self._has(f"attn.{BIAS_TABLE}"):
             inside = [RelativePositionBias()]
+        elif self._has("attn.rel_pos.mlp.fc1"):
+            width, _ = self.shapes["blocks.0.attn.rel_pos.mlp.fc1.weight"]
+            inside = [RelativePositionMLP(hidden_dim=width)]
         positions = added + inside
         if not positions:
             return "none"
@@ -324,6 +328,8 @@ class TimmNetwork:
             "attention/projection": "attn.proj",
             "attention/rotary_positions/frequencies": "rope.freqs",
             "attention/relative_bias/table": f"attn.{BIAS_TABLE}",
+            "attention/relative_mlp/expand": "attn.rel_pos.mlp.fc1",
+            "attention/relative_mlp/contract": "attn.rel_pos.mlp.fc2",
             "mlp_norm": "norm2",
             "mlp/expand": ("mlp.fc1_g", "mlp.fc1_x") if has_gate else "mlp.fc1",
             "mlp/inner_norm": "mlp.norm",

@@ -93,6 +93,10 @@ CASES = {
         {"grid_shape": (2, 3), "num_prefix_tokens": 1},
         (2, 4, 7, 8),
     ),
+    "RelativePositionMLP": (
+        {"grid_shape": (2, 3), "num_prefix_tokens": 1, "hidden_dim": 12},
+        (2, 4, 7, 8),
+    ),
     "RotaryPositions": (
         {
             "grid_shape": (2, 3),

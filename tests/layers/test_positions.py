@@ -8,10 +8,12 @@ from keras_vit.layers import (
     LearnedPositions,
     LearnedPositions2D,
     RelativePositionBias,
+    RelativePositionMLP,
     RelativePositions,
     SinCosPositions2D,
 )
 from tests.cases import array, perturb, random_array, weights_of
+from tests.formulas import dense
 
 GRID = (2, 3)
 
@@ -125,3 +127,18 @@ def test_relative_bias_formula(prefix):
                 row = 15 if j >= 0 else 16 if i >= 0 else 17
             expected[:, prefix + i, prefix + j] = table[row]
     np.testing.assert_allclose(array(layer(queries)), expected, atol=1e-6)
+
+
+def test_relative_mlp_formula():
+    layer = RelativePositionMLP(GRID, 1, hidden_dim=12)
+    queries = random_array(2, 4, 7, 8)
+    layer.build(queries.shape)
+    w = weights_of(perturb(layer))
+    expected = np.zeros((4, 7, 7))
+    for i in range(6):
+        for j in range(6):
+            offset = np.array([i // 3 - j // 3, i % 3 - j % 3])
+            offset = np.sign(offset) * np.log(1 + np.abs(offset))
+            hidden = np.maximum(dense(offset, w, "expand"), 0)
+            expected[:, 1 + i, 1 + j] = dense(hidden, w, "contract")
+    np.testing.assert_allclose(array(layer(queries)), expected, atol=1e-5)

@@ -41,6 +41,8 @@ pytestmark = [
         ("vit_small_patch16_dinov3", "exact", "exact"),
         ("test_vit3", "exact", "exact"),
         ("vit_base_patch16_clip_224", "exact", "exact"),
+        ("vit_relpos_base_patch16_clsgap_224", "exact", "exact"),
+        ("vit_srelpos_small_patch16_224", "exact", "exact"),
         ("vit_dwee_patch16_reg1_gap_256", "does not have", "does not fit"),
     ],
 )
