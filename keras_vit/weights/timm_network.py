@@ -134,7 +134,7 @@ class TimmNetwork:
     def is_plain(self) -> bool:
         """Return True if the tensors are those of a ViT as in the paper, DeiT or DINOv2.
 
-        Others leave open which arguments they have, unless the architecture is known.
+        Others do not show all of their arguments, which then need the architecture.
         """
         shapes = self.shapes
         modern = [
@@ -147,6 +147,7 @@ class TimmNetwork:
             and "pos_embed" in shapes
             and len(final) == 1
             and not any(map(self._has, modern))
+            and not self._is_packed()
             and {"norm_pre.weight", "patch_embed.norm.weight"}.isdisjoint(shapes)
             and self._has("norm1.bias")
             and self._has("attn.proj.bias")

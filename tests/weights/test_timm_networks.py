@@ -43,6 +43,7 @@ pytestmark = [
         ("vit_base_patch16_clip_224", "exact", "exact"),
         ("vit_relpos_base_patch16_clsgap_224", "exact", "exact"),
         ("vit_srelpos_small_patch16_224", "exact", "exact"),
+        ("vit_giant_patch14_dinov2", "exact", "exact"),
         ("vit_dwee_patch16_reg1_gap_256", "does not have", "does not fit"),
     ],
 )
@@ -58,7 +59,9 @@ def test_kinds(name, with_config, bare):
 def test_names_in_messages_are_no_examples(tmp_path):
     """Check that messages name no other network, which a user might copy."""
     for name, config in (
+        ("vit_giant_patch14_dinov2", "exact", "exact"),
         ("vit_dwee_patch16_reg1_gap_256", "published"),
+        ("vit_giant_patch14_dinov2", "exact", "exact"),
         ("vit_dwee_patch16_reg1_gap_256", "saved"),
         ("vit_small_patch16_rope_ape_224", "bare"),
     ):
