@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
+from keras_vit.data import pipeline
 from keras_vit.data.augment import Augmentation
 from keras_vit.data.pipeline import batch_ids, evaluation_batches, training_batches
 from keras_vit.data.source import Source
@@ -218,6 +219,17 @@ def test_evaluation_sees_every_image_once(batch_size):
     np.testing.assert_array_equal(weights, np.ones(7))
     np.testing.assert_array_equal(images.ravel(), np.arange(7))
     np.testing.assert_array_equal(labels, np.arange(7))
+
+
+def test_batches_for_several_devices(monkeypatch):
+    monkeypatch.setattr(pipeline, "_devices", lambda unreadable: 4)
+    batches = collect(evaluation_batches(numbers(7), PIXELS, 4))
+    assert [len(weights) for *_, weights in batches] == [4, 4]
+    images, labels, weights = (np.concatenate(p) for p in zip(*batches, strict=True))
+    np.testing.assert_array_equal(images.ravel(), [*range(7), 0])
+    np.testing.assert_array_equal(labels, [*range(7), 0])
+    # Keras divides the sum by 8.
+    np.testing.assert_allclose(weights, [*([8 / 7] * 7), 0], rtol=1e-6)
 
 
 def test_images_of_many_channels():
