@@ -125,6 +125,6 @@ def _shorten(message, path):
     """Return the first sentence of an error message without the path of the file."""
     path = os.fspath(path)
     first = message.split("\n")[0]
-    for place in (f"{path}/model.safetensors", path):
+    for place in (f"{path}/model.safetensors", path, os.path.dirname(path)):
         first = first.replace(place, "the file")
     return re.split(r"(?<=[a-z)\]])\. |: |; ", first + " ")[0].strip()[:200]

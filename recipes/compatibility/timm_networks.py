@@ -11,6 +11,8 @@ import torch
 from safetensors.numpy import save_file
 from timm.models import _hub, _registry
 
+from keras_vit.weights.timm import HEADS
+
 # Modules of timm with networks that use the tensor names of a ViT.
 MODULES = (
     *("vision_transformer", "deit", "eva", "beit", "vision_transformer_relpos"),
@@ -52,7 +54,8 @@ def build(name: str) -> Any:
 
     The network keeps the architecture's own number of heads, so that a reader can look it
     up by the name. Its width is 8 channels per head, because rotary positions need a
-    multiple of 4.
+    multiple of 4, or 12 if 8 would be the width of a published network with another
+    number of heads.
 
     Args:
         name: str, timm's name for the architecture.
@@ -62,7 +65,10 @@ def build(name: str) -> Any:
     with torch.device("meta"):
         large: Any = timm.create_model(name, **depth)
     heads = next(m.num_heads for m in large.blocks.modules() if hasattr(m, "num_heads"))
-    arguments = {"embed_dim": 8 * heads, **arguments}
+    width = 8 * heads
+    if HEADS.get(width, heads) != heads:
+        width = 12 * heads
+    arguments = {"embed_dim": width, **arguments}
     if hasattr(large, "patch_embed"):
         side = GRID * large.patch_embed.feat_ratio(as_scalar=True)
     else:
