@@ -177,6 +177,22 @@ def description(argument: Any) -> Any:
     return argument
 
 
+def in_words(argument: Any) -> str:
+    """Return an argument of a constructor as code, such as `MLP(hidden_dim=8)`.
+
+    Args:
+        argument: as for `description`.
+    """
+    argument = restored(argument)
+    if isinstance(argument, list):
+        return f"[{', '.join(map(in_words, argument))}]"
+    if not isinstance(argument, keras.layers.Layer):
+        return repr(argument)
+    (name, options), (_, usual) = map(description, (argument, type(argument)()))
+    changed = [f"{k}={v!r}" for k, v in options.items() if v != usual[k]]
+    return f"{name}({', '.join(changed)})"
+
+
 def copy_of(argument: str, layer: Any, classes: tuple[type, ...], **settings: Any) -> Any:
     """Return a new layer with the config of another one, except for some settings.
 

@@ -1,11 +1,13 @@
 """Strict loading: every tensor of the file is used, and every weight is set."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+
+from keras_vit.layers.base import description, in_words
 
 _DEFECT = (
     "This is a defect of the converter: please report it with the checkpoint's name."
@@ -133,3 +135,71 @@ def assign(
         weight.assign(value)
     if remaining:
         raise ValueError(f"Received no value for {', '.join(remaining)}. {_DEFECT}")
+
+
+def check_config(
+    what: str,
+    config: dict[str, Any],
+    possible: dict[str, Sequence[Any]],
+    trained: dict[str, Any],
+) -> None:
+    """Check that a model is one that a checkpoint can have the weights of.
+
+    Args:
+        what: str, the checkpoint and its kind, for messages.
+        config: dict, the arguments of the model.
+        possible: dict from an argument to its possible values.
+        trained: dict from an argument that no tensor depends on to its value in
+            training, or None if it is unknown. A model with another value is warned of.
+
+    Raises:
+        ValueError: an argument has another value.
+    """
+    for argument, values in possible.items():
+        if description(config[argument]) not in map(description, values):
+            raise ValueError(
+                f"{what}, which requires {argument}="
+                f"{' or '.join(map(in_words, values))}; received "
+                f"{in_words(config[argument])}."
+            )
+    for argument, value in trained.items():
+        if value not in (None, config[argument]):
+            warnings.warn(
+                f"{what}, which was trained with {argument}={value!r}; the model has "
+                f"{config[argument]!r} and will give other outputs.",
+                stacklevel=8,
+            )
+
+
+def check_positions(
+    path: str,
+    config: dict[str, Any],
+    rows: int,
+    prefix: int,
+    grid: tuple[int, int] | None,
+) -> None:
+    """Check that the learned position embeddings of a file fit a model.
+
+    Args:
+        path: path of the file, for the message.
+        config: dict, the arguments of the model.
+        rows: int, number of rows in the file.
+        prefix: int, number of rows for prefix tokens in the file.
+        grid: grid shape of the file, or None if it is unknown.
+
+    Raises:
+        ValueError: the grid of the file is unknown, or only one of the file and the model
+            has a row for the class token.
+    """
+    if grid is None:
+        raise ValueError(
+            f"The {rows - prefix} positions of {path} do not form a square grid, and the "
+            f"model's grid is {config['grid_shape']}. Pass the grid of the file as "
+            "source_grid_shape=(rows, columns)."
+        )
+    has_rows = prefix > 0
+    if config["class_token"] and has_rows != config["class_token_position"]:
+        raise ValueError(
+            f"The positions in {path} have {'a row' if has_rows else 'no row'} for the "
+            f"class token: use class_token_position={has_rows}."
+        )

@@ -16,10 +16,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_vit.layers.base import description
 from keras_vit.layers.relative_positions import RelativePositionBias
 from keras_vit.layers.resize import resize_positions
-from keras_vit.weights.checks import announce_zeros, check_tensors, check_values
+from keras_vit.weights.checks import (
+    announce_zeros,
+    check_config,
+    check_positions,
+    check_tensors,
+    check_values,
+)
 from keras_vit.weights.patch_kernels import adapt_channels, adapt_projection
 from keras_vit.weights.pieces import (
     BIAS_TABLE,
@@ -163,11 +168,7 @@ class Source:
         raise NotImplementedError
 
     def unused_names(self, config: dict[str, Any]) -> tuple[str, ...]:
-        """Return the prefixes of tensors that a model with this config does not use.
-
-        Args:
-            config: as for `pieces`.
-        """
+        """Return the prefixes of tensors that a model with this config does not use."""
         return ()
 
     def num_position_rows(self) -> int | None:
@@ -402,7 +403,8 @@ class Source:
             config["grid_shape"], source_grid_shape, config["class_token_position"]
         )
         if config["added_positions"] == "learned":
-            self._check_positions(config, prefix, grid)
+            rows = self.num_position_rows() or 0
+            check_positions(self.path, config, rows, prefix, grid)
         return self._read_all(
             pieces, config, prefix, grid, resize or self.resize, check_finite
         )
@@ -440,29 +442,6 @@ class Source:
             "head='new' replaces its head, for other classes.",
         )
         return pieces
-
-    def _check_positions(self, config, prefix, grid):
-        """Check that learned position embeddings fit a model.
-
-        Args:
-            config: as for `values`.
-            prefix: int, number of rows for prefix tokens in the file.
-            grid: grid shape of the file, or None if it is unknown.
-        """
-        if grid is None:
-            rows = self.num_position_rows() or 0
-            raise ValueError(
-                f"The {rows - prefix} positions of {self.path} do not form a square "
-                f"grid, and the model's grid is {config['grid_shape']}. Pass the "
-                "grid of the file as source_grid_shape=(rows, columns)."
-            )
-        has_rows = prefix > 0
-        if config["class_token"] and has_rows != config["class_token_position"]:
-            raise ValueError(
-                f"The positions in {self.path} have "
-                f"{'a row' if has_rows else 'no row'} for the class token: use "
-                f"class_token_position={has_rows}."
-            )
 
     def _read_all(self, pieces, config, prefix, grid, resize, check_finite):
         """Yield the path and the value of every weight, adapted to the model."""
@@ -510,18 +489,10 @@ class Source:
 
     def _check_config(self, config):
         """Check that the model's configuration is one that the source supports."""
-        for argument, possible in {**_PLAIN, **self.possible}.items():
-            if description(config[argument]) not in map(description, possible):
-                raise ValueError(
-                    f"{self.path} is a {self.kind} checkpoint, which requires "
-                    f"{argument}={' or '.join(map(repr, possible))}; received "
-                    f"{config[argument]!r}."
-                )
-        for argument in ("num_heads", "activation", "layer_norm_epsilon"):
-            if getattr(self, argument) not in (None, config[argument]):
-                warnings.warn(
-                    f"{self.path} was trained with {argument}="
-                    f"{getattr(self, argument)!r}; the model has {config[argument]!r} "
-                    "and will give other outputs.",
-                    stacklevel=7,
-                )
+        trained = ("num_heads", "activation", "layer_norm_epsilon")
+        check_config(
+            f"{self.path} is a {self.kind} checkpoint",
+            config,
+            {**_PLAIN, **self.possible},
+            {argument: getattr(self, argument) for argument in trained},
+        )

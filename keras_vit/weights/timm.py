@@ -121,6 +121,12 @@ class TimmSource(Source):
         if other:
             raise self._other_network(other)
         network = TimmNetwork(self.shapes, kind, arguments)
+        if wrong := network.contradictions():
+            raise ValueError(
+                f"The tensors of {self.path} are not those of the network that its "
+                f"config.json or architecture= names, which has {', '.join(wrong)}. Name "
+                "the network that the file was saved from."
+            )
         self._split_shared(network)
         self.num_heads = arguments.get("num_heads", _DEFAULT_HEADS)
         self.activation = network.activation

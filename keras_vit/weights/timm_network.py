@@ -153,6 +153,22 @@ class TimmNetwork:
             and self._has("attn.proj.bias")
         )
 
+    def contradictions(self) -> list[str]:
+        """Return the arguments that the tensors contradict, as `name=value`."""
+        arguments, stated = self.arguments, {}
+        has_positions = "pos_embed" in self.shapes
+        if arguments.get("norm_layer") is not None and self._has("norm1"):
+            stated["norm_layer"] = self._has("norm1.bias") == (
+                arguments["norm_layer"] == "layernorm"
+            )
+        if "use_abs_pos_emb" in arguments:
+            stated["use_abs_pos_emb"] = has_positions == arguments["use_abs_pos_emb"]
+        if "pos_embed" in arguments:
+            stated["pos_embed"] = has_positions == (arguments["pos_embed"] == "learn")
+        return [
+            f"{name}={arguments[name]!r}" for name, fits in stated.items() if not fits
+        ]
+
     def config(self, num_heads: int, pooling: str | None) -> dict[str, Any]:
         """Return the arguments of `ViT` that are the structure of the network.
 

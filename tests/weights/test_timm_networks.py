@@ -59,9 +59,8 @@ def test_kinds(name, with_config, bare):
 def test_names_in_messages_are_no_examples(tmp_path):
     """Check that messages name no other network, which a user might copy."""
     for name, config in (
-        ("vit_giant_patch14_dinov2", "exact", "exact"),
+        ("vit_giant_patch14_dinov2", "bare"),
         ("vit_dwee_patch16_reg1_gap_256", "published"),
-        ("vit_giant_patch14_dinov2", "exact", "exact"),
         ("vit_dwee_patch16_reg1_gap_256", "saved"),
         ("vit_small_patch16_rope_ape_224", "bare"),
     ):
