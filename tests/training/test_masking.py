@@ -76,6 +76,7 @@ def coloured_images(count):
     return (colours + random_array(count, 16, 24, 3, scale=0.02)).astype("float32")
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_fit_learns(objective):
     model = objective(backbone_of(num_layers=1), ratio=0.5)
