@@ -196,6 +196,14 @@ def test_other_spellings(tmp_path):
     assert_same_logits(model, golden)
 
 
+# Tensors whose absence shows another network.
+SHOWS = {
+    "blocks.0.norm1.bias": "norm='rms'",
+    "blocks.0.attn.proj.bias": r"attention=SelfAttention\(use_projection_bias=False",
+    "blocks.0.mlp.fc2.bias": r"mlp=MLP\(use_bias=False",
+}
+
+
 @pytest.mark.parametrize("name", ["timm_deit_distilled", "hf_vit"])
 def test_no_tensor_can_be_left_out(tmp_path, name):
     golden = Golden(name)
@@ -207,8 +215,8 @@ def test_no_tensor_can_be_left_out(tmp_path, name):
         message = missing
         if missing.endswith("patch_embeddings.projection.weight"):
             message = "not a ViT checkpoint"
-        elif missing in ("blocks.0.attn.proj.bias", "blocks.0.mlp.fc2.bias"):
-            message = r"requires .*bias=False\)"  # Some networks have none.
+        elif missing in SHOWS:
+            message = f"requires {SHOWS[missing]}"
         with pytest.raises(ValueError, match=f"(?s)short.safetensors .*{message}"):
             keras_vit.ViT.from_config({**config, "weights": path})
 
