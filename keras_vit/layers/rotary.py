@@ -200,9 +200,9 @@ class MixedRotaryPositions(AttentionPositions):
     def call(self, x):
         places = grid_coordinates(self.grid_shape, "index")
         y, x_axis = (ops.convert_to_tensor(p[:, None, None], "float32") for p in places)
-        along_x, along_y = to_float32(self.frequencies)
-        angles = x_axis * along_x + y * along_y
-        copies = x.shape[2] // along_x.shape[0]
+        frequencies = to_float32(self.frequencies)
+        angles = x_axis * frequencies[0] + y * frequencies[1]
+        copies = x.shape[2] // frequencies.shape[1]
         angles = ops.tile(angles, (1, copies, 1))
         angles = ops.pad(angles, ((self.num_prefix_tokens, 0), (0, 0), (0, 0)))
         return rotate(x, ops.cos(angles), ops.sin(angles), self.layout)

@@ -288,6 +288,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.usefixtures("exporting_here")
 def test_a_difference_of_any_output_fails(tmp_path, monkeypatch):

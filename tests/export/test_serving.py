@@ -178,6 +178,7 @@ def test_the_command_line_of_tensorflow_runs_an_export(exported, model, tmp_path
     np.testing.assert_allclose(served, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_warm_up_requests_are_those_of_tf_serving(exported, tmp_path):
     apis = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     import tensorflow as tf

@@ -143,7 +143,9 @@ def check_litert(model, path):
 
 @pytest.mark.any_backend
 @pytest.mark.usefixtures("exporting_here")
-@pytest.mark.parametrize("file_format", WRITERS)
+@pytest.mark.parametrize(
+    "file_format", ["litert", pytest.param("onnx", marks=pytest.mark.slow)]
+)
 def test_int8_and_the_command(file_format, tmp_path, capsys):
     model = tiny_vit(hidden_dim=64, mlp_dim=256, num_layers=6)
     kernel = model.get_layer("classifier").kernel

@@ -56,11 +56,11 @@ def _adapted(case):
     "case",
     [
         "lora",
+        pytest.param("int8", marks=pytest.mark.any_backend),
         *(
-            pytest.param(case, marks=pytest.mark.any_backend)
-            for case in ("int8", "float8")
+            pytest.param(case, marks=pytest.mark.slow)
+            for case in ("int4", "float8", "int8 lora")
         ),
-        *(pytest.param(case, marks=pytest.mark.slow) for case in ("int4", "int8 lora")),
     ],
 )
 def test_saved_and_loaded(case, tmp_path):

@@ -198,6 +198,8 @@ def test_other_spellings(tmp_path):
 
 # Tensors whose absence shows another network.
 SHOWS = {
+    "pos_embed": "positions='none'",
+    "norm.weight": "final_norm=None",
     "blocks.0.norm1.bias": "norm='rms'",
     "blocks.0.attn.proj.bias": r"attention=SelfAttention\(use_projection_bias=False",
     "blocks.0.mlp.fc2.bias": r"mlp=MLP\(use_bias=False",
