@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_vit.choices import check_choice
+
 # torchvision's and timm's values, times 255.
 IMAGENET_MEAN = [123.675, 116.28, 103.53]
 IMAGENET_STD = [58.395, 57.12, 57.375]
@@ -21,6 +23,9 @@ RESIZES = {
     "bilinear_antialias": ("bilinear", True),
     "bicubic_antialias": ("bicubic", True),
 }
+CROP_ROUNDINGS = ("nearest", "floor")
+# Arguments that have an effect only together with `image_size`.
+_GEOMETRY = ("resize", "crop_fraction", "crop_to_aspect_ratio", "crop_rounding")
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -39,8 +44,8 @@ class Preprocessor(keras.layers.Rescaling):
     its aspect ratio. With a `crop_fraction`, the resized image keeps its aspect ratio and
     covers `(sh, sw) = (floor(height / crop_fraction), floor(width / crop_fraction))`: its
     size is `(max(sh, h * sw / w), max(sw, w * sh / h))`, rounded down if sh = sw and to
-    the nearest int otherwise. The crop starts at row and column `round(excess / 2)`.
-    Halves are rounded to even.
+    the nearest int otherwise. The crop starts at row and column `round(excess / 2)`, with
+    halves rounded to even, or at `floor(excess / 2)` with `crop_rounding="floor"`.
 
     With `crop_to_aspect_ratio=True`, as in `keras.layers.Resizing`, the crop comes first:
     the largest central area with the aspect ratio of `image_size`, in whole pixels, is
@@ -52,6 +57,9 @@ class Preprocessor(keras.layers.Rescaling):
     - Google's JAX checkpoints: `Preprocessor(image_size=s)`.
     - transformers' `ViTImageProcessor`: `Preprocessor(image_size=s,
       resize="bilinear_antialias")`.
+    - transformers' `BitImageProcessor` (DINOv2) and `CLIPImageProcessor`:
+      `Preprocessor(image_size=s, resize="bicubic_antialias", crop_fraction=size /
+      shortest_edge, crop_rounding="floor")`, with their own mean and std.
     - timm with mean and std 0.5: `Preprocessor(image_size=s,
       resize="bicubic_antialias", crop_fraction=0.9)`; mostly 1.0 for a size of 384.
     - timm and DeiT with ImageNet's mean and std: `Preprocessor.imagenet(s, 0.9)`.
@@ -68,6 +76,9 @@ class Preprocessor(keras.layers.Rescaling):
             (0, 1], the side of the crop as a fraction of the shorter side.
         crop_to_aspect_ratio: bool, whether to crop the image to the aspect ratio of
             `image_size` before the resize. It excludes a `crop_fraction`.
+        crop_rounding: `"nearest"` (torchvision and timm) or `"floor"` (transformers), the
+            rounding of the first row and column of the crop. The two differ by one pixel
+            if the number of rows or columns to remove is 3, 7, 11, ...
 
     Raises:
         ValueError: an argument is out of its range; an input has another rank, boolean or
@@ -87,11 +98,13 @@ class Preprocessor(keras.layers.Rescaling):
 
     Reference: the default scaling is that of the ViT paper's code. Sizes are computed as
     in torchvision's `Resize` and `CenterCrop`, and for a rectangular `image_size` as in
-    timm's `ResizeKeepRatio`. Deviation: Pillow rounds and clips after each axis, this
-    layer does not. On photographs the pixels differ by 0.3 on average, and by more than 1
-    for one in a thousand, at hard edges between black and white. Keras and KerasHub round
-    the resized pixels of uint8 images, and do not clip those of float images after a
-    bicubic resize; this layer clips both and rounds neither.
+    timm's `ResizeKeepRatio`. Deviation: Pillow, which timm and transformers use, rounds
+    and clips after each axis of a resize, and this layer does not. The pixels differ by
+    0.3 on average, and after a bilinear resize by at most 1. After a bicubic resize about
+    one in a thousand differs by more than 1: those at hard edges of black or white, where
+    Pillow clips the first axis. The largest difference on ten photographs was 10. Keras
+    and KerasHub round the resized pixels of uint8 images, and do not clip those of float
+    images after a bicubic resize; this layer clips both and rounds neither.
     """
 
     def __init__(
@@ -102,6 +115,7 @@ class Preprocessor(keras.layers.Rescaling):
         resize: str = "bilinear",
         crop_fraction: float | None = None,
         crop_to_aspect_ratio: bool = False,
+        crop_rounding: str = "nearest",
         dtype="float32",
         **kwargs,
     ):
@@ -112,10 +126,12 @@ class Preprocessor(keras.layers.Rescaling):
                 f"std must be positive (in pixel values 0 to 255); received {std}."
             )
         _check_geometry(image_size, resize, crop_fraction, crop_to_aspect_ratio)
+        _check_rounding(crop_rounding, crop_fraction)
         self.image_size = image_size and tuple(image_size)
         self.resize = resize
         self.crop_fraction = crop_fraction
         self.crop_to_aspect_ratio = crop_to_aspect_ratio
+        self.crop_rounding = crop_rounding
         scale = 1.0 / np.asarray(self.std)
         offset = -np.asarray(self.mean) * scale
         super().__init__(scale.tolist(), offset.tolist(), dtype=dtype, **kwargs)
@@ -182,7 +198,7 @@ class Preprocessor(keras.layers.Rescaling):
         """
         config = {**self.get_config(), "image_size": image_size}
         if image_size is None:
-            for key in ("resize", "crop_fraction", "crop_to_aspect_ratio"):
+            for key in _GEOMETRY:
                 del config[key]
         return self.from_config(config)
 
@@ -379,10 +395,12 @@ class Preprocessor(keras.layers.Rescaling):
         covered = [math.floor(side / self.crop_fraction) for side in self.image_size]
         size = self._covering_size(height, width, covered)
         row, column = (
-            _rounded_quotient(resized - cropped, 2)
+            resized - cropped
             for resized, cropped in zip(size, self.image_size, strict=True)
         )
-        return size, (row, column)
+        if self.crop_rounding == "floor":
+            return size, (row // 2, column // 2)
+        return size, (_rounded_quotient(row, 2), _rounded_quotient(column, 2))
 
     def _covering_size(self, height, width, covered):
         square = covered[0] == covered[1]
@@ -412,6 +430,7 @@ class Preprocessor(keras.layers.Rescaling):
             "resize": self.resize,
             "crop_fraction": self.crop_fraction,
             "crop_to_aspect_ratio": self.crop_to_aspect_ratio,
+            "crop_rounding": self.crop_rounding,
         }
 
     @classmethod
@@ -461,4 +480,13 @@ def _check_geometry(image_size, resize, crop_fraction, crop_to_aspect_ratio):
         raise ValueError(
             "crop_to_aspect_ratio must be False, or True without a crop_fraction; "
             f"received {crop_to_aspect_ratio!r} with crop_fraction={crop_fraction!r}."
+        )
+
+
+def _check_rounding(crop_rounding, crop_fraction):
+    check_choice("crop_rounding", crop_rounding, CROP_ROUNDINGS)
+    if crop_rounding != "nearest" and crop_fraction is None:
+        raise ValueError(
+            f"crop_rounding={crop_rounding!r} needs a crop_fraction; received None. Give "
+            "crop_fraction=..., or omit crop_rounding."
         )

@@ -153,6 +153,22 @@ def test_bicubic_stays_among_pixel_values():
     np.testing.assert_allclose(resized[..., 0], expected, rtol=0, atol=0.51)
 
 
+@pytest.mark.any_backend
+@pytest.mark.parametrize("size", [(224, 192), (51, 67)])
+def test_hard_edges_differ_from_pillow(size):
+    """Check the bounds of what Pillow's clipping after the first axis changes."""
+    blocks = np.random.default_rng(0).integers(0, 2, (30, 40, 1), "uint8") * 255
+    image = np.repeat(blocks.repeat(4, 0).repeat(4, 1), 3, -1)
+    for resize, most, average in (
+        ("bilinear_antialias", 1.0, 0.4),
+        ("bicubic_antialias", 20.0, 1.0),
+    ):
+        expected = pillow_resized(image, size, resize)
+        resized = resized_pixels(image, image_size=size, resize=resize)
+        assert np.abs(resized - expected).max() <= most
+        assert np.abs(resized - expected).mean() < average
+
+
 def published_window(source, image_size, crop_fraction):
     """Return the resized size and the corner of the crop in timm and torchvision."""
     height, width = source
@@ -249,6 +265,12 @@ CONVENTIONS = {
         "image_size": (24, 40),
         "resize": "bicubic_antialias",
         "crop_fraction": 0.875,
+    },
+    "dinov2": {
+        "image_size": (24, 24),
+        "resize": "bicubic_antialias",
+        "crop_fraction": 24 / 37,
+        "crop_rounding": "floor",
     },
     "keras_hub": {"image_size": (24, 31), "crop_to_aspect_ratio": True},
 }
@@ -371,12 +393,14 @@ def test_a_config_from_before_there_were_sizes():
     config = Preprocessor(MEAN, STD).get_config()
     for key in ("image_size", "resize", "crop_fraction", "crop_to_aspect_ratio"):
         del config[key]
+    del config["crop_rounding"]
     assert Preprocessor.from_config(config).get_config() == {
         **config,
         "image_size": None,
         "resize": "bilinear",
         "crop_fraction": None,
         "crop_to_aspect_ratio": False,
+        "crop_rounding": "nearest",
     }
 
 
@@ -397,6 +421,8 @@ def test_a_config_from_before_there_were_sizes():
             r"without a crop_fraction; received True with crop_fraction=1\.0",
         ),
         ({"image_size": (8, 8), "crop_to_aspect_ratio": 1}, "must be False.*received 1"),
+        ({"crop_rounding": "up"}, "crop_rounding 'up'.*'nearest', 'floor'"),
+        ({"image_size": (8, 8), "crop_rounding": "floor"}, "needs a crop_fraction"),
     ],
 )
 def test_bad_argument(arguments, message):

@@ -133,7 +133,7 @@ def read_preprocessor_config(
             # `Preprocessor` rounds `output / fraction` down. Half a pixel more keeps the
             # quotient from falling just below the integer.
             fraction = output[0] / (resized[0] + 0.5)
-        arguments["crop_fraction"] = fraction
+        arguments |= {"crop_fraction": fraction, "crop_rounding": "floor"}
     if shortest and not values["do_center_crop"]:
         other.append(f"size={values['size']!r} without a crop")
     elif shortest and "crop_fraction" not in arguments:
