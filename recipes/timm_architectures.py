@@ -3,8 +3,9 @@
     python -m recipes.timm_architectures > keras_vit/data/timm_architectures.toml
 
 The table has the arguments of timm's models that change the outputs and that no tensor
-shows, or that the reader of checkpoints needs to interpret the tensors. Sizes, dropout
-rates and initial values are omitted. Needs timm.
+shows, or that the reader of checkpoints needs to interpret the tensors. Dropout rates and
+initial values are omitted. A second table has the numbers of heads by size, for files
+that name no architecture. Needs timm.
 """
 
 import functools
@@ -44,6 +45,8 @@ DEFAULTS = {
     "beit": {"global_pool": "avg", "act_layer": "gelu"},
     "relpos": {"global_pool": "avg", "act_layer": "gelu"},
 }
+# Arguments of networks that do not have the tensors of a plain ViT.
+NOT_PLAIN = {"norm_layer", "mlp_layer", "attn_layer", "block_fn"}
 WORDS = {"SwiGLUPacked": "swiglu_packed", "GELU": "gelu", "SiLU": "silu"}
 
 
@@ -88,14 +91,13 @@ def toml(value):
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-def groups():
-    """Return a dict from the settings of architectures to their names."""
+def networks():
+    """Yield the name, class, arguments and settings of every architecture."""
     from timm.models import _registry
 
     for module in MODULES:
         code = importlib.import_module(f"timm.models.{module}")
         vars(code)["build_model_with_cfg"] = _raise_found
-    found: dict[tuple, list[str]] = {}
     for name, module in sorted(_registry._model_to_module.items()):
         deprecated = name in _registry._deprecated_models
         if module not in MODULES or deprecated:
@@ -108,9 +110,41 @@ def groups():
                 arguments |= plain(argument, value)
         if arguments.get("use_rot_pos_emb") is False:
             del arguments["use_rot_pos_emb"]
+        yield name, model_class, given, arguments
+
+
+def groups(rows):
+    """Return a dict from the settings of architectures to their names."""
+    found: dict[tuple, list[str]] = {}
+    for name, model_class, _, arguments in rows:
         settings = tuple((key, toml(arguments[key])) for key in sorted(arguments))
-        found.setdefault((kind, settings), []).append(name)
+        found.setdefault((KINDS[model_class], settings), []).append(name)
     return found
+
+
+def sizes(rows):
+    """Return the sizes and numbers of heads of networks with a plain ViT's tensors."""
+    found = set()
+    for _, model_class, given, arguments in rows:
+        is_hybrid = callable(given.get("embed_layer"))
+        if KINDS[model_class] != "vit" or is_hybrid or NOT_PLAIN & set(arguments):
+            continue
+        width, pooling = given.get("embed_dim", 768), arguments["global_pool"]
+        has_norm_after = given.get("fc_norm")
+        if has_norm_after is None:
+            has_norm_after = pooling == "avg"
+        found.add(
+            (
+                width,
+                given.get("depth", 12),
+                int(width * given.get("mlp_ratio", 4.0)),
+                given.get("class_token", True),
+                has_norm_after,
+                pooling == "map",
+                arguments.get("num_heads", 12),
+            )
+        )
+    return sorted(found)
 
 
 def main():
@@ -119,7 +153,15 @@ def main():
 
     print(f"# Architectures of timm {timm.__version__}, grouped by the arguments that no")
     print("# tensor shows. Made by recipes/timm_architectures.py; not edited by hand.")
-    for (kind, settings), names in sorted(groups().items()):
+    rows = list(networks())
+    print("\n# Sizes of the networks with the tensors of a plain ViT: width, number of")
+    print("# blocks, and width of the MLP; whether they have a class token, a norm after")
+    print("# the pooling, and attention pooling; and their number of heads.")
+    print("sizes = [")
+    for size in sizes(rows):
+        print(f"    {toml(list(size))},")
+    print("]")
+    for (kind, settings), names in sorted(groups(rows).items()):
         print(f'\n[[groups]]\nkind = "{kind}"')
         print("arguments = { " + ", ".join(f"{k} = {v}" for k, v in settings) + " }")
         print("names = [\n" + "".join(f'    "{name}",\n' for name in names) + "]")

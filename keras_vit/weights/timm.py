@@ -12,6 +12,7 @@ from keras_vit.weights.pieces import TorchPieces, add_stem, add_vit
 from keras_vit.weights.source import Source
 from keras_vit.weights.timm_architectures import (
     find_architecture,
+    heads_of_size,
     similar_architectures,
 )
 from keras_vit.weights.timm_config import preprocessing, read_config
@@ -22,7 +23,8 @@ from keras_vit.weights.timm_network import (
     unsupported,
 )
 
-# Number of attention heads by width for all published sizes; no tensor shows the number.
+# Number of attention heads by width of the networks that are downloaded by name, and of
+# those of transformers.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 
 _ROOT = re.compile(r"patch_embed\.backbone\.(stem\.)?conv\.weight")
@@ -299,16 +301,24 @@ class TimmSource(Source):
             )
 
     def _num_heads(self, overrides, width):
-        # vit_base_patch16_gap_224 has 16 heads, SigLIP networks of the same width 12.
-        bare = {"cls_token", "fc_norm.bias", "attn_pool.latent"}.isdisjoint(self.shapes)
-        known = overrides.get("num_heads") or self.num_heads or self.published
-        if width == 768 and bare and not known:
+        """Return the number of attention heads, from the size if nothing states it."""
+        if overrides.get("num_heads") or self.num_heads or self.published:
+            return self.heads(overrides, width)
+        depth = self._network.num_layers
+        mlp_dim = self.shapes["blocks.0.mlp.fc2.weight"][1]
+        signs = ("cls_token", "fc_norm.weight", "attn_pool.latent")
+        traits = tuple(sign in self.shapes for sign in signs)
+        is_plain = self._network.is_plain()
+        found = heads_of_size((width, depth, mlp_dim), traits) if is_plain else []
+        if len(found) != 1:
+            numbers = " or ".join(map(str, found)) or "an unknown number"
             raise ValueError(
-                f"No tensor in {self.path} shows the number of attention heads: "
-                "networks of width 768 that average their patches have 12 or 16. Pass "
-                "num_heads=..."
+                f"No tensor in {self.path} shows the number of attention heads, and no "
+                f"config.json beside it states it. Networks like this one, of {depth} "
+                f"blocks of width {width} with MLPs of width {mlp_dim}, have {numbers}. "
+                "Pass num_heads=... or architecture=... (timm's name for the network)."
             )
-        return self.heads(overrides, width)
+        return found[0]
 
     def _check_grid(self, overrides):
         """Raise a `ValueError` if config.json contradicts the position embeddings."""

@@ -19,17 +19,21 @@ class Architecture(NamedTuple):
     arguments: dict[str, Any]
 
 
-def _read_table():
-    """Read the architectures in `keras_vit/data/timm_architectures.toml`."""
+def _read_tables():
+    """Read `keras_vit/data/timm_architectures.toml`."""
     file = importlib.resources.files("keras_vit").joinpath(
         "data", "timm_architectures.toml"
     )
-    for group in tomllib.loads(file.read_text("utf-8"))["groups"]:
-        for name in group["names"]:
-            yield name, Architecture(group["kind"], group["arguments"])
+    tables = tomllib.loads(file.read_text("utf-8"))
+    architectures = {
+        name: Architecture(group["kind"], group["arguments"])
+        for group in tables["groups"]
+        for name in group["names"]
+    }
+    return architectures, tables["sizes"]
 
 
-ARCHITECTURES = dict(_read_table())
+ARCHITECTURES, _SIZES = _read_tables()
 
 
 def find_architecture(name: str) -> Architecture | None:
@@ -46,6 +50,26 @@ def find_architecture(name: str) -> Architecture | None:
     name = name.partition(".")[0]
     old = re.fullmatch(r"(.*)_(in21k|sam|dino|in21ft1k)", name)
     return ARCHITECTURES.get(name) or (ARCHITECTURES.get(old[1]) if old else None)
+
+
+def heads_of_size(size: tuple[int, int, int], traits: tuple[bool, ...]) -> list[int]:
+    """Return the numbers of attention heads of timm's networks of a size.
+
+    Args:
+        size: width, number of blocks and width of the MLP of a plain ViT.
+        traits: whether the network has a class token, a norm after the pooling, and
+            attention pooling. They are compared one after the other until a single
+            number is left, so that other poolings than the published ones are allowed
+            where all networks of the size agree.
+
+    Returns:
+        List of the possible numbers; empty if timm has no network of this size.
+    """
+    rows = [row for row in _SIZES if tuple(row[:3]) == size]
+    for index, trait in enumerate(traits, start=3):
+        if len({row[-1] for row in rows}) > 1:
+            rows = [row for row in rows if row[index] == trait]
+    return sorted({row[-1] for row in rows})
 
 
 def similar_architectures(name: str) -> str:

@@ -1,6 +1,6 @@
 """DINOv3's ViT of transformers."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from keras_vit.weights.transformers.source import BlockNames, TransformersSource
 
@@ -26,6 +26,11 @@ class Dinov3Source(TransformersSource):
     model_types = ("dinov3_vit",)
     ignored = ("embeddings.mask_token",)
     needs_positions = False
+    published_heads: ClassVar[dict[int, int]] = {
+        **TransformersSource.published_heads,
+        1280: 20,
+        4096: 32,
+    }
     names = {  # noqa: RUF012
         "patches": "embeddings.patch_embeddings",
         "class_token": "embeddings.cls_token",
