@@ -2,23 +2,33 @@
 
 import os
 import pathlib
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_vit.choices import check_choice
 from keras_vit.export.staging import place, staged
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.lora import merged
+from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.weights.detect import open_checkpoint
+from keras_vit.weights.directory import check_same_network
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource, save_npz
+from keras_vit.weights.timm_writer import timm_directory
 
 TARGETS = (".keras", ".weights.h5", ".npz")
+# Functions that return the content of a directory for another library.
+LIBRARIES = {"timm": timm_directory}
 
 
 def convert(
-    source: str | os.PathLike, target: str | os.PathLike, **overrides: Any
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    to: str | None = None,
+    **overrides: Any,
 ) -> float:
     """Convert a checkpoint to another format and verify the result.
 
@@ -28,8 +38,13 @@ def convert(
     Args:
         source: any checkpoint that `keras_vit.load_checkpoint` reads.
         target: path ending in `.keras`, `.weights.h5` or `.npz`. An `.npz` file uses
-            Google's tensor names, or those of big_vision if the source uses them. The
-            file is written atomically.
+            Google's tensor names, or those of big_vision if the source uses them. With
+            `to`, path of a new directory. The target is written atomically.
+        to: None, or `"timm"` for a directory that this library loads: with
+            `timm.create_model("local-dir:<target>", pretrained=True)`, or from its
+            `model.safetensors` with `checkpoint_path=`. It holds the weights, the
+            architecture, the preprocessing and the names of the classes. The library
+            returns logits, whatever the model's `classifier_activation`.
         **overrides: arguments passed on to `keras_vit.load_checkpoint`.
 
     Returns:
@@ -41,22 +56,23 @@ def convert(
         RuntimeError: if the written file does not reproduce the weights or outputs of the
             source.
         ValueError: if the source cannot be loaded, the ending of `target` is not
-            supported, or the format of `target` cannot represent the model.
+            supported, or the format of `target` or the library cannot represent the
+            model; nothing is written then.
     """
     target = pathlib.Path(target)
-    ending = next((e for e in TARGETS if target.name.endswith(e)), None)
-    if ending is None:
-        raise ValueError(
-            f"The target must end in {', '.join(TARGETS)}; received {target}."
-        )
-    if target.exists():
-        raise FileExistsError(f"{target} exists; delete it or choose another path.")
+    ending = _check_target(target, to)
     model = load_checkpoint(source, **overrides)
-    if ending == ".npz" or "quantized" not in model.get_config():
+    if ending in ("", ".npz") or "quantized" not in model.get_config():
         model = merged(model)
+    directory = None if to is None else _directory(model, to)
     with staged(target.parent) as staging:
         written = staging / f"model{ending}"
-        again = _write(model, written, source)
+        if to is None or directory is None:
+            again = _write(model, written, source)
+        else:
+            directory.write(written)
+            again = _load_directory(model, written)
+            check_same_network(model, again, to)
         images = np.random.default_rng(0).uniform(-1, 1, (2, *model.input_shape[1:]))
         images = images.astype("float32")
         outputs = [_outputs(m, images) for m in (model, again)]
@@ -72,6 +88,51 @@ def convert(
             )
         place(written, [target])
     return difference
+
+
+def _check_target(target, to):
+    """Return the ending of the target, "" for a directory; raise if it is invalid."""
+    if to is not None:
+        check_choice("to", to, tuple(LIBRARIES))
+    ending = next((e for e in TARGETS if target.name.endswith(e)), None)
+    if to is None and ending is None:
+        raise ValueError(
+            f"The target must end in {', '.join(TARGETS)}; received {target}. For a "
+            f"directory of {' or '.join(LIBRARIES)}, pass to={next(iter(LIBRARIES))!r}."
+        )
+    if to is not None and ending is not None:
+        raise ValueError(
+            f"to={to!r} writes a directory, whose name must not end in {ending}; "
+            f"received {target}."
+        )
+    if os.path.lexists(target):
+        raise FileExistsError(f"{target} exists; delete it or choose another path.")
+    return ending or ""
+
+
+def _directory(model, library):
+    """Return the content of a directory of a library."""
+    if isinstance(model, T2TViT):
+        raise ValueError(
+            f"{library} has no T2T-ViT, so a T2TViT cannot be converted to it. Nothing "
+            "was written."
+        )
+    return LIBRARIES[library](model)
+
+
+def _load_directory(model, path):
+    """Return the model in a written directory, with the activation and dtype of `model`.
+
+    The library's files do not state them.
+    """
+    config = model.get_config()
+    overrides = {"dtype": config["dtype"]}
+    if config["include_top"]:
+        overrides["classifier_activation"] = config["classifier_activation"]
+    with warnings.catch_warnings():
+        # The source has given the same warnings already.
+        warnings.simplefilter("ignore")
+        return load_checkpoint(path, **overrides)
 
 
 def _google_names(source):

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from keras_vit.convert import TARGETS, convert
+from keras_vit.convert import LIBRARIES, TARGETS, convert
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -14,7 +14,14 @@ def main(arguments: list[str] | None = None) -> None:
         epilog="example: keras-vit convert ViT-B_16.npz vit_b16.keras",
     )
     parser.add_argument("source", help="a path, or a name of keras_vit.checkpoints()")
-    parser.add_argument("target", help=f"a path ending in {', '.join(TARGETS)}")
+    parser.add_argument(
+        "target", help=f"a path ending in {', '.join(TARGETS)}, or with --to a directory"
+    )
+    parser.add_argument(
+        "--to",
+        choices=tuple(LIBRARIES),
+        help="write a directory with weights and configuration for this library",
+    )
     parser.add_argument(
         "--input-shape",
         type=int,
@@ -51,6 +58,14 @@ def main(arguments: list[str] | None = None) -> None:
     except (OSError, ImportError, RuntimeError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
     print(
-        f"Wrote {target} ({os.path.getsize(target) / 1e6:.1f} MB); largest difference "
+        f"Wrote {target} ({_size(target) / 1e6:.1f} MB); largest difference "
         f"between the outputs for two random images: {difference:.3g}."
     )
+
+
+def _size(target):
+    """Return the size of a file, or of the files in a directory, in bytes."""
+    if not os.path.isdir(target):
+        return os.path.getsize(target)
+    with os.scandir(target) as files:
+        return sum(file.stat().st_size for file in files)

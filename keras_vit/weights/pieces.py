@@ -68,6 +68,33 @@ class Piece(NamedTuple):
         arrays = [array.reshape(self.stored_shape) for array in arrays]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 
+    def write(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the tensors from which `read` returns `array`.
+
+        Args:
+            array: the weight.
+
+        Returns:
+            Dict from the name of a tensor to its array.
+
+        Raises:
+            ValueError: if a part of the weight that has no tensor is not zero.
+        """
+        parts = np.split(array, len(self.names), axis=-1) if self.names else [array]
+        axes = self.axes or tuple(range(len(self.shape)))
+        permuted = tuple(self.shape[axis] for axis in axes)
+        tensors = {}
+        for name, part in zip(self.names or (None,), parts, strict=True):
+            if name is not None:
+                tensor = part.reshape(permuted).transpose(np.argsort(axes))
+                tensors[name] = np.ascontiguousarray(tensor)
+            elif np.any(part):
+                raise ValueError(
+                    f"The weight {self.path} must be zero, because the format has no "
+                    f"tensor for it; its values go up to {np.max(np.abs(part)):.3g}."
+                )
+        return tensors
+
 
 class Pieces(list[Piece]):
     """List of `Piece`s with a method for each kind of layer, in the layout of Flax.

@@ -437,19 +437,30 @@ class TimmSource(Source):
         return tokens + registers, tokens, 0
 
     def pieces(self, config):
-        pieces = TorchPieces()
-        if config["stem"] is not None:
-            config = self._add_stem(pieces, config)
-        add_vit(pieces, self._network.names(), "blocks.{}.".format, config)
-        if config["include_top"]:
-            d, classes = config["hidden_dim"], config["classes"]
-            pieces.dense("head", "classifier", d, classes)
-            if config["distillation_token"]:
-                pieces.dense("head_dist", "distillation_classifier", d, classes)
-        return pieces
+        return network_pieces(self._network.names(), config, self._root)
 
-    def _add_stem(self, pieces, config):
-        root = self._root or "patch_embed.backbone.stem.conv.weight"
-        root = root.removesuffix(".weight")
-        names = {"root": root, "root_norm": f"{root.removesuffix('conv')}norm", **_STEM}
-        return add_stem(pieces, names, config, "timm")
+
+def network_pieces(
+    names: dict[str, Any], config: dict[str, Any], root: str | None = None
+) -> TorchPieces:
+    """Return the tensors of a network under timm's names.
+
+    Args:
+        names: dict, as `keras_vit.weights.timm_network.tensor_names` returns it.
+        config: dict, as for `Source.pieces`.
+        root: name of the kernel of the stem's first convolution, or None for the usual
+            name.
+    """
+    pieces = TorchPieces()
+    if config["stem"] is not None:
+        root = (root or "patch_embed.backbone.stem.conv.weight").removesuffix(".weight")
+        norm = f"{root.removesuffix('conv')}norm"
+        stem = {"root": root, "root_norm": norm, **_STEM}
+        config = add_stem(pieces, stem, config, "timm")
+    add_vit(pieces, names, "blocks.{}.".format, config)
+    if config["include_top"]:
+        d, classes = config["hidden_dim"], config["classes"]
+        pieces.dense("head", "classifier", d, classes)
+        if config["distillation_token"]:
+            pieces.dense("head_dist", "distillation_classifier", d, classes)
+    return pieces

@@ -3,7 +3,14 @@
 import os
 from typing import Any
 
-from keras_vit.layers.preprocessor import IMAGENET_MEAN, IMAGENET_STD, RESIZES
+import numpy as np
+
+from keras_vit.layers.preprocessor import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    RESIZES,
+    Preprocessor,
+)
 from keras_vit.weights.tensor_file import read_json
 
 # Entries of `pretrained_cfg` that do not affect evaluation at the trained image size.
@@ -87,3 +94,61 @@ def preprocessing(pretrained_cfg: dict[str, Any]) -> tuple[dict[str, Any], list[
         "resize": resize,
     }
     return settings, other
+
+
+def pretrained_cfg(preprocessor: Preprocessor, config: dict[str, Any]) -> dict[str, Any]:
+    """Return timm's description of the preprocessing, the inverse of `preprocessing`.
+
+    Args:
+        preprocessor: the model's.
+        config: dict, the model's `resolved_config()`.
+
+    Raises:
+        ValueError: if timm does not have this preprocessing.
+    """
+    height, width, channels = config["input_shape"]
+    check_antialias(preprocessor, "timm")
+    crop = preprocessor.crop_fraction
+    scaled = preprocessor.with_channels(channels)
+    mean, std = (
+        [x / 255 for x in np.broadcast_to(values, channels).tolist()]
+        for values in (scaled.mean, scaled.std)
+    )
+    interpolation = preprocessor.resize.removesuffix("_antialias")
+    return {
+        "input_size": [channels, height, width],
+        "fixed_input_size": True,
+        # A preprocessor that only scales expects images of the right size, which a
+        # resize to that size does not change.
+        "interpolation": interpolation if preprocessor.image_size else "bicubic",
+        "crop_pct": 1.0 if crop is None else crop,
+        "crop_mode": "squash" if crop is None else "center",
+        "mean": mean,
+        "std": std,
+        "num_classes": config["classes"] if config["include_top"] else 0,
+        "first_conv": "patch_embed.proj",
+        "classifier": (["head", "head_dist"] if config["distillation_token"] else "head"),
+    }
+
+
+def check_antialias(preprocessor: Preprocessor, library: str) -> None:
+    """Raise a `ValueError` for a resize that timm and transformers do not have.
+
+    Args:
+        preprocessor: the model's.
+        library: name of the library, for the message.
+    """
+    if preprocessor.image_size is None:
+        return
+    if preprocessor.crop_to_aspect_ratio or preprocessor.resize == "bilinear":
+        setting = (
+            "crop_to_aspect_ratio=True"
+            if preprocessor.crop_to_aspect_ratio
+            else "resize='bilinear' (without antialiasing)"
+        )
+        raise ValueError(
+            f"The model's preprocessor has {setting}, which {library} cannot express. "
+            "Pass preprocessor=keras_vit.layers.Preprocessor(..., "
+            "resize='bilinear_antialias') to convert; it gives slightly different "
+            "pixels. Nothing was written."
+        )

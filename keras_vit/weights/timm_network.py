@@ -329,49 +329,67 @@ class TimmNetwork:
 
     def names(self) -> dict[str, Any]:
         """Return the names of the tensors, as for `keras_vit.weights.pieces.add_vit`."""
-        q, k, v = (f"attn.{part}_proj" for part in "qkv")
         _, separate, _ = self.projections()
-        biases = ("attn.q_bias", None, "attn.v_bias")
-        if separate:
-            biases = (f"{q}.bias", None, f"{v}.bias")
-        has_gate = self._has("mlp.fc1_g")
-        block = {
-            "attention_norm": "norm1",
-            "attention/qkv": (q, k, v) if separate else "attn.qkv",
-            "attention/qkv/bias": biases,
-            "attention/query_norm": "attn.q_norm",
-            "attention/key_norm": "attn.k_norm",
-            "attention/inner_norm": "attn.norm",
-            "attention/projection": "attn.proj",
-            "attention/rotary_positions/frequencies": "rope.freqs",
-            "attention/relative_bias/table": f"attn.{BIAS_TABLE}",
-            "attention/relative_mlp/expand": "attn.rel_pos.mlp.fc1",
-            "attention/relative_mlp/contract": "attn.rel_pos.mlp.fc2",
-            "mlp_norm": "norm2",
-            "mlp/expand": ("mlp.fc1_g", "mlp.fc1_x") if has_gate else "mlp.fc1",
-            "mlp/inner_norm": "mlp.norm",
-            "mlp/contract": "mlp.fc2",
-            "attention_scale": "ls1.gamma",
-            "mlp_scale": "ls2.gamma",
-        }
-        pooling = {
-            "query": "q",
-            "key_value": "kv",
-            "projection": "proj",
-            "norm": "norm",
-            "mlp/expand": "mlp.fc1",
-            "mlp/contract": "mlp.fc2",
-        }
-        before = "norm_pre" if "norm_pre.weight" in self.shapes else "patch_embed.norm"
-        return {
-            "patches": "patch_embed.proj",
-            "embedding_norm": before,
-            "class_token": "cls_token",
-            "distillation_token": "dist_token",
-            "positions": "pos_embed",
-            "registers": "reg_token",
-            "block": block,
-            "norm": "fc_norm" if "fc_norm.weight" in self.shapes else "norm",
-            "probe": "attn_pool.latent",
-            "pooling": {layer: f"attn_pool.{name}" for layer, name in pooling.items()},
-        }
+        return tensor_names(
+            separate=separate,
+            gated=self._has("mlp.fc1_g"),
+            embedding_norm="norm_pre" if "norm_pre.weight" in self.shapes else None,
+            fc_norm="fc_norm.weight" in self.shapes,
+        )
+
+
+def tensor_names(
+    separate: bool, gated: bool, embedding_norm: str | None, fc_norm: bool
+) -> dict[str, Any]:
+    """Return the names of the tensors, as for `keras_vit.weights.pieces.add_vit`.
+
+    Args:
+        separate: bool, whether q, k and v are projected by three layers.
+        gated: bool, whether the gate of the MLP and its hidden layer are two layers.
+        embedding_norm: str, name of the norm before the blocks, or None for the one
+            inside the patch embedding.
+        fc_norm: bool, whether the last norm follows the pooling.
+    """
+    q, k, v = (f"attn.{part}_proj" for part in "qkv")
+    biases = ("attn.q_bias", None, "attn.v_bias")
+    if separate:
+        biases = (f"{q}.bias", None, f"{v}.bias")
+    block = {
+        "attention_norm": "norm1",
+        "attention/qkv": (q, k, v) if separate else "attn.qkv",
+        "attention/qkv/bias": biases,
+        "attention/query_norm": "attn.q_norm",
+        "attention/key_norm": "attn.k_norm",
+        "attention/inner_norm": "attn.norm",
+        "attention/projection": "attn.proj",
+        "attention/rotary_positions/frequencies": "rope.freqs",
+        "attention/relative_bias/table": f"attn.{BIAS_TABLE}",
+        "attention/relative_mlp/expand": "attn.rel_pos.mlp.fc1",
+        "attention/relative_mlp/contract": "attn.rel_pos.mlp.fc2",
+        "mlp_norm": "norm2",
+        "mlp/expand": ("mlp.fc1_g", "mlp.fc1_x") if gated else "mlp.fc1",
+        "mlp/inner_norm": "mlp.norm",
+        "mlp/contract": "mlp.fc2",
+        "attention_scale": "ls1.gamma",
+        "mlp_scale": "ls2.gamma",
+    }
+    pooling = {
+        "query": "q",
+        "key_value": "kv",
+        "projection": "proj",
+        "norm": "norm",
+        "mlp/expand": "mlp.fc1",
+        "mlp/contract": "mlp.fc2",
+    }
+    return {
+        "patches": "patch_embed.proj",
+        "embedding_norm": embedding_norm or "patch_embed.norm",
+        "class_token": "cls_token",
+        "distillation_token": "dist_token",
+        "positions": "pos_embed",
+        "registers": "reg_token",
+        "block": block,
+        "norm": "fc_norm" if fc_norm else "norm",
+        "probe": "attn_pool.latent",
+        "pooling": {layer: f"attn_pool.{name}" for layer, name in pooling.items()},
+    }

@@ -1,0 +1,143 @@
+"""Directories of other libraries: weights beside the JSON files that describe them."""
+
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_vit.layers.base import description
+from keras_vit.weights.pieces import POSITIONS, Piece
+
+
+class Directory(NamedTuple):
+    """Content of a directory that another library loads.
+
+    Attributes:
+        tensors: dict from name to array, for `model.safetensors`.
+        files: dict from the name of a JSON file to its content.
+    """
+
+    tensors: dict[str, np.ndarray]
+    files: dict[str, dict[str, Any]]
+
+    def write(self, path: pathlib.Path) -> None:
+        """Write the files.
+
+        Args:
+            path: path of the directory, which must not exist yet.
+        """
+        from safetensors.numpy import save_file
+
+        path.mkdir()
+        # PyTorch's libraries require the entry `format`.
+        save_file(self.tensors, path / "model.safetensors", {"format": "pt"})
+        for name, content in self.files.items():
+            (path / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+# Arguments that determine the network. Rates, `remat` and the initial values of
+# LayerScale and of the classifier matter only in training.
+_NETWORK = (
+    *("input_shape", "patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim"),
+    *("include_top", "pooling", "class_token", "distillation_token", "final_norm"),
+    *("representation_size", "positions", "registers", "qkv_bias", "activation"),
+    *("layer_norm_epsilon", "norm", "mlp", "attention", "block", "embedding_norm"),
+)
+
+
+def require(config: dict[str, Any], library: str, possible: dict[str, tuple]) -> None:
+    """Raise a `ValueError` for an argument that a library cannot express.
+
+    Args:
+        config: dict, the model's `resolved_config()`.
+        library: name of the library, for the message.
+        possible: dict from arguments to the values that the library has.
+    """
+    for argument, values in possible.items():
+        if description(config[argument]) not in map(description, values):
+            raise ValueError(
+                f"{library} has {argument}={' or '.join(map(repr, values))} in networks "
+                f"like this; the model has {config[argument]!r}, which {library} cannot "
+                "express. Nothing was written."
+            )
+
+
+def check_same_network(model: Any, again: Any, library: str) -> None:
+    """Raise a `ValueError` if a written directory describes another network.
+
+    Args:
+        model: the `ViT` that was written.
+        again: the `ViT` that was loaded from the directory.
+        library: name of the library, for the message.
+    """
+    config, other = model.resolved_config(), again.resolved_config()
+    arguments = list(_NETWORK)
+    if config["class_token"] and config["added_positions"] == "learned":
+        arguments.append("class_token_position")
+    if config["include_top"]:
+        arguments.append("classes")
+    for argument in arguments:
+        if description(config[argument]) != description(other[argument]):
+            raise ValueError(
+                f"{library} cannot express {argument}={config[argument]!r} in a network "
+                f"like this: it would have {other[argument]!r}. Nothing was written."
+            )
+
+
+def position_rows(config: dict[str, Any], with_registers: bool) -> int | None:
+    """Return the number of rows in the table of positions in a written file.
+
+    Args:
+        config: dict, the model's `resolved_config()`.
+        with_registers: bool, whether the table has rows for registers.
+    """
+    if config["added_positions"] != "learned":
+        return None
+    rows, columns = config["grid_shape"]
+    tokens = config["class_token"] + config["distillation_token"]
+    prefix = tokens * config["class_token_position"]
+    return rows * columns + prefix + config["registers"] * with_registers
+
+
+def write_tensors(
+    values: dict[str, np.ndarray], pieces: Iterable[Piece], config: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Return the tensors of a file, the inverse of `Source.values`.
+
+    Args:
+        values: dict from path to array, the model's weights.
+        pieces: the mapping of the weights, for `config`.
+        config: dict, as for `Source.pieces`, with the `position_rows` of the file. Rows
+            for registers are zeros, because the model adds no positions to them.
+
+    Raises:
+        ValueError: if a weight cannot be expressed by the tensors.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    written = set()
+    for piece in pieces:
+        written.add(piece.path)
+        stored = values.get(piece.path)
+        array = np.zeros(piece.shape, "float32") if stored is None else stored
+        array = array.astype("float32")
+        if piece.path == POSITIONS:
+            missing = config["position_rows"] - array.shape[1]
+            prefix = config["class_token"] + config["distillation_token"]
+            rows = np.zeros((1, missing, array.shape[2]), "float32")
+            array = np.concatenate([array[:, :prefix], rows, array[:, prefix:]], axis=1)
+        for name, tensor in piece.write(array).items():
+            if name in tensors and not np.array_equal(tensors[name], tensor):
+                raise ValueError(
+                    f"The blocks of the model have different values of {piece.path}, "
+                    f"which the format shares as {name}. Nothing was written."
+                )
+            tensors[name] = tensor
+    unwritten = sorted(set(values) - written)
+    if unwritten:
+        raise ValueError(
+            "The format has no tensors for these weights of the model: "
+            f"{', '.join(unwritten[:5])}. Nothing was written."
+        )
+    return tensors
