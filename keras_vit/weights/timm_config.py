@@ -109,6 +109,12 @@ def pretrained_cfg(preprocessor: Preprocessor, config: dict[str, Any]) -> dict[s
     height, width, channels = config["input_shape"]
     check_antialias(preprocessor, "timm")
     crop = preprocessor.crop_fraction
+    if crop is not None and preprocessor.crop_rounding == "floor":
+        raise ValueError(
+            "The model's preprocessor has crop_rounding='floor', as transformers; timm's "
+            "center crop can be one pixel off. Pass preprocessor=keras_vit.layers."
+            "Preprocessor(..., crop_rounding='nearest') to convert. Nothing was written."
+        )
     scaled = preprocessor.with_channels(channels)
     mean, std = (
         [x / 255 for x in np.broadcast_to(values, channels).tolist()]

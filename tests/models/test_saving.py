@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.layers import Preprocessor, ResNetStem
+from keras_vit.layers import Preprocessor, ResNetStem, SelfAttention
 from tests.cases import (
     DENSE,
     TINY,
@@ -60,6 +60,11 @@ CASES = {
     "classifier_bias": {"classifier_bias": -2.0},
     "stem": {"stem": ResNetStem((1, 1), width=32), "patch_size": 1},
     "preprocessor": {"preprocessor": Preprocessor([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])},
+    "norm": {"norm": "rms"},
+    "mlp": {"mlp": "swiglu"},
+    "attention": {"attention": SelfAttention(qk_norm=True)},
+    "block": {"block": "post_norm"},
+    "embedding_norm": {"embedding_norm": "tokens"},
     "name": {"name": "given"},
     "dtype": {"dtype": "mixed_bfloat16"},
 }
@@ -86,6 +91,8 @@ SOME_FILES = [
     "layer_scale",
     "stem",
     "preprocessor",
+    "attention",
+    "mlp",
     "dtype",
     "t2t_num_layers",
     "t2t_tokens",
@@ -131,7 +138,7 @@ def test_config(name):
     defaults = {key: parameter.default for key, parameter in signature.items()}
     given = {**defaults, **TINY, **arguments}
     assert given[name] != {**defaults, **TINY}[name], "the case sets the default"
-    for key in set(config) - {"stem", "preprocessor", "name", "dtype"}:
+    for key in set(config) - {"stem", "preprocessor", "attention", "name", "dtype"}:
         assert config[key] == given[key], key
     assert config["dtype"] == arguments.get("dtype", "float32")
     if "name" in arguments:

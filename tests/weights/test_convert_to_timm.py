@@ -116,6 +116,17 @@ def test_timm_gives_the_same_outputs(converted, how):
         ({"block": "parallel"}, "block"),
         ({"pooling": "token_gap"}, "pooling"),
         ({"preprocessor": keras_vit.layers.Preprocessor(image_size=(16, 24))}, "resize"),
+        (
+            {
+                "preprocessor": keras_vit.layers.Preprocessor(
+                    image_size=(16, 24),
+                    resize="bicubic_antialias",
+                    crop_fraction=0.9,
+                    crop_rounding="floor",
+                )
+            },
+            "crop_rounding",
+        ),
     ],
 )
 def test_models_that_timm_cannot_express_are_refused(tmp_path, arguments, named):
