@@ -37,7 +37,7 @@ def start(directory):
 def end(process, number):
     process.send_signal(number)
     process.stdout.close()
-    return process.wait(20)
+    return process.wait(120)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -71,7 +71,7 @@ def test_the_other_process_ends_with_its_parent(tmp_path):
     time.sleep(0.2)
     assert process.poll() is None
     process.stdin.close()
-    assert process.wait(20) == 1
+    assert process.wait(120) == 1
     assert os.listdir(tmp_path) == []
 
 
