@@ -184,6 +184,7 @@ CASES = {
             "resize": "bicubic_antialias",
             "crop_fraction": None,
             "crop_to_aspect_ratio": True,
+            "crop_rounding": "floor",
         },
         (2, 8, 8, 3),
     ),
