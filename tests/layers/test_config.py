@@ -184,7 +184,7 @@ CASES = {
             "resize": "bicubic_antialias",
             "crop_fraction": None,
             "crop_to_aspect_ratio": True,
-            "crop_rounding": "floor",
+            "crop_rounding": "nearest",  # "floor" needs a crop_fraction.
         },
         (2, 8, 8, 3),
     ),
