@@ -9,6 +9,7 @@ from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource
 from keras_vit.weights.keras_hub_presets import open_preset
 from keras_vit.weights.npz import NpzFile
+from keras_vit.weights.open_clip import OpenClipSource
 from keras_vit.weights.parts import TorchShards, Unwrapped
 from keras_vit.weights.registry import find_checkpoint
 from keras_vit.weights.safetensors import SafetensorsFile
@@ -38,6 +39,7 @@ _SIGNS = {
     ),
     "embeddings.patch_embeddings.weight": (open_transformers, ("",)),
     "embeddings.patch_embedding.weight": (open_transformers, ("vision_model.", "")),
+    "ln_pre.weight": (OpenClipSource, ("",)),
 }
 # Tensors that training or another tower keeps beside a network, by the end of the prefix
 # of the network's names. They are ignored.
@@ -48,6 +50,10 @@ _BESIDE = {
     ),
     # The text towers of open_clip.
     "visual.trunk.": re.compile(r"(text\.|logit_(scale|bias)$).*"),
+    "visual.": re.compile(
+        r"(text|transformer|token_embedding|ln_final)\..*"
+        r"|positional_embedding|text_projection|logit_(scale|bias)"
+    ),
 }
 # Checkpoint files in a directory of transformers or timm, in order of preference.
 _IN_DIRECTORY = (

@@ -69,7 +69,7 @@ class ClipSource(TransformersSource):
 
     def unused_names(self, config):
         unused = config["final_norm"] is None
-        return (f"{self._prefix}post_layernorm.",) if unused else ()
+        return (f"{self._prefix}{self.names['norm']}.",) if unused else ()
 
     def _own_config(self, config):
         # A classifier of transformers gets the mean of the tokens without the norm.

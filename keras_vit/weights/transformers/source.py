@@ -88,6 +88,8 @@ class TransformersSource(Source):
     defaults: ClassVar[dict[str, Any]] = {}
     # Arguments that a file without config.json leaves open, with the usual values.
     open_arguments: dict[str, tuple] = {}  # noqa: RUF012
+    # Name of the configuration, for error messages.
+    config_name = "config.json"
     # Whether the network always has a table of positions.
     needs_positions = True
     # Whether the model resizes its positions if images have another size.
@@ -156,9 +158,9 @@ class TransformersSource(Source):
 
     def _other_network(self, what):
         return ValueError(
-            f"The config.json beside {self.path} describes a network that keras_vit does "
-            f"not have, or does not know ({', '.join(what)}). Its tensors might load but "
-            "give other outputs."
+            f"The {self.config_name} beside {self.path} describes a network that "
+            f"keras_vit does not have, or does not know ({', '.join(what)}). Its tensors "
+            "might load but give other outputs."
         )
 
     @functools.cached_property
@@ -317,8 +319,8 @@ class TransformersSource(Source):
                 raise ValueError(
                     f"No tensor in {self.path} shows {argument}, which is "
                     f"{' or '.join(map(repr, usual))} in published networks like this. "
-                    f"Pass {argument}=..., or put the config.json of transformers beside "
-                    "the file."
+                    f"Pass {argument}=..., or put the network's {self.config_name} "
+                    "beside the file."
                 )
 
     def _stated_fields(self):
@@ -348,9 +350,9 @@ class TransformersSource(Source):
         ]
         if wrong:
             raise ValueError(
-                f"The config.json beside {self.path} is of another network: "
-                f"{', '.join(wrong)}. Put the config.json that was saved with these "
-                "weights beside them."
+                f"The {self.config_name} beside {self.path} is of another network: "
+                f"{', '.join(wrong)}. Put the {self.config_name} that was saved with "
+                "these weights beside them."
             )
 
     def patches(self):
