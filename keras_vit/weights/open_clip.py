@@ -82,7 +82,7 @@ class OpenClipSource(ClipSource):
             },
         ),
     )
-    head_names = (_PROJECTION,)
+    head_names: tuple[str, ...] = (_PROJECTION,)
     resize = "bicubic_antialias"
 
     def __init__(self, file: TensorFile):
@@ -92,7 +92,7 @@ class OpenClipSource(ClipSource):
         settings = self._settings(file, model)
         super().__init__(file, settings, settings)
         if not settings:
-            self.activation = None  # No tensor shows it.
+            self.activation = None  # type: ignore[assignment]  # No tensor shows it.
 
     def _settings(self, file, model):
         """Return open_clip's configuration in the terms of transformers.

@@ -1,5 +1,7 @@
 """CLIP's vision model of transformers, alone or beside its text model."""
 
+from typing import ClassVar
+
 from keras_vit.weights.pieces import POSITIONS, Piece
 from keras_vit.weights.transformers.siglip import BLOCK
 from keras_vit.weights.transformers.source import TransformersSource
@@ -20,8 +22,8 @@ class ClipSource(TransformersSource):
 
     kind = "transformers CLIP"
     model_types = ("clip_vision_model", "clip")
-    prefixes = ("vision_model.",)
-    ignored = (
+    prefixes: ClassVar[tuple[str, ...]] = ("vision_model.",)
+    ignored: ClassVar[tuple[str, ...]] = (
         "text_model.",
         "text_projection.",
         "logit_scale",
@@ -36,7 +38,7 @@ class ClipSource(TransformersSource):
     }
     blocks = (BLOCK,)
     ranks = {POSITIONS: 2, "patch_encoder/class_token": 1}  # noqa: RUF012
-    head_names = ("classifier.", f"{_PROJECTION}.")
+    head_names: tuple[str, ...] = ("classifier.", f"{_PROJECTION}.")
     defaults = {  # noqa: RUF012
         "hidden_act": "quick_gelu",
         "layer_norm_eps": 1e-5,
