@@ -18,10 +18,11 @@ from keras_vit.weights.directory import check_same_network
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource, save_npz
 from keras_vit.weights.timm_writer import timm_directory
+from keras_vit.weights.transformers.writer import transformers_directory
 
 TARGETS = (".keras", ".weights.h5", ".npz")
 # Functions that return the content of a directory for another library.
-LIBRARIES = {"timm": timm_directory}
+LIBRARIES = {"timm": timm_directory, "transformers": transformers_directory}
 
 
 def convert(
@@ -40,11 +41,14 @@ def convert(
         target: path ending in `.keras`, `.weights.h5` or `.npz`. An `.npz` file uses
             Google's tensor names, or those of big_vision if the source uses them. With
             `to`, path of a new directory. The target is written atomically.
-        to: None, or `"timm"` for a directory that this library loads: with
-            `timm.create_model("local-dir:<target>", pretrained=True)`, or from its
-            `model.safetensors` with `checkpoint_path=`. It holds the weights, the
-            architecture, the preprocessing and the names of the classes. The library
-            returns logits, whatever the model's `classifier_activation`.
+        to: None, or the library that loads the directory. `"timm"` loads it with
+            `timm.create_model("local-dir:<target>", pretrained=True)`, or its
+            `model.safetensors` with `checkpoint_path=`; `"transformers"` with
+            `from_pretrained(target)` of the class that its `config.json` names. It holds
+            the weights, the architecture, the preprocessing and the names of the
+            classes. Both libraries return logits, whatever the model's
+            `classifier_activation`. A `ViTForImageClassification` without classes
+            returns the features of a model without a head.
         **overrides: arguments passed on to `keras_vit.load_checkpoint`.
 
     Returns:
@@ -127,6 +131,8 @@ def _load_directory(model, path):
     """
     config = model.get_config()
     overrides = {"dtype": config["dtype"]}
+    if config["pooling"] is None:  # transformers returns tokens beside any pooling.
+        overrides["pooling"] = None
     if config["include_top"]:
         overrides["classifier_activation"] = config["classifier_activation"]
     with warnings.catch_warnings():

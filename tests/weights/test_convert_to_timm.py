@@ -7,8 +7,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import keras_vit
+from keras_vit.cli import convert as command
 from keras_vit.convert import convert
 from tests.cases import array, perturb, random_images, tiny_vit
+from tests.golden import Golden
 
 pytestmark = pytest.mark.any_backend
 
@@ -136,3 +138,30 @@ def test_models_that_timm_cannot_express_are_refused(tmp_path, arguments, named)
     with pytest.raises(ValueError, match=rf"{named}.*timm.*Nothing was written"):
         convert(tmp_path / "model.keras", tmp_path / "timm", to="timm")
     assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["timm_token", "timm_deit_distilled", "timm_registers_layerscale", "timm_map"],
+)
+def test_the_way_back_to_timm_is_bit_identical(tmp_path, name):
+    golden = Golden(name)
+    *size, channels = golden.input_shape
+    preprocessor = keras_vit.layers.Preprocessor(image_size=size, **RESIZE)
+    overrides = {**golden.overrides, "preprocessor": preprocessor.with_channels(channels)}
+    convert(golden.path, tmp_path / "timm", to="timm", **overrides)
+    original = load_file(golden.path)
+    written = load_file(tmp_path / "timm" / "model.safetensors")
+    assert set(original) == set(written)
+    for tensor, values in original.items():
+        np.testing.assert_array_equal(written[tensor], values, err_msg=tensor)
+
+
+def test_the_command(tmp_path, capsys):
+    with_preprocessor(activation="gelu").save(tmp_path / "model.keras")
+    target = str(tmp_path / "timm")
+    command.main([str(tmp_path / "model.keras"), target, "--to", "timm"])
+    assert f"Wrote {target}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command.main([str(tmp_path / "model.keras"), target, "--to", "timm"])
+    assert "delete it or choose another path" in capsys.readouterr().err

@@ -4,6 +4,11 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
+from keras_vit.layers.preprocessor import Preprocessor
+from keras_vit.weights.timm_config import check_antialias
+
 # Entries that `Preprocessor` honors, and entries that do not change pixels.
 _HONORED = {
     *("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale"),
@@ -189,3 +194,58 @@ def read_size(size: Any) -> tuple[int, int]:
         raise ValueError(f"a size of {size!r}")
     height, width = sides
     return height, width
+
+
+def preprocessor_config(
+    preprocessor: Preprocessor, input_shape: tuple[int, int, int]
+) -> dict[str, Any]:
+    """Return the content of a `preprocessor_config.json`.
+
+    This is the inverse of `read_preprocessor_config`.
+
+    Args:
+        preprocessor: the model's.
+        input_shape: `(height, width, channels)` of the model's images.
+
+    Raises:
+        ValueError: if the processors of transformers do not have this preprocessing.
+    """
+    check_antialias(preprocessor, "transformers")
+    height, width, channels = input_shape
+    scaled = preprocessor.with_channels(channels)
+    mean, std = (
+        [x / 255 for x in np.broadcast_to(values, channels).tolist()]
+        for values in (scaled.mean, scaled.std)
+    )
+    config = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": preprocessor.image_size is not None,
+        "size": {"height": height, "width": width},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": std,
+    }
+    if preprocessor.image_size is None:
+        return config
+    resizes = {resize: code for code, resize in _RESAMPLE.items()}
+    config["resample"] = resizes[preprocessor.resize]
+    if preprocessor.crop_fraction is None:
+        return config
+    if height != width:
+        raise ValueError(
+            "The model's preprocessor crops images to "
+            f"{height}x{width} pixels with crop_fraction={preprocessor.crop_fraction}, "
+            "which transformers cannot express: it crops after a resize to a square. "
+            "Pass preprocessor=keras_vit.layers.Preprocessor(..., crop_fraction=None) to "
+            "convert. Nothing was written."
+        )
+    return {
+        **config,
+        "image_processor_type": "BitImageProcessor",
+        "size": {"shortest_edge": math.floor(height / preprocessor.crop_fraction)},
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+    }

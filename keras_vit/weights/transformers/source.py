@@ -21,7 +21,7 @@ _PROBLEMS = {
     "multi_label_classification": "sigmoid",
     "regression": None,
 }
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
     "gelu_accurate": "gelu_tanh",
@@ -130,12 +130,12 @@ class TransformersSource(Source):
         self.num_heads = config.get("num_attention_heads")
         self.layer_norm_epsilon = self._config["layer_norm_eps"]
         activation = self._config["hidden_act"]
-        if activation not in _ACTIVATIONS:
+        if activation not in ACTIVATIONS:
             raise ValueError(
                 f"The config.json beside {self.path} has hidden_act={activation!r}, "
-                f"which keras_vit does not have; it has {', '.join(_ACTIVATIONS)}."
+                f"which keras_vit does not have; it has {', '.join(ACTIVATIONS)}."
             )
-        self.activation = _ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation]
         if config.get("image_size") is not None:
             try:
                 self.image_size = read_size(config["image_size"])

@@ -1,0 +1,136 @@
+"""Conversion to transformers' directories, read back by keras_vit and transformers.
+
+Without transformers, only keras_vit reads them.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import keras_vit
+from keras_vit.convert import convert
+from recipes.benchmark import torchvision_stub
+from tests.cases import array, perturb, random_images, tiny_vit
+from tests.golden import Golden
+
+pytestmark = pytest.mark.any_backend
+
+SQUARE = {"input_shape": (16, 16, 3)}
+# Arguments of models, each of which transformers can express.
+DINOV2 = {**SQUARE, "layer_scale": 0.1, "mlp_dim": 32, "activation": "gelu"}
+MODELS = {
+    "vit": {"layer_norm_epsilon": 1e-12, "activation": "gelu"},
+    "cropped": {**SQUARE, "class_names": ["a", "b", "c", "d", "e"]},
+    "headless": {"include_top": False, "activation": "quick_gelu", "qkv_bias": False},
+    "tokens": {"include_top": False, "pooling": None, "activation": "silu"},
+    "grey": {"input_shape": (16, 16, 1), "classifier_activation": "sigmoid"},
+    "deit": {"registers": 1, "activation": "gelu"},
+    "teacher": {"distillation_token": True, "activation": "gelu"},
+    "ijepa": {"pooling": "gap"},
+    "dinov2": {**DINOV2, "include_top": False},
+    "dinov2_classifier": {**DINOV2, "pooling": "token_gap"},
+    "dinov2_registers": {**DINOV2, "registers": 3, "include_top": False},
+    "dinov2_registers_classifier": {**DINOV2, "registers": 3, "pooling": "token_gap"},
+}
+
+
+def with_preprocessor(**arguments):
+    """Return a tiny model with a preprocessor that transformers can express."""
+    *size, channels = arguments.get("input_shape", (16, 24, 3))
+    preprocessor = keras_vit.layers.Preprocessor(
+        [100.0, 110.0, 120.0],
+        50.0,
+        image_size=tuple(size),
+        resize="bilinear_antialias",
+        crop_fraction=0.8 if "class_names" in arguments else None,
+    ).with_channels(channels)
+    return tiny_vit(preprocessor=preprocessor, **arguments)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def converted(request, tmp_path_factory):
+    """Return a model, and the directory to which it was converted."""
+    model = perturb(with_preprocessor(**MODELS[request.param]))
+    directory = tmp_path_factory.mktemp(request.param)
+    model.save(directory / "model.keras")
+    target = directory / "converted"
+    assert convert(directory / "model.keras", target, to="transformers") <= 1e-5
+    return model, target
+
+
+def test_the_directory_is_read_back(converted):
+    model, directory = converted
+    again = keras_vit.load_checkpoint(directory)
+    weights = again.weights_by_path()
+    for path, weight in model.weights_by_path().items():
+        np.testing.assert_array_equal(array(weight), array(weights[path]), err_msg=path)
+    own, other = model.get_config(), again.get_config()
+    assert own["class_names"] == other["class_names"]
+    assert own["classifier_activation"] == other["classifier_activation"]
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 50, own["input_shape"][2]))
+    pixels = pixels.astype("uint8")
+    images = [array(m.preprocessor(pixels)) for m in (model, again)]
+    np.testing.assert_allclose(*images, rtol=0, atol=1e-5)
+
+
+def test_transformers_gives_the_same_outputs(converted):
+    torchvision_stub.install()
+    reason = "conversion to transformers is NOT TESTED"
+    torch = pytest.importorskip("torch", reason=reason)
+    transformers = pytest.importorskip("transformers", reason=reason)
+    model, directory = converted
+    config = json.loads((directory / "config.json").read_text())
+    network_class = getattr(transformers, config["architectures"][0])
+    network, info = network_class.from_pretrained(directory, output_loading_info=True)
+    assert not any(info.values()), info
+    images = random_images(model)
+    with torch.no_grad():
+        tensor = torch.from_numpy(array(images).transpose(0, 3, 1, 2).copy())
+        found = network.eval()(tensor, output_hidden_states=True)
+    arguments = model.get_config()
+    if arguments["include_top"]:
+        model = keras_vit.load_checkpoint(directory, classifier_activation=None)
+        assert (
+            list(network.config.id2label.values())[:1]
+            == (arguments["class_names"] or ["LABEL_0"])[:1]
+        )
+    outputs = found["logits"] if "logits" in found else found["pooler_output"]
+    if arguments["pooling"] is None:
+        outputs = network.base_model(tensor)["last_hidden_state"].detach()
+    np.testing.assert_allclose(array(model(images)), outputs.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"positions": "none"}, "positions"),
+        ({"pooling": "map"}, "pooling"),
+        ({"registers": 2}, "registers"),
+        ({"layer_scale": 0.1}, "pooling"),
+        ({**DINOV2, "pooling": "token_gap", "mlp_dim": 24}, "mlp_dim"),
+        ({"norm": "rms"}, "norm"),
+    ],
+)
+def test_models_that_transformers_cannot_express_are_refused(tmp_path, arguments, named):
+    perturb(with_preprocessor(**arguments)).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=rf"{named}.*transformers.*Nothing was written"):
+        convert(tmp_path / "model.keras", tmp_path / "new", to="transformers")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
+
+
+@pytest.mark.parametrize("name", ["hf_vit", "hf_deit", "hf_deit_teacher"])
+def test_the_way_back_to_transformers_is_bit_identical(tmp_path, name):
+    golden = Golden(name)
+    *size, channels = golden.input_shape
+    preprocessor = keras_vit.layers.Preprocessor(
+        image_size=tuple(size), resize="bilinear_antialias"
+    ).with_channels(channels)
+    arguments = {**golden.overrides, "preprocessor": preprocessor}
+    convert(golden.path, tmp_path / "new", to="transformers", **arguments)
+    original = load_file(golden.path)
+    written = load_file(tmp_path / "new" / "model.safetensors")
+    assert set(original) == set(written)
+    for tensor, values in original.items():
+        np.testing.assert_array_equal(written[tensor], values, err_msg=tensor)
