@@ -158,7 +158,7 @@ def test_the_way_back_to_timm_is_bit_identical(tmp_path, name):
 
 
 def test_the_command(tmp_path, capsys):
-    with_preprocessor(activation="gelu").save(tmp_path / "model.keras")
+    perturb(with_preprocessor(activation="gelu")).save(tmp_path / "model.keras")
     target = str(tmp_path / "timm")
     command.main([str(tmp_path / "model.keras"), target, "--to", "timm"])
     assert f"Wrote {target}" in capsys.readouterr().out
