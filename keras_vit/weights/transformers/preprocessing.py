@@ -242,6 +242,12 @@ def preprocessor_config(
             "Pass preprocessor=keras_vit.layers.Preprocessor(..., crop_fraction=None) to "
             "convert. Nothing was written."
         )
+    if preprocessor.crop_rounding != "floor":
+        raise ValueError(
+            "The model's preprocessor has crop_rounding='nearest'; the center crop of "
+            "transformers can be one pixel off. Pass preprocessor=keras_vit.layers."
+            "Preprocessor(..., crop_rounding='floor') to convert. Nothing was written."
+        )
     return {
         **config,
         "image_processor_type": "BitImageProcessor",
