@@ -21,7 +21,11 @@ import urllib.request
 import keras
 
 from keras_vit.weights.connection import SCHEMES, Redirects, Watchdog, make_opener
-from keras_vit.weights.registry import CHECKPOINTS, Checkpoint, find_checkpoint
+from keras_vit.weights.registry import (
+    Checkpoint,
+    find_checkpoint,
+    published_checkpoints,
+)
 
 _CONNECTIONS = 5
 # Seconds between two bytes, and for each step of the `Watchdog`.
@@ -85,7 +89,7 @@ def fetch_checkpoint(name_or_path: str | os.PathLike) -> str:
             "names of keras_vit.checkpoints(), or hf://organization/name."
         )
     if isinstance(name_or_path, os.PathLike) or (
-        name not in CHECKPOINTS
+        name not in published_checkpoints()
         and (os.path.basename(name) != name or name.endswith(FILE_ENDINGS))
     ):
         raise FileNotFoundError(

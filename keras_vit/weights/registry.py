@@ -8,6 +8,7 @@ except `checkpoints.toml` from the tables of timm, transformers and KerasHub.
 import dataclasses
 import difflib
 import fnmatch
+import functools
 import importlib.resources
 import tomllib
 from collections.abc import Callable
@@ -142,7 +143,10 @@ def _read_tables():
                 yield name, Checkpoint(name=name, **row)
 
 
-CHECKPOINTS = CheckpointTable(_read_tables())
+@functools.cache
+def published_checkpoints() -> CheckpointTable:
+    """Return the table of all checkpoints, which is read when it is first needed."""
+    return CheckpointTable(_read_tables())
 
 
 def checkpoints(pattern: str | None = None) -> CheckpointTable:
@@ -203,11 +207,11 @@ def checkpoints(pattern: str | None = None) -> CheckpointTable:
     KerasHub 0.32 and yitu-opensource/T2T-ViT.
     """
     if pattern is None:
-        return CheckpointTable(CHECKPOINTS)
+        return CheckpointTable(published_checkpoints())
     pattern = f"*{pattern.lower()}*"
     return CheckpointTable(
         (name, row)
-        for name, row in CHECKPOINTS.items()
+        for name, row in published_checkpoints().items()
         if fnmatch.fnmatchcase(name.lower(), pattern)
         or fnmatch.fnmatchcase(row.family.lower(), pattern)
     )
@@ -226,12 +230,13 @@ def find_checkpoint(name: str) -> Checkpoint:
     Raises:
         ValueError: if the name is unknown. The message lists similar names.
     """
-    if name in CHECKPOINTS:
-        return CHECKPOINTS[name]
-    for row in CHECKPOINTS.values():
+    table = published_checkpoints()
+    if name in table:
+        return table[name]
+    for row in table.values():
         if row.url.startswith(f"https://huggingface.co/timm/{name}/"):
             return row
-    near = difflib.get_close_matches(name.lower(), CHECKPOINTS, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), table, n=3, cutoff=0.5)
     nearest = f"The nearest are {', '.join(near)}; " if near else ""
     raise ValueError(
         f"No file and no published checkpoint is named {name!r}. {nearest}"

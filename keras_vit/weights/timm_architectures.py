@@ -1,6 +1,7 @@
 """Table of timm's architectures, with the arguments that no tensor shows."""
 
 import difflib
+import functools
 import importlib.resources
 import re
 import tomllib
@@ -19,8 +20,9 @@ class Architecture(NamedTuple):
     arguments: dict[str, Any]
 
 
-def _read_tables():
-    """Read `keras_vit/data/timm_architectures.toml`."""
+@functools.cache
+def _tables():
+    """Read `keras_vit/data/timm_architectures.toml` when it is first needed."""
     file = importlib.resources.files("keras_vit").joinpath(
         "data", "timm_architectures.toml"
     )
@@ -33,7 +35,9 @@ def _read_tables():
     return architectures, tables["sizes"]
 
 
-ARCHITECTURES, _SIZES = _read_tables()
+def architectures() -> dict[str, Architecture]:
+    """Return the table of all architectures, by timm's current names."""
+    return _tables()[0]
 
 
 def find_architecture(name: str) -> Architecture | None:
@@ -49,7 +53,8 @@ def find_architecture(name: str) -> Architecture | None:
     """
     name = name.partition(".")[0]
     old = re.fullmatch(r"(.*)_(in21k|sam|dino|in21ft1k)", name)
-    return ARCHITECTURES.get(name) or (ARCHITECTURES.get(old[1]) if old else None)
+    table = architectures()
+    return table.get(name) or (table.get(old[1]) if old else None)
 
 
 def heads_of_size(size: tuple[int, int, int], traits: tuple[bool, ...]) -> list[int]:
@@ -65,7 +70,7 @@ def heads_of_size(size: tuple[int, int, int], traits: tuple[bool, ...]) -> list[
     Returns:
         List of the possible numbers; empty if timm has no network of this size.
     """
-    rows = [row for row in _SIZES if tuple(row[:3]) == size]
+    rows = [row for row in _tables()[1] if tuple(row[:3]) == size]
     for index, trait in enumerate(traits, start=3):
         if len({row[-1] for row in rows}) > 1:
             rows = [row for row in rows if row[index] == trait]
@@ -74,5 +79,5 @@ def heads_of_size(size: tuple[int, int, int], traits: tuple[bool, ...]) -> list[
 
 def similar_architectures(name: str) -> str:
     """Return the most similar names in the table as text for an error message."""
-    close = difflib.get_close_matches(name, ARCHITECTURES, n=3, cutoff=0.0)
+    close = difflib.get_close_matches(name, architectures(), n=3, cutoff=0.0)
     return ", ".join(map(repr, close))

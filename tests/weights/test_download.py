@@ -143,8 +143,8 @@ def cached(cache):
 
 
 def expect(monkeypatch, **fields):
-    row = dataclasses.replace(registry.CHECKPOINTS[NAME], **fields)
-    monkeypatch.setitem(registry.CHECKPOINTS, NAME, row)
+    row = dataclasses.replace(registry.published_checkpoints()[NAME], **fields)
+    monkeypatch.setitem(registry.published_checkpoints(), NAME, row)
 
 
 def test_download_once(mirror, cache, capsys):
@@ -279,7 +279,9 @@ def test_the_mirror_of_hugging_face(server, cache, monkeypatch):
     monkeypatch.delenv("KERAS_VIT_MIRROR")
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     name = "vit_s16.deit3_in1k_224"
-    assert registry.CHECKPOINTS[name].sha256 is None  # The hash comes from the server.
+    assert (
+        registry.published_checkpoints()[name].sha256 is None
+    )  # The hash comes from the server.
     path = "/timm/deit3_small_patch16_224.fb_in1k/resolve/main/model.safetensors"
     server.files = {"/elsewhere": CONTENT}
     server.redirects = {path: {"Location": "/elsewhere", "X-Linked-ETag": f'"{SHA256}"'}}

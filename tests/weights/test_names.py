@@ -36,9 +36,11 @@ def mirror(tmp_path, monkeypatch):
 
 def publish(mirror, name, golden, monkeypatch):
     """Serve a golden on the mirror as the file of a published checkpoint."""
-    row = registry.CHECKPOINTS[name]
+    row = registry.published_checkpoints()[name]
     monkeypatch.setitem(
-        registry.CHECKPOINTS, name, registry.dataclasses.replace(row, sha256=None)
+        registry.published_checkpoints(),
+        name,
+        registry.dataclasses.replace(row, sha256=None),
     )
     path = mirror / row.url.split("/", 3)[3]
     path.parent.mkdir(parents=True)

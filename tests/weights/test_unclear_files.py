@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 import keras_vit
 from keras_vit.layers import Preprocessor
 from keras_vit.weights.detect import open_checkpoint
-from keras_vit.weights.timm_architectures import ARCHITECTURES, find_architecture
+from keras_vit.weights.timm_architectures import architectures, find_architecture
 from tests.cases import array
 from tests.golden import Golden
 from tests.weights.test_hugging_face import TIMM_CONFIG, repository
@@ -68,7 +68,7 @@ def test_networks_with_the_tensors_of_a_plain_vit(tmp_path):
 
 
 def test_architectures():
-    assert len(ARCHITECTURES) == 279
+    assert len(architectures()) == 279
     for name, num_heads in (
         ("vit_base_patch16_gap_224", 16),
         ("vit_base_patch16_224.augreg_in21k", 12),
