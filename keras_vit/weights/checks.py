@@ -1,7 +1,7 @@
 """Strict loading: every tensor of the file is used, and every weight is set."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -137,10 +137,28 @@ def assign(
         raise ValueError(f"Received no value for {', '.join(remaining)}. {_DEFECT}")
 
 
+def impossible(
+    config: dict[str, Any], possible: Mapping[str, Sequence[Any]]
+) -> Iterator[tuple[str, str, str]]:
+    """Find the arguments of a model that have another value than possible ones.
+
+    Args:
+        config: dict, the arguments of the model.
+        possible: dict from an argument to its possible values.
+
+    Yields:
+        The argument, its possible values and its value in words.
+    """
+    for argument, values in possible.items():
+        if description(config[argument]) not in map(description, values):
+            required = " or ".join(map(in_words, values))
+            yield argument, required, in_words(config[argument])
+
+
 def check_config(
     what: str,
     config: dict[str, Any],
-    possible: dict[str, Sequence[Any]],
+    possible: Mapping[str, Sequence[Any]],
     trained: dict[str, Any],
 ) -> None:
     """Check that a model is one that a checkpoint can have the weights of.
@@ -155,13 +173,10 @@ def check_config(
     Raises:
         ValueError: an argument has another value.
     """
-    for argument, values in possible.items():
-        if description(config[argument]) not in map(description, values):
-            raise ValueError(
-                f"{what}, which requires {argument}="
-                f"{' or '.join(map(in_words, values))}; received "
-                f"{in_words(config[argument])}."
-            )
+    for argument, required, received in impossible(config, possible):
+        raise ValueError(
+            f"{what}, which requires {argument}={required}; received {received}."
+        )
     for argument, value in trained.items():
         if value not in (None, config[argument]):
             warnings.warn(

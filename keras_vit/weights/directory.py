@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_vit.layers.base import description
+from keras_vit.layers.base import description, in_words
+from keras_vit.weights.checks import impossible
 from keras_vit.weights.pieces import POSITIONS, Piece
 
 
@@ -55,13 +56,11 @@ def require(config: dict[str, Any], library: str, possible: dict[str, tuple]) ->
         library: name of the library, for the message.
         possible: dict from arguments to the values that the library has.
     """
-    for argument, values in possible.items():
-        if description(config[argument]) not in map(description, values):
-            raise ValueError(
-                f"{library} has {argument}={' or '.join(map(repr, values))} in networks "
-                f"like this; the model has {config[argument]!r}, which {library} cannot "
-                "express. Nothing was written."
-            )
+    for argument, expressed, value in impossible(config, possible):
+        raise ValueError(
+            f"{library} has {argument}={expressed} in networks like this; the model has "
+            f"{value}, which {library} cannot express. Nothing was written."
+        )
 
 
 def check_same_network(model: Any, again: Any, library: str) -> None:
@@ -81,8 +80,9 @@ def check_same_network(model: Any, again: Any, library: str) -> None:
     for argument in arguments:
         if description(config[argument]) != description(other[argument]):
             raise ValueError(
-                f"{library} cannot express {argument}={config[argument]!r} in a network "
-                f"like this: it would have {other[argument]!r}. Nothing was written."
+                f"{library} cannot express {argument}={in_words(config[argument])} in a "
+                f"network like this: it would have {in_words(other[argument])}. Nothing "
+                "was written."
             )
 
 

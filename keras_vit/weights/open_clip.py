@@ -91,8 +91,6 @@ class OpenClipSource(ClipSource):
         self._preprocess_cfg = around.get("preprocess_cfg") or {}
         settings = self._settings(file, model)
         super().__init__(file, settings, settings)
-        if not settings:
-            self.activation = None  # type: ignore[assignment]  # No tensor shows it.
 
     def _settings(self, file, model):
         """Return open_clip's configuration in the terms of transformers.

@@ -489,10 +489,10 @@ class Source:
 
     def _check_config(self, config):
         """Check that the model's configuration is one that the source supports."""
-        trained = ("num_heads", "activation", "layer_norm_epsilon")
-        check_config(
-            f"{self.path} is a {self.kind} checkpoint",
-            config,
-            {**_PLAIN, **self.possible},
-            {argument: getattr(self, argument) for argument in trained},
-        )
+        what = f"{self.path} is a {self.kind} checkpoint"
+        check_config(what, config, {**_PLAIN, **self.possible}, self._trained())
+
+    def _trained(self) -> dict[str, Any]:
+        """Return settings of the training that no tensor shows; None if unknown."""
+        settings = ("num_heads", "activation", "layer_norm_epsilon")
+        return {argument: getattr(self, argument) for argument in settings}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from keras_vit.layers.attention import SelfAttention
-from keras_vit.layers.base import restored
+from keras_vit.layers.base import in_words, restored
 from keras_vit.layers.heads import GlobalAveragePooling
 from keras_vit.layers.mlp import GatedMLP, make_mlp
 from keras_vit.weights.directory import (
@@ -117,8 +117,8 @@ def _parts(config):
     if mlp.use_bias != attention.use_projection_bias:
         raise ValueError(
             "timm has biases in the MLPs if and only if the attention's projection has "
-            f"one; the model has mlp={config['mlp']!r} and "
-            f"attention={config['attention']!r}. Nothing was written."
+            f"one; the model has mlp={in_words(config['mlp'])} and "
+            f"attention={in_words(config['attention'])}. Nothing was written."
         )
     return {
         "qk_norm": attention.qk_norm,

@@ -4,45 +4,18 @@ import math
 
 from keras_vit.weights.pieces import BIAS_TABLE
 from keras_vit.weights.transformers.source import BlockNames, TransformersSource
+from keras_vit.weights.transformers.vit import NEW_BLOCK, OLD_BLOCK, ViTSource
 
 _TABLE = "relative_position_bias.relative_position_bias_table"
 _SHARED = (f"encoder.{_TABLE}", "shared_position_bias.relative_position_bias_table")
-_SCALES = {
-    "attention_norm": "layernorm_before",
-    "attention_scale": "lambda_1",
-    "mlp_norm": "layernorm_after",
-    "mlp_scale": "lambda_2",
-}
-_OLD_BLOCK = BlockNames(
-    "encoder.layer.{}.",
-    {
-        **_SCALES,
-        "attention/qkv": tuple(
-            f"attention.attention.{x}" for x in ("query", "key", "value")
-        ),
-        "attention/qkv/bias": (
-            "attention.attention.query.bias",
-            None,
-            "attention.attention.value.bias",
-        ),
-        BIAS_TABLE: f"attention.attention.{_TABLE}",
-        "attention/projection": "attention.output.dense",
-        "mlp/expand": "intermediate.dense",
-        "mlp/contract": "output.dense",
-    },
-)
-_NEW_BLOCK = BlockNames(
-    "layers.{}.",
-    {
-        **_SCALES,
-        "attention/qkv": tuple(f"attention.{x}_proj" for x in "qkv"),
-        "attention/qkv/bias": ("attention.q_proj.bias", None, "attention.v_proj.bias"),
-        BIAS_TABLE: _TABLE,
-        "attention/projection": "attention.o_proj",
-        "mlp/expand": "mlp.fc1",
-        "mlp/contract": "mlp.fc2",
-    },
-)
+_SCALES = {"attention_scale": "lambda_1", "mlp_scale": "lambda_2"}
+
+
+def _with_tables(block, table):
+    """Return ViT's names of a block with those of BEiT's own weights."""
+    query, _, value = block.layers["attention/qkv"]
+    own = {"attention/qkv/bias": (f"{query}.bias", None, f"{value}.bias")}
+    return BlockNames(block.prefix, {**block.layers, **_SCALES, **own, BIAS_TABLE: table})
 
 
 class BeitSource(TransformersSource):
@@ -57,13 +30,11 @@ class BeitSource(TransformersSource):
     ignored = ("embeddings.mask_token",)
     pooler = None
     needs_positions = False
-    names = {  # noqa: RUF012
-        "patches": "embeddings.patch_embeddings.projection",
-        "class_token": "embeddings.cls_token",
-        "positions": "embeddings.position_embeddings",
-        "norm": "layernorm",
-    }
-    blocks = (_OLD_BLOCK, _NEW_BLOCK)
+    names = ViTSource.names
+    blocks = (
+        _with_tables(OLD_BLOCK, f"attention.attention.{_TABLE}"),
+        _with_tables(NEW_BLOCK, _TABLE),
+    )
     defaults = {  # noqa: RUF012
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-12,

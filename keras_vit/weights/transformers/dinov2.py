@@ -1,6 +1,7 @@
 """DINOv2 of transformers, with and without registers."""
 
 from keras_vit.weights.transformers.source import BlockNames, TransformersSource
+from keras_vit.weights.transformers.vit import NEW_ATTENTION, OLD_ATTENTION, ViTSource
 
 _BLOCK = {
     "attention_norm": "norm1",
@@ -8,16 +9,8 @@ _BLOCK = {
     "mlp_norm": "norm2",
     "mlp_scale": "layer_scale2.lambda1",
 }
-# Names before version 5 of transformers, in which files are still saved, and since.
-_OLD_ATTENTION = {
-    "attention/qkv": tuple(f"attention.attention.{x}" for x in ("query", "key", "value")),
-    "attention/projection": "attention.output.dense",
-}
-_NEW_ATTENTION = {
-    "attention/qkv": tuple(f"attention.{x}_proj" for x in "qkv"),
-    "attention/projection": "attention.o_proj",
-}
 _MLP = {"mlp/expand": "mlp.fc1", "mlp/contract": "mlp.fc2"}
+# Names before version 5 of transformers, in which files are still saved, and since.
 _OLD_SWIGLU = {"mlp/expand": "mlp.weights_in", "mlp/contract": "mlp.weights_out"}
 _NEW_SWIGLU = {
     "mlp/expand": ("mlp.gate_proj", "mlp.up_proj"),
@@ -37,17 +30,14 @@ class Dinov2Source(TransformersSource):
     prefixes = ("dinov2.", "dinov2_with_registers.")
     ignored = ("embeddings.mask_token",)
     names = {  # noqa: RUF012
-        "patches": "embeddings.patch_embeddings.projection",
-        "class_token": "embeddings.cls_token",
-        "positions": "embeddings.position_embeddings",
+        **ViTSource.names,
         "registers": "embeddings.register_tokens",
-        "norm": "layernorm",
     }
     blocks = tuple(
         BlockNames("encoder.layer.{}.", {**_BLOCK, **attention, **mlp})
         for attention, swiglu in (
-            (_OLD_ATTENTION, _OLD_SWIGLU),
-            (_NEW_ATTENTION, _NEW_SWIGLU),
+            (OLD_ATTENTION, _OLD_SWIGLU),
+            (NEW_ATTENTION, _NEW_SWIGLU),
         )
         for mlp in (_MLP, swiglu)
     )

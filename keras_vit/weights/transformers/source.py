@@ -323,6 +323,12 @@ class TransformersSource(Source):
                     "beside the file."
                 )
 
+    def _trained(self):
+        trained = super()._trained()
+        if not self._has_config:  # The values of the open arguments are only defaults.
+            trained |= dict.fromkeys(self.open_arguments)
+        return trained
+
     def _stated_fields(self):
         return (
             *("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"),

@@ -5,25 +5,29 @@ from typing import Any, ClassVar
 from keras_vit.weights.transformers.source import BlockNames, TransformersSource
 
 # Names in a block before version 5 of transformers and since.
-_OLD_BLOCK = BlockNames(
+OLD_ATTENTION = {
+    "attention/qkv": tuple(f"attention.attention.{x}" for x in ("query", "key", "value")),
+    "attention/projection": "attention.output.dense",
+}
+NEW_ATTENTION = {
+    "attention/qkv": tuple(f"attention.{x}_proj" for x in "qkv"),
+    "attention/projection": "attention.o_proj",
+}
+OLD_BLOCK = BlockNames(
     "encoder.layer.{}.",
     {
         "attention_norm": "layernorm_before",
-        "attention/qkv": tuple(
-            f"attention.attention.{x}" for x in ("query", "key", "value")
-        ),
-        "attention/projection": "attention.output.dense",
+        **OLD_ATTENTION,
         "mlp_norm": "layernorm_after",
         "mlp/expand": "intermediate.dense",
         "mlp/contract": "output.dense",
     },
 )
-_NEW_BLOCK = BlockNames(
+NEW_BLOCK = BlockNames(
     "layers.{}.",
     {
         "attention_norm": "layernorm_before",
-        "attention/qkv": tuple(f"attention.{x}_proj" for x in "qkv"),
-        "attention/projection": "attention.o_proj",
+        **NEW_ATTENTION,
         "mlp_norm": "layernorm_after",
         "mlp/expand": "mlp.fc1",
         "mlp/contract": "mlp.fc2",
@@ -44,7 +48,7 @@ class ViTSource(TransformersSource):
         "positions": "embeddings.position_embeddings",
         "norm": "layernorm",
     }
-    blocks = (_OLD_BLOCK, _NEW_BLOCK)
+    blocks = (OLD_BLOCK, NEW_BLOCK)
     defaults = {  # noqa: RUF012
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-12,
