@@ -131,6 +131,7 @@ def _fetch_repository(name):
             revision=revision or None,
             allow_patterns=[
                 *("config.json", "preprocessor_config.json"),
+                *("processor_config.json", "open_clip_config.json"),
                 *("*.safetensors", "*.safetensors.index.json"),
             ],
         )

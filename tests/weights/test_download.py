@@ -604,6 +604,12 @@ def test_the_hub(server, tmp_path):
             "model.bin": b"pickle",
         },
         "pickles": {"config.json": b"{}", "model.bin": b"pickle"},
+        "clip": {
+            "open_clip_config.json": b"{}",
+            "open_clip_model.safetensors": CONTENT,
+            "processor_config.json": b"{}",
+            "tokenizer.json": b"{}",
+        },
         "gated": {"config.json": b"{}", "model.safetensors": b""},
     }
     server.gated = "/org/gated/resolve/"
@@ -623,13 +629,13 @@ def test_the_hub(server, tmp_path):
     running = process(
         FETCH,
         *("hf://org/vit", "hf://org/vit@v1", "hf://org/pickles", "hf://org/missing"),
-        "hf://org/gated",
+        *("hf://org/gated", "hf://org/clip"),
         HF_ENDPOINT=server.url,
         HF_HOME=str(tmp_path / "hub"),
     )
     output, errors = running.communicate()
     assert running.returncode == 0, errors
-    main, tagged, pickles, missing, gated = output.splitlines()
+    main, tagged, pickles, missing, gated, clip = output.splitlines()
     for path in (main, tagged):
         assert sorted(os.listdir(path)) == ["config.json", "model.safetensors"]
         assert (pathlib.Path(path) / "model.safetensors").read_bytes() == CONTENT
@@ -642,3 +648,9 @@ def test_the_hub(server, tmp_path):
     assert gated.startswith("OSError The repository org/gated is gated")
     assert "https://huggingface.co/org/gated" in gated
     assert "HF_TOKEN" in gated
+    # All files from which the readers take settings.
+    assert sorted(os.listdir(clip)) == [
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+        "processor_config.json",
+    ]
