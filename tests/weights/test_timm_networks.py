@@ -44,7 +44,7 @@ pytestmark = [
         ("vit_relpos_base_patch16_clsgap_224", "exact", "exact"),
         ("vit_srelpos_small_patch16_224", "exact", "exact"),
         ("vit_giant_patch14_dinov2", "exact", "exact"),
-        ("vit_dwee_patch16_reg1_gap_256", "does not have", "does not fit"),
+        ("vit_dwee_patch16_reg1_gap_256", "does not have", "does not have"),
     ],
 )
 def test_kinds(name, with_config, bare):
