@@ -3,16 +3,23 @@
 The directories are in `../shared/goldens_modern`, outside of the repository.
 """
 
+import json
+
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import keras_vit
-from tests.cases import array
+from recipes.benchmark import torchvision_stub
+from tests.cases import array, random_array
 from tests.conftest import GOLDENS
 
 DIRECTORY = GOLDENS.parents[2] / "shared" / "goldens_modern"
-NAMES = (
+pytestmark = pytest.mark.skipif(
+    not DIRECTORY.is_dir(), reason=f"no {DIRECTORY}: modern checkpoints are NOT TESTED"
+)
+HUGGING_FACE = (
     "hf_beit",
     "hf_clip",
     "hf_dinov2",
@@ -24,24 +31,90 @@ NAMES = (
     "hf_siglip",
     "hf_vit_msn",
 )
-
-
-@pytest.mark.skipif(
-    not DIRECTORY.is_dir(), reason=f"no {DIRECTORY}: modern checkpoints are NOT TESTED"
+TIMM = (
+    "timm_aimv2",
+    "timm_beit",
+    "timm_clip",
+    "timm_clip_quickgelu",
+    "timm_dinov2_registers",
+    "timm_dinov2_swiglu",
+    "timm_dinov3",
+    "timm_dinov3_qkvb",
+    "timm_dinov3_swiglu",
+    "timm_eva02",
+    "timm_eva02_base",
+    "timm_eva_giant",
+    "timm_mediumd",
+    "timm_pe_core",
+    "timm_rope_axial_ape",
+    "timm_rope_mixed",
+    "timm_rpn",
+    "timm_siglip",
+    "timm_so150m2",
 )
-@pytest.mark.parametrize("name", NAMES)
-def test_outputs(name):
+
+
+def read_reference(name):
+    """Return the inputs, and a dict of the reference's outputs."""
     with np.load(DIRECTORY / f"{name}.io.npz") as io:
         reference = {key: io[key] for key in io.files}
-    inputs = reference.pop("inputs")
-    model = keras_vit.load_checkpoint(DIRECTORY / name)
-    if "logits" in reference:
-        model.get_layer("classifier").activation = None
-    outputs = {"logits" if model.get_config()["include_top"] else "pooled": model.output}
+    return reference.pop("inputs"), reference
+
+
+def check_outputs(model, inputs, outputs, reference):
+    """Compare symbolic outputs of a model with those of the reference."""
     outputs["tokens"] = model.get_layer("pooling").input
     computed = keras.Model(model.input, outputs)(inputs)
-    assert reference
     for key, expected in reference.items():
         np.testing.assert_allclose(
             array(computed[key]), expected, rtol=0, atol=1e-4, err_msg=key
         )
+
+
+@pytest.mark.parametrize("name", HUGGING_FACE)
+def test_transformers(name):
+    inputs, reference = read_reference(name)
+    model = keras_vit.load_checkpoint(DIRECTORY / name)
+    if "logits" in reference:
+        model.get_layer("classifier").activation = None
+    output = "logits" if model.get_config()["include_top"] else "pooled"
+    assert reference
+    check_outputs(model, inputs, {output: model.output}, reference)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm(name):
+    inputs, reference = read_reference(name)
+    model = keras_vit.load_checkpoint(DIRECTORY / name, classifier_activation=None)
+    outputs = {"logits": model.output, "pooled": model.get_layer("classifier").input}
+    assert len(reference) == 3
+    check_outputs(model, inputs, outputs, reference)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("grid", [(6, 3), (5, 5)])
+@pytest.mark.parametrize(
+    "name", ["timm_dinov3", "timm_eva02", "timm_rope_mixed", "timm_beit"]
+)
+def test_other_sizes(name, grid):
+    """Compare a resized model, and a file loaded at another size, with timm's."""
+    torch = pytest.importorskip("torch", reason="other sizes are NOT TESTED")
+    torchvision_stub.install()
+    timm = pytest.importorskip("timm", reason="other sizes are NOT TESTED")
+    description = json.loads((DIRECTORY / name / "config.json").read_text())
+    network = timm.create_model(description["architecture"], **description["model_args"])
+    tensors = load_file(DIRECTORY / name / "model.safetensors")
+    network.load_state_dict({n: torch.from_numpy(x) for n, x in tensors.items()})
+    network.eval().set_input_size([network.patch_embed.patch_size[0] * s for s in grid])
+    height, width = network.patch_embed.img_size
+    images = random_array(2, height, width, 3)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    options = {"classifier_activation": None}
+    model = keras_vit.load_checkpoint(DIRECTORY / name, **options)
+    resized = model.resized((height, width, 3), resize="bicubic_antialias")
+    loaded = keras_vit.load_checkpoint(
+        DIRECTORY / name, input_shape=(height, width, 3), **options
+    )
+    for other in (resized, loaded):
+        np.testing.assert_allclose(array(other(images)), expected, rtol=0, atol=1e-4)
