@@ -46,6 +46,13 @@ def test_saved_weights_load(name):
     assert_same_output(model, name)
 
 
+def test_saved_layers_load():
+    model = keras.saving.load_model(EARLIER / "layers.keras")
+    stored = np.load(EARLIER / "layers.npz")
+    output = array(model(stored["tokens"]))
+    np.testing.assert_allclose(output, stored["output"], rtol=0, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="runs of TensorFlow and JAX are stored"

@@ -13,6 +13,7 @@ from keras_vit.layers.base import Composite, copy_of, restored, stored
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.norms import make_norm
 from keras_vit.layers.positions import AttentionPositions
+from keras_vit.layers.relative_positions import from_earlier
 
 
 def attention_weights(query, key, bias=None):
@@ -171,6 +172,10 @@ class SelfAttention(Composite):
         self.dropout = keras.layers.Dropout(
             dropout_rate, dtype=self.dtype_policy, name="dropout"
         )
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config(from_earlier(config))
 
     def build(self, input_shape):
         if self.num_heads is None:

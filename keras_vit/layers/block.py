@@ -10,6 +10,7 @@ from keras_vit.layers.attention import SelfAttention
 from keras_vit.layers.base import Composite, Layer, copy_of, stored
 from keras_vit.layers.mlp import MLP, make_mlp
 from keras_vit.layers.norms import make_norm
+from keras_vit.layers.relative_positions import from_earlier
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -228,6 +229,10 @@ class TransformerBlock(Composite):
         self.stochastic_depth = StochasticDepth(
             self.stochastic_depth_rate, dtype=dtype, name="stochastic_depth"
         )
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config(from_earlier(config))
 
     def build(self, input_shape):
         for layer in (

@@ -237,6 +237,18 @@ class RelativePositionMLP(AttentionPositions):
         return dict(tables)
 
 
+def from_earlier(config):
+    """Return a layer's config in which `relative_grid_shape` has become `positions`.
+
+    Files of earlier versions have this argument in the configs of attention and blocks.
+    """
+    config = dict(config)
+    grid_shape = config.pop("relative_grid_shape", None)
+    if grid_shape is not None:
+        config["positions"] = RelativePositions(grid_shape)
+    return config
+
+
 def grid_offsets(grid_shape):
     """Return the number of the offset between two patches, `(gh * gw, gh * gw)`.
 

@@ -75,6 +75,26 @@ def write_models():
         np.savez(HERE / f"{name}.npz", pixels=pixels, output=output)
 
 
+def write_layers():
+    """Write layers without a model of keras_vit, and their output.
+
+    In the file here, the positions are the earlier argument `relative_grid_shape=(2, 3)`.
+    """
+    import keras
+    import numpy as np
+
+    from keras_vit.layers import RelativePositions, SelfAttention, TransformerBlock
+    from tests.cases import array, perturb, random_array
+
+    positions = RelativePositions((2, 3))
+    block = TransformerBlock(2, 24, positions=positions, name="block")
+    attention = SelfAttention(2, name="attention")
+    model = perturb(keras.Sequential([keras.Input((8, 16)), block, attention]))
+    model.save(HERE / "layers.keras")
+    tokens = random_array(2, 8, 16)
+    np.savez(HERE / "layers.npz", tokens=tokens, output=array(model(tokens)))
+
+
 def write_export():
     """Write a SavedModel of `vit`."""
     import keras
@@ -115,5 +135,6 @@ if __name__ == "__main__":
     backend = os.environ["KERAS_BACKEND"] = sys.argv[1]
     if backend == "tensorflow":
         write_models()
+        write_layers()
         write_export()
     write_run(backend)
