@@ -1,6 +1,6 @@
 """Public names of the package: `import keras_vit` loads them from here."""
 
-from keras_vit import data, export, kernels, layers, training
+from keras_vit import data, export, kernels, layers, training, visualize
 from keras_vit.labels import decode_predictions
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.modern_variants import (
@@ -138,4 +138,5 @@ __all__ = [
     "layers",
     "load_checkpoint",
     "training",
+    "visualize",
 ]

@@ -1,8 +1,9 @@
-"""Class scores of image files."""
+"""Image files, and their class scores."""
 
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,31 @@ def images_in(paths: Sequence[str]) -> list[pathlib.Path]:
     return found
 
 
+def read_images(
+    paths: Iterable[pathlib.Path], channels: int, exif: bool = True
+) -> Iterator[tuple[pathlib.Path, Any]]:
+    """Read image files.
+
+    Args:
+        paths: paths of image files.
+        channels: int, number of channels, 1 or 3.
+        exif: bool, whether to rotate images upright by their EXIF orientation.
+
+    Yields:
+        Pairs of a path and its pixels, a uint8 tensor of TensorFlow `(h, w, channels)`,
+        or of a path and the reason why the image cannot be read, a string.
+    """
+    tf = tensorflow()
+    for path in paths:
+        try:
+            content = path.read_bytes()
+            if text := dark_images.warning(str(path), content):
+                print(text, file=sys.stderr)
+            yield path, decode_pixels(tf.constant(content), channels, exif=exif)
+        except (OSError, tf.errors.OpError) as error:
+            yield path, reason(error)
+
+
 def predict(
     model, paths: Sequence[pathlib.Path], batch_size: int, exif: bool = True
 ) -> Iterator[tuple[pathlib.Path, np.ndarray | str]]:
@@ -50,20 +76,15 @@ def predict(
         Pairs of a path and its scores `(classes,)`, or of a path and the reason why the
         image cannot be read, a string.
     """
-    tf = tensorflow()
     for start in range(0, len(paths), batch_size):
         good, images = [], []
-        for path in paths[start : start + batch_size]:
-            try:
-                content = path.read_bytes()
-                if text := dark_images.warning(str(path), content):
-                    print(text, file=sys.stderr)
-                channels = model.input_shape[-1]
-                pixels = decode_pixels(tf.constant(content), channels, exif=exif)
-                images.append(model.preprocessor(pixels))
+        chunk = paths[start : start + batch_size]
+        for path, pixels in read_images(chunk, model.input_shape[-1], exif):
+            if isinstance(pixels, str):
+                yield path, pixels
+            else:
+                images.append(np.asarray(model.preprocessor(pixels)))
                 good.append(path)
-            except (OSError, tf.errors.OpError) as error:
-                yield path, reason(error)
         if images:
-            scores = model.predict_on_batch(np.stack([np.asarray(i) for i in images]))
+            scores = model.predict_on_batch(np.stack(images))
             yield from zip(good, scores, strict=True)

@@ -250,18 +250,21 @@ class SelfAttention(Composite):
         return layer
 
     def call(self, tokens, training=None):
-        qkv = self._transformed(self.qkv(tokens))
-        if self._layer_of_logits() is not None or (training and self.dropout_rate):
-            query, key, value, bias = self._query_key_value_bias(qkv)
-            mixed = dot_product_attention(
-                query, key, value, bias, dropout=self.dropout, training=training
-            )
-            mixed = merge_heads(mixed)
-        else:
-            mixed = self_attention(qkv, self.num_heads, self.scale)
+        mixed = self._mix(self._transformed(self.qkv(tokens)), training)
         if self.inner_norm is not None:
             mixed = self.inner_norm(mixed)
         return self.projection(mixed)
+
+    # `keras_vit.visualize` replaces this method for a while.
+    def _mix(self, qkv, training):
+        """Return the values, mixed by the attention weights: `(b, n, d)`."""
+        if self._layer_of_logits() is None and not (training and self.dropout_rate):
+            return self_attention(qkv, self.num_heads, self.scale)
+        query, key, value, bias = self._query_key_value_bias(qkv)
+        mixed = dot_product_attention(
+            query, key, value, bias, dropout=self.dropout, training=training
+        )
+        return merge_heads(mixed)
 
     def attention_weights(self, tokens):
         """Return the attention weights in inference, whichever kernel `call` runs.

@@ -11,7 +11,11 @@ from keras import ops
 from keras_vit.kernels.attention import split_heads
 from keras_vit.kernels.initial_values import BudgetedLayer, InitialValues
 from keras_vit.kernels.precision import to_float32
-from keras_vit.layers.attention import dot_product_attention, head_dim
+from keras_vit.layers.attention import (
+    attention_weights,
+    dot_product_attention,
+    head_dim,
+)
 from keras_vit.layers.base import Composite, Layer, stored
 from keras_vit.layers.dense import AdaptableDense, Dense
 from keras_vit.layers.mlp import MLP
@@ -217,15 +221,31 @@ class AttentionPooling(InitialValues, Composite):
             self.mlp.build((None, width))
 
     def call(self, tokens):
+        query, key, value = self._query_key_value(tokens)
+        mixed = dot_product_attention(query, key, value)
+        x = self.projection(ops.reshape(mixed, (-1, tokens.shape[-1])))
+        return x if self.mlp is None else x + self.mlp(self.norm(x))
+
+    def attention_weights(self, tokens):
+        """Return the attention weights of the probe.
+
+        Args:
+            tokens: `(b, n, d)`, the input of the layer.
+
+        Returns:
+            `(b, num_heads, 1, n - num_prefix_tokens)`, float32; each row sums to 1.
+        """
+        query, key, _ = self._query_key_value(tokens)
+        return attention_weights(query, key)
+
+    def _query_key_value(self, tokens):
         grid = tokens[:, self.num_prefix_tokens :]
         probe = ops.cast(self.probe, grid.dtype)
         if self.use_query_projection:
             probe = self.query(probe)
         (query,) = split_heads(probe, 1, self.num_heads)
         key, value = split_heads(self.key_value(grid), 2, self.num_heads)
-        mixed = dot_product_attention(query * self.scale, key, value)
-        x = self.projection(ops.reshape(mixed, (-1, tokens.shape[-1])))
-        return x if self.mlp is None else x + self.mlp(self.norm(x))
+        return query * self.scale, key, value
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[2])

@@ -1,0 +1,35 @@
+"""Computation over images in batches, which bounds the memory that it needs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def in_batches(
+    function: Callable[[np.ndarray], Any], model: Any, images: Any, batch_size: int
+) -> Any:
+    """Apply a function to batches of images and join its results.
+
+    Args:
+        function: function from `(n, h, w, c)` to an array `(n, ...)` or a dict of them.
+        model: the `keras_vit` model that the images are for.
+        images: `(b, h, w, c)`, floats as `model.preprocessor` returns them.
+        batch_size: int, largest number of images in a batch.
+
+    Returns:
+        An array `(b, ...)`, or a dict of them.
+
+    Raises:
+        ValueError: there are no images, or they do not fit the model.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more; received {batch_size}.")
+    images = keras.ops.convert_to_numpy(images)
+    images = model._checked_data(images)
+    parts = [
+        function(images[start : start + batch_size])
+        for start in range(0, len(images), batch_size)
+    ]
+    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)

@@ -1,0 +1,139 @@
+"""Pictures from arrays: overlays, sheets of maps, charts, and files in data URIs."""
+
+import base64
+import io
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def overlay(pixels: np.ndarray, map_: np.ndarray, strength: float = 0.6) -> np.ndarray:
+    """Show a map of the patches on its image.
+
+    The map is scaled to the range 0 to 1 and to the size of the image (bilinear), and
+    mixed with the image in proportion to its values, in the colors of "inferno".
+
+    Args:
+        pixels: `(h, w, c)`, pixel values 0 to 255; `c` is 1 or 3.
+        map_: `(gh, gw)`, any range; a constant map shows the image alone.
+        strength: float, 0 to 1: weight of the color where the map is largest.
+
+    Returns:
+        `(h, w, 3)`, uint8.
+
+    Example:
+
+    >>> import numpy as np, keras_vit
+    >>> pixels = np.full((32, 48, 3), 255.0)
+    >>> keras_vit.visualize.overlay(pixels, np.eye(2)).shape
+    (32, 48, 3)
+    """
+    from matplotlib import colormaps
+    from PIL import Image
+
+    height, width, channels = pixels.shape
+    pixels = np.repeat(pixels, 3, axis=-1) if channels == 1 else pixels
+    scaled = Image.fromarray(to_unit_range(map_).astype("float32"))
+    scaled = np.asarray(scaled.resize((width, height), Image.Resampling.BILINEAR))
+    colors = colormaps["inferno"](scaled)[..., :3] * 255
+    weight = strength * scaled[..., None]
+    return to_bytes((1 - weight) * pixels + weight * colors)
+
+
+def to_unit_range(values: np.ndarray) -> np.ndarray:
+    """Scale values linearly to the range 0 to 1; constant values become 0."""
+    values = np.asarray(values, "float64")
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+
+
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    """Round values to uint8, clipped to 0 and 255."""
+    return np.clip(np.rint(values), 0, 255).astype("uint8")
+
+
+def colored(map_: np.ndarray) -> np.ndarray:
+    """Return a map in the colors of "viridis", `(gh, gw, 3)` uint8."""
+    from matplotlib import colormaps
+
+    return to_bytes(colormaps["viridis"](to_unit_range(map_))[..., :3] * 255)
+
+
+def sheet(rows: np.ndarray, gap: int = 1) -> np.ndarray:
+    """Arrange pictures in rows and columns, with transparent gaps between them.
+
+    Args:
+        rows: `(rows, columns, h, w, 3)`, uint8.
+        gap: int, width of the gaps in pixels.
+
+    Returns:
+        `(height, width, 4)`, uint8, with an alpha channel.
+    """
+    down, across, height, width, _ = rows.shape
+    whole = np.zeros(
+        (down * (height + gap) - gap, across * (width + gap) - gap, 4), "uint8"
+    )
+    for row in range(down):
+        for column in range(across):
+            top, left = row * (height + gap), column * (width + gap)
+            part = whole[top : top + height, left : left + width]
+            part[..., :3], part[..., 3] = rows[row, column], 255
+    return whole
+
+
+def png(pixels: np.ndarray, scale: int = 1) -> bytes:
+    """Encode pixels as a PNG file.
+
+    Args:
+        pixels: `(h, w)`, `(h, w, 3)` or `(h, w, 4)`, uint8.
+        scale: int, side of the square that a pixel becomes.
+    """
+    from PIL import Image
+
+    pixels = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def data_uri(content: bytes, kind: str = "image/png") -> str:
+    """Return a file as a `data:` URI."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+# Charts are drawn in this color, which the page's own color then replaces.
+_INK = "#010203"
+
+
+def chart(series: Mapping[str, tuple[np.ndarray, np.ndarray]], x: str, y: str) -> str:
+    """Draw a scatter plot as SVG, in the color of the text around it.
+
+    Args:
+        series: dict from names to arrays of x and y values, `(n,)` each.
+        x: label of the x axis.
+        y: label of the y axis.
+
+    Returns:
+        An `<svg>` element.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    keys = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color")
+    style = dict.fromkeys((*keys, "ytick.color"), _INK)
+    style |= {"svg.hashsalt": "keras_vit"}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axes = figure.subplots()
+        for name, (horizontal, vertical) in series.items():
+            axes.plot(horizontal, vertical, "o", ms=4, alpha=0.7, label=name)
+        axes.set(xlabel=x, ylabel=y, ylim=(0, None))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25, color=_INK)
+        axes.set_facecolor("none")
+        if len(series) > 1:
+            axes.legend(framealpha=0)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :].replace(_INK, "currentColor")

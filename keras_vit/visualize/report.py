@@ -1,0 +1,296 @@
+"""Report on a model and some images: one HTML file that needs no other file."""
+
+import html
+import os
+import pathlib
+import string
+from collections.abc import Iterable, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vit.labels import decode_predictions
+from keras_vit.training.run_directory import write_text
+from keras_vit.visualize import pictures
+from keras_vit.visualize.attention import (
+    attention_rollout,
+    attention_weights,
+    has_class_token,
+    head_maps,
+    mean_attention_distance,
+    transformer_blocks,
+)
+from keras_vit.visualize.features import feature_channels, patch_colors
+from keras_vit.visualize.filters import patch_filters
+from keras_vit.visualize.gradient import gradient_attention
+from keras_vit.visualize.positions import position_similarity, similarity_and_distance
+
+_TEMPLATE = pathlib.Path(__file__).with_name("report.html")
+
+
+def report(
+    model: keras.Model,
+    images: Iterable[np.ndarray],
+    path: str | os.PathLike,
+    image_names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> pathlib.Path:
+    """Write a report on what a model sees in some images.
+
+    The report has, for every image, the attention of each block and head, rollout, the
+    relevance for the predicted class (with a classifier), and principal components and
+    single channels of the features; and for the model the mean attention distance of the
+    heads, the similarity of positions and the principal components of the patch filters.
+
+    Args:
+        model: a `keras_vit` model.
+        images: arrays `(h, w, c)` of any sizes, pixel values 0 to 255.
+        path: HTML file to write. It is replaced when the new one is complete.
+        image_names: None, or one name for each image.
+        title: title of the page; by default the name of the model.
+
+    Returns:
+        The path of the file, which opens without a network.
+
+    Raises:
+        ValueError: there are no images, or another number of names.
+
+    Example:
+
+    >>> import keras_vit, numpy as np, pathlib, tempfile
+    >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), classes=10)
+    >>> photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3))
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "report.html")
+    >>> keras_vit.visualize.report(model, [photo], path).name
+    'report.html'
+    """
+    originals = [np.asarray(image, "float32") for image in images]
+    if not originals:
+        raise ValueError("A report needs one image or more; received none.")
+    names = [f"image {i}" for i, _ in enumerate(originals, 1)]
+    if image_names is not None:
+        names = [str(name) for name in image_names]
+    if len(names) != len(originals):
+        raise ValueError(f"{len(originals)} images have {len(names)} image_names.")
+    page = _Page(model, originals, names)
+    title = html.escape(title or model.name)
+    template = string.Template(_TEMPLATE.read_text(encoding="utf-8"))
+    path = pathlib.Path(path)
+    write_text(path, template.substitute(title=title, body="\n".join(page.sections())))
+    return path
+
+
+class _Page:
+    """Sections of the report, each a method that returns HTML."""
+
+    def __init__(self, model, originals, names):
+        self.model, self.names = model, names
+        inputs = [
+            ops.convert_to_numpy(model.preprocessor(image[None])) for image in originals
+        ]
+        self.inputs = np.concatenate(inputs)
+        scale = np.asarray(model.preprocessor.std), np.asarray(model.preprocessor.mean)
+        # The pixels that the model sees: resized and cropped.
+        self.pixels = pictures.to_bytes(self.inputs * scale[0] + scale[1])
+        self.weights = attention_weights(model, self.inputs, batch_size=4)
+
+    def sections(self):
+        yield self._summary()
+        yield self._images()
+        yield self._heads()
+        yield self._distance()
+        if _has_positions(self.model):
+            yield self._positions()
+        if "stem" not in {layer.name for layer in self.model.layers}:
+            yield self._filters()
+        yield self._components()
+        yield self._channels()
+
+    def _summary(self):
+        model, (height, width, _) = self.model, self.model.input_shape[1:]
+        gh, gw = model.grid_shape
+        rows = {
+            "model": f"{type(model).__name__} {model.name}",
+            "parameters": f"{model.count_params():,}",
+            "image": f"{height} x {width} pixels",
+            "tokens": f"{gh} x {gw} patches, {model.num_prefix_tokens} in front of them",
+            "blocks": f"{len(transformer_blocks(model))}",
+        }
+        cells = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
+            for name, text in rows.items()
+        )
+        return f"<table>{cells}</table>"
+
+    def _images(self):
+        views = {"last block": head_maps(self.weights[:, -1:], self.model)[:, 0].mean(1)}
+        views["rollout"] = attention_rollout(self.model, self.inputs)
+        if self.model.get_config()["include_top"]:
+            views["relevance for the predicted class"] = gradient_attention(
+                self.model, self.inputs
+            )
+        best = self._predictions()
+        rows = []
+        for index, (name, pixels) in enumerate(zip(self.names, self.pixels, strict=True)):
+            figures = [_figure(_picture(pixels), name, f"{name}{best[index]}")]
+            for view, maps in views.items():
+                shown = pictures.overlay(pixels, maps[index])
+                figures.append(_figure(_picture(shown), f"{view} on {name}", view))
+            rows.append(_row(figures))
+        one = "the class token" if has_class_token(self.model) else "the average patch"
+        about = (
+            f"Left: the image as the model sees it. Last block: the patches that {one} "
+            "attends to, as the mean over the heads. Rollout: the contribution of each "
+            "patch to the result through all blocks, from attention alone. Relevance: "
+            "attention weighted by the gradient of the predicted class."
+        )
+        return _section("Where the model looks", about, rows)
+
+    def _predictions(self):
+        if not self.model.get_config()["include_top"]:
+            return [""] * len(self.inputs)
+        scores = self.model.predict(self.inputs, verbose=0)
+        names = self.model.get_config()["class_names"]
+        if names is None and scores.shape[-1] != 1000:
+            names = [str(number) for number in range(scores.shape[-1])]
+        best = decode_predictions(scores, min(3, scores.shape[-1]), names)
+        return [
+            ": " + ", ".join(f"{name} {score:.2f}" for _, name, score in rows)
+            for rows in best
+        ]
+
+    def _heads(self):
+        maps = head_maps(self.weights, self.model)
+        figures = []
+        for name, image in zip(self.names, maps, strict=True):
+            rows = np.stack([[pictures.colored(head) for head in row] for row in image])
+            uri = pictures.data_uri(pictures.png(pictures.sheet(rows), scale=3))
+            text = f"attention of every block and head on {name}"
+            figures.append(_figure(uri, text, name, kind="patches"))
+        about = (
+            "One row for each block, from the first to the last, and one column for each "
+            "head. Each map has its own scale: yellow is the largest attention."
+        )
+        return _section("All heads", about, [_whole(figures)])
+
+    def _distance(self):
+        height = self.model.input_shape[1]
+        distances = mean_attention_distance(
+            self.weights,
+            self.model.grid_shape,
+            height / self.model.grid_shape[0],
+            self.model.num_prefix_tokens,
+        )
+        depth = np.repeat(np.arange(len(distances)), distances.shape[1])
+        chart = pictures.chart(
+            {"heads": (depth, distances.reshape(-1))},
+            "block",
+            "mean attention distance (pixels)",
+        )
+        about = (
+            "One point for each head: the distance between patches, weighted by the "
+            "attention between them. "
+            f"The means of the blocks: {_numbers(distances.mean(axis=1))}."
+        )
+        return _section("How far each head looks", about, [chart])
+
+    def _positions(self):
+        similarity = position_similarity(self.model)
+        rows = np.stack([[pictures.colored(map_) for map_ in row] for row in similarity])
+        uri = pictures.data_uri(pictures.png(pictures.sheet(rows)))
+        text = "similarity of the position of every patch with all positions"
+        figure = _figure(uri, text, "", kind="patches")
+        rho = similarity_and_distance(similarity)
+        about = (
+            "The map in row y and column x shows how similar the position of that patch "
+            "is to the positions of all patches. Rank correlation of similarity with "
+            f"distance: {rho:.3f}."
+        )
+        return _section("Positions", about, [_whole([figure])])
+
+    def _filters(self):
+        filters = patch_filters(self.model, 28)
+        scaled = [pictures.to_bytes(255 * pictures.to_unit_range(f)) for f in filters]
+        shown = np.stack([np.broadcast_to(f, (*f.shape[:2], 3)) for f in scaled])
+        columns = min(14, len(shown))
+        shown = shown[: len(shown) // columns * columns]
+        uri = pictures.data_uri(
+            pictures.png(
+                pictures.sheet(shown.reshape(-1, columns, *shown.shape[1:])), scale=3
+            )
+        )
+        text = f"{len(shown)} principal components of the patch embedding"
+        about = (
+            "Principal components of the linear embedding of the patches, in descending "
+            "order of variance."
+        )
+        return _section("Filters", about, [_whole([_figure(uri, text, "", "patches")])])
+
+    def _components(self):
+        depth = len(transformer_blocks(self.model))
+        rows = []
+        blocks = sorted({depth // 3, 2 * depth // 3, depth - 1})
+        colors = {b: patch_colors(self.model, self.inputs, b) for b in blocks}
+        for index, name in enumerate(self.names):
+            figures = [_figure(_picture(self.pixels[index]), name, name)]
+            for block, maps in colors.items():
+                uri = _picture(pictures.to_bytes(255 * maps[index]))
+                text = f"principal components of {name} after block {block}"
+                figures.append(_figure(uri, text, f"block {block}", kind="patches"))
+            rows.append(_row(figures))
+        about = (
+            "The first three principal components of the patches of all images as red, "
+            "green and blue: patches of the same color have similar features."
+        )
+        return _section("Features", about, rows)
+
+    def _channels(self):
+        depth = len(transformer_blocks(self.model))
+        figures = []
+        for block in sorted({0, depth // 2, depth - 1}):
+            channels = feature_channels(self.model, self.inputs, block)
+            rows = np.stack([[pictures.colored(c) for c in image] for image in channels])
+            uri = pictures.data_uri(pictures.png(pictures.sheet(rows), scale=3))
+            text = f"channels of the features after block {block}, one row per image"
+            figures.append(_figure(uri, text, f"block {block}", kind="patches"))
+        about = (
+            "The channels with the largest variance, one row for each image, each with "
+            "its own scale."
+        )
+        return _section("Channels", about, [_whole(figures)])
+
+
+def _has_positions(model):
+    inside = transformer_blocks(model)[0].attention.attention_positions()
+    return inside is not None or model.get_layer("patch_encoder").positions is not None
+
+
+def _numbers(values):
+    return ", ".join(f"{value:.1f}" for value in values)
+
+
+def _picture(pixels):
+    """Return pixels `(h, w, 1)` or `(h, w, 3)` as the URI of a PNG file."""
+    return pictures.data_uri(
+        pictures.png(pixels.squeeze(axis=-1) if pixels.shape[-1] == 1 else pixels)
+    )
+
+
+def _section(title, about, parts):
+    return f"<h2>{title}</h2>\n<p>{html.escape(about)}</p>\n" + "\n".join(parts)
+
+
+def _figure(uri, alternative, caption, kind=""):
+    return (
+        f'<figure><img class="{kind}" src="{uri}" alt="{html.escape(alternative)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _row(figures):
+    return f'<div class="row">{"".join(figures)}</div>'
+
+
+def _whole(figures):
+    return f'<div class="whole">{"".join(figures)}</div>'

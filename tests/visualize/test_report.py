@@ -1,0 +1,127 @@
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+
+from keras_vit.visualize import (
+    attention_weights,
+    feature_channels,
+    overlay,
+    patch_colors,
+    report,
+)
+from keras_vit.visualize.pictures import chart, colored, png, sheet
+from tests.cases import perturb, random_images, tiny_t2t, tiny_vit
+
+pytestmark = pytest.mark.any_backend
+pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+Image = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
+
+
+def test_an_overlay_colors_the_patches_with_large_values():
+    pixels = np.full((16, 24, 3), 200.0)
+    map_ = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 5.0]])
+    shown = overlay(pixels, map_)
+    assert shown.shape == (16, 24, 3)
+    assert shown.dtype == np.uint8
+    np.testing.assert_array_equal(shown[:6, :10], 200)
+    assert np.abs(shown[15, 23].astype(int) - 200).max() > 20
+    grey = overlay(pixels[..., :1], map_)
+    np.testing.assert_array_equal(grey, shown)
+    np.testing.assert_array_equal(overlay(pixels, np.ones((2, 3))), 200)
+
+
+def test_a_sheet_has_transparent_gaps():
+    rows = np.arange(2 * 3 * 4 * 5 * 3).reshape(2, 3, 4, 5, 3).astype("uint8")
+    whole = sheet(rows, gap=2)
+    assert whole.shape == (2 * 4 + 2, 3 * 5 + 4, 4)
+    np.testing.assert_array_equal(whole[6:, 7:12, :3], rows[1, 1])
+    assert whole[4:6, :, 3].max() == 0
+    decoded = np.asarray(Image.open(io.BytesIO(png(whole, scale=2))))
+    np.testing.assert_array_equal(decoded[::2, ::2], whole)
+
+
+def test_maps_and_charts():
+    assert colored(np.ones((2, 3))).shape == (2, 3, 3)
+    svg = chart({"heads": (np.arange(3), np.arange(3) + 1.0)}, "block", "distance")
+    assert svg.startswith("<svg")
+    assert "currentColor" in svg
+    assert "#010203" not in svg
+
+
+def test_colors_show_principal_components_of_all_images():
+    model = perturb(tiny_vit(registers=1))
+    images = random_images(model, batch=3)
+    colors = patch_colors(model, images, block=0)
+    assert colors.shape == (3, 2, 3, 3)
+    assert colors.min() == 0
+    assert colors.max() == 1
+    # Components are uncorrelated over the patches of all images, except for clipping.
+    correlation = np.corrcoef(colors.reshape(-1, 3).T)
+    assert np.abs(correlation - np.eye(3)).max() < 0.3
+    np.testing.assert_allclose(
+        patch_colors(model, images, block=0, batch_size=2), colors, atol=1e-4
+    )
+
+
+def test_channels_with_the_largest_variance():
+    model = perturb(tiny_t2t())
+    maps = feature_channels(model, random_images(model), block=1, channels=3)
+    assert maps.shape == (2, 3, 2, 3)
+    np.testing.assert_array_equal(maps.min(axis=(2, 3)), 0)
+    np.testing.assert_array_equal(maps.max(axis=(2, 3)), 1)
+    with pytest.raises(ValueError, match="channels must be 1 or more; received 0"):
+        feature_channels(model, random_images(model), channels=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments"),
+    [
+        (tiny_vit, {"classifier_activation": None}),
+        (tiny_vit, {"include_top": False, "positions": "none", "pooling": "gap"}),
+        (tiny_vit, {"input_shape": (16, 24, 1), "pooling": "map"}),
+        (tiny_t2t, {}),
+    ],
+    ids=["token", "headless", "grey", "t2t"],
+)
+def test_the_page_contains_everything(make, arguments, tmp_path):
+    model = perturb(make(**arguments))
+    generator = np.random.default_rng(0)
+    channels = model.input_shape[-1]
+    photos = [generator.integers(0, 256, (h, 40, channels)) for h in (30, 50)]
+    path = report(model, photos, tmp_path / "new" / "page.html", ["a & b", "<c>"])
+    page = path.read_text(encoding="utf-8")
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)  # Opens without a network.
+    assert "a &amp; b" in page
+    assert "<c>" not in page
+    pictures = re.findall(
+        r'<img [^>]*src="data:image/png;base64,([^"]+)" alt="([^"]*)"', page
+    )
+    assert len(pictures) == page.count("<img")
+    for content, alternative in pictures:
+        assert Image.open(io.BytesIO(base64.b64decode(content))).size > (1, 1)
+        assert alternative
+    assert ("relevance" in page.split("</h2>")[1]) == ("include_top" not in arguments)
+    assert ("Positions" in page) == ("positions" not in arguments)
+    assert ("Filters" in page) == (make is tiny_vit)
+
+
+def test_bad_images(tmp_path):
+    model = tiny_vit()
+    with pytest.raises(ValueError, match="one image or more; received none"):
+        report(model, [], tmp_path / "page.html")
+    with pytest.raises(ValueError, match="1 images have 2 image_names"):
+        report(model, [np.zeros((16, 24, 3))], tmp_path / "page.html", ["a", "b"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_are_computed_in_batches():
+    model = perturb(tiny_vit())
+    images = random_images(model, batch=5)
+    np.testing.assert_allclose(
+        attention_weights(model, images, batch_size=2),
+        attention_weights(model, images, batch_size=8),
+        atol=1e-6,
+    )
