@@ -78,7 +78,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
         text: its contents.
     """
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def environment() -> dict[str, Any]:

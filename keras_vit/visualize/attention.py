@@ -72,16 +72,16 @@ def attention_weights(
     Example:
 
     >>> import keras, keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), classes=10)
+    >>> model = keras_vit.ViT((32, 48, 3), num_layers=2)
     >>> images = model.preprocessor(keras.random.uniform((2, 32, 48, 3), maxval=255))
     >>> keras_vit.visualize.attention_weights(model, images, blocks=[0, -1]).shape
-    (2, 2, 3, 7, 7)
+    (2, 2, 12, 7, 7)
     """
     layers = chosen_blocks(model, blocks)
     # A dict, because Keras unpacks a list of outputs that has a single entry.
     outputs = {layer.name: _AttentionWeights(layer)(layer.input) for layer in layers}
     network = keras.Model(model.inputs, outputs)
-    weights = in_batches(network.predict_on_batch, model, images, batch_size)
+    weights = in_batches(network, model, images, batch_size)
     return np.stack([weights[layer.name] for layer in layers], axis=1)
 
 
@@ -102,10 +102,10 @@ def pooling_weights(model: keras.Model, images: Any, batch_size: int = 8) -> np.
     Example:
 
     >>> import keras, keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), classes=10, pooling="map")
+    >>> model = keras_vit.ViT((32, 48, 3), num_layers=2, pooling="map")
     >>> images = model.preprocessor(keras.random.uniform((2, 32, 48, 3), maxval=255))
     >>> keras_vit.visualize.pooling_weights(model, images).shape
-    (2, 3, 2, 3)
+    (2, 12, 2, 3)
     """
     pooling = next((la for la in model.layers if isinstance(la, AttentionPooling)), None)
     if pooling is None:
@@ -115,7 +115,7 @@ def pooling_weights(model: keras.Model, images: Any, batch_size: int = 8) -> np.
         )
     outputs = {"weights": _AttentionWeights(pooling)(pooling.input)}
     network = keras.Model(model.inputs, outputs)
-    weights = in_batches(network.predict_on_batch, model, images, batch_size)["weights"]
+    weights = in_batches(network, model, images, batch_size)["weights"]
     return weights.reshape(*weights.shape[:2], *model.grid_shape)
 
 
@@ -136,11 +136,11 @@ def head_maps(weights: np.ndarray, model: keras.Model) -> np.ndarray:
     Example:
 
     >>> import keras, keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), classes=10)
+    >>> model = keras_vit.ViT((32, 48, 3), num_layers=2)
     >>> images = model.preprocessor(keras.random.uniform((2, 32, 48, 3), maxval=255))
     >>> weights = keras_vit.visualize.attention_weights(model, images)
     >>> keras_vit.visualize.head_maps(weights, model).shape
-    (2, 12, 3, 2, 3)
+    (2, 2, 12, 2, 3)
     """
     prefix = model.num_prefix_tokens
     if has_class_token(model):
@@ -173,7 +173,7 @@ def attention_rollout(model: keras.Model, images: Any, batch_size: int = 8) -> n
     Example:
 
     >>> import keras, keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), classes=10)
+    >>> model = keras_vit.ViT((32, 48, 3), num_layers=2)
     >>> images = model.preprocessor(keras.random.uniform((2, 32, 48, 3), maxval=255))
     >>> keras_vit.visualize.attention_rollout(model, images).shape
     (2, 2, 3)
@@ -181,12 +181,7 @@ def attention_rollout(model: keras.Model, images: Any, batch_size: int = 8) -> n
     Reference: arXiv:2005.00928.
     """
     rollout = rollout_function(model)
-    return in_batches(
-        lambda batch: keras.ops.convert_to_numpy(rollout(batch)),
-        model,
-        images,
-        batch_size,
-    )
+    return in_batches(rollout, model, images, batch_size)
 
 
 def mean_attention_distance(

@@ -13,7 +13,7 @@ def in_batches(
     """Apply a function to batches of images and join its results.
 
     Args:
-        function: function from `(n, h, w, c)` to an array `(n, ...)` or a dict of them.
+        function: function from `(n, h, w, c)` to a tensor `(n, ...)` or a dict of them.
         model: the `keras_vit` model that the images are for.
         images: `(b, h, w, c)`, floats as `model.preprocessor` returns them.
         batch_size: int, largest number of images in a batch.
@@ -28,8 +28,11 @@ def in_batches(
         raise ValueError(f"batch_size must be 1 or more; received {batch_size}.")
     images = keras.ops.convert_to_numpy(images)
     images = model._checked_data(images)
+    # Without `predict`: tracing a network takes longer than a few images.
     parts = [
-        function(images[start : start + batch_size])
+        keras.tree.map_structure(
+            keras.ops.convert_to_numpy, function(images[start : start + batch_size])
+        )
         for start in range(0, len(images), batch_size)
     ]
     return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)

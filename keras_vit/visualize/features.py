@@ -16,7 +16,7 @@ def grid_features(
     """Return the features of the patches after a block, `(b, gh, gw, d)` float32."""
     (layer,) = chosen_blocks(model, [block])
     network = keras.Model(model.inputs, {"tokens": layer.output})
-    tokens = in_batches(network.predict_on_batch, model, images, batch_size)["tokens"]
+    tokens = in_batches(network, model, images, batch_size)["tokens"]
     grid = tokens[:, model.num_prefix_tokens :].astype("float32")
     return grid.reshape(len(grid), *model.grid_shape, -1)
 
@@ -45,7 +45,7 @@ def patch_colors(
     Example:
 
     >>> import keras, keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), classes=10)
+    >>> model = keras_vit.ViT((32, 48, 3), num_layers=2)
     >>> images = model.preprocessor(keras.random.uniform((2, 32, 48, 3), maxval=255))
     >>> keras_vit.visualize.patch_colors(model, images).shape
     (2, 2, 3, 3)
@@ -88,7 +88,7 @@ def feature_channels(
     Example:
 
     >>> import keras, keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), classes=10)
+    >>> model = keras_vit.ViT((32, 48, 3), num_layers=2)
     >>> images = model.preprocessor(keras.random.uniform((2, 32, 48, 3), maxval=255))
     >>> keras_vit.visualize.feature_channels(model, images, block=0, channels=4).shape
     (2, 4, 2, 3)

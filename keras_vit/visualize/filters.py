@@ -24,7 +24,7 @@ def patch_filters(model: keras.Model, components: int = 28) -> np.ndarray:
     Example:
 
     >>> import keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+    >>> model = keras_vit.ViT((32, 32, 3), num_layers=1)
     >>> keras_vit.visualize.patch_filters(model, components=4).shape
     (4, 16, 16, 3)
 

@@ -53,7 +53,7 @@ def gradient_attention(
     Example:
 
     >>> import keras, keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), classes=10)
+    >>> model = keras_vit.ViT((32, 48, 3), num_layers=2)
     >>> images = model.preprocessor(keras.random.uniform((2, 32, 48, 3), maxval=255))
     >>> keras_vit.visualize.gradient_attention(model, images, classes=[3, 7]).shape
     (2, 2, 3)

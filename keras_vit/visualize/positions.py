@@ -40,7 +40,7 @@ def position_similarity(model: keras.Model, block: int = 0) -> np.ndarray:
     Example:
 
     >>> import keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), classes=10)
+    >>> model = keras_vit.ViT((32, 48, 3), num_layers=2)
     >>> similarity = keras_vit.visualize.position_similarity(model)
     >>> similarity.shape, round(float(similarity[1, 2, 1, 2]), 3)
     ((2, 3, 2, 3), 1.0)
@@ -79,7 +79,7 @@ def similarity_and_distance(similarity: np.ndarray) -> float:
     Example:
 
     >>> import keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(64, 64, 3), positions="sincos_2d")
+    >>> model = keras_vit.ViT((64, 64, 3), num_layers=1, positions="sincos_2d")
     >>> similarity = keras_vit.visualize.position_similarity(model)
     >>> keras_vit.visualize.similarity_and_distance(similarity) < -0.8
     True

@@ -21,6 +21,7 @@ from keras_vit.visualize.attention import (
     mean_attention_distance,
     transformer_blocks,
 )
+from keras_vit.visualize.batches import in_batches
 from keras_vit.visualize.features import feature_channels, patch_colors
 from keras_vit.visualize.filters import patch_filters
 from keras_vit.visualize.gradient import gradient_attention
@@ -59,7 +60,7 @@ def report(
     Example:
 
     >>> import keras_vit, numpy as np, pathlib, tempfile
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), classes=10)
+    >>> model = keras_vit.ViT((32, 48, 3), num_layers=2)
     >>> photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3))
     >>> path = pathlib.Path(tempfile.mkdtemp(), "report.html")
     >>> keras_vit.visualize.report(model, [photo], path).name
@@ -77,6 +78,7 @@ def report(
     title = html.escape(title or model.name)
     template = string.Template(_TEMPLATE.read_text(encoding="utf-8"))
     path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, template.substitute(title=title, body="\n".join(page.sections())))
     return path
 
@@ -150,7 +152,7 @@ class _Page:
     def _predictions(self):
         if not self.model.get_config()["include_top"]:
             return [""] * len(self.inputs)
-        scores = self.model.predict(self.inputs, verbose=0)
+        scores = in_batches(self.model, self.model, self.inputs, 8)
         names = self.model.get_config()["class_names"]
         if names is None and scores.shape[-1] != 1000:
             names = [str(number) for number in range(scores.shape[-1])]

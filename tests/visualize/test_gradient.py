@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -14,35 +15,39 @@ def head_weights(x, w, offset):
     return formulas.softmax(logits) + offset, value
 
 
-def replay(model, tokens, offsets):
+LAYERS = ("block_0", "block_1", "norm", "classifier")
+
+
+def replay(weights, pooling, tokens, offsets):
     """Return the logits and attention weights of one image from its first tokens."""
     x, every = tokens, []
     for index, offset in enumerate(offsets):
-        w = weights_of(model.get_layer(f"block_{index}"))
+        w = weights[f"block_{index}"]
         y = formulas.layer_norm(x, w["attention_norm/gamma"], w["attention_norm/beta"])
         inside = formulas.below(w, "attention/")
-        weights, value = head_weights(y, inside, offset)
-        mixed = np.einsum("kij,jkd->ikd", weights, value).reshape(x.shape)
+        attention, value = head_weights(y, inside, offset)
+        mixed = np.einsum("kij,jkd->ikd", attention, value).reshape(x.shape)
         x = x + formulas.dense(mixed, inside, "projection")
         y = formulas.layer_norm(x, w["mlp_norm/gamma"], w["mlp_norm/beta"])
         x = x + formulas.mlp(y, formulas.below(w, "mlp/"))
-        every.append(weights)
-    norm = weights_of(model.get_layer("norm"))
-    x = formulas.layer_norm(x, norm["gamma"], norm["beta"])
-    pooled = x[0] if model.get_config()["pooling"] == "token" else x.mean(axis=0)
-    classifier = weights_of(model.get_layer("classifier"))
-    return pooled @ classifier["kernel"] + classifier["bias"], every
+        every.append(attention)
+    x = formulas.layer_norm(x, weights["norm"]["gamma"], weights["norm"]["beta"])
+    pooled = x[0] if pooling == "token" else x.mean(axis=0)
+    kernel, bias = weights["classifier"]["kernel"], weights["classifier"]["bias"]
+    return pooled @ kernel + bias, every
 
 
 def relevance(model, tokens, chosen):
     """Return the matrix of relevance, with gradients from finite differences."""
     offsets = np.zeros((2, 2, len(tokens), len(tokens)))
-    _, weights = replay(model, tokens, offsets)
+    own = {name: weights_of(model.get_layer(name)) for name in LAYERS}
+    pooling = model.get_config()["pooling"]
+    _, weights = replay(own, pooling, tokens, offsets)
     gradient, step = np.zeros_like(offsets), 1e-4
     for place in np.ndindex(offsets.shape):
         for sign in (1, -1):
             offsets[place] = sign * step
-            logits, _ = replay(model, tokens, offsets)
+            logits, _ = replay(own, pooling, tokens, offsets)
             gradient[place] += sign * logits[chosen] / (2 * step)
         offsets[place] = 0
     total = np.eye(len(tokens))
@@ -53,8 +58,6 @@ def relevance(model, tokens, chosen):
 
 @pytest.mark.parametrize("pooling", ["token", "gap"])
 def test_relevance_is_that_of_finite_differences(pooling):
-    import keras
-
     model = perturb(tiny_vit(pooling=pooling))
     images = random_images(model, batch=3)
     maps = gradient_attention(model, images, classes=[4, 0, 2], batch_size=2)

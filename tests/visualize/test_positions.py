@@ -35,7 +35,7 @@ def test_similarity_of_every_kind_of_positions(positions):
 @pytest.mark.any_backend
 @pytest.mark.parametrize("positions", FIXED, ids=named)
 def test_similarity_falls_with_the_distance(positions):
-    model = tiny_vit(positions=positions, input_shape=(48, 64, 3))
+    model = tiny_vit(positions=positions, input_shape=(48, 64, 3), hidden_dim=64)
     assert similarity_and_distance(position_similarity(model)) < -0.5
     # After a resize there are more positions of the same kind.
     larger = model.resized((64, 64, 3))
