@@ -30,7 +30,7 @@ def attention_rollout(model: keras.Model):
     """
     blocks = [layer for layer in model.layers if isinstance(layer, TransformerBlock)]
     # A dict, because Keras unpacks a list of outputs that has a single entry.
-    network = keras.Model(model.inputs, {block.name: block.input for block in blocks})
+    network = keras.Model(model.input, {block.name: block.input for block in blocks})
     rows, columns = model.grid_shape
     prefix = model.num_prefix_tokens
     config = model.get_config()

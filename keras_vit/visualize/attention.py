@@ -80,7 +80,7 @@ def attention_weights(
     layers = chosen_blocks(model, blocks)
     # A dict, because Keras unpacks a list of outputs that has a single entry.
     outputs = {layer.name: _AttentionWeights(layer)(layer.input) for layer in layers}
-    network = keras.Model(model.inputs, outputs)
+    network = keras.Model(model.input, outputs)
     weights = in_batches(network, model, images, batch_size)
     return np.stack([weights[layer.name] for layer in layers], axis=1)
 
@@ -114,7 +114,7 @@ def pooling_weights(model: keras.Model, images: Any, batch_size: int = 8) -> np.
             f"one has pooling={model.get_config()['pooling']!r}."
         )
     outputs = {"weights": _AttentionWeights(pooling)(pooling.input)}
-    network = keras.Model(model.inputs, outputs)
+    network = keras.Model(model.input, outputs)
     weights = in_batches(network, model, images, batch_size)["weights"]
     return weights.reshape(*weights.shape[:2], *model.grid_shape)
 

@@ -15,7 +15,7 @@ def grid_features(
 ) -> np.ndarray:
     """Return the features of the patches after a block, `(b, gh, gw, d)` float32."""
     (layer,) = chosen_blocks(model, [block])
-    network = keras.Model(model.inputs, {"tokens": layer.output})
+    network = keras.Model(model.input, {"tokens": layer.output})
     tokens = in_batches(network, model, images, batch_size)["tokens"]
     grid = tokens[:, model.num_prefix_tokens :].astype("float32")
     return grid.reshape(len(grid), *model.grid_shape, -1)

@@ -126,11 +126,19 @@ class _Page:
         return f"<table>{cells}</table>"
 
     def _images(self):
-        views = {"last block": head_maps(self.weights[:, -1:], self.model)[:, 0].mean(1)}
-        views["rollout"] = attention_rollout(self.model, self.inputs)
+        one = "the class token" if has_class_token(self.model) else "the average patch"
+        about = (
+            f"Left: the image as the model sees it. Last block: the patches that {one} "
+            "attends to, as the mean over the heads. Rollout: the contribution of each "
+            "patch to the result through all blocks, from attention alone."
+        )
+        last = head_maps(self.weights[:, -1:], self.model)[:, 0].mean(axis=1)
+        rollout = attention_rollout(self.model, self.inputs)
+        views = {"last block": last, "rollout": rollout}
         if self.model.get_config()["include_top"]:
-            views["relevance for the predicted class"] = gradient_attention(
-                self.model, self.inputs
+            views["relevance"] = gradient_attention(self.model, self.inputs)
+            about += (
+                " Relevance: attention weighted by the gradient of the predicted class."
             )
         best = self._predictions()
         rows = []
@@ -140,13 +148,6 @@ class _Page:
                 shown = pictures.overlay(pixels, maps[index])
                 figures.append(_figure(_picture(shown), f"{view} on {name}", view))
             rows.append(_row(figures))
-        one = "the class token" if has_class_token(self.model) else "the average patch"
-        about = (
-            f"Left: the image as the model sees it. Last block: the patches that {one} "
-            "attends to, as the mean over the heads. Rollout: the contribution of each "
-            "patch to the result through all blocks, from attention alone. Relevance: "
-            "attention weighted by the gradient of the predicted class."
-        )
         return _section("Where the model looks", about, rows)
 
     def _predictions(self):
