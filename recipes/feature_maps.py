@@ -96,21 +96,13 @@ def feature_maps(
         Dict from the names of the first, the middle and the last block to arrays `(gh,
         gw, channels)`, in which each channel is scaled to the range 0 to 1.
     """
-    blocks = [layer.name for layer in model.layers if layer.name.startswith("block_")]
-    chosen = dict.fromkeys([blocks[0], blocks[len(blocks) // 2], blocks[-1]])
-    outputs = {name: model.get_layer(name).output for name in chosen}
+    names = [layer.name for layer in model.layers if layer.name.startswith("block_")]
     pixels = image if model.input_shape[-1] == 3 else image.mean(-1, keepdims=True)
     inputs = model.preprocessor(pixels[None].astype("float32"))
-    tokens = keras.Model(model.input, outputs).predict(
-        keras.ops.convert_to_numpy(inputs), verbose=0
-    )
     maps = {}
-    for name in chosen:
-        grid = tokens[name][0, model.num_prefix_tokens :].astype("float32")
-        order = np.argsort(-grid.var(axis=0), kind="stable")[:channels]
-        low, high = grid.min(axis=0), grid.max(axis=0)
-        scaled = (grid - low) / np.maximum(high - low, 1e-12)
-        maps[name] = scaled[:, order].reshape(*model.grid_shape, -1)
+    for block in dict.fromkeys([0, len(names) // 2, len(names) - 1]):
+        (shown,) = keras_vit.visualize.feature_channels(model, inputs, block, channels)
+        maps[names[block]] = np.moveaxis(shown, 0, -1)
     return maps
 
 

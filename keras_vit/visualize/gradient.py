@@ -103,7 +103,8 @@ def _relevance(model, images, classes):
     if classes is None:
         scores = ops.convert_to_numpy(model(images, training=False))
         classes = scores.argmax(axis=-1)
-    chosen = np.eye(model.output_shape[-1], dtype="float32")[classes]
+    one_hot = np.eye(model.output_shape[-1], dtype="float32")[classes]
+    chosen = ops.convert_to_tensor(one_hot)
     layers = [block.attention for block in transformer_blocks(model)]
 
     def logit(*offsets):

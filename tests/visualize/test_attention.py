@@ -39,7 +39,9 @@ def weights_by_hand(block, tokens):
     return softmax(logits)
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize(
+    "case", [*list(MODELS)[:-1], pytest.param("t2t_dense", marks=pytest.mark.any_backend)]
+)
 def test_the_weights_of_every_block_are_those_of_the_formula(case):
     make, arguments = MODELS[case]
     model = perturb(make(**arguments))
