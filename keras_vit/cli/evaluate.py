@@ -23,10 +23,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_vit.atomic_files import write_text
 from keras_vit.cli import command_line
 from keras_vit.evaluation.accuracy import evaluate, published_accuracy
 from keras_vit.training import config as configs
-from keras_vit.training.run_directory import write_text
 
 MOST_CLASSES_SHOWN = 100
 

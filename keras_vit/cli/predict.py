@@ -23,13 +23,13 @@ import sys
 from collections.abc import Sequence
 
 import keras_vit
+from keras_vit.atomic_files import write_text
 from keras_vit.cli import command_line
 from keras_vit.evaluation.predictions import images_in, predict
 from keras_vit.export.head import Head
 from keras_vit.training import config as configs
 from keras_vit.training import known_class_names
 from keras_vit.training.objectives import network
-from keras_vit.training.run_directory import write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -26,10 +26,10 @@ import json
 import pathlib
 from collections.abc import Sequence
 
+from keras_vit.atomic_files import write_text
 from keras_vit.cli import command_line
 from keras_vit.evaluation.linear_probe import linear_probe
 from keras_vit.training import config as configs
-from keras_vit.training.run_directory import write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

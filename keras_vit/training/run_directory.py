@@ -31,6 +31,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_vit.atomic_files import PARTIAL, replacing, write_text
 from keras_vit.training import config as configs
 from keras_vit.training.directory_lock import FILES, locked
 
@@ -38,47 +39,8 @@ from keras_vit.training.directory_lock import FILES, locked
 STATES = ("state.npz", "state-previous.npz")
 # Files that a run writes before its first checkpoint.
 STARTED = {"config.json", "environment.json", "classes.json"}
-PARTIAL = ".partial-"
 # Keys of a config that describe a run without affecting it.
 DESCRIPTIONS = ("about", "command", "hardware", "expected", "measured")
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path):
-    """Replace a file atomically: yield a temporary path that is renamed at the end.
-
-    If the process is killed or an error is raised, the old file remains unchanged.
-
-    Args:
-        path: the file to replace or to create.
-
-    Yields:
-        The path to write to; it is synced to disk before it is renamed.
-    """
-    temporary = path.with_name(f"{PARTIAL}{path.name}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a text file atomically.
-
-    Args:
-        path: the file.
-        text: its contents.
-    """
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def environment() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 import keras_vit
+from keras_vit.atomic_files import write_text
 from keras_vit.data import dark_images
 from keras_vit.data.class_names import check_class_names
 from keras_vit.data.host import tensorflow
@@ -21,7 +22,7 @@ from keras_vit.training.callbacks import RunCallback, variables
 from keras_vit.training.compilation import compile, freeze
 from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import objective
-from keras_vit.training.run_directory import RunDirectory, write_text
+from keras_vit.training.run_directory import RunDirectory
 
 # Upper limit of the default steps_per_execution, by backend. Several steps in one call
 # reduce the overhead of `fit` under TensorFlow from 1.8 to 0.4 ms per step; the other

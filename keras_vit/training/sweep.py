@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
+from keras_vit.atomic_files import write_text
 from keras_vit.training import config as configs
 from keras_vit.training import runs
-from keras_vit.training.run_directory import write_text
 
 
 def parse(grid: Sequence[str]) -> dict[str, list[str]]:

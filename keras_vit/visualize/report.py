@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vit.atomic_files import write_text
 from keras_vit.labels import decode_predictions
-from keras_vit.training.run_directory import write_text
 from keras_vit.visualize import pictures
 from keras_vit.visualize.attention import (
     attention_rollout,

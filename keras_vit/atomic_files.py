@@ -1,0 +1,46 @@
+"""Files that are replaced when their new contents are complete."""
+
+import contextlib
+import os
+import pathlib
+
+# Prefix of the names of files that are not complete.
+PARTIAL = ".partial-"
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Replace a file atomically: yield a temporary path that is renamed at the end.
+
+    If the process is killed or an error is raised, the old file remains unchanged.
+
+    Args:
+        path: the file to replace or to create.
+
+    Yields:
+        The path to write to; it is synced to disk before it is renamed.
+    """
+    temporary = path.with_name(f"{PARTIAL}{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Args:
+        path: the file.
+        text: its contents.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
