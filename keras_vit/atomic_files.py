@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 
 # Prefix of the names of files that are not complete.
 PARTIAL = ".partial-"
