@@ -127,7 +127,7 @@ def _relevance(model, images, classes):
 def _added(offsets: Sequence[Any], layers: Sequence[SelfAttention]) -> Iterator[None]:
     """Add offsets to the attention weights of layers while the context is open."""
     for layer, offset in zip(layers, offsets, strict=True):
-        layer._mix = functools.partial(_mix, layer, offset)
+        setattr(layer, "_mix", functools.partial(_mix, layer, offset))  # noqa: B010
     try:
         yield
     finally:
