@@ -8,6 +8,7 @@ initial values are omitted. A second table has the numbers of heads by size, for
 that name no architecture. Needs timm.
 """
 
+import dataclasses
 import functools
 import importlib
 
@@ -15,7 +16,7 @@ from recipes.benchmark import torchvision_stub
 
 MODULES = (
     *("vision_transformer", "deit", "eva", "beit", "vision_transformer_relpos"),
-    "vision_transformer_hybrid",
+    *("vision_transformer_hybrid", "naflexvit"),
 )
 # Classes of timm's models, by the name that the table has for them.
 KINDS = {
@@ -24,6 +25,7 @@ KINDS = {
     "Eva": "eva",
     "Beit": "beit",
     "VisionTransformerRelPos": "relpos",
+    "NaFlexVit": "naflex",
 }
 # Arguments that do not change the outputs, or that the tensors show.
 OMITTED = {
@@ -36,7 +38,7 @@ OMITTED = {
     *("scale_mlp_norm", "scale_attn_inner", "swiglu_mlp", "swiglu_align_to"),
     *("attn_pool_mlp_ratio", "use_rel_pos_bias", "attn_type", "weight_init"),
     *("rope_rescale_coords", "rel_pos_dim", "shared_rel_pos", "embed_layer", "qk_norm"),
-    "attn_only_layer_scale",
+    *("attn_only_layer_scale", "pos_embed_grid_size"),
 }
 # Defaults of timm's classes that the table states for every architecture.
 DEFAULTS = {
@@ -44,6 +46,7 @@ DEFAULTS = {
     "eva": {"global_pool": "avg", "act_layer": "gelu"},
     "beit": {"global_pool": "avg", "act_layer": "gelu"},
     "relpos": {"global_pool": "avg", "act_layer": "gelu"},
+    "naflex": {"global_pool": "map", "act_layer": "gelu"},
 }
 # Arguments of networks that do not have the tensors of a plain ViT.
 NOT_PLAIN = {"norm_layer", "mlp_layer", "attn_layer", "block_fn"}
@@ -59,7 +62,13 @@ def arguments_of(entrypoint):
     try:
         entrypoint()
     except _FoundError as found:
-        return found.args
+        model_class, arguments = found.args
+        config = arguments.pop("cfg", None)  # NaFlexViT has its arguments in a dataclass.
+        for field in dataclasses.fields(config) if config is not None else ():
+            value = getattr(config, field.name)
+            if value != field.default:
+                arguments[field.name] = value
+        return model_class, arguments
     raise ValueError(f"{entrypoint} builds no model of these modules.")
 
 

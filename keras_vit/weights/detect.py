@@ -5,9 +5,11 @@ import os
 import re
 from collections.abc import Callable, Iterator
 
+from keras_vit.weights import dinov3
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource
 from keras_vit.weights.keras_hub_presets import open_preset
+from keras_vit.weights.naflex import NaFlexSource
 from keras_vit.weights.npz import NpzFile
 from keras_vit.weights.open_clip import OpenClipSource
 from keras_vit.weights.parts import TorchShards, Unwrapped
@@ -32,6 +34,9 @@ _ENDINGS = (*_FILES, *_PICKLES)
 # itself uses. Any other prefix comes from a wrapper.
 _SIGNS = {
     "patch_embed.proj.weight": (TimmSource, ("",)),
+    "embeds.proj.weight": (NaFlexSource, ("",)),
+    # The last sign that a network has counts.
+    dinov3.SIGN: (dinov3.FacebookDinov3Source, ("",)),
     "tokens_to_token.project.weight": (T2TSource, ("",)),
     "embeddings.patch_embeddings.projection.weight": (
         open_transformers,
@@ -39,6 +44,7 @@ _SIGNS = {
     ),
     "embeddings.patch_embeddings.weight": (open_transformers, ("",)),
     "embeddings.patch_embedding.weight": (open_transformers, ("vision_model.", "")),
+    "embeddings.patch_embed.weight": (open_transformers, ("vision_model.", "")),
     "ln_pre.weight": (OpenClipSource, ("",)),
 }
 # Tensors that training or another tower keeps beside a network, by the end of the prefix
@@ -169,7 +175,8 @@ def _open(path, architecture, state_dict, published):
     if isinstance(file, NpzFile):
         return GoogleSource(file)
     file, source = _unwrapped(file, state_dict)
-    return source(file, architecture) if source is TimmSource else source(file)
+    is_timm = source in (TimmSource, NaFlexSource)
+    return source(file, architecture) if is_timm else source(file)
 
 
 def _file_in_directory(directory):

@@ -1,6 +1,7 @@
 """Base class of the readers of KerasHub's presets, and the reader of its ViT."""
 
 import functools
+import math
 import os
 from typing import Any, ClassVar
 
@@ -32,6 +33,7 @@ _NAMES = {
 _BIASES = {
     "patch": "patch_encoder/projection",
     "mha": "/attention/projection/",
+    "proj": "/attention/projection/",
     "mlp": "/mlp/",
 }
 # Entries of an image converter that `Preprocessor` honors or that do not change pixels.
@@ -59,6 +61,8 @@ class KerasHubSource(Source):
     mlp_entry = "mlp_dim"
     # Number of axes of the table of positions.
     position_rank = 2
+    # Whether the heads are an axis of the attention's kernels.
+    heads_are_axis = True
     possible = {  # noqa: RUF012
         "pooling": ("token", "gap", None),
         "positions": ("learned",),
@@ -200,7 +204,7 @@ class KerasHubSource(Source):
         return self.position_prefixes()[0], (height // patch, width // patch)
 
     def pieces(self, config):
-        pieces = _HubPieces(self._backbone, self.position_rank)
+        pieces = _HubPieces(self._backbone, self.position_rank, self.heads_are_axis)
         add_vit(pieces, self.names, self.block_name, config)
         if config["include_top"]:
             width, head = config["hidden_dim"], f"{HEAD}layers/dense"
@@ -222,21 +226,30 @@ class _HubPieces(Pieces):
     Args:
         backbone: dict, the config of the backbone.
         position_rank: int, number of axes of the table of positions.
+        heads_are_axis: bool, whether the heads are an axis of the attention's kernels.
     """
 
     leaves = ("/vars/0", "/vars/1", "/vars/0", "/vars/1")
 
-    def __init__(self, backbone, position_rank):
+    def __init__(self, backbone, position_rank, heads_are_axis):
         super().__init__()
         self._backbone = backbone
         self._position_rank = position_rank
+        self._heads_are_axis = heads_are_axis
 
     def plain(self, name, path, shape, stored_shape=None):
         if path == POSITIONS:  # The table may lack the axis for the batch.
             shape, stored_shape = shape[-self._position_rank :], shape
         super().plain(name, path, shape, stored_shape)
 
+    def kernel(self, path, names, inputs, outputs):
+        if not self._heads_are_axis and len(inputs) != 3:
+            inputs, outputs = (math.prod(inputs),), (math.prod(outputs),)
+        return super().kernel(path, names, inputs, outputs)
+
     def bias(self, path, names, outputs):
+        if not self._heads_are_axis:
+            outputs = (math.prod(outputs),)
         for part, layers in _BIASES.items():
             if layers in path and not self._backbone.get(f"use_{part}_bias", True):
                 names = ()

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from keras_vit.layers.rotary import RotaryPositions
 from keras_vit.weights.h5 import H5File
 from keras_vit.weights.keras_hub import HEAD, KerasHubSource
 from keras_vit.weights.tensor_file import read_json
@@ -12,6 +13,14 @@ _DEIT = "layers/dei_t_embeddings"
 _DEIT_ENCODER = "layers/dei_t_encoder"
 _DINOV2 = "layers/dinov2_embedding"
 _DINOV2_ENCODER = "layers/dinov2_encoder"
+_DINOV3 = "layers/dinov3_embedding"
+_DINOV3_ENCODER = "layers/dinov3_encoder"
+# Argument `qkv_bias` of `ViT` for the biases of query, key and value.
+_DINOV3_BIASES: dict[tuple[bool, ...], bool | str] = {
+    (True, True, True): True,
+    (True, False, True): "qv",
+    (False, False, False): False,
+}
 
 
 class DeiTPreset(KerasHubSource):
@@ -61,9 +70,6 @@ class DINOv2Preset(KerasHubSource):
         file: the opened file.
         backbone: dict, the config of the backbone.
         task: dict, empty.
-
-    Raises:
-        ValueError: if the backbone has SwiGLU layers.
     """
 
     kind = "KerasHub DINOv2"
@@ -100,22 +106,27 @@ class DINOv2Preset(KerasHubSource):
             },
             "norm": "layers/layer_normalization",
         }
+        if backbone.get("use_swiglu_ffn"):
+            self.names["block"] |= {
+                "mlp/expand": "mlp/weights_in",
+                "mlp/contract": "mlp/weights_out",
+            }
+            self.possible = {**self.possible, "mlp": ("swiglu",)}
         super().__init__(file, backbone, task)
         self.shapes = {n: s for n, s in self.shapes.items() if n not in unused}
-        if backbone.get("use_swiglu_ffn"):
-            raise ValueError(
-                f"The KerasHub preset {self.path} has use_swiglu_ffn=True, which "
-                "keras_vit does not read."
-            )
         antialias = backbone.get("antialias_in_interpolation")
         self.resize = "bicubic_antialias" if antialias else "bicubic"
 
     def _own_config(self):
-        return {
+        config = {
             "registers": self._backbone.get("num_register_tokens", 0),
             # This is the initial value; the trained values come from the file.
             "layer_scale": self._backbone.get("layer_scale_init_value", 1.0),
         }
+        if self._backbone.get("use_swiglu_ffn"):
+            hidden = int(self._backbone[self.mlp_entry] * 2 / 3)
+            config |= {"mlp": "swiglu", "mlp_dim": (hidden + 7) // 8 * 8}
+        return config
 
     def position_grid(
         self, target=None, source_grid_shape=None, class_token_position=None
@@ -131,10 +142,98 @@ class DINOv2Preset(KerasHubSource):
         return f"{_DINOV2_ENCODER}/layers/dinov2_layer{suffix}/"
 
 
+class DINOv3Preset(KerasHubSource):
+    """Checkpoint source for KerasHub's `DINOV3Backbone`, with plain or gated MLPs.
+
+    Args:
+        file: the opened file.
+        backbone: dict, the config of the backbone.
+        task: dict, empty.
+
+    Raises:
+        ValueError: if the backbone has another combination of biases, or another
+            activation, than published networks.
+    """
+
+    kind = "KerasHub DINOv3"
+    mlp_entry = "intermediate_dim"
+    heads_are_axis = False
+
+    def __init__(self, file, backbone, task):
+        self._gated = backbone.get("use_gated_mlp", False)
+        has_mask = backbone.get("use_mask_token", True)
+        expand = ("mlp/gate_proj", "mlp/up_proj") if self._gated else "mlp/up_proj"
+        q, k, v = (f"attention/{part}_dense" for part in _ATTENTION)
+        self.names = {  # type: ignore[misc]
+            "patches": f"{_DINOV3}/patch_embeddings/projection",
+            "class_token": f"{_DINOV3}/vars/0",
+            "registers": f"{_DINOV3}/vars/{1 + has_mask}",
+            "block": {
+                "attention_norm": "norm1",
+                "attention/qkv": (q, k, v),
+                "attention/qkv/bias": (f"{q}/vars/1", None, f"{v}/vars/1"),
+                "attention/projection": "attention/output_dense",
+                "attention_scale": "layer_scale1/vars/0",
+                "mlp_norm": "norm2",
+                "mlp/expand": expand,
+                "mlp/contract": "mlp/down_proj",
+                "mlp_scale": "layer_scale2/vars/0",
+            },
+            "norm": "layers/layer_normalization",
+        }
+        super().__init__(file, backbone, task)
+        if has_mask:
+            self.shapes.pop(f"{_DINOV3}/vars/1", None)
+        self.layer_norm_epsilon = backbone.get("layer_norm_eps", 1e-5)
+        biases = tuple(backbone.get(f"use_{part}_bias", True) for part in _ATTENTION)
+        activation = backbone.get("hidden_activation", "gelu")
+        if biases not in _DINOV3_BIASES or activation != ("gelu", "silu")[self._gated]:
+            raise ValueError(
+                f"The KerasHub preset {self.path} has hidden_activation={activation!r}, "
+                f"use_gated_mlp={self._gated} and biases of query, key and value "
+                f"{biases}, which keras_vit does not read together."
+            )
+        self._qkv_bias = _DINOV3_BIASES[biases]
+        config = self._own_config()
+        self.possible = {
+            "pooling": ("token", "gap", None),
+            "final_norm": ("before_pooling",),
+            **{name: (config[name],) for name in ("positions", "registers", "mlp")},
+        }
+
+    def _own_config(self):
+        theta = float(self._backbone.get("rope_theta", 100.0))
+        usual = theta == 100.0
+        return {
+            "positions": "rope_axial" if usual else RotaryPositions(temperature=theta),
+            "qkv_bias": self._qkv_bias,
+            "mlp": "swiglu" if self._gated else "plain",
+            "registers": self._backbone.get("num_register_tokens", 4),
+            # This is the initial value; the trained values come from the file.
+            "layer_scale": self._backbone.get("layer_scale_init_value", 1.0),
+        }
+
+    def check(self):
+        self.check_ranks({self._kernel: 4, self.names["class_token"]: 3}, {})
+
+    def num_position_rows(self):
+        return None
+
+    def position_grid(
+        self, target=None, source_grid_shape=None, class_token_position=None
+    ):
+        return 0, None
+
+    def block_name(self, index):
+        suffix = f"_{index}" if index else ""
+        return f"{_DINOV3_ENCODER}/layers/dinov3_layer{suffix}/"
+
+
 _SOURCES: dict[str, type[KerasHubSource]] = {
     "ViTBackbone": KerasHubSource,
     "DeiTBackbone": DeiTPreset,
     "DINOV2Backbone": DINOv2Preset,
+    "DINOV3Backbone": DINOv3Preset,
 }
 
 

@@ -244,7 +244,9 @@ def _block_adder(pieces, config):
         if probe.mlp_dim is not None:
             pooling["mlp/expand"] = (d, probe.mlp_dim, True)
             pooling["mlp/contract"] = (probe.mlp_dim, d, True)
-    norms = {"attention_norm": d, "mlp_norm": d}
+    norms = {"attention_norm": d}
+    if config["block"] != "parallel":
+        norms["mlp_norm"] = d
     if probe is not None and probe.mlp_dim is not None:
         norms["norm"] = d
     if attention.qk_norm:
@@ -254,6 +256,9 @@ def _block_adder(pieces, config):
     if mlp.has_inner_norm:
         norms["mlp/inner_norm"] = mlp_dim
     positions = _position_weights(config)
+    scales: tuple[str, ...] = ()
+    if config["layer_scale"] is not None:
+        scales = ("attention_scale", "mlp_scale")[: 1 + (config["block"] != "parallel")]
 
     def add(prefix, path, layer, parts):
         names = (parts,) if isinstance(parts, str) else parts
@@ -270,7 +275,7 @@ def _block_adder(pieces, config):
             pieces.append(Piece(f"{path}/{layer}", names, (d,), (d,)))
         elif layer in positions:
             pieces.plain(names[0], f"{path}/{layer}", positions[layer])
-        elif layer.endswith("_scale") and config["layer_scale"] is not None:
+        elif layer in scales:
             pieces.plain(names[0], f"{path}/{layer}/gamma", (d,))
 
     return add

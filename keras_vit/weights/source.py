@@ -187,6 +187,23 @@ class Source:
         """
         return None
 
+    def resized_positions(
+        self,
+        table: np.ndarray,
+        grid: tuple[int, int],
+        target: tuple[int, int],
+        resize: str,
+    ) -> np.ndarray:
+        """Resize a table of position embeddings like the library.
+
+        Args:
+            table: array `(1, prefix + gh * gw, d)`.
+            grid: `(gh, gw)` of the table.
+            target: grid of the result.
+            resize: name of the convention, see `keras_vit.layers.resize_grid`.
+        """
+        return resize_positions(table, grid, target, resize)
+
     def position_prefixes(self) -> tuple[int, ...]:
         """Return the possible numbers of rows for prefix tokens, most likely first."""
         raise NotImplementedError
@@ -468,7 +485,7 @@ class Source:
                         register_positions = array[:, tokens:prefix]
                     array = np.concatenate([array[:, :tokens], array[:, prefix:]], axis=1)
                     if grid != config["grid_shape"]:
-                        array = resize_positions(
+                        array = self.resized_positions(
                             array, grid, config["grid_shape"], resize
                         )
                 elif piece.path.endswith(BIAS_TABLE):

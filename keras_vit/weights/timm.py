@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from keras_vit.layers.resnet import ResNetStem
+from keras_vit.weights import parallel_blocks
 from keras_vit.weights.pieces import TorchPieces, add_stem, add_vit
 from keras_vit.weights.source import Source
 from keras_vit.weights.timm_architectures import (
@@ -70,11 +71,15 @@ class TimmSource(Source):
     """
 
     kind = "timm ViT"
+    # Kind of the network, see `Architecture`, where the tensors alone determine it.
+    network_kind = "vit"
     head_names = ("head.", "head_dist.")
     published_heads = HEADS
     resize = "bicubic_antialias"
 
     def __init__(self, file, architecture=None):
+        if parallel_blocks.SIGN in file.shapes:
+            file = parallel_blocks.ParallelBlocks(file)
         super().__init__(file)
         self._stored: dict[str, str] = {}
         self._parts: dict[str, tuple[int, int]] = {}
@@ -110,12 +115,12 @@ class TimmSource(Source):
     def _make_network(self):
         """Return the structure of the network, and set what the architecture states."""
         if self._architecture is None:
-            network = TimmNetwork(self.shapes, "vit", {})
+            network = TimmNetwork(self.shapes, self.network_kind, {})
             self._split_shared(network)
             return network
         kind, defaults = self._architecture
         given = {k: v for k, v in self._arguments.items() if v is not None}
-        arguments = {**defaults, **given}
+        arguments = self._plain_arguments({**defaults, **given})
         pooling = self._config.get("global_pool")
         other = unsupported(arguments)
         if pooling is not None and pooling not in POOLINGS:
@@ -123,7 +128,10 @@ class TimmSource(Source):
         if other:
             raise self._other_network(other)
         network = TimmNetwork(self.shapes, kind, arguments)
-        if wrong := network.contradictions():
+        wrong = network.contradictions()
+        if "naflex" in {kind, self.network_kind} and kind != self.network_kind:
+            wrong.append(f"the tensors of a network of kind {kind!r}")
+        if wrong:
             raise ValueError(
                 f"The tensors of {self.path} are not those of the network that its "
                 f"config.json or architecture= names, which has {', '.join(wrong)}. Name "
@@ -134,6 +142,10 @@ class TimmSource(Source):
         self.activation = network.activation
         self.layer_norm_epsilon = network.layer_norm_epsilon
         return network
+
+    def _plain_arguments(self, arguments):
+        """Return timm's arguments of `VisionTransformer` for those of the network."""
+        return arguments
 
     def _split_shared(self, network):
         """Replace tensors of all blocks by one tensor for each block."""

@@ -12,7 +12,8 @@ class Architecture(NamedTuple):
     """Defaults of an architecture in timm's code.
 
     Attributes:
-        kind: str, class of the model: `"vit"`, `"eva"`, `"beit"` or `"relpos"`.
+        kind: str, class of the model: `"vit"`, `"eva"`, `"beit"`, `"relpos"` or
+            `"naflex"`.
         arguments: dict of those of the model's arguments that the table has.
     """
 

@@ -58,7 +58,7 @@ _SUPPORTED: dict[str, tuple | None] = {
     "norm_layer": (None, *_NORMS),
     "norm_eps": None,
     "embed_norm_layer": (None, *_NORMS),
-    "block_fn": (None, "Block", *_POST_NORM),
+    "block_fn": (None, "Block", "ParallelScalingBlock", *_POST_NORM),
     "mlp_layer": (None, "Mlp", "swiglu_packed", "SwiGLU"),
     "attn_layer": (None, "", "attn"),
     "pool_include_prefix": (False, True),
@@ -101,7 +101,8 @@ class TimmNetwork:
 
     Args:
         shapes: dict from name to shape of the tensors, with timm's names.
-        kind: class of the model in timm: `"vit"`, `"eva"`, `"beit"` or `"relpos"`.
+        kind: class of the model in timm: `"vit"`, `"eva"`, `"beit"`, `"relpos"` or
+            `"naflex"`.
         arguments: dict of timm's arguments of the model.
     """
 
@@ -150,6 +151,7 @@ class TimmNetwork:
             and not self._is_packed()
             and {"norm_pre.weight", "patch_embed.norm.weight"}.isdisjoint(shapes)
             and self._has("norm1.bias")
+            and self._has("norm2")
             and self._has("attn.proj.bias")
         )
 
@@ -161,6 +163,9 @@ class TimmNetwork:
             stated["norm_layer"] = self._has("norm1.bias") == (
                 arguments["norm_layer"] == "layernorm"
             )
+        if "block_fn" in arguments:
+            parallel = arguments["block_fn"] == "ParallelScalingBlock"
+            stated["block_fn"] = parallel != self._has("norm2")
         if "use_abs_pos_emb" in arguments:
             stated["use_abs_pos_emb"] = has_positions == arguments["use_abs_pos_emb"]
         if "pos_embed" in arguments:
@@ -245,6 +250,8 @@ class TimmNetwork:
         return SelfAttention(**options) if options else None
 
     def _block(self):
+        if not self._has("norm2"):
+            return "parallel"
         after = self.arguments.get("block_fn") in _POST_NORM
         return "post_norm" if after or self.arguments.get("use_post_norm") else "pre_norm"
 

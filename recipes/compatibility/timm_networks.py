@@ -35,7 +35,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 # of GELU.
 _SMALL = (
     *("attn.proj.", "mlp.fc2", "pos_embed", "patch_embed.proj", "cls_token"),
-    *("dist_token", "reg_token", "norm_pre", "embeds.proj"),
+    *("dist_token", "reg_token", "norm_pre", "embeds.proj", "_out_proj."),
 )
 
 
@@ -64,7 +64,7 @@ def build(name: str) -> Any:
     depth: dict[str, Any] = {} if "num_kv_heads" in arguments else {"depth": 1}
     with torch.device("meta"):
         large: Any = timm.create_model(name, **depth)
-    heads = next(m.num_heads for m in large.blocks.modules() if hasattr(m, "num_heads"))
+    heads = _num_heads(large)
     width = 8 * heads
     if HEADS.get(width, heads) != heads:
         width = 12 * heads
@@ -80,6 +80,11 @@ def build(name: str) -> Any:
     network = timm.create_model(name, img_size=side, **arguments).eval()
     network.side = side
     return perturb(network)
+
+
+def _num_heads(network):
+    """Return the number of attention heads of the first block."""
+    return next(m.num_heads for m in network.blocks.modules() if hasattr(m, "num_heads"))
 
 
 def perturb(network: Any) -> Any:
@@ -208,9 +213,7 @@ def ideas(network: Any) -> list[str]:
 def answers(network: Any, name: str) -> dict[str, Any]:
     """Return the arguments of `load_checkpoint` that errors may ask for."""
     return {
-        "num_heads": network.blocks[0].attn.num_heads
-        if hasattr(network.blocks[0], "attn")
-        else None,
+        "num_heads": _num_heads(network),
         "architecture": name,
         "input_shape": (network.side, network.side, 3),
         "source_grid_shape": (GRID, GRID),

@@ -12,6 +12,8 @@ pytestmark = pytest.mark.any_backend
 
 SIZES = {"num_layers": 2, "num_heads": 3, "hidden_dim": 24, "intermediate_dim": 40}
 DINOV2 = {**SIZES, "patch_size": 14, "image_shape": (28, 28, 3)}
+DINOV3 = {**SIZES, "patch_size": 8, "image_shape": (16, 24, 3)}
+BIASES = ("query", "key", "value", "proj")
 
 
 def images(*shape):
@@ -36,6 +38,7 @@ def test_deit(tmp_path):
         {"position_embedding_shape": (28, 28, 3)},
         {"position_embedding_shape": (28, 28, 3), "num_register_tokens": 2},
         {"position_embedding_shape": (28, 28, 3), "use_mask_token": False},
+        {"position_embedding_shape": (28, 28, 3), "use_swiglu_ffn": True},
     ],
 )
 def test_dinov2(tmp_path, settings):
@@ -67,8 +70,31 @@ def test_positions_of_dinov2_are_resized(tmp_path):
     np.testing.assert_allclose(loaded[0, 1:], expected.reshape(4, -1), atol=1e-6)
 
 
-def test_a_backbone_with_swiglu_is_refused(tmp_path):
-    network = keras_hub.models.DINOV2Backbone(**DINOV2, use_swiglu_ffn=True)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_key_bias": False},
+        {
+            "use_gated_mlp": True,
+            "hidden_activation": "silu",
+            **dict.fromkeys([f"use_{part}_bias" for part in BIASES], False),
+            "use_mask_token": False,
+            "rope_theta": 50.0,
+        },
+    ],
+)
+def test_dinov3(tmp_path, settings):
+    network = keras_hub.models.DINOV3Backbone(**DINOV3, **settings)
+    perturb(network)
     network.save_to_preset(tmp_path)
-    with pytest.raises(ValueError, match="use_swiglu_ffn=True"):
+    model = keras_vit.load_checkpoint(tmp_path, pooling=None)
+    inputs = images(16, 24, 3)
+    expected = array(network({"pixel_values": inputs}))
+    np.testing.assert_allclose(array(model(inputs)), expected, atol=1e-4)
+
+
+def test_a_dinov3_without_one_bias_is_refused(tmp_path):
+    network = keras_hub.models.DINOV3Backbone(**DINOV3, use_query_bias=False)
+    network.save_to_preset(tmp_path)
+    with pytest.raises(ValueError, match="biases of query, key and value"):
         keras_vit.load_checkpoint(tmp_path)

@@ -7,16 +7,22 @@ The test requires timm, which requires torch.
 """
 
 import collections
+import functools
 import json
 import re
 
+import keras
+import numpy as np
 import pytest
 
 import keras_vit
 import recipes.compatibility  # noqa: F401, makes timm importable without torchvision
+from tests.cases import array, random_array
 
 pytest.importorskip("torch", reason="checkpoints of timm are NOT TESTED")
 pytest.importorskip("timm", reason="checkpoints of timm are NOT TESTED")
+import torch
+
 from recipes.compatibility import networks, timm_networks
 
 pytestmark = [
@@ -44,6 +50,8 @@ pytestmark = [
         ("vit_relpos_base_patch16_clsgap_224", "exact", "exact"),
         ("vit_srelpos_small_patch16_224", "exact", "exact"),
         ("vit_giant_patch14_dinov2", "exact", "exact"),
+        ("vit_pwee_patch16_reg1_gap_256", "exact", "exact"),
+        ("naflexvit_so150m2_patch16_reg1_map", "exact", "exact"),
         ("vit_dwee_patch16_reg1_gap_256", "does not have", "does not have"),
     ],
 )
@@ -54,6 +62,53 @@ def test_kinds(name, with_config, bare):
         outcome = row[config]
         found = outcome["verdict"] if expected == "exact" else outcome["reason"]
         assert expected in found
+
+
+@pytest.mark.parametrize("size", [(48, 96, 3), (80, 80, 3)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "naflexvit_base_patch16_parfac_gap",  # Sum of two tables, keeps the aspect ratio.
+        "naflexvit_base_patch16_radio_v3",  # Corners aligned, keeps the aspect ratio.
+        "naflexvit_base_patch16_siglip",  # Bilinear, with antialiasing.
+    ],
+)
+def test_naflex_at_other_sizes(name, size, naflex):
+    """Compare positions that are resized at load with those of timm's forward pass."""
+    path, network = naflex(name)
+    images = random_array(2, *size)
+    with torch.no_grad():
+        tokens = network.forward_features(
+            torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        )
+    model = keras_vit.load_checkpoint(path, input_shape=size, include_top=False)
+    computed = keras.Model(model.input, model.get_layer("pooling").input)(images)
+    np.testing.assert_allclose(array(computed), tokens.numpy(), rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def naflex(tmp_path_factory):
+    """Return a function that builds and saves a network of timm once."""
+
+    @functools.cache
+    def save(name):
+        network = timm_networks.build(name)
+        directory = tmp_path_factory.mktemp(name)
+        return timm_networks.save(network, directory, "saved"), network
+
+    return save
+
+
+def test_tensors_of_another_kind_are_refused(tmp_path):
+    """Check that NaFlexViT's name does not fit a plain ViT, and the reverse."""
+    for name, other in (
+        ("vit_tiny_patch16_224", "naflexvit_base_patch16_map"),
+        ("naflexvit_base_patch16_map", "vit_base_patch16_224"),
+        ("vit_tiny_patch16_224", "vit_pwee_patch16_reg1_gap_256"),
+    ):
+        path = timm_networks.save(timm_networks.build(name), tmp_path, "bare")
+        with pytest.raises(ValueError, match="not those of the network"):
+            keras_vit.load_checkpoint(path, architecture=other)
 
 
 def test_names_in_messages_are_no_examples(tmp_path):

@@ -28,6 +28,9 @@ SIZES = {
     "patch_size": 8,
 }
 MLP = {"intermediate_size": 80}
+TWO_TOWERS = (
+    transformers.SiglipConfig | transformers.CLIPConfig | transformers.Aimv2Config
+)
 # Class, sizes, and changes of settings that must load exactly.
 EXACT = {
     "ViTModel": [MLP, {}, {"qkv_bias": False}, {"layer_norm_eps": 1e-3}],
@@ -54,6 +57,12 @@ EXACT = {
     "CLIPVisionModelWithProjection": [{**MLP, "projection_dim": 7}],
     "CLIPModel": [MLP],
     "CLIPForImageClassification": [MLP],
+    "Aimv2VisionModel": [
+        MLP,
+        {"qkv_bias": True, "mlp_bias": True},
+        {"rms_norm_eps": 1e-3},
+    ],
+    "Aimv2Model": [MLP],
     "SiglipVisionModel": [MLP, {}, {"vision_use_head": False}, {"hidden_act": "gelu"}],
     "SiglipModel": [MLP, {}],
     "SiglipForImageClassification": [MLP, {}],
@@ -81,6 +90,8 @@ REFUSED = [
     ("ViTModel", {**MLP, "head_dim": 8}, "head_dim"),
     ("Dinov2Model", {"new_setting": 2}, "new_setting"),
     ("DINOv3ViTModel", {**MLP, "rope_theta": 50.0}, "rope_theta"),
+    ("Aimv2VisionModel", {**MLP, "is_native": True}, "is_native"),
+    ("Aimv2VisionModel", {**MLP, "hidden_act": "gelu"}, "hidden_act"),
     ("DINOv3ViTModel", {**MLP, "value_bias": False}, "value_bias"),
     ("DINOv3ViTModel", {**MLP, "use_gated_mlp": True}, "hidden_act"),
 ]
@@ -91,7 +102,7 @@ def build(name, settings):
     torch.manual_seed(0)
     network_class = getattr(transformers, name.partition("-")[0])
     config_class, settings = network_class.config_class, {**SIZES, **settings}
-    if issubclass(config_class, transformers.SiglipConfig | transformers.CLIPConfig):
+    if issubclass(config_class, TWO_TOWERS):
         text = {**SIZES, **MLP, "vocab_size": 9}
         config = config_class(vision_config=settings, text_config=text)
     else:

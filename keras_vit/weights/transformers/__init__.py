@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from keras_vit.weights.tensor_file import TensorFile, read_json
-from keras_vit.weights.transformers import beit, clip, dinov2, dinov3, siglip, vit
+from keras_vit.weights.transformers import aimv2, beit, clip, dinov2, dinov3, siglip, vit
 from keras_vit.weights.transformers.source import TransformersSource
 
 _SOURCES: dict[str, type[TransformersSource]] = {
@@ -19,6 +19,7 @@ _SOURCES: dict[str, type[TransformersSource]] = {
         siglip.SiglipSource,
         clip.ClipSource,
         beit.BeitSource,
+        aimv2.Aimv2Source,
     )
     for model_type in source.model_types
 }
@@ -66,6 +67,8 @@ def _infer_source(shapes):
     def has(ending):
         return any(name.endswith(ending) for name in shapes)
 
+    if has("embeddings.patch_embed.weight"):
+        return aimv2.Aimv2Source
     if has("embeddings.patch_embedding.weight"):
         return clip.ClipSource if has("pre_layrnorm.weight") else siglip.SiglipSource
     if has("embeddings.patch_embeddings.weight"):

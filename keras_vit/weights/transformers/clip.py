@@ -9,19 +9,14 @@ from keras_vit.weights.transformers.source import TransformersSource
 _PROJECTION = "visual_projection"
 
 
-class ClipSource(TransformersSource):
-    """Checkpoint source for `CLIPVisionModel` and `CLIPModel`.
+class ProjectedSource(TransformersSource):
+    """Base class of vision models with a projection to the space shared with texts.
 
-    The tensors of the text model are ignored. The projection to the space that images and
-    texts share becomes the classifier, so that the model returns image embeddings (not
-    normalized); without it the model returns the pooled features.
-
-    The last norm is applied to the pooled class token only. A model without pooling
-    returns the tokens of the last block, like transformers.
+    The projection becomes the classifier, so that the model returns image embeddings (not
+    normalized); without it the model returns the pooled features. The tensors of the text
+    model are ignored.
     """
 
-    kind = "transformers CLIP"
-    model_types = ("clip_vision_model", "clip")
     prefixes: ClassVar[tuple[str, ...]] = ("vision_model.",)
     ignored: ClassVar[tuple[str, ...]] = (
         "text_model.",
@@ -29,30 +24,7 @@ class ClipSource(TransformersSource):
         "logit_scale",
         "embeddings.position_ids",
     )
-    names = {  # noqa: RUF012
-        "patches": "embeddings.patch_embedding",
-        "class_token": "embeddings.class_embedding",
-        "positions": "embeddings.position_embedding.weight",
-        "embedding_norm": "pre_layrnorm",
-        "norm": "post_layernorm",
-    }
-    blocks = (BLOCK,)
-    ranks = {POSITIONS: 2, "patch_encoder/class_token": 1}  # noqa: RUF012
     head_names: tuple[str, ...] = ("classifier.", f"{_PROJECTION}.")
-    defaults = {  # noqa: RUF012
-        "hidden_act": "quick_gelu",
-        "layer_norm_eps": 1e-5,
-        "projection_dim": None,
-    }
-    open_arguments = {"activation": ("quick_gelu", "gelu")}  # noqa: RUF012
-    possible = {  # noqa: RUF012
-        **TransformersSource.possible,
-        "pooling": ("token", "gap", None),
-        "final_norm": ("after_pooling", None),
-        "embedding_norm": ("tokens",),
-        "layer_scale": (None,),
-        "registers": (0,),
-    }
 
     def num_classes(self):
         kernel = self.file.shapes.get(f"{_PROJECTION}.weight")
@@ -68,6 +40,49 @@ class ClipSource(TransformersSource):
         if self._has_projection():
             return None
         return super()._classifier_activation(overrides, classes)
+
+    @classmethod
+    def add_head(cls, pieces, config):
+        if config["pooling"] == "gap":  # A classifier for images alone.
+            super().add_head(pieces, config)
+            return
+        width, classes = config["hidden_dim"], config["classes"]
+        pieces.dense(_PROJECTION, "classifier", width, classes, bias=False)
+        pieces.append(Piece("classifier/bias", (), (classes,), (classes,)))
+
+
+class ClipSource(ProjectedSource):
+    """Checkpoint source for `CLIPVisionModel` and `CLIPModel`.
+
+    The last norm is applied to the pooled class token only. A model without pooling
+    returns the tokens of the last block, like transformers.
+    """
+
+    kind = "transformers CLIP"
+    model_types = ("clip_vision_model", "clip")
+    names = {  # noqa: RUF012
+        "patches": "embeddings.patch_embedding",
+        "class_token": "embeddings.class_embedding",
+        "positions": "embeddings.position_embedding.weight",
+        "embedding_norm": "pre_layrnorm",
+        "norm": "post_layernorm",
+    }
+    blocks = (BLOCK,)
+    ranks = {POSITIONS: 2, "patch_encoder/class_token": 1}  # noqa: RUF012
+    defaults = {  # noqa: RUF012
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "projection_dim": None,
+    }
+    open_arguments = {"activation": ("quick_gelu", "gelu")}  # noqa: RUF012
+    possible = {  # noqa: RUF012
+        **TransformersSource.possible,
+        "pooling": ("token", "gap", None),
+        "final_norm": ("after_pooling", None),
+        "embedding_norm": ("tokens",),
+        "layer_scale": (None,),
+        "registers": (0,),
+    }
 
     def unused_names(self, config):
         unused = config["final_norm"] is None
@@ -87,12 +102,3 @@ class ClipSource(TransformersSource):
         if "pooling" in overrides and overrides["pooling"] is None:
             config["final_norm"] = None
         return config
-
-    @classmethod
-    def add_head(cls, pieces, config):
-        if config["pooling"] == "gap":
-            super().add_head(pieces, config)
-            return
-        width, classes = config["hidden_dim"], config["classes"]
-        pieces.dense(_PROJECTION, "classifier", width, classes, bias=False)
-        pieces.append(Piece("classifier/bias", (), (classes,), (classes,)))

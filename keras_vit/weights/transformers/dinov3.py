@@ -24,7 +24,7 @@ class Dinov3Source(TransformersSource):
 
     kind = "transformers DINOv3"
     model_types = ("dinov3_vit",)
-    ignored = ("embeddings.mask_token",)
+    ignored: ClassVar[tuple[str, ...]] = ("embeddings.mask_token",)
     needs_positions = False
     published_heads: ClassVar[dict[int, int]] = {
         **TransformersSource.published_heads,
@@ -102,7 +102,8 @@ class Dinov3Source(TransformersSource):
         return isinstance(self._block.layers["mlp/expand"], tuple)
 
     def _has_biases(self):
-        return [f"{self._block_name(0)}{name}.bias" in self.shapes for name in _QKV]
+        names = self._block.layers["attention/qkv"]
+        return [f"{self._block_name(0)}{name}.bias" in self.shapes for name in names]
 
     def _stated(self, config):
         q, k, v = self._has_biases()
