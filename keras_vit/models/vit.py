@@ -33,13 +33,14 @@ from keras_vit.models.arguments import (
     check_preprocessor,
     resolve,
 )
+from keras_vit.models.features import FeatureMethods
 from keras_vit.models.loading import WeightLoader
 from keras_vit.models.restorable_model import RestorableModel
 from keras_vit.weights.source import Source
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class ViT(RestorableModel):
+class ViT(FeatureMethods, RestorableModel):
     """Vision Transformer with every architectural choice as an argument.
 
     The named variants (`ViTB16`, ...) have predefined sizes. The model is a functional
