@@ -17,7 +17,7 @@ def model():
 
 @pytest.fixture(scope="session")
 def exported(model, tmp_path_factory):
-    from tests.serve.test_serve import LABELS
+    from tests.serve.served import LABELS
 
     directory = tmp_path_factory.mktemp("served") / "vit"
     with exports_here():
@@ -36,16 +36,16 @@ def exported(model, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(exported):
-    from tests.serve import test_serve
+    from tests.serve import served
 
     limits = {
-        "--max-body": test_serve.MAX_BODY,
-        "--max-instances": test_serve.MAX_INSTANCES,
-        "--max-waiting": test_serve.MAX_WAITING,
-        "--body-timeout": test_serve.TIMEOUT,
+        "--max-body": served.MAX_BODY,
+        "--max-instances": served.MAX_INSTANCES,
+        "--max-waiting": served.MAX_WAITING,
+        "--body-timeout": served.TIMEOUT,
     }
     options = [x for pair in limits.items() for x in pair]
-    server = test_serve.Served(exported, *options, "--allow-host", "a.example")
+    server = served.Served(exported, *options, "--allow-host", "a.example")
     yield server
     code, errors = server.stop()
     assert (code, errors) == (0, [])

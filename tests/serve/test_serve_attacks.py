@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 import pytest
 
-from tests.serve.test_serve import ROOT, Served, b64, file, pixels
+from tests.serve.served import ROOT, Served, b64, file, pixels
 
 Image = pytest.importorskip("PIL.Image")
 attacks = pytest.importorskip("tests.serve.attacks")

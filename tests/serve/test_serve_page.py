@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.cases import array
-from tests.serve.test_serve import LABELS, b64, file
+from tests.serve.served import LABELS, b64, file
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is NOT TESTED")
 Image = pytest.importorskip("PIL.Image")

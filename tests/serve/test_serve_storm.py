@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.cases import array
-from tests.serve.test_serve import b64, file, pixels
+from tests.serve.served import b64, file, pixels
 
 wire = pytest.importorskip("tests.serve.wire")
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
