@@ -43,6 +43,15 @@ def kernels(request):
     keras_vit.kernels.use("fast")
 
 
+@pytest.fixture(scope="session")
+def headless(tmp_path_factory):
+    """Return a headless SavedModel, whose export takes seconds, with its model."""
+    pytest.importorskip("tensorflow", reason="exports need TensorFlow")
+    from tests.export.headless import export_headless
+
+    return export_headless(tmp_path_factory.mktemp("headless"))
+
+
 @pytest.fixture
 def tensorflow():
     with warnings.catch_warnings():

@@ -6,11 +6,14 @@ CHECKPOINT is the directory of a run (its best model and class names) or anythin
 keras_vit.load_checkpoint reads: a name of keras_vit.checkpoints(), a file, a directory.
 A SavedModel is written to PATH/VERSION, for TF Serving; the other formats to the file
 PATH, which ends in .onnx or .tflite. If the comparison fails, nothing is written.
+A checkpoint without a classifier gives an export that returns features; --headless drops
+the classifier of one that has it.
 
 Examples:
 
   keras-vit export runs/digits --to served/digits
   keras-vit export ViT-B_16.npz --to served/vit --labels classes.txt
+  keras-vit export vit_b16.augreg_in21k --to served/features --headless
   keras-vit export runs/digits --to digits.onnx --format onnx
   keras-vit export runs/digits --to d.tflite --format litert --weights-dtype int8
 """
@@ -33,24 +36,35 @@ NEXT = {
 Serve it:
   docker run --rm -p 8500:8500 -p 8501:8501 -v {path}:/models/{name} \\
     -e MODEL_NAME={name} tensorflow/serving
-Send it an image (REST, then gRPC):
-  printf '{{"signature_name": "predict_bytes", "instances": [{{"b64": "%s"}}]}}' \\
-    "$(base64 -w0 IMAGE.jpg)" | curl -d @- http://localhost:8501/v1/models/{name}:predict
-  keras-vit query localhost:8500 {name} IMAGE.jpg""",
+Send it an image over REST:
+  printf '{{"signature_name": "{signature}", "instances": [{{"b64": "%s"}}]}}' \\
+    "$(base64 -w0 IMAGE.jpg)" | curl -d @- http://localhost:8501/v1/models/{name}:predict""",
     "onnx": """
 Run it on images, float32 (b, h, w, c) with pixel values 0 to 255:
-  import json, onnxruntime
+  import onnxruntime
   session = onnxruntime.InferenceSession({path!r})
-  ({output},) = session.run(["{output}"], {{"images": images}})
-  labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])""",
+  ({output},) = session.run(["{output}"], {{"images": images}})""",
     "litert": """
 Run it on images of the model's size, float32 (b, h, w, c) with pixel values 0 to 255:
   from ai_edge_litert.interpreter import Interpreter
   predict = Interpreter({path!r}).get_signature_runner("serving_default")
-  {output} = predict(images=images)["{output}"]
+  {output} = predict(images=images)["{output}"]""",
+}
+# Continuations for models with a classifier.
+NEXT_OF_CLASSIFIER = {
+    "saved_model": """
+or over gRPC:
+  keras-vit query localhost:8500 {name} IMAGE.jpg""",
+    "onnx": """
+  import json
+  labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])""",
+    "litert": """
   import zipfile  # The class names are in the same file.
   labels = zipfile.ZipFile({path!r}).read("labels.txt").decode().split("\\n")""",
 }
+
+# Signatures for image files of models without a classifier, by their main output.
+SIGNATURES = {"pooled": "embed", "tokens": "features_bytes"}
 
 # Options that a format does not support, with the reason.
 REFUSED: dict[str, dict[str, str]] = {
@@ -87,6 +101,11 @@ def main(arguments: list[str] | None = None) -> None:
         "--version", type=int, help="version of a saved_model (default: the next one)"
     )
     parser.add_argument(
+        "--headless",
+        action="store_true",
+        help="leave the classifier out; the export returns features",
+    )
+    parser.add_argument(
         "--labels", help="text file with one class name per line, in the order of labels"
     )
     parser.add_argument(
@@ -120,8 +139,15 @@ def _export(options):
     kwargs: dict[str, Any] = {"weights_dtype": options.weights_dtype}
     if options.labels is not None:
         kwargs["labels"] = _lines(pathlib.Path(options.labels))
-    else:
-        kwargs["labels"] = known_class_names.of_run(options.checkpoint)
+    model = _loaded(options)
+    head = Head.of(model.get_config())
+    if head.classifies:
+        kwargs.setdefault("labels", known_class_names.of_run(options.checkpoint))
+    elif options.top_k is not None:
+        raise ValueError(
+            f"--top-k {options.top_k} is for models with a classifier; this one returns "
+            "features. Leave it out."
+        )
     if options.format == "saved_model":  # Only SavedModels decode image files.
         run = command_line.run_of(options.checkpoint)
         if run is not None:
@@ -130,16 +156,24 @@ def _export(options):
         if getattr(options, name) is not None:
             kwargs[name] = getattr(options, name)
     write = getattr(keras_vit.export, options.format)
-    model: Any = command_line.checkpoint_file(options.checkpoint)
-    head = command_line.head_of(options.checkpoint)
-    if head or options.format != "saved_model":
-        model = keras_vit.load_checkpoint(model, **head)
     path = write(model, options.to, **kwargs)
-    if options.format == "saved_model":
-        path = path.parent.resolve()  # Servers take the directory of all versions.
-        return NEXT["saved_model"].format(path=shlex.quote(str(path)), name=path.name)
-    output = Head.of(model.get_config()["classifier_activation"]).output
-    return NEXT[options.format].format(path=str(path), output=output)
+    text = NEXT[options.format]
+    if head.classifies:
+        text += NEXT_OF_CLASSIFIER[options.format]
+    if options.format != "saved_model":
+        return text.format(path=str(path), output=head.output)
+    path = path.parent.resolve()  # Servers take the directory of all versions.
+    signature = SIGNATURES.get(head.output, "predict_bytes")
+    place = shlex.quote(str(path))
+    return text.format(path=place, name=path.name, signature=signature)
+
+
+def _loaded(options):
+    """Return the model, without its classifier if it is to be headless."""
+    file = command_line.checkpoint_file(options.checkpoint)
+    if options.headless:
+        return keras_vit.load_checkpoint(file, head="drop")
+    return keras_vit.load_checkpoint(file, **command_line.head_of(options.checkpoint))
 
 
 def _lines(path):

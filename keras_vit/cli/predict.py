@@ -29,7 +29,7 @@ from keras_vit.evaluation.predictions import images_in, predict
 from keras_vit.export.head import Head
 from keras_vit.training import config as configs
 from keras_vit.training import known_class_names
-from keras_vit.training.objectives import network
+from keras_vit.training.objectives import classifier
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = configs.override(config, command_line.settings(options))
         paths = images_in(options.images)
         head = command_line.head_of(config.model.weights or "")
-        model = network(config, include_top=True, head="keep", **head)
-        shown = Head.of(model.get_config()["classifier_activation"]).shown
+        model = classifier(config, **head)
+        shown = Head.of(model.get_config()).shown
         names, classes = known_class_names.known(model, config), model.output_shape[-1]
         if names is None and classes != 1000:
             names = [str(number) for number in range(classes)]

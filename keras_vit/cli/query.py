@@ -34,7 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         parser.exit(1, f"error: {error}\n")
     except grpc.RpcError as error:
-        parser.exit(1, f"error: {options.server}: {error.code()}: {error.details()}\n")
+        reason = f"{error.code()}: {error.details()}"
+        if "predict_bytes" in error.details() and "not found" in error.details():
+            reason += (
+                f"\n{options.model} was exported without a classifier and names no "
+                "classes: request its features with the signature embed or "
+                "features_bytes (docs/serving.md)."
+            )
+        parser.exit(1, f"error: {options.server}: {reason}\n")
     for i, path in enumerate(options.images):
         if answer["error"][i]:
             print(f"{path}: {IMAGE_ERRORS[answer['error'][i]]}")

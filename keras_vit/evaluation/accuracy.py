@@ -17,7 +17,7 @@ from keras_vit.evaluation import exported_model
 from keras_vit.training import config as configs
 from keras_vit.training import known_class_names
 from keras_vit.training.image_sets import open_parts
-from keras_vit.training.objectives import network
+from keras_vit.training.objectives import classifier
 
 OTHER_CLASSES = (
     "Rename the class folders, or fine-tune the model (keras-vit finetune). If only the "
@@ -55,7 +55,7 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         source = source.with_channels(model.input_shape[-1])
         _check_sizes(model, weights, source, config)
     else:
-        model = network(config, include_top=True, classifier_activation=None, head="keep")
+        model = classifier(config, classifier_activation=None)
     names, classes = known_class_names.known(model, config), model.output_shape[-1]
     if names is not None:
         check_class_names(name, source.class_names, str(weights), names, OTHER_CLASSES)

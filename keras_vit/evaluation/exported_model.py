@@ -1,4 +1,4 @@
-"""Exported models, run by TensorFlow, ONNX Runtime or LiteRT instead of Keras."""
+"""Exported classifiers, run by TensorFlow, ONNX Runtime or LiteRT instead of Keras."""
 
 import json
 import os
@@ -30,6 +30,10 @@ def is_export(path: str) -> bool:
     return path.endswith(SUFFIXES) or bool(_versions(path))
 
 
+class HeadlessError(ValueError):
+    """Error for an export that returns features instead of logits."""
+
+
 class Export:
     """Exported SavedModel, ONNX or LiteRT file with the interface that `evaluate` needs.
 
@@ -47,7 +51,7 @@ class Export:
     Raises:
         FileNotFoundError: the path does not exist.
         ImportError: the package that runs the format is not installed.
-        ValueError: the export cannot be read.
+        ValueError: the export cannot be read, or it returns features instead of logits.
     """
 
     def __init__(self, path: str):
@@ -58,7 +62,7 @@ class Export:
         self.class_names: list[str] | None = None
         try:
             shape, classes = load(path)
-        except ImportError:
+        except (ImportError, HeadlessError):
             raise
         except Exception as error:  # Each library has its own error classes.
             raise ValueError(f"{path} cannot be read: {error}") from error
@@ -89,8 +93,8 @@ class Export:
         self._logits = lambda images: session.run(["logits"], {"images": images})[0]
         labels = session.get_modelmeta().custom_metadata_map.get("labels")
         self.class_names = labels and json.loads(labels)
-        (output,) = (o for o in session.get_outputs() if o.name == "logits")
-        return session.get_inputs()[0].shape, output.shape[-1]
+        shapes = {output.name: output.shape for output in session.get_outputs()}
+        return session.get_inputs()[0].shape, _logits(path, shapes)[-1]
 
     def _litert(self, path):
         interpreter = import_module("ai_edge_litert.interpreter").Interpreter(
@@ -100,7 +104,7 @@ class Export:
         serve = interpreter.get_signature_runner("serving_default")
         self._logits = lambda images: serve(images=images)["logits"]
         shape = [int(n) for n in serve.get_input_details()["images"]["shape"]]
-        return shape, serve.get_output_details()["logits"]["shape"][-1]
+        return shape, _logits(path, serve.get_output_details())["shape"][-1]
 
     def _saved_model(self, path):
         tf = import_module("tensorflow")
@@ -109,9 +113,24 @@ class Export:
         serve = self._loaded.signatures["serving_default"]
         self._logits = lambda x: serve(images=tf.constant(x))["logits"].numpy()
         shape = serve.structured_input_signature[1]["images"].shape
-        classes = serve.structured_outputs["logits"].shape[-1]
+        classes = _logits(path, serve.structured_outputs).shape[-1]
         self.class_names = _labels_of_saved_model(self._loaded, classes)
         return shape.as_list(), classes
+
+
+def _logits(path, outputs):
+    """Return the entry of the logits in a dict of outputs.
+
+    Raises:
+        HeadlessError: there are features instead of logits.
+    """
+    if "logits" not in outputs and "tokens" in outputs:
+        raise HeadlessError(
+            f"{path} has no classifier: it returns {', '.join(sorted(outputs))}. Fit one "
+            "to the features of its checkpoint (keras-vit probe), or fine-tune the "
+            "checkpoint (keras-vit finetune)."
+        )
+    return outputs["logits"]
 
 
 def _labels_of_litert(path):

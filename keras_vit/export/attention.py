@@ -1,25 +1,25 @@
-"""Attention rollout: maps of the image regions that a prediction rests on."""
+"""Attention rollout: maps of the image regions that a prediction or features rest on."""
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.layers import TransformerBlock
+from keras_vit.layers import TokenPooling, TransformerBlock
 
 
 def attention_rollout(model: keras.Model):
     """Return a function that computes attention rollout maps for `model`.
 
-    A map estimates how much each patch contributes to the prediction, from the attention
+    A map estimates how much each patch contributes to the output, from the attention
     weights alone. Each block is modeled as the mean of the identity (the residual branch)
     and its attention weights, averaged over heads. The product over all blocks gives the
-    contribution of every grid token to the tokens that the classifier reads: the class
-    token, the mean of class and distillation token, or the mean of the grid. Attention
-    pooling (`pooling="map"`) is treated as the mean of the grid. Layers before the first
-    block, such as a convolutional stem, are not included.
+    contribution of every grid token to the tokens that are pooled: the class token, the
+    mean of class and distillation token, or the mean of the grid. Attention pooling
+    (`pooling="map"`) and no pooling (`pooling=None`) are treated as the mean of the grid.
+    Layers before the first block, such as a convolutional stem, are not included.
 
     Args:
-        model: a `keras_vit.ViT` with its classifier.
+        model: a `keras_vit.ViT`.
 
     Returns:
         Function from preprocessed images `(b, h, w, c)` to float32 maps `(b, gh, gw)`
@@ -34,12 +34,15 @@ def attention_rollout(model: keras.Model):
     rows, columns = model.grid_shape
     prefix = model.num_prefix_tokens
     config = model.get_config()
+    pooling = {layer.name: layer for layer in model.layers}.get("pooling")
     queries = np.zeros((1, 1, prefix + rows * columns), "float32")
-    if config["pooling"] in ("token", "token_gap"):
+    if isinstance(pooling, TokenPooling):
+        queries[..., pooling.index] = 1.0
+    elif config["pooling"] == "token_gap":
         queries[..., 0] = 1.0
     else:
         queries[..., prefix:] = 1.0 / (rows * columns)
-    if config["distillation_token"]:
+    if config["distillation_token"] and pooling is not None:
         queries /= 2.0
         queries[..., 1] += 0.5
 

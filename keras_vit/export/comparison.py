@@ -4,11 +4,13 @@ import keras
 import numpy as np
 
 from keras_vit.export.attention import attention_rollout
-from keras_vit.export.features import outputs_and_features
+from keras_vit.export.features import network_outputs
 
 # Largest allowed difference between an output of the export and that of Keras: absolute
 # for outputs up to 1, relative to the largest value for larger outputs.
 TOLERANCE = 1e-4
+
+SIGNATURES_OF_FILES = {"predict_bytes", "embed", "features_bytes", "attention"}
 
 
 def difference(model, head, options, check, tolerance):
@@ -20,7 +22,7 @@ def difference(model, head, options, check, tolerance):
     Args:
         model: Keras model that the export must reproduce.
         head: `Head` of the model.
-        options: dict with the `labels` and `top_k` of `predict_bytes`.
+        options: dict with the `labels` and `top_k` of `predict_bytes`, if there is one.
         check: dict of arrays that the TensorFlow process saved: the pixels `images`, the
             pixels `decoded` if the export reads image files, and one entry
             `"signature output size"` for each output and batch size.
@@ -35,21 +37,23 @@ def difference(model, head, options, check, tolerance):
     with keras.device("cpu"):
         # One batch for both kinds of input, so that the model runs only once.
         images = model.preprocessor(np.concatenate(list(inputs.values())))
-        outputs = outputs_and_features(model)(images, training=False)
+        outputs = network_outputs(model)(images, training=False)
         if any(output == "attention" for _, output, _ in served):
             # The signature `attention` reads image files only.
             outputs["attention"] = attention_rollout(model)(images[count:])
-        outputs |= head.outputs(outputs["logits"])
+        outputs |= head.outputs(outputs)
     outputs = {k: keras.ops.convert_to_numpy(value) for k, value in outputs.items()}
+    # These outputs are the same for all images.
+    crop_fraction = model.preprocessor.central_fraction
+    all_alike = {"crop_fraction": crop_fraction, "orientation": 1, "error": 0}
     largest = 0.0
     for (signature, output, size), values in served.items():
-        first = count if signature == "predict_bytes" else 0
+        of_files = signature in SIGNATURES_OF_FILES - {"attention"}
+        first = count if of_files else 0
         batch = slice(first, first + int(size))
         if output in outputs:
             expected = outputs[output][batch]
-        elif signature == "attention":  # These outputs are the same for all images.
-            crop_fraction = model.preprocessor.central_fraction
-            all_alike = {"crop_fraction": crop_fraction, "orientation": 1, "error": 0}
+        elif output in all_alike:
             expected = all_alike[output]
         else:
             classes = check[f"predict_bytes classes {size}"]
@@ -76,4 +80,4 @@ def _of_files(output, served, classes, scores, options):
     if output == "labels":
         wrong = np.char.decode(served, "utf-8") != np.asarray(options["labels"])[classes]
         return wrong, np.zeros(served.shape)
-    return served, {"scores": best, "error": np.zeros(served.shape)}[output]
+    return served, {"scores": best}[output]

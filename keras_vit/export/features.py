@@ -4,26 +4,36 @@ import keras
 from keras import ops
 
 
-def outputs_and_features(model: keras.Model) -> keras.Model:
-    """Return a model that outputs features beside the logits and shares its weights.
+def network_outputs(model: keras.Model) -> keras.Model:
+    """Return a model that outputs logits and features and shares the model's weights.
 
     Args:
-        model: a `keras_vit.ViT` with its classifier.
+        model: a `keras_vit.ViT`.
 
     Returns:
         A functional model with the same input that returns a dict: `logits`, the output
-        of `model`; `pooled` `(b, d)`, the output of the same model with
-        `include_top=False`; and `tokens` `(b, gh, gw, d)`, the grid tokens that are the
-        input of the pooling layer: after the last norm, or before it with
-        `final_norm="after_pooling"`.
+        of a model with a classifier; `pooled` `(b, d)`, the output of the same model with
+        `include_top=False`, except with `pooling=None`; and `tokens` `(b, gh, gw, d)`,
+        the grid tokens that are the input of the pooling layer: after the last norm, or
+        before it with `final_norm="after_pooling"`.
     """
-    layers = {layer.name: layer for layer in model.layers}
-    head = layers.get("pre_logits", layers["classifier"])
-    pooled = head.input
-    if "distillation_pooling" in layers and model.get_config()["pooling"] == "token":
+    config, layers = model.get_config(), {layer.name: layer for layer in model.layers}
+    outputs = {}
+    if config["include_top"]:
+        outputs["logits"] = model.output
+        outputs["pooled"] = _input_of_head(layers, config)
+    elif config["pooling"] is not None:
+        outputs["pooled"] = model.output
+    tokens = model.output if config["pooling"] is None else layers["pooling"].input
+    grid = tokens[:, model.num_prefix_tokens :]
+    outputs["tokens"] = ops.reshape(grid, (-1, *model.grid_shape, tokens.shape[-1]))
+    return keras.Model(model.inputs, outputs)
+
+
+def _input_of_head(layers, config):
+    """Return the pooled features of a model with a classifier."""
+    pooled = layers.get("pre_logits", layers["classifier"]).input
+    if "distillation_pooling" in layers and config["pooling"] == "token":
         tokens = [pooled, layers["distillation_pooling"].output]
         pooled = keras.layers.Average(dtype=pooled.dtype)(tokens)
-    tokens = layers["pooling"].input[:, model.num_prefix_tokens :]
-    grid = ops.reshape(tokens, (-1, *model.grid_shape, tokens.shape[-1]))
-    outputs = {"logits": model.output, "pooled": pooled, "tokens": grid}
-    return keras.Model(model.inputs, outputs)
+    return pooled

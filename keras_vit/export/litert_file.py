@@ -36,9 +36,10 @@ def write(model, head, options, path):
         if options["weights_dtype"] == "int8":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         pathlib.Path(path).write_bytes(converter.convert())
-    with zipfile.ZipFile(path, "a") as archive:
-        # The entry has no date, so that equal models are written as equal files.
-        archive.writestr(zipfile.ZipInfo(LABELS), "\n".join(options["labels"]))
+    if options["labels"]:
+        with zipfile.ZipFile(path, "a") as archive:
+            # The entry has no date, so that equal models are written as equal files.
+            archive.writestr(zipfile.ZipInfo(LABELS), "\n".join(options["labels"]))
 
 
 def load(path):

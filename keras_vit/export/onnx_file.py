@@ -9,6 +9,7 @@ import onnxruntime
 import tf2onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from keras_vit.export.onnx_fusion import fuse
 from keras_vit.export.plain_graph import plain_graph
 
 OPSET = 18
@@ -18,8 +19,8 @@ def write(model, head, options, path):
     """Write a model with its preprocessing as an ONNX file.
 
     Keras's `model.export(format="onnx")` uses tf2onnx too, but it exports the network
-    without preprocessing, chooses its own input and output names, and keeps the `Erfc`
-    of exact GELU, which is not an ONNX operation.
+    without preprocessing, chooses its own input and output names, keeps the `Erfc` of
+    exact GELU, which is not an ONNX operation, and computes norms operation by operation.
     """
     predict = plain_graph(model, head)
     proto, _ = tf2onnx.convert.from_function(
@@ -28,12 +29,14 @@ def write(model, head, options, path):
         opset=OPSET,
         custom_op_handlers={"Erfc": (_erfc, [])},
     )
+    fuse(proto.graph)
     if options["weights_dtype"] == "int8":
         proto = _quantized(proto)
     _name_sizes(proto.graph.input, ("batch", "height", "width"))
     _name_sizes(proto.graph.output, ("batch",))
-    labels = json.dumps(options["labels"], ensure_ascii=False)
-    onnx.helper.set_model_props(proto, {"labels": labels})
+    if options["labels"]:
+        labels = json.dumps(options["labels"], ensure_ascii=False)
+        onnx.helper.set_model_props(proto, {"labels": labels})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
 

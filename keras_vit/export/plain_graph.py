@@ -5,6 +5,7 @@ import sys
 import tensorflow as tf
 from keras import ops
 
+from keras_vit.export.features import network_outputs
 from keras_vit.kernels import attention
 from keras_vit.layers.preprocessor import RESIZES
 
@@ -16,7 +17,7 @@ def plain_graph(model, head):
     anything else.
 
     Args:
-        model: a `keras_vit.ViT` that returns logits.
+        model: a `keras_vit.ViT` that returns logits or features.
         head: `Head` of the model.
 
     Returns:
@@ -28,17 +29,20 @@ def plain_graph(model, head):
     height, width, channels = model.input_shape[1:]
     if model.preprocessor.image_size is not None:
         height = width = None  # The preprocessor resizes images of any size.
+    network = network_outputs(model)
     images = tf.TensorSpec((None, height, width, channels), tf.float32, "images")
 
     @tf.function(input_signature=[images], autograph=False)
     def predict(images):
         count = tf.shape(images)[0]
         images = _preprocessed(model.preprocessor, images)
-        logits = model(images, training=False)
-        # Fail if the number of logits is not the number of images: LiteRT accepts images
+        outputs = head.outputs(network(images, training=False))
+        # Fail if the number of outputs is not the number of images: LiteRT accepts images
         # of any size, and the first reshape would mix them.
-        logits = tf.reshape(logits, (count, logits.shape[-1]))
-        return head.outputs(logits)
+        return {
+            name: tf.reshape(values, (count, *values.shape[1:]))
+            for name, values in outputs.items()
+        }
 
     return predict
 

@@ -10,6 +10,16 @@ Each signature takes one input and returns a dict of outputs; b is any batch siz
 - `attention`: `image_bytes` string `(b,)` to `attention`, `crop_fraction`, `orientation`,
   `error`.
 
+A model without a classifier (`include_top=False`) has these signatures instead:
+
+- `serving_default`, `features`: `images` float32 `(b, h, w, c)` to `pooled`, `tokens`;
+- `predict_uint8`: the same for uint8 `images`;
+- `embed`: `image_bytes` string `(b,)` to `pooled`, `error`;
+- `features_bytes`: `image_bytes` string `(b,)` to `pooled`, `tokens`, `error`;
+- `attention`: as above.
+
+With `pooling=None` there is no `pooled`, and no `embed`.
+
 `images` are pixel values 0 to 255, of any height and width if `model.preprocessor` has an
 `image_size`; the graph resizes, crops and scales them as the preprocessor does.
 `image_bytes` are image files. `docs/serving.md` lists their formats, the values of
@@ -19,10 +29,10 @@ channels. The outputs are:
 - `logits` and `probabilities`, float32 `(b, classes)`;
 - `classes` int32, `labels` string and `scores` float32, all `(b, top_k)`: the classes
   with the highest values, best first;
-- `error` int32 `(b,)`: 0, or the reason why an image was not classified;
+- `error` int32 `(b,)`: 0, or the reason why an image was refused;
 - `pooled` float32 `(b, d)`: the output of the model with `include_top=False`;
 - `tokens` float32 `(b, gh, gw, d)`: the grid tokens before pooling;
-- `attention` float32 `(b, gh, gw)`: the contribution of each patch to the prediction, by
+- `attention` float32 `(b, gh, gw)`: the contribution of each patch to the output, by
   attention rollout (arXiv:2005.00928), for the part of the upright image that
   `crop_fraction` float32 `(b,)` states (0 for all of it);
 - `orientation` int32 `(b,)`: the EXIF orientation that was applied.
@@ -70,13 +80,14 @@ def saved_model(
     `docs/serving.md` describe the signatures.
 
     Args:
-        model: a `keras_vit.ViT` with its classifier, or an argument of
-            `keras_vit.load_checkpoint`.
+        model: a `keras_vit.ViT`, or an argument of `keras_vit.load_checkpoint`. Without
+            a classifier (`include_top=False`), the export returns features.
         directory: path of the served model, created if it does not exist.
         version: int, 1 or more; TF Serving serves the highest version. None for the
             highest existing version plus one.
         labels: a name for each class. None for the model's `class_names`; if it has
-            none, the ImageNet-1k names for 1000 classes, otherwise the class indices.
+            none, the ImageNet-1k names for 1000 classes, otherwise the class indices. A
+            model without a classifier takes None only.
         top_k: int, number of classes that `predict_bytes` returns, at most all.
         max_pixels: int, largest number of pixels (height times width) of an image, both
             as received and after the resize that precedes a crop; at least a little more
@@ -99,8 +110,8 @@ def saved_model(
         FileNotFoundError: the checkpoint does not exist.
         ImportError: TensorFlow is not installed.
         RuntimeError: the export failed, or its outputs differ from the model's.
-        ValueError: `model` is not a keras_vit model or has no classifier, or another
-            argument is out of its range.
+        ValueError: `model` is not a keras_vit model, or another argument is out of its
+            range.
 
     Example:
 

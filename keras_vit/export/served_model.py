@@ -41,8 +41,6 @@ def loaded(model):
             f"Exports are of keras_vit models, such as ViTB16(); received {model!r}."
             f"{_advice(model)}"
         )
-    if not config["include_top"]:
-        raise ValueError("An export needs a classifier; the model has include_top=False.")
     for part in (model, *model.layers):
         package = type(part).__module__.split(".")[0]
         if package not in ("keras", "keras_vit"):
@@ -67,8 +65,19 @@ def _advice(model):
 
 
 def names_of_classes(model, labels):
-    """Return a list with one label per class; raise if `labels` is not such a list."""
+    """Return a list with one label per class, or an empty list without a classifier.
+
+    Raises:
+        ValueError: `labels` is not None, and not such a list.
+    """
     config = model.get_config()
+    if not config["include_top"]:
+        if labels is not None:
+            raise ValueError(
+                "labels name the classes of a classifier; the model has "
+                "include_top=False. Leave them out."
+            )
+        return []
     classes = config["classes"]
     if labels is None:
         labels = config["class_names"]
@@ -124,7 +133,7 @@ def export(
         exact = _describe(model, file_format, options, preprocessor, rounded, staging)
         result = _run_under_tensorflow(staging)
         with np.load(staging / "check.npz") as check:
-            head = Head.of(model.get_config()["classifier_activation"])
+            head = Head.of(model.get_config())
             difference = comparison.difference(
                 exact, head, options, dict(check), tolerance
             )

@@ -4,7 +4,8 @@ import keras
 import tensorflow as tf
 
 from keras_vit.export.attention import attention_rollout
-from keras_vit.export.features import outputs_and_features
+from keras_vit.export.features import network_outputs
+from keras_vit.export.head import features
 from keras_vit.export.image_bytes import FINE, largest_size, read_images
 from keras_vit.export.stored_weights import restored, stored
 
@@ -33,9 +34,9 @@ class Server:
     """Weights of a served model, each stored once, and one method per signature.
 
     Args:
-        model: a `keras_vit.ViT` that returns logits.
+        model: a `keras_vit.ViT` that returns logits or features.
         head: `Head` of the model.
-        labels: list of str, the names of the classes.
+        labels: list of str, the names of the classes; empty without a classifier.
         top_k: int, number of classes that `predict_bytes` returns.
         max_pixels: int, number of pixels above which an image is refused.
         weights_dtype: `"float32"`, or the dtype to store matrices in, see `stored`.
@@ -50,7 +51,7 @@ class Server:
         self._max_pixels = max_pixels
         self._exif = exif
         self._input_shape = model.input_shape[1:]
-        self._network = outputs_and_features(model)
+        self._network = network_outputs(model)
         self._rollout = attention_rollout(model)
         # Pairs of a weight and the variables that store it in another dtype.
         self._stored = [
@@ -84,24 +85,31 @@ class Server:
         }
         if channels in (1, 3):  # Image files are decoded to 1 or 3 channels only.
             contents = tf.TensorSpec((None,), tf.string, "image_bytes")
-            signatures["predict_bytes"] = (self.predict_bytes, contents)
-            signatures["attention"] = (self.attention, contents)
+            for function in self._of_files():
+                signatures[function.__name__] = (function, contents)
         return {
             name: tf.function(function, input_signature=[spec], autograph=False)
             for name, (function, spec) in signatures.items()
         }
 
+    def _of_files(self):
+        """Return the methods that are the signatures for image files."""
+        if self._head.classifies:
+            return [self.predict_bytes, self.attention]
+        if self._head.output == "tokens":
+            return [self.features_bytes, self.attention]
+        return [self.embed, self.features_bytes, self.attention]
+
     def predict(self, images):
-        return self._head.outputs(self._run(self._preprocessed(images))["logits"])
+        return self._head.outputs(self._run(self._preprocessed(images)))
 
     def features(self, images):
-        outputs = self._run(self._preprocessed(images))
-        return {name: outputs[name] for name in ("pooled", "tokens")}
+        return features(self._run(self._preprocessed(images)))
 
     def predict_bytes(self, image_bytes):
         images, error, _ = self._read(image_bytes)
         name = self._head.output
-        values = self._head.outputs(self._run(images)["logits"])[name]
+        values = self._head.outputs(self._run(images))[name]
         scores, classes = tf.math.top_k(values, self._top_k)
         labels = tf.gather(tf.constant(self._labels), classes)
         fine = (error == FINE)[:, None]
@@ -114,6 +122,14 @@ class Server:
             "error": error,
         }
 
+    def embed(self, image_bytes):
+        images, error, _ = self._read(image_bytes)
+        return _of_fine_images({"pooled": self._run(images)["pooled"]}, error)
+
+    def features_bytes(self, image_bytes):
+        images, error, _ = self._read(image_bytes)
+        return _of_fine_images(features(self._run(images)), error)
+
     def attention(self, image_bytes):
         images, error, orientation = self._read(image_bytes)
         fine = (error == FINE)[:, None, None]
@@ -125,7 +141,7 @@ class Server:
             "error": error,
         }
 
-    # Both signatures for files call one graph, which takes seconds to trace and load.
+    # All signatures for files call one graph, which takes seconds to trace and load.
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False)
     def _read(self, image_bytes):
         return read_images(
@@ -164,3 +180,12 @@ class Server:
         ]
         with keras.StatelessScope(state_mapping=mapping):
             return function(images)
+
+
+def _of_fine_images(outputs, error):
+    """Return the outputs and the error codes; refused images get zeros."""
+    masked = {}
+    for name, values in outputs.items():
+        fine = tf.reshape(error == FINE, (-1, *[1] * (len(values.shape) - 1)))
+        masked[name] = tf.where(fine, values, 0.0)
+    return {**masked, "error": error}

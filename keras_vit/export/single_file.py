@@ -18,7 +18,7 @@ from keras_vit.export.served_model import (
 FILE_WEIGHTS_DTYPES = ("float32", "int8")
 
 # Largest allowed difference of an int8 file's outputs from the model's: absolute for
-# probabilities, relative to the largest value for logits.
+# probabilities, relative to the largest value for logits and features.
 INT8_TOLERANCE = 0.1
 
 # Bytes. Protocol buffers and flatbuffers have signed 32-bit offsets; 32 MiB are reserved
@@ -47,21 +47,23 @@ def onnx(
     those of the model otherwise. The file resizes, crops and scales images as the
     preprocessor does. The outputs are those of the signature `serving_default` of
     `saved_model`: `logits` and, for softmax or sigmoid, `probabilities`, float32
-    `(b, classes)`.
+    `(b, classes)`; or, for a model without a classifier, `pooled` `(b, d)` and `tokens`
+    `(b, gh, gw, d)`.
 
     Args:
-        model: a `keras_vit.ViT` with its classifier, or an argument of
-            `keras_vit.load_checkpoint`.
+        model: a `keras_vit.ViT`, or an argument of `keras_vit.load_checkpoint`. Without
+            a classifier (`include_top=False`), the file returns features.
         path: path of the file, ending in `.onnx`; its directory is created if it does
             not exist.
         labels: a name for each class. None for the model's `class_names`; if it has
-            none, the ImageNet-1k names for 1000 classes, otherwise the class indices.
-            The file stores them as JSON in `labels` of its `metadata_props`.
+            none, the ImageNet-1k names for 1000 classes, otherwise the class indices; a
+            model without a classifier takes None only. The file stores them as JSON in
+            `labels` of its `metadata_props`.
         weights_dtype: `"float32"`, or `"int8"` to store the matrices of all dense layers
             in 8 bits, each output channel with its own scale, and to compute these
             layers in 8 bits, with activations rounded at run time. This changes the
             outputs. The export fails if they differ by more than 0.1: absolute for
-            probabilities, relative to the largest value for logits.
+            probabilities, relative to the largest value for logits and features.
         verbose: whether to print progress.
 
     Returns:
@@ -72,8 +74,8 @@ def onnx(
         FileNotFoundError: the checkpoint does not exist.
         ImportError: tensorflow, tf2onnx, onnx or onnxruntime is not installed.
         RuntimeError: the export failed, or its outputs differ from the model's.
-        ValueError: `model` is not a keras_vit model, has no classifier or is too large
-            for one file, or another argument is out of its range.
+        ValueError: `model` is not a keras_vit model or is too large for one file, or
+            another argument is out of its range.
 
     Example:
 
@@ -115,25 +117,26 @@ def litert(
     `model.preprocessor`, because LiteRT has no antialiased resize and its delegates need
     fixed sizes. The outputs are those of the signature `serving_default` of
     `saved_model`: `logits` and, for softmax or sigmoid, `probabilities`, float32
-    `(b, classes)`.
+    `(b, classes)`; or, for a model without a classifier, `pooled` `(b, d)` and `tokens`
+    `(b, gh, gw, d)`.
 
     The class names are stored in the file, one per line, in the order of the outputs. As
     in files with LiteRT metadata, they are the entry `labels.txt` of a zip archive at the
     end of the file: `unzip -p vit.tflite labels.txt` prints them.
 
     Args:
-        model: a `keras_vit.ViT` with its classifier, or an argument of
-            `keras_vit.load_checkpoint`.
+        model: a `keras_vit.ViT`, or an argument of `keras_vit.load_checkpoint`. Without
+            a classifier (`include_top=False`), the file returns features.
         path: path of the file, ending in `.tflite`; its directory is created if it does
             not exist.
         labels: a name for each class, without line breaks. None for the model's
             `class_names`; if it has none, the ImageNet-1k names for 1000 classes,
-            otherwise the class indices.
+            otherwise the class indices; a model without a classifier takes None only.
         weights_dtype: `"float32"`, or `"int8"` to store matrices in 8 bits and to compute
             with them in 8 bits where LiteRT supports it (dynamic range quantization, in
             which activations are quantized at run time). The outputs change slightly; the
-            export fails if probabilities change by more than 0.1, or logits by more than
-            0.1 relative to the largest.
+            export fails if probabilities change by more than 0.1, or logits or features
+            by more than 0.1 relative to the largest.
         verbose: whether to print progress.
 
     Returns:

@@ -34,6 +34,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 import keras_vit  # noqa: E402, F401  (registers the layers)
+from keras_vit.export.comparison import SIGNATURES_OF_FILES  # noqa: E402
 from keras_vit.export.head import Head  # noqa: E402
 
 BATCH_SIZES = (1, 2, 7)
@@ -54,7 +55,8 @@ def main(staging):
     model_class = keras.saving.get_registered_object(description["class"])
     model = model_class.from_config(description["config"])
     model.load_weights(staging / "model.weights.h5")
-    head = Head.of(description["activation"])
+    activation = {"classifier_activation": description["activation"]}
+    head = Head.of({**description["config"], **activation})
     path = staging / "export"
     file_format = importlib.import_module(FORMATS[description["format"]])
     file_format.write(model, head, description["options"], path)
@@ -100,10 +102,10 @@ def check_images(signatures, model):
         "predict_uint8": {"images": images},
         "features": {"images": images.astype("float32")},
     }
-    if "predict_bytes" in signatures:
+    if of_files := SIGNATURES_OF_FILES.intersection(signatures):
         files = [tf.io.encode_jpeg(image, quality=90).numpy() for image in images]
         image_bytes = {"image_bytes": np.asarray(files, object)}
-        inputs["predict_bytes"] = inputs["attention"] = image_bytes
+        inputs |= dict.fromkeys(of_files, image_bytes)
         pixels["decoded"] = np.stack(
             [
                 tf.io.decode_jpeg(file, dct_method="INTEGER_ACCURATE").numpy()

@@ -25,6 +25,10 @@ _OPENING = ("architecture", "state_dict")
 _LOADING = ("head", "resize", "source_grid_shape", "check_finite")
 
 
+class NoHeadError(ValueError):
+    """Error for a checkpoint without the classifier that the caller asked for."""
+
+
 def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     """Build the model that a checkpoint was saved from, and load its weights.
 
@@ -121,9 +125,7 @@ def _load_source(path, overrides):
         _describe_head(source, config, overrides)
     merged = {**config, **overrides}
     if merged.get("include_top", True) and "classes" not in merged:
-        raise ValueError(
-            f"{path} has no head: pass classes=... with head='new', or include_top=False."
-        )
+        raise _no_head(path)
     if "input_shape" not in merged:
         raise ValueError(
             f"{path} does not determine the size of its images (its positions do not "
@@ -176,4 +178,13 @@ def _load_keras(path, overrides):
         announce_zeros(path, keras.ops.convert_to_numpy(kernel))
     if not overrides and head == "keep":
         return saved
+    asked = head == "keep" and overrides.get("include_top", False)
+    if asked and not saved.get_config()["include_top"]:
+        raise _no_head(path)
     return adapted(saved, overrides, head=head, resize=resize, origin=path)
+
+
+def _no_head(path):
+    return NoHeadError(
+        f"{path} has no head: pass classes=... with head='new', or include_top=False."
+    )

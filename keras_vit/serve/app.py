@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import functools
 import html
+import mimetypes
 import pathlib
 import string
 import time
@@ -31,6 +32,8 @@ from keras_vit.serve.model import Model
 from keras_vit.serve.origin import OriginCheck
 
 _PAGE = pathlib.Path(__file__).parent / "page"
+# Browsers refuse scripts of another type, which the registry of Windows may state.
+mimetypes.add_type("text/javascript", ".js")
 _SELF_ONLY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'"

@@ -10,6 +10,7 @@ import keras_vit
 from keras_vit.data.class_names import check_class_names
 from keras_vit.data.host import tensorflow
 from keras_vit.kernels.initial_values import checkpoint_follows
+from keras_vit.models.checkpoint import NoHeadError
 from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction, known_class_names
 from keras_vit.training import config as configs
 from keras_vit.training.losses import SigmoidLoss
@@ -52,6 +53,26 @@ def network(config: configs.Config, **settled: Any) -> keras.Model:
     else:
         arguments["head"] = "drop"
     return keras_vit.load_checkpoint(config.model.weights, **arguments)
+
+
+def classifier(config: configs.Config, **settled: Any) -> keras.Model:
+    """Build the network of a config with the classifier of its checkpoint.
+
+    Args:
+        config: config with the checkpoint, and the arguments.
+        **settled: arguments that override those of the config.
+
+    Raises:
+        ValueError: the checkpoint has no classifier.
+    """
+    try:
+        return network(config, include_top=True, head="keep", **settled)
+    except NoHeadError:
+        raise ValueError(
+            f"{config.model.weights} has no classifier, only features. Fit a classifier "
+            "to them (keras-vit probe), fine-tune the model (keras-vit finetune), or "
+            "export it to serve its features (keras-vit export)."
+        ) from None
 
 
 def activation(config: configs.Config) -> str | None:

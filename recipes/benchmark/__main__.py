@@ -123,6 +123,12 @@ def argument_parser():
         help="contestant that all others are compared with (default: keras_vit is "
         "compared with keras_hub and keras on the same backend, and with timm)",
     )
+    add(
+        "--checkpoint",
+        metavar="PATH",
+        help="checkpoint whose features are compared by the measurement `features` "
+        "(default: a random model of each variant)",
+    )
     add("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
     add("--image-size", type=positive, default=224, help="default: %(default)s")
     for option, default in [

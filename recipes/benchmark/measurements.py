@@ -42,6 +42,7 @@ class Options(argparse.Namespace):
     repetitions: int
     timeout: int
     reference: str | None
+    checkpoint: str | None
     resolutions: list[int]
     depths: list[int]
     widths: list[int]
@@ -328,6 +329,34 @@ def export(options):
             yield from models(options, served, ".formats.predicted", sizes, **run)
 
 
+def features(options):
+    """Compare ONNX files of a headless model, of keras_vit and torch's of timm."""
+    checkpoint = options.checkpoint
+    libraries = {"keras_vit": ("keras_vit-ONNX", "tensorflow"), "timm": ("timm", "torch")}
+    for variant in [None] if checkpoint else options.variants:
+        sizes = {"image_size": options.image_size}
+        if variant is not None:
+            sizes = options.sizes(variant)
+        name = variant or pathlib.Path(checkpoint).name
+        for batch in SERVED_BATCHES[:2]:
+            for library, (contestant, backend) in libraries.items():
+                if options.of(library):
+                    yield Case(
+                        f"{name}, {options.image_size} px, batch {batch}, features",
+                        contestant,
+                        ".features.served",
+                        {
+                            "library": library,
+                            "checkpoint": checkpoint,
+                            "sizes": sizes,
+                            "directory": str(options.scratch / f"{name}-features"),
+                            "batch": batch,
+                            "repetitions": options.repetitions,
+                        },
+                        backend,
+                    )
+
+
 MEASUREMENTS: dict[str, Callable[[Options], Iterator[Case]]] = {
     "matmul": matmul,
     "inference": inference,
@@ -343,5 +372,6 @@ MEASUREMENTS: dict[str, Callable[[Options], Iterator[Case]]] = {
     "input": input_pipeline,
     "loading": loading,
     "export": export,
+    "features": features,
     "fit-overhead": fit_overhead,
 }

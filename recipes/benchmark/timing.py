@@ -21,3 +21,23 @@ def seconds(function: Callable[[], Any]) -> float:
 def median_seconds(function: Callable[[], Any], repetitions: int) -> float:
     """Return the median seconds of `repetitions` calls."""
     return statistics.median(seconds(function) for _ in range(repetitions))
+
+
+def throughput(
+    forward: Callable[[], Any], batch: int, repetitions: int
+) -> Callable[[], dict[str, float]]:
+    """Warm up, and return a function that measures latency and throughput.
+
+    Args:
+        forward: function that computes a batch, see `seconds`.
+        batch: number of images in the batch.
+        repetitions: number of calls, of which the median is taken.
+    """
+    for _ in range(2):
+        forward()
+
+    def measure():
+        duration = median_seconds(forward, repetitions)
+        return {"latency (ms)": 1e3 * duration, "images/s": batch / duration}
+
+    return measure

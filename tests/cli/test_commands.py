@@ -53,6 +53,19 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.any_backend
+def test_a_checkpoint_without_a_classifier(tmp_path):
+    path, image = tmp_path / "model.keras", tmp_path / "image.png"
+    tiny_vit(include_top=False).save(path)
+    image.write_bytes(array(tensorflow().io.encode_png(np.zeros((8, 8, 3), "uint8"))))
+    for command, arguments in (
+        (predict.main, [str(image)]),
+        (evaluate.main, ["--set", "data.test=digits:test"]),
+    ):
+        with pytest.raises(SystemExit, match=r"no classifier, only features.*vit probe"):
+            command([str(path), *arguments])
+
+
+@pytest.mark.any_backend
 def test_evaluate(run, tmp_path, capsys):
     evaluate.main([str(run), "--workdir", str(tmp_path / "evaluation")])
     found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())

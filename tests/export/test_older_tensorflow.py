@@ -6,7 +6,7 @@ import pytest
 
 from keras_vit.export import saved_model
 from keras_vit.export.attention import attention_rollout
-from keras_vit.export.features import outputs_and_features
+from keras_vit.export.features import network_outputs
 from tests.cases import array, perturb, tiny_t2t, tiny_vit
 from tests.export.serving import serve
 from tests.export.test_saved_model import exact_copy, pixels, png
@@ -55,7 +55,7 @@ def test_an_older_tensorflow_serves_the_same(tiny, older, tmp_path):
     probabilities = answers[0]["probabilities"]
     served = answers[3]["probabilities"][:3]
     np.testing.assert_allclose(served, probabilities, rtol=0, atol=1e-5)
-    outputs = outputs_and_features(exact)(exact.preprocessor(images))
+    outputs = network_outputs(exact)(exact.preprocessor(images))
     for name in ("pooled", "tokens"):
         expected = array(outputs[name])
         np.testing.assert_allclose(answers[2][name], expected, rtol=0, atol=1e-4)

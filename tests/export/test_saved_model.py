@@ -253,8 +253,8 @@ def test_bad_version(tmp_path, version):
 
 
 def test_models_that_cannot_be_exported(tmp_path):
-    with pytest.raises(ValueError, match=r"needs a classifier.*include_top=False"):
-        saved_model(tiny_vit(include_top=False), tmp_path / "served")
+    with pytest.raises(ValueError, match=r"labels name.*include_top=False"):
+        saved_model(tiny_vit(include_top=False), tmp_path / "served", labels=["a"])
     inputs = keras.Input((4,))
     plain = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     for other in (plain, None):

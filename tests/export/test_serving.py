@@ -223,6 +223,10 @@ def test_the_client_over_grpc(exported, photographs, tmp_path, capsys):
 
     class Servicer(service.PredictionServiceServicer):
         def Predict(self, request, context):
+            if request.model_spec.name == "dinov2":  # It has no classifier.
+                name = request.model_spec.signature_name
+                message = f'Serving signature key "{name}" not found.'
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
             if request.model_spec.name != "vit":
                 context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
             inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
@@ -257,6 +261,7 @@ def test_the_client_over_grpc(exported, photographs, tmp_path, capsys):
         assert second == f"{names[1]}: cannot be decoded"
         for arguments, message in (
             (["resnet", names[0]], "NOT_FOUND: no such model"),
+            (["dinov2", names[0]], "features with the signature embed"),
             (["vit", "nowhere.jpg"], "nowhere.jpg"),
         ):
             with pytest.raises(SystemExit) as stop:

@@ -35,6 +35,15 @@ def exported(model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def features_server(headless):
+    from tests.serve.served import Served
+
+    server = Served(headless.directory)
+    yield server
+    assert server.stop() == (0, [])
+
+
+@pytest.fixture(scope="session")
 def server(exported):
     from tests.serve import served
 

@@ -45,6 +45,7 @@ class Served:
         if not self.announced:
             raise AssertionError(self.log())
         self.port = int(re.search(r":(\d+)$", self.announced)[1])
+        self.path = f"/v1/models/{pathlib.Path(directory).name}:predict"
 
     def ask(self, method, path, body=None, headers={}):  # noqa: B006
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)

@@ -108,6 +108,58 @@ def test_a_person_drops_an_image(browser, server, model):
     page.close()
 
 
+def cosines(page):
+    return [float(text) for text in page.locator("#grid strong").all_inner_texts()[1:]]
+
+
+def test_a_person_drops_images_to_compare(browser, features_server):
+    pictures = {
+        "sky.png": np.full((90, 120, 3), (90, 140, 230), "uint8"),
+        "leaf.png": np.full((120, 80, 3), (40, 130, 50), "uint8"),
+        "night.png": np.tile(np.uint8([[[0], [40]]]), (50, 60, 3)),
+    }
+    files = {name: file(image) for name, image in pictures.items()}
+    request = {"signature_name": "embed", "instances": [*map(b64, files.values())]}
+    predictions = features_server.predict(request, features_server.path)[1]["predictions"]
+    vectors = np.array([prediction["pooled"] for prediction in predictions])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine = vectors @ vectors.T
+
+    page = browser.new_page()
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda m: m.type == "error" and problems.append(m.text))
+    page.goto(f"http://127.0.0.1:{features_server.port}/")
+    page.get_by_text("Drop images here").wait_for()
+    drop(page, files["sky.png"], "sky.png")
+    page.get_by_text("Drop more images").wait_for()
+    buffers = [
+        {"name": name, "mimeType": "image/png", "buffer": files[name]}
+        for name in ("leaf.png", "night.png")
+    ]
+    page.set_input_files("#file", buffers)
+    page.get_by_text("Most similar to night.png first").wait_for()
+    names = list(files)
+    for chosen in (2, 1):
+        if chosen == 1:
+            page.get_by_role("button", name="leaf.png").click()
+        order = sorted({0, 1, 2} - {chosen}, key=lambda i: -cosine[chosen, i])
+        wanted = [names[chosen], *(names[i] for i in order)]
+        assert page.locator("#grid span").all_inner_texts() == wanted
+        expected = [cosine[chosen, i] for i in order]
+        np.testing.assert_allclose(cosines(page), expected, atol=6e-4)
+        assert page.get_attribute("#grid button", "aria-pressed") == "true"
+    sizes = page.eval_on_selector_all("#grid canvas", "all => all.map((c) => c.width)")
+    assert sizes[0] == 80
+    assert page.is_hidden("#result")
+    assert problems == []
+
+    drop(page, b"no image", "text.txt")
+    page.get_by_text("text.txt: No image could be read").wait_for()
+    assert page.locator("#grid li").count() == 3
+    page.close()
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_photo_that_is_stored_turned(kind, browser, server):
     upright = np.full((120, 180, 3), 255, "uint8")

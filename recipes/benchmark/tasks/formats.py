@@ -6,7 +6,7 @@ from importlib import import_module
 
 from keras_vit.evaluation.exported_model import Export
 from recipes.benchmark.contestants import CONTESTANTS, random_batch
-from recipes.benchmark.timing import median_seconds, seconds
+from recipes.benchmark.timing import seconds, throughput
 
 # The function of keras_vit.export for each format, and the file extension.
 _WRITERS = {
@@ -60,7 +60,7 @@ def served(directory, format_name, image_size, batch, repetitions):
     """Prepare to measure the latency and the throughput of an exported file."""
     model = Export(str(_place(directory, format_name)[2]))
     pixels = (random_batch(batch, image_size)[0] * 50 + 128).clip(0, 255)
-    return _timed(lambda: model.predict_on_batch(pixels), batch, repetitions)
+    return throughput(lambda: model.predict_on_batch(pixels), batch, repetitions)
 
 
 def predicted(contestant, sizes, dtype, batch, repetitions):
@@ -70,15 +70,4 @@ def predicted(contestant, sizes, dtype, batch, repetitions):
     """
     model = CONTESTANTS[contestant].build(sizes, dtype)
     images, _ = model.batch(batch)
-    return _timed(lambda: model.forward(images), batch, repetitions)
-
-
-def _timed(forward, batch, repetitions):
-    for _ in range(2):
-        forward()
-
-    def measure():
-        duration = median_seconds(forward, repetitions)
-        return {"latency (ms)": 1e3 * duration, "images/s": batch / duration}
-
-    return measure
+    return throughput(lambda: model.forward(images), batch, repetitions)
