@@ -17,7 +17,8 @@ async function read(files) {
     say(`Reading ${i + 1} of ${files.length} …`);
     try {
       const { pooled } = await predict("embed", await base64(file));
-      compared = { name: file.name, direction: unit(pooled), canvas: await thumbnail(file) };
+      const [direction, canvas] = [unit(pooled), await thumbnail(file)];
+      compared = { name: file.name, direction, canvas };
       images.push(compared);
     } catch (error) {
       refused.push(`${file.name}: ${error.message}`);
@@ -54,11 +55,12 @@ async function thumbnail(file) {
 // Shows all images, the most similar first, with the cosine similarity of their features.
 function showGrid() {
   const rows = images.map((image) => ({ image, cosine: cosine(image, compared) }));
-  rows.sort((a, b) => (b.image === compared) - (a.image === compared) || b.cosine - a.cosine);
+  const isFirst = ({ image }) => image === compared;
+  rows.sort((a, b) => isFirst(b) - isFirst(a) || b.cosine - a.cosine);
   element("grid").replaceChildren(...rows.map(cell));
   element("neighbors").hidden = false;
   say(images.length === 1 ? "Drop more images to compare them with this one."
-    : `Most similar to ${compared.name} first. Choose another image to compare with it.`);
+    : `Most similar to ${compared.name} first. Choose another to compare all with it.`);
 }
 
 function cosine(a, b) {
