@@ -54,7 +54,8 @@ def _model(place, checkpoint, sizes):
             keras_vit.ViT((size, size, 3), **arguments).save(checkpoint)
     shape = (sizes["image_size"], sizes["image_size"], 3)
     model = keras_vit.load_checkpoint(checkpoint, input_shape=shape, head="drop")
-    config = {**model.preprocessor.get_config(), "crop_fraction": None}
+    config = model.preprocessor.get_config()
+    config |= {"crop_fraction": None, "crop_rounding": "nearest"}
     model.preprocessor = type(model.preprocessor).from_config(config)
     return model
 
