@@ -27,7 +27,7 @@ def network_outputs(model: keras.Model) -> keras.Model:
     tokens = model.output if config["pooling"] is None else layers["pooling"].input
     grid = tokens[:, model.num_prefix_tokens :]
     outputs["tokens"] = ops.reshape(grid, (-1, *model.grid_shape, tokens.shape[-1]))
-    return keras.Model(model.inputs, outputs)
+    return keras.Model(model.input, outputs)
 
 
 def _input_of_head(layers, config):
