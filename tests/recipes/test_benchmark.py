@@ -63,6 +63,22 @@ def test_export_formats(tmp_path):
     assert all(min(row["values"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
+def test_features_of_onnx_files(tmp_path):
+    for package in ("timm", "torch"):
+        pytest.importorskip(package, reason="files of timm are NOT TESTED")
+    result = run(
+        *("features", "--alternations", "1", *TINY),
+        *("--contestants", "keras_vit-tensorflow", "timm", "--out", str(tmp_path)),
+    )
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "features.json").read_text())["rows"]
+    assert not [row["error"] for row in rows if row["error"]]
+    assert {row["contestant"] for row in rows} == {"keras_vit-ONNX", "timm"}
+    assert len(rows) == 2 * 2 * 2  # Batch sizes, contestants and figures.
+    assert "keras_vit-ONNX / timm" in (tmp_path / "features.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
