@@ -10,6 +10,7 @@ from keras_vit.layers.backbones import (
 )
 from keras_vit.layers.block import LayerScale, StochasticDepth, TransformerBlock
 from keras_vit.layers.dense import Dense
+from keras_vit.layers.feature_pyramid import SimpleFeaturePyramid
 from keras_vit.layers.heads import (
     AttentionPooling,
     Classifier,
@@ -79,6 +80,7 @@ __all__ = [
     "ResNetStem",
     "RotaryPositions",
     "SelfAttention",
+    "SimpleFeaturePyramid",
     "SinCosPositions1D",
     "SinCosPositions2D",
     "SoftSplit",
