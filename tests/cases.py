@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 import keras_vit
 
@@ -15,6 +16,19 @@ TINY = {
     "mlp_dim": 24,
     "classes": 5,
 }
+
+
+SLOW = pytest.mark.slow
+
+
+def mostly_slow(cases, *fast):
+    """Return the cases of a test, all of them slow except those that are named."""
+    return [
+        case
+        if case in fast
+        else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=SLOW)
+        for case in cases
+    ]
 
 
 def tiny_vit(**overrides):

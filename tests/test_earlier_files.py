@@ -25,6 +25,7 @@ def assert_same_output(model, name):
     np.testing.assert_allclose(output, stored["output"], rtol=0, atol=tolerance)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", MODELS)
 def test_a_saved_model_loads(name):
     model = keras.saving.load_model(EARLIER / f"{name}.keras")

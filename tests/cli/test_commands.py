@@ -85,12 +85,11 @@ def test_evaluate(run, tmp_path, capsys):
     assert "360 (0 unreadable)" in capsys.readouterr().out
 
 
-@pytest.mark.any_backend
 @pytest.mark.any_backend  # Exports do not depend on the backend that trained.
 @pytest.mark.parametrize(
     ("file_format", "name", "package"),
     [
-        ("saved_model", "served", "tensorflow"),
+        pytest.param("saved_model", "served", "tensorflow", marks=pytest.mark.slow),
         ("onnx", "digits.onnx", "tf2onnx"),
         pytest.param("litert", "digits.tflite", "ai_edge_litert", marks=pytest.mark.slow),
     ],
@@ -261,6 +260,7 @@ def test_few():
         linear_probe.few(labels, 4, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_probe_of_trained_and_random_features(run, tmp_path):
     def probed(what, *settings):
@@ -274,6 +274,7 @@ def test_probe_of_trained_and_random_features(run, tmp_path):
     assert trained["5-shot"] > random["5-shot"] > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.parametrize(
     "objective",

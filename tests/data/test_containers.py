@@ -70,6 +70,7 @@ def test_decoding(files, mode):
         assert "assertion" not in message
 
 
+@pytest.mark.slow
 def test_exports_and_the_server(files):
     """Check the function that decodes image files in exports and in the server."""
     import tensorflow as tf

@@ -340,6 +340,7 @@ def test_an_unreadable_image_is_an_error_that_names_it(damaged, folder):
     assert len(collect(batches)) == 7
 
 
+@pytest.mark.slow
 def test_training_too_stops_at_an_unreadable_image(damaged):
     import tensorflow as tf
 
@@ -366,6 +367,7 @@ def test_evaluation_skips_unreadable_images(damaged, caplog):
     assert sum("(7 so far)" in message for message in messages) == 1
 
 
+@pytest.mark.slow
 def test_training_skips_unreadable_images_and_resumes_all_the_same(damaged, caplog):
     def stream(first_step=0):
         return training_batches(
@@ -406,6 +408,7 @@ def test_a_set_without_a_readable_image_is_an_error(tmp_path):
             collect(batches, 1)
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_tfds_is_an_error(tfds_dir):
     import tensorflow as tf
 

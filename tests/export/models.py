@@ -44,12 +44,9 @@ MODELS = {
 NAMES = [
     "everything",
     *(
-        pytest.param(name, marks=pytest.mark.any_backend)
-        for name in ("logits", "t2t_dense")
-    ),
-    *(
         pytest.param(name, marks=[pytest.mark.any_backend, pytest.mark.slow])
-        for name in ("distilled", "hybrid", "t2t_ghost")
+        for name in MODELS
+        if name != "everything"
     ),
 ]
 

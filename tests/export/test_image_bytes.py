@@ -223,6 +223,7 @@ def test_what_cannot_be_read_gets_its_code_and_spoils_nothing(photograph):
     assert read([])[1] == []
 
 
+@pytest.mark.slow
 def test_a_narrow_image_is_too_large_where_it_is_cropped():
     narrow = encoded(Image.new("L", (1, 400)), "PNG")
     assert read([narrow])[1] == [FINE]

@@ -339,6 +339,7 @@ def test_a_failing_process_is_reported(tmp_path, monkeypatch):
     assert not (tmp_path / "served").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.usefixtures("exporting_here")
 def test_int8_weights(tmp_path):

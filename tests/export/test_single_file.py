@@ -14,8 +14,8 @@ from keras_vit.cli import export
 from keras_vit.evaluation import exported_model
 from keras_vit.export import litert, onnx, served_model, single_file
 from keras_vit.export.comparison import TOLERANCE
-from tests.cases import array, perturb, random_array, tiny_vit
-from tests.export.models import MODELS, NAMES, exact_copy, pixels, tiny_model
+from tests.cases import array, mostly_slow, perturb, random_array, tiny_vit
+from tests.export.models import MODELS, exact_copy, pixels, tiny_model
 from tests.export.serving import exports_here
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -74,7 +74,7 @@ def alone_or_here(name):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(MODELS, "logits"))
 def test_onnx(name, tmp_path, capsys):
     model = tiny_model(MODELS[name])
     path = tmp_path / "new" / "vit.onnx"
@@ -107,12 +107,13 @@ def test_onnx(name, tmp_path, capsys):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(MODELS, "logits"))
 def test_litert(name, tmp_path):
     with alone_or_here(name):
         check_litert(tiny_model(MODELS[name]), tmp_path / "new" / "vit.tflite")
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.usefixtures("exporting_here")
 def test_litert_of_attention_by_blocks(tmp_path):
@@ -141,6 +142,7 @@ def check_litert(model, path):
     assert details["shape_signature"].tolist() == [-1, *model.input_shape[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.usefixtures("exporting_here")
 @pytest.mark.parametrize(
@@ -284,7 +286,7 @@ def test_a_missing_package(file_format, package, tmp_path, monkeypatch):
 
 @pytest.mark.any_backend
 @pytest.mark.usefixtures("exporting_here")
-@pytest.mark.parametrize("file_format", WRITERS)
+@pytest.mark.parametrize("file_format", mostly_slow(WRITERS, "onnx"))
 def test_a_failed_comparison_leaves_nothing(file_format, tmp_path, monkeypatch):
     write, name = WRITERS[file_format]
     monkeypatch.setattr(single_file, "TOLERANCE", -1.0)

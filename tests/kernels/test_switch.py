@@ -40,7 +40,7 @@ def training_step(make, weights, kind):
     "name",
     [
         "vit",
-        pytest.param("vit with remat, by blocks", marks=pytest.mark.any_backend),
+        pytest.param("vit with remat, by blocks", marks=pytest.mark.slow),
         pytest.param("t2t", marks=pytest.mark.any_backend),
     ],
 )

@@ -121,6 +121,7 @@ def test_more_features_come_nearer_to_softmax():
     assert errors[-1] < 0.005, errors
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(
     ("name", "where"),

@@ -13,7 +13,15 @@ from keras_vit.layers import (
     SelfAttention,
 )
 from keras_vit.models.modern_variants import MODERN_ARGUMENTS
-from tests.cases import TINY, array, perturb, random_images, tiny_t2t, tiny_vit
+from tests.cases import (
+    TINY,
+    array,
+    mostly_slow,
+    perturb,
+    random_images,
+    tiny_t2t,
+    tiny_vit,
+)
 from tests.models.test_parameter_counts import count
 
 MODELS = {
@@ -46,6 +54,7 @@ MODELS = {
 }
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", MODELS)
 def test_files_restore_the_model(tmp_path, name):
     model = perturb(tiny_vit(**MODELS[name]))
@@ -152,7 +161,14 @@ COUNTS = {
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", MODERN_ARGUMENTS)
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(
+        MODERN_ARGUMENTS,
+        *("DINOv2ViTS14", "DINOv3ViTSPlus16", "CLIPViTB16", "SigLIPViTB16"),
+        *("EVA02ViTTi14", "BEiTB16"),
+    ),
+)
 def test_parameter_counts_of_variants(name):
     parameters, size = COUNTS[name]
     arguments = MODERN_ARGUMENTS[name]

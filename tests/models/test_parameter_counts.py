@@ -9,6 +9,7 @@ import pytest
 import keras_vit
 from keras_vit.models.t2t_variants import T2T_VIT_ARGUMENTS
 from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
+from tests.cases import mostly_slow
 
 pytestmark = pytest.mark.any_backend
 
@@ -148,12 +149,12 @@ def test_hybrid_sizes(name):
     assert tuple(side // patch_size for side in map_shape[1:3]) == GRIDS[name]
 
 
-@pytest.mark.parametrize("name", TOKEN)
+@pytest.mark.parametrize("name", mostly_slow(TOKEN, "ViTS32", "ViTB16", "ViTR50L32"))
 def test_class_token(name):
     assert count_by_blocks(name) == TOKEN[name]
 
 
-@pytest.mark.parametrize("name", ["ViTTi16", "ViTR26S32"])
+@pytest.mark.parametrize("name", mostly_slow(["ViTTi16", "ViTR26S32"], "ViTTi16"))
 def test_counts_of_all_blocks(name):
     assert count(name) == TOKEN[name]
 
@@ -163,25 +164,25 @@ def test_every_t2t_vit_has_a_row():
     assert set(T2T) == set(T2T_VIT_ARGUMENTS) == public - {"T2TViT"}
 
 
-@pytest.mark.parametrize("name", T2T)
+@pytest.mark.parametrize("name", mostly_slow(T2T, "T2TViT7", "T2TViT14Wide"))
 def test_t2t_vit(name):
     trained, fixed = count_both(name)
     assert (trained, trained + fixed) == T2T[name]
 
 
-@pytest.mark.parametrize("name", GAP)
+@pytest.mark.parametrize("name", mostly_slow(GAP, "ViTB16"))
 def test_gap(name):
     assert count_by_blocks(name, pooling="gap") == GAP[name]
 
 
-@pytest.mark.parametrize("name", IMAGENET_21K)
+@pytest.mark.parametrize("name", mostly_slow(IMAGENET_21K, "ViTB16"))
 def test_imagenet_21k_with_representation_layer(name):
     width = {**VIT_SIZES, **HYBRID_SIZES}[name][-4]
     counted = count_by_blocks(name, classes=21_843, representation_size=width)
     assert counted == IMAGENET_21K[name]
 
 
-@pytest.mark.parametrize("name", AUGREG_21K)
+@pytest.mark.parametrize("name", mostly_slow(AUGREG_21K, "ViTRTi16"))
 def test_imagenet_21k_without_representation_layer(name):
     assert count_by_blocks(name, classes=21_843) == AUGREG_21K[name]
 
@@ -202,7 +203,7 @@ def test_hybrids_with_every_head(name, classes, layer):
             assert expected == table[name]
 
 
-@pytest.mark.parametrize("name", AT_384)
+@pytest.mark.parametrize("name", mostly_slow(AT_384, "ViTB16"))
 def test_384_pixels(name):
     assert count_by_blocks(name, input_shape=(384, 384, 3)) == AT_384[name]
 

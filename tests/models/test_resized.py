@@ -4,7 +4,7 @@ import pytest
 
 import keras_vit
 from keras_vit.layers import RESIZE_CONVENTIONS, Preprocessor, ResNetStem, resize_grid
-from tests.cases import array, perturb, random_images, tiny_vit
+from tests.cases import array, mostly_slow, perturb, random_images, tiny_vit
 
 
 def weights(model):
@@ -13,7 +13,7 @@ def weights(model):
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize("resize", RESIZE_CONVENTIONS)
-@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("prefix", mostly_slow([0, 1, 5], 1))
 @pytest.mark.parametrize("size", [(24, 16), (16, 48), (8, 8)])
 def test_grid_resized_prefix_untouched(resize, prefix, size):
     model = tiny_vit(pooling="token" if prefix else "gap", registers=max(prefix - 1, 0))

@@ -22,6 +22,7 @@ from tests.cases import (
     TINY,
     TINY_T2T,
     array,
+    mostly_slow,
     perturb,
     random_images,
     tiny_t2t,
@@ -99,7 +100,6 @@ SOME_FILES = [
     "t2t_backbone",
     "t2t_qkv_bias",
 ]
-FILES_HERE = FILES if keras.backend.backend() == "tensorflow" else SOME_FILES[:4]
 # Arguments for loading weights are not part of the config.
 LOADING = {"weights", "head", "resize", "source_grid_shape", "check_finite"}
 
@@ -111,20 +111,30 @@ def test_every_argument_has_a_case():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Return a directory with the files, input and output of every case."""
+    """Return a function that saves some cases and returns the directory with them."""
     directory = tmp_path_factory.mktemp("saved")
-    for name in FILES_HERE:
-        own = name.removeprefix("t2t_")
-        arguments = CASES[name] if name in CASES else T2T_CASES[own]
-        model = perturb((tiny_vit if name in CASES else tiny_t2t)(**arguments))
-        model.save(directory / f"{name}.keras")
-        model.save_weights(directory / f"{name}.weights.h5")
-        (directory / f"{name}.json").write_text(json.dumps(model.get_config()))
-        images = random_images(model)
-        output = array(keras.ops.cast(model(images), "float32"))
-        pixels = array(model.preprocessor(images))
-        np.savez(directory / name, images=images, output=output, pixels=pixels)
-    return directory
+
+    def save(*names):
+        for name in names:
+            if not (directory / f"{name}.keras").exists():
+                save_case(name, directory)
+        return directory
+
+    return save
+
+
+def save_case(name, directory):
+    """Save a case's model, weights and config, an input and the output."""
+    own = name.removeprefix("t2t_")
+    arguments = CASES[name] if name in CASES else T2T_CASES[own]
+    model = perturb((tiny_vit if name in CASES else tiny_t2t)(**arguments))
+    model.save(directory / f"{name}.keras")
+    model.save_weights(directory / f"{name}.weights.h5")
+    (directory / f"{name}.json").write_text(json.dumps(model.get_config()))
+    images = random_images(model)
+    output = array(keras.ops.cast(model(images), "float32"))
+    pixels = array(model.preprocessor(images))
+    np.savez(directory / name, images=images, output=output, pixels=pixels)
 
 
 @pytest.mark.any_backend
@@ -181,9 +191,9 @@ def test_config_of_t2t_vit(name):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", FILES_HERE)
+@pytest.mark.parametrize("name", mostly_slow(FILES, *SOME_FILES))
 def test_files_on_this_backend(saved, name):
-    check_files(saved, name, atol=0)
+    check_files(saved(name), name, atol=0)
 
 
 def check_files(directory, name, atol):
@@ -221,7 +231,7 @@ OTHERS = [
 def test_files_on_another_backend(saved, backend, files):
     root = pathlib.Path(__file__).parents[2]
     process = subprocess.run(
-        [sys.executable, "-m", "tests.models.test_saving", saved, *files],
+        [sys.executable, "-m", "tests.models.test_saving", saved(*files), *files],
         env={**os.environ, "KERAS_BACKEND": backend},
         cwd=root,
         capture_output=True,

@@ -14,7 +14,7 @@ from keras_vit.data.sources import open_source
 from keras_vit.layers import Preprocessor
 from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction
 from keras_vit.training.objectives import SigmoidLoss, one_hot
-from tests.cases import array
+from tests.cases import array, mostly_slow
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -39,8 +39,10 @@ def sigmoid(logits, labels):
 
 
 # The last batch has 52 images, one image, or all images.
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
-    ("batch_size", "steps_per_execution"), [(77, 1), (359, 3), (500, 3)]
+    ("batch_size", "steps_per_execution"),
+    mostly_slow([(77, 1), (359, 3), (500, 3)], (77, 1)),
 )
 def test_classification(source, batch_size, steps_per_execution):
     if keras.backend.backend() == "torch":

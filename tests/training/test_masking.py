@@ -55,7 +55,7 @@ def objective(request):
 
 
 @pytest.mark.parametrize(
-    "backbone", ["everything", pytest.param("tokens", marks=pytest.mark.any_backend)]
+    "backbone", ["everything", pytest.param("tokens", marks=pytest.mark.slow)]
 )
 def test_gradients_reach_every_weight(objective, backbone):
     # Perturb the weights: with a zero head, no other weight has a gradient.
@@ -109,6 +109,7 @@ def test_half_precision_ends_before_the_head(objective):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_a_dataset_with_labels_and_sample_weights(objective, tensorflow):
     model = perturb(objective(backbone_of(num_layers=1)))
@@ -123,6 +124,7 @@ def test_a_dataset_with_labels_and_sample_weights(objective, tensorflow):
     assert weighted != model.evaluate(images, verbose=0, return_dict=True)
 
 
+@pytest.mark.any_backend
 def test_masks_differ_in_training_and_repeat_otherwise(objective):
     model = objective()
     images = random_images(model, 3)

@@ -16,6 +16,7 @@ from keras_vit.data.sources import open_source
 from keras_vit.training import config as configs
 from keras_vit.training import runs
 from keras_vit.training.image_sets import open_parts
+from tests.cases import mostly_slow
 
 pytestmark = pytest.mark.any_backend
 COLORS = {"cat": 20, "dog": 90, "horse": 160, "zebra": 240}
@@ -92,6 +93,7 @@ def test_one_class_is_nothing_to_learn(sets, tmp_path):
         runs.train(config_of(sets["one"]), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_evaluation_compares_class_names(run, sets, tmp_path):
     def evaluated(what, test, *settings):
         settings = [f"data.test={sets[test]}", *settings]
@@ -128,7 +130,7 @@ def test_probes_compare_the_classes_of_their_sets(test, run, sets):
         probe.main([str(run), *options(*names, f"data.test={sets[test]}")])
 
 
-@pytest.mark.parametrize("command", [evaluate, probe])
+@pytest.mark.parametrize("command", mostly_slow([evaluate, probe], evaluate))
 def test_an_unreadable_image_ends_a_command_in_one_line(command, run, sets, tmp_path):
     bad = write(tmp_path / "bad", count=1)
     (tmp_path / "bad" / "cat" / "1.png").write_bytes(b"no image")
@@ -361,6 +363,7 @@ def test_a_run_does_not_resume_on_other_data(part, tmp_path, capsys, monkeypatch
     assert (directory / "state.npz").read_bytes() == state
 
 
+@pytest.mark.slow
 def test_a_class_that_is_added_to_the_data_of_a_run(tmp_path):
     name = write(tmp_path / "set")
     runs.train(config_of(name), tmp_path / "run")

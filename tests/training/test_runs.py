@@ -136,6 +136,7 @@ def test_a_killed_run_ends_as_one_that_was_not(whole, config, tmp_path):
     assert not list(directory.glob(".partial*"))
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_a_damaged_state_is_made_up_for_by_the_one_before(
     whole, config, tmp_path, capsys
@@ -172,6 +173,7 @@ def test_training_on(whole, config, tmp_path):
     assert 0 < np.abs(change).max() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_an_interrupted_run(tmp_path, monkeypatch, capsys):
     ended = RunCallback.on_train_batch_end
@@ -466,6 +468,7 @@ def test_bad_resolutions(config, resolutions, message):
         runs.make_plan(configs.override(config, [f"resolutions={resolutions}"]))
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_the_optimizers_averages_grow_too(config):
     plan = runs.make_plan(configs.override(config, ["optimization.ema=0.9"]))

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 import keras_vit
 from keras_vit.weights.detect import open_checkpoint
 from keras_vit.weights.h5 import H5File, load_own_weights
-from tests.cases import tiny_vit
+from tests.cases import mostly_slow, tiny_vit
 from tests.golden import Golden
 
 pytestmark = pytest.mark.any_backend
@@ -332,7 +332,7 @@ ABSURD = [True, "16", 1e308, -1, 0, [], {}, None]
 
 @pytest.mark.parametrize(
     "name",
-    ["hf_vit", "timm_token", pytest.param("keras_hub_token", marks=pytest.mark.slow)],
+    mostly_slow(["hf_vit", "timm_token", "keras_hub_token"], "timm_token"),
 )
 def test_absurd_values_of_a_config(tmp_path, monkeypatch, name):
     """Check that each absurd value raises a clear error or has no effect."""

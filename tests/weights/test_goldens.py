@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_vit
-from tests.cases import array
+from tests.cases import array, mostly_slow
 from tests.golden import NAMES, Golden
 
 TIMM = [name for name in NAMES if name.startswith("timm_")]
@@ -43,7 +43,10 @@ def test_logits(name):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", WITH_HEAD)
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(WITH_HEAD, "google_token", "timm_map", "hf_vit", "t2t_dense"),
+)
 def test_a_given_model_gets_the_same_weights(name):
     golden = Golden(name)
     loaded = golden.load()

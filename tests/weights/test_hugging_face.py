@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 import keras_vit
 from keras_vit.weights.safetensors import SafetensorsFile
-from tests.cases import array
+from tests.cases import array, mostly_slow
 from tests.golden import Golden
 
 pytestmark = pytest.mark.any_backend
@@ -206,7 +206,7 @@ SHOWS = {
 }
 
 
-@pytest.mark.parametrize("name", ["timm_deit_distilled", "hf_vit"])
+@pytest.mark.parametrize("name", mostly_slow(["timm_deit_distilled", "hf_vit"], "hf_vit"))
 def test_no_tensor_can_be_left_out(tmp_path, name):
     golden = Golden(name)
     tensors = load_file(golden.path)
