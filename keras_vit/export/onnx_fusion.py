@@ -10,23 +10,30 @@ _SQRT_TWO = "sqrt_two"  # Name of the constant that exact GELUs divide by.
 
 
 def fuse(graph: onnx.GraphProto) -> None:
-    """Fuse the layer norms and prepare the exact GELUs of a graph, in place.
+    """Replace formulas of many operations, in place.
 
     TensorFlow's graph computes a layer norm by ten operations, each of which is a pass
     over memory. They become one `LayerNormalization`. Exact GELUs get the form that
-    onnxruntime computes by one kernel, because opset 18 has no GELU.
+    onnxruntime computes by one kernel, because opset 18 has no GELU. LayerScale becomes
+    part of the weights of the dense layer before it.
 
     Args:
         graph: graph that tf2onnx wrote.
     """
     values = _Values(graph)
-    norms = {}
+    norms, folded = {}, []
     for node in graph.node:
         if node.op_type == "Sqrt" and (norm := _layer_norm(values, node)) is not None:
             norms[norm.output[0]] = norm
         elif node.op_type == "Erf" and _is_in_gelu(values, node):
             _divide_by_sqrt_two(values, node)
-    nodes = [norms.get(node.output[0], node) for node in graph.node]
+        elif node.op_type == "Mul" and _fold_into_dense(values, node):
+            folded.append(node.output[0])
+    nodes = [
+        norms.get(node.output[0], node)
+        for node in graph.node
+        if node.op_type != "Mul" or node.output[0] not in folded
+    ]
     del graph.node[:]
     graph.node.extend(_used(nodes, [output.name for output in graph.output]))
     if any(_SQRT_TWO in node.input for node in graph.node):
@@ -48,6 +55,15 @@ class _Values:
     def constant(self, name):
         """Return the array of a constant; raise KeyError if it is not a constant."""
         return numpy_helper.to_array(self._constants[name])
+
+    def scale(self, name, factor):
+        """Multiply a constant by an array."""
+        scaled = self.constant(name) * factor
+        self._constants[name].CopyFrom(numpy_helper.from_array(scaled, name))
+
+    def is_used_once(self, name):
+        """Return True if only one operation uses a value."""
+        return len(self._consumers[name]) == 1
 
     def producer(self, name, op_type):
         """Return the operation that computes a value; raise LookupError for another."""
@@ -143,6 +159,41 @@ def _divide_by_sqrt_two(values, erf):
     (other,) = set(product.input) - {added.output[0]}
     halved = values.producer(other, "Mul")
     halved.input[:] = values.split(halved)
+
+
+def _fold_into_dense(values, product):
+    """Multiply the weights of a dense layer instead of its outputs, if possible.
+
+    The layer consists of `MatMul`, `Add` and `Reshape`; its outputs are multiplied by a
+    constant vector. Afterwards its last operation computes the product.
+
+    Args:
+        values: the `_Values` of the graph.
+        product: a `Mul`.
+
+    Returns:
+        True if the product is superfluous now.
+    """
+    try:
+        outputs, scale = values.split(product)
+        reshape = values.producer(outputs, "Reshape")
+        added = values.producer(reshape.input[0], "Add")
+        multiplied, bias = values.split(added)
+        _, kernel = values.split(values.producer(multiplied, "MatMul"))
+        factor, shape = values.constant(scale), values.constant(reshape.input[1])
+        weights = values.constant(kernel), values.constant(bias)
+    except (LookupError, ValueError):
+        return False
+    shapes = [weight.shape for weight in weights]
+    alone = (outputs, reshape.input[0], multiplied, kernel, bias)
+    if not all(map(values.is_used_once, alone)) or shape[-1] != factor.size:
+        return False
+    if factor.ndim != 1 or shapes != [(shapes[0][0], factor.size), factor.shape]:
+        return False
+    for name in (kernel, bias):
+        values.scale(name, factor)
+    reshape.output[0] = product.output[0]
+    return True
 
 
 def _used(nodes, outputs):

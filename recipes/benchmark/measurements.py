@@ -332,29 +332,30 @@ def export(options):
 def features(options):
     """Compare ONNX files of a headless model, of keras_vit and torch's of timm."""
     checkpoint = options.checkpoint
-    libraries = {"keras_vit": ("keras_vit-ONNX", "tensorflow"), "timm": ("timm", "torch")}
+    contestants = [f"keras_vit-{kind}" for kind in ("ONNX", "ONNX-resize")]
+    contestants = contestants * bool(options.of("keras_vit"))
+    contestants += ["timm"] * bool(options.of("timm"))
     for variant in [None] if checkpoint else options.variants:
         sizes = {"image_size": options.image_size}
         if variant is not None:
             sizes = options.sizes(variant)
         name = variant or pathlib.Path(checkpoint).name
         for batch in SERVED_BATCHES[:2]:
-            for library, (contestant, backend) in libraries.items():
-                if options.of(library):
-                    yield Case(
-                        f"{name}, {options.image_size} px, batch {batch}, features",
-                        contestant,
-                        ".features.served",
-                        {
-                            "library": library,
-                            "checkpoint": checkpoint,
-                            "sizes": sizes,
-                            "directory": str(options.scratch / f"{name}-features"),
-                            "batch": batch,
-                            "repetitions": options.repetitions,
-                        },
-                        backend,
-                    )
+            for contestant in contestants:
+                yield Case(
+                    f"{name}, {options.image_size} px, batch {batch}, features",
+                    contestant,
+                    ".features.served",
+                    {
+                        "contestant": contestant,
+                        "checkpoint": checkpoint,
+                        "sizes": sizes,
+                        "directory": str(options.scratch / f"{name}-features"),
+                        "batch": batch,
+                        "repetitions": options.repetitions,
+                    },
+                    "torch" if contestant == "timm" else "tensorflow",
+                )
 
 
 MEASUREMENTS: dict[str, Callable[[Options], Iterator[Case]]] = {

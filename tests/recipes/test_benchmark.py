@@ -74,8 +74,9 @@ def test_features_of_onnx_files(tmp_path):
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "features.json").read_text())["rows"]
     assert not [row["error"] for row in rows if row["error"]]
-    assert {row["contestant"] for row in rows} == {"keras_vit-ONNX", "timm"}
-    assert len(rows) == 2 * 2 * 2  # Batch sizes, contestants and figures.
+    names = ["keras_vit-ONNX", "keras_vit-ONNX-resize", "timm"]
+    assert sorted({row["contestant"] for row in rows}) == names
+    assert len(rows) == 2 * 3 * 2  # Batch sizes, contestants and figures.
     assert "keras_vit-ONNX / timm" in (tmp_path / "features.txt").read_text()
 
 

@@ -13,32 +13,32 @@ from recipes.benchmark.timing import throughput
 OPSET = 18
 
 
-def served(library, checkpoint, sizes, directory, batch, repetitions):
+def served(contestant, checkpoint, sizes, directory, batch, repetitions):
     """Prepare to measure the latency and the throughput of an ONNX file in onnxruntime.
 
-    Both files return the pooled features and the tokens. The file of keras_vit resizes
-    and scales pixels; that of timm takes scaled images of the right size.
+    All files return the pooled features and the tokens. Those of keras_vit take pixels,
+    which they scale; that of `keras_vit-ONNX-resize` takes images of any size. The file
+    of timm takes scaled images.
     """
     place = pathlib.Path(directory)
     place.mkdir(parents=True, exist_ok=True)
-    model = _model(place, checkpoint, sizes)
-    path = place / f"{library}.onnx"
+    model = _model(place, checkpoint, sizes, contestant.endswith("resize"))
+    path = place / f"{contestant}.onnx"
     if not path.exists():
-        {"keras_vit": _export_keras_vit, "timm": _export_timm}[library](model, path)
+        (_export_timm if contestant == "timm" else _export_keras_vit)(model, path)
     session = import_module("onnxruntime").InferenceSession(path)
     images = (random_batch(batch, sizes["image_size"])[0] * 50 + 128).clip(0, 255)
-    if library == "timm":
-        preprocessor = model.preprocessor.with_image_size(None)
-        images = np.asarray(preprocessor(images)).transpose(0, 3, 1, 2).copy()
+    if contestant == "timm":
+        images = np.asarray(model.preprocessor(images)).transpose(0, 3, 1, 2).copy()
 
     def forward():
         return session.run(["pooled", "tokens"], {"images": images})
 
-    _check_same(forward(), library, batch, place)
+    _check_same(forward(), contestant, batch, place)
     return throughput(forward, batch, repetitions)
 
 
-def _model(place, checkpoint, sizes):
+def _model(place, checkpoint, sizes, resizes):
     """Return the headless model, which has random weights without a checkpoint.
 
     Its preprocessor does not crop, so that it does not change images of the model's size.
@@ -56,7 +56,8 @@ def _model(place, checkpoint, sizes):
     model = keras_vit.load_checkpoint(checkpoint, input_shape=shape, head="drop")
     config = model.preprocessor.get_config()
     config |= {"crop_fraction": None, "crop_rounding": "nearest"}
-    model.preprocessor = type(model.preprocessor).from_config(config)
+    preprocessor = type(model.preprocessor).from_config(config)
+    model.preprocessor = preprocessor if resizes else preprocessor.with_image_size(None)
     return model
 
 
@@ -98,11 +99,11 @@ def _export_timm(model, path):
     )
 
 
-def _check_same(outputs, library, batch, place):
-    """Raise a ValueError if another library computed other features of the same batch."""
+def _check_same(outputs, contestant, batch, place):
+    """Raise a ValueError if another contestant computed other features of the batch."""
     pooled, tokens = outputs
     found = {"pooled": pooled, "tokens": tokens.reshape(batch, -1, tokens.shape[-1])}
-    np.savez(place / f"{library}-{batch}.npz", **found)
+    np.savez(place / f"{contestant}-{batch}.npz", **found)
     for path in place.glob(f"*-{batch}.npz"):
         with np.load(path) as other:
             for name, values in found.items():
@@ -110,5 +111,6 @@ def _check_same(outputs, library, batch, place):
                 difference = float(np.abs(values - other[name]).max()) / scale
                 if difference > 1e-3:
                     raise ValueError(
-                        f"{name} of {library} and {path.name} differ by {difference:.1e}."
+                        f"{name} of {contestant} and of {path.name} differ by "
+                        f"{difference:.1e}."
                     )
