@@ -46,6 +46,7 @@ class _Values:
 
     def __init__(self, graph):
         self._constants = {x.name: x for x in graph.initializer}
+        self._outputs = {output.name for output in graph.output}
         self._producers = {name: node for node in graph.node for name in node.output}
         self._consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
@@ -62,8 +63,8 @@ class _Values:
         self._constants[name].CopyFrom(numpy_helper.from_array(scaled, name))
 
     def is_used_once(self, name):
-        """Return True if only one operation uses a value."""
-        return len(self._consumers[name]) == 1
+        """Return True if a single operation uses a value, which is not an output."""
+        return len(self._consumers[name]) == 1 and name not in self._outputs
 
     def producer(self, name, op_type):
         """Return the operation that computes a value; raise LookupError for another."""
