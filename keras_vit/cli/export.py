@@ -127,6 +127,11 @@ def main(arguments: list[str] | None = None) -> None:
         if getattr(options, name) is not None:
             option = "--" + name.replace("_", "-")
             parser.error(f"{option} is not for --format {options.format}: {reason}.")
+    for name in ("version", "top_k"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            option = "--" + name.replace("_", "-")
+            parser.error(f"{option} must be 1 or more; received {value}.")
     with command_line.reported():
         try:
             print(_export(options))

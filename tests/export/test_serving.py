@@ -272,15 +272,17 @@ def test_the_client_over_grpc(exported, photographs, tmp_path, capsys):
         server.stop(None)
 
 
-def test_the_command_reports_errors(tmp_path):
+def test_the_command_reports_errors(tmp_path, capsys):
     for arguments, message in [
         (["nowhere.npz"], "nowhere.npz"),
         (["nowhere.npz", "--labels", "no.txt"], "no.txt"),
-        (["nowhere.npz", "--version", "0"], "version must be an int"),
     ]:
         with pytest.raises(SystemExit) as exit_info:
             export.main([*arguments, "--to", str(tmp_path / "served")])
         assert message in str(exit_info.value)
+    with pytest.raises(SystemExit):
+        export.main(["nowhere.npz", "--version", "0", "--to", str(tmp_path / "served")])
+    assert "--version must be 1 or more; received 0" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 
 
