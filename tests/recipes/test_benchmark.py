@@ -13,6 +13,7 @@ import pytest
 
 from recipes.benchmark import flops, report, runner
 from recipes.benchmark.__main__ import main
+from recipes.benchmark.contestants import CONTESTANTS
 from recipes.benchmark.torchvision_stub import install
 
 pytestmark = pytest.mark.any_backend
@@ -65,8 +66,8 @@ def test_export_formats(tmp_path):
 
 @pytest.mark.slow
 def test_features_of_onnx_files(tmp_path):
-    for package in ("timm", "torch"):
-        pytest.importorskip(package, reason="files of timm are NOT TESTED")
+    if CONTESTANTS["timm"].missing:
+        pytest.skip("files of timm are NOT TESTED")
     result = run(
         *("features", "--alternations", "1", *TINY),
         *("--contestants", "keras_vit-tensorflow", "timm", "--out", str(tmp_path)),
