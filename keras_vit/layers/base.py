@@ -188,7 +188,8 @@ def in_words(argument: Any) -> str:
         return f"[{', '.join(map(in_words, argument))}]"
     if not isinstance(argument, keras.layers.Layer):
         return repr(argument)
-    (name, options), (_, usual) = map(description, (argument, type(argument)()))
+    name, options = description(argument)
+    usual = {option: _default(type(argument), option) for option in options}
     changed = [f"{k}={v!r}" for k, v in options.items() if v != usual[k]]
     return f"{name}({', '.join(changed)})"
 

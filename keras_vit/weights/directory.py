@@ -7,9 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_vit.layers.base import description, in_words
+from keras_vit.layers.attention import SelfAttention
+from keras_vit.layers.base import description, in_words, restored
+from keras_vit.layers.heads import GlobalAveragePooling, TokenPooling
+from keras_vit.layers.mlp import make_mlp
+from keras_vit.layers.norms import make_norm
+from keras_vit.layers.preprocessor import Preprocessor
 from keras_vit.weights.checks import impossible
-from keras_vit.weights.pieces import POSITIONS, Piece
+from keras_vit.weights.pieces import POSITIONS, Piece, attention_pooling
 
 
 class Directory(NamedTuple):
@@ -38,14 +43,16 @@ class Directory(NamedTuple):
             (path / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
-# Arguments that determine the network. Rates, `remat` and the initial values of
-# LayerScale and of the classifier matter only in training.
+# Arguments that determine the network and are compared as they are. Rates, `remat` and
+# the initial values of LayerScale and of the classifier matter only in training.
 _NETWORK = (
     *("input_shape", "patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim"),
-    *("include_top", "pooling", "class_token", "distillation_token", "final_norm"),
-    *("representation_size", "positions", "registers", "qkv_bias", "activation"),
-    *("layer_norm_epsilon", "norm", "mlp", "attention", "block", "embedding_norm"),
+    *("include_top", "class_token", "distillation_token", "final_norm", "registers"),
+    *("representation_size", "qkv_bias", "layer_norm_epsilon", "block", "stem"),
+    "embedding_norm",
 )
+# End of the messages about models that a library does not have.
+_UNWRITTEN = "Nothing was written. A target ending in .keras can hold any model."
 
 
 def require(config: dict[str, Any], library: str, possible: dict[str, tuple]) -> None:
@@ -59,8 +66,38 @@ def require(config: dict[str, Any], library: str, possible: dict[str, tuple]) ->
     for argument, expressed, value in impossible(config, possible):
         raise ValueError(
             f"{library} has {argument}={expressed} in networks like this; the model has "
-            f"{value}, which {library} cannot express. Nothing was written."
+            f"{value}, which {library} cannot express. {_UNWRITTEN}"
         )
+
+
+def _structure(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a network in a form that is equal for equal networks.
+
+    Args:
+        config: dict, the model's `resolved_config()`.
+    """
+    structure = {argument: config[argument] for argument in _NETWORK}
+    if config["class_token"] and config["added_positions"] == "learned":
+        structure["class_token_position"] = config["class_token_position"]
+    if config["include_top"]:
+        structure["classes"] = config["classes"]
+    poolings = {
+        "token": TokenPooling(),
+        "gap": GlobalAveragePooling(config["num_prefix_tokens"]),
+        "map": attention_pooling(config),
+    }
+    pooling = config["pooling"]
+    if isinstance(pooling, str):
+        pooling = poolings.get(pooling, pooling)
+    return {
+        **structure,
+        "positions": [config["added_positions"], config["attention_positions"]],
+        "pooling": pooling,
+        "norm": make_norm(config["norm"], config["layer_norm_epsilon"]),
+        # A gated MLP has its own activation instead of the model's.
+        "mlp": make_mlp(config["mlp"], config["activation"]),
+        "attention": restored(config["attention"]) or SelfAttention(),
+    }
 
 
 def check_same_network(model: Any, again: Any, library: str) -> None:
@@ -71,19 +108,47 @@ def check_same_network(model: Any, again: Any, library: str) -> None:
         again: the `ViT` that was loaded from the directory.
         library: name of the library, for the message.
     """
-    config, other = model.resolved_config(), again.resolved_config()
-    arguments = list(_NETWORK)
-    if config["class_token"] and config["added_positions"] == "learned":
-        arguments.append("class_token_position")
-    if config["include_top"]:
-        arguments.append("classes")
-    for argument in arguments:
-        if description(config[argument]) != description(other[argument]):
+    config, other = (_structure(m.resolved_config()) for m in (model, again))
+    for argument, value in config.items():
+        if description(value) != description(other[argument]):
             raise ValueError(
-                f"{library} cannot express {argument}={in_words(config[argument])} in a "
-                f"network like this: it would have {in_words(other[argument])}. Nothing "
-                "was written."
+                f"{library} cannot express {argument}={in_words(value)} in a network "
+                f"like this: it would have {in_words(other[argument])}. {_UNWRITTEN}"
             )
+    pixels, others = (_pixels(m.preprocessor, m.input_shape[-1]) for m in (model, again))
+    for setting, value in pixels.items():
+        if not _is_close(value, others.get(setting)):
+            raise ValueError(
+                f"{library} cannot express a preprocessor with {setting}={value!r} "
+                f"beside a network like this: it would have {others.get(setting)!r}. "
+                "Pass preprocessor=keras_vit.layers.Preprocessor(...) with another value "
+                "to convert. Nothing was written."
+            )
+
+
+def _pixels(preprocessor: Preprocessor, channels: int) -> dict[str, Any]:
+    """Return the settings that determine the pixels, in a form that can be compared."""
+    scaled = preprocessor.with_channels(channels)
+    mean, std = (
+        np.broadcast_to(values, channels).tolist() for values in (scaled.mean, scaled.std)
+    )
+    settings: dict[str, Any] = {"mean": mean, "std": std}
+    size, crop = preprocessor.image_size, preprocessor.crop_fraction
+    if size is None:  # Images have the right size already; a resize leaves them as is.
+        return settings
+    settings["resize"] = preprocessor.resize
+    settings["crop_to_aspect_ratio"] = preprocessor.crop_to_aspect_ratio
+    settings["crop_rounding"] = None if crop is None else preprocessor.crop_rounding
+    # Close fractions may give the same pixels: only the covered size matters.
+    settings["crop_fraction"] = crop and [int(side / crop) for side in size]
+    return settings
+
+
+def _is_close(value, other):
+    """Return True if two settings are equal, except for rounding of numbers."""
+    if isinstance(value, list) and isinstance(other, list):
+        return np.allclose(value, other, rtol=1e-5, atol=1e-5)
+    return value == other
 
 
 def position_rows(config: dict[str, Any], with_registers: bool) -> int | None:

@@ -207,7 +207,7 @@ def add_vit(
             add(block_name(i), f"block_{i}", layer, parts)
     if config["final_norm"] is not None:
         pieces.norm(names["norm"], "norm", d, norm)
-    if _attention_pooling(config) is not None:
+    if attention_pooling(config) is not None:
         pieces.plain(names["probe"], "pooling/probe", (1, 1, d))
         for layer, parts in names["pooling"].items():
             add("", "pooling", layer, parts)
@@ -236,7 +236,7 @@ def _block_adder(pieces, config):
         blocks["attention/relative_mlp/expand"] = (2, width, True)
         blocks["attention/relative_mlp/contract"] = (width, heads, True)
     pooling = {}
-    if (probe := _attention_pooling(config)) is not None:
+    if (probe := attention_pooling(config)) is not None:
         pooling["key_value"] = (d, (2 * heads, d // heads), probe.use_qkv_bias)
         pooling["projection"] = (head, d, True)
         if probe.use_query_projection:
@@ -281,10 +281,21 @@ def _block_adder(pieces, config):
     return add
 
 
-def _attention_pooling(config):
-    """Return the `AttentionPooling` of a model, not built, or None."""
+def attention_pooling(config: dict[str, Any]) -> AttentionPooling | None:
+    """Return the `AttentionPooling` of a model, not built, or None.
+
+    Args:
+        config: dict, the model's `resolved_config()`.
+    """
     if config["pooling"] == "map":
-        return AttentionPooling(config["num_heads"], config["mlp_dim"])
+        return AttentionPooling(
+            config["num_heads"],
+            config["mlp_dim"],
+            config["num_prefix_tokens"],
+            activation=config["activation"],
+            layer_norm_epsilon=config["layer_norm_epsilon"],
+            norm=config["norm"],
+        )
     pooling = restored(config["pooling"])
     return pooling if isinstance(pooling, AttentionPooling) else None
 

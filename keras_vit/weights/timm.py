@@ -20,6 +20,8 @@ from keras_vit.weights.timm_config import preprocessing, read_config
 from keras_vit.weights.timm_network import (
     BIAS_TABLE,
     POOLINGS,
+    SCALES,
+    SHARED,
     TimmNetwork,
     unsupported,
 )
@@ -28,7 +30,8 @@ from keras_vit.weights.timm_network import (
 # those of transformers.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 
-_ROOT = re.compile(r"patch_embed\.backbone\.(stem\.)?conv\.weight")
+# Names of the kernel of the first convolution: in a stem without and with stages.
+ROOTS = "patch_embed.backbone.conv.weight", "patch_embed.backbone.stem.conv.weight"
 _UNIT = re.compile(r"patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)\.conv1\.weight")
 _STEM = {
     "unit": "patch_embed.backbone.stages.{}.blocks.{}.".format,
@@ -43,7 +46,7 @@ _TRAINING = re.compile(r"mask_token|decoder_(embed|pos_embed|blocks|norm|pred)(\
 _RENAMED = {
     # DINOv2 groups blocks in chunks, for training on many devices.
     r"^blocks\.\d+\.(\d+)\.": r"blocks.\1.",
-    r"\.gamma_([12])$": r".ls\1.gamma",
+    **{rf"\.{own}$": f".{name}" for name, own in SCALES.items()},
     r"^register_tokens$": "reg_token",
 }
 # Number of attention heads if timm's code does not state it.
@@ -102,6 +105,7 @@ class TimmSource(Source):
         self._config = read_config(self.path)
         self._arguments = self._config.get("model_args") or {}
         self._published = self._config.get("pretrained_cfg") or {}
+        self._given = architecture
         self._architecture = self._find_architecture(architecture)
         self._network = self._make_network()
         self.possible: dict[str, tuple] = {"representation_size": (None,)}
@@ -149,14 +153,7 @@ class TimmSource(Source):
 
     def _split_shared(self, network):
         """Replace tensors of all blocks by one tensor for each block."""
-        layers = {
-            "rope.freqs": ("rope.freqs", 1),
-            f"rel_pos_bias.{BIAS_TABLE}": (f"attn.{BIAS_TABLE}", None),
-        }
-        for layer in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"):
-            name = f"rel_pos.mlp.{layer}"
-            layers[f"shared_{name}"] = f"attn.{name}", None
-        for shared, (own, axis) in layers.items():
+        for shared, (own, axis) in SHARED.items():
             if shared not in self.shapes:
                 continue
             shape = list(self.shapes.pop(shared))
@@ -171,7 +168,7 @@ class TimmSource(Source):
 
     def _infer_stem(self):
         """Return the ResNet stem that the tensors show, or None."""
-        self._root = next(filter(_ROOT.fullmatch, self.shapes), None)
+        self._root = next((root for root in ROOTS if root in self.shapes), None)
         if self._root is None:
             return None
         units = collections.Counter(
@@ -204,11 +201,15 @@ class TimmSource(Source):
         raise self._other_network([f"architecture {name!r}"])
 
     def _other_network(self, what):
+        source = f"The config.json beside {self.path}"
+        if self._given is not None:
+            beside = f" with the config.json beside {self.path}" if self._config else ""
+            source = f"architecture={self._given!r}{beside}"
         return ValueError(
-            f"The config.json beside {self.path} describes a network that keras_vit "
-            f"does not have, or does not know ({', '.join(what)}). Its tensors might "
-            "load but give other outputs. If it computes exactly the same as another "
-            "architecture of timm, pass the name of that one: architecture=..."
+            f"{source} describes a network that keras_vit does not have, or does not "
+            f"know ({', '.join(what)}). Its tensors might load but give other outputs. "
+            "If it computes exactly the same as another architecture of timm, pass the "
+            "name of that one: architecture=..."
         )
 
     @functools.cached_property
@@ -465,7 +466,7 @@ def network_pieces(
     """
     pieces = TorchPieces()
     if config["stem"] is not None:
-        root = (root or "patch_embed.backbone.stem.conv.weight").removesuffix(".weight")
+        root = (root or ROOTS[True]).removesuffix(".weight")
         norm = f"{root.removesuffix('conv')}norm"
         stem = {"root": root, "root_norm": norm, **_STEM}
         config = add_stem(pieces, stem, config, "timm")

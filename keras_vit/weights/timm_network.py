@@ -32,9 +32,22 @@ ACTIVATIONS = {
 }
 # Name of the tables of relative positions in timm.
 BIAS_TABLE = "relative_position_bias_table"
-_AXES = {"ij": "yx", "xy": "xy"}
-_NORMS = {"layernorm": "layer", "rmsnorm": "rms"}
+AXES = {"ij": "yx", "xy": "xy"}
+NORMS = {"layernorm": "layer", "rmsnorm": "rms"}
 _POST_NORM = ("ResPostBlock", "ResPostRelPosBlock")
+
+# Tensors of all blocks, with their names after those of a block, and the axis of the
+# blocks; without an axis, all blocks have the same values.
+SHARED: dict[str, tuple[str, int | None]] = {
+    "rope.freqs": ("rope.freqs", 1),
+    f"rel_pos_bias.{BIAS_TABLE}": (f"attn.{BIAS_TABLE}", None),
+    **{
+        f"shared_rel_pos.mlp.{layer}": (f"attn.rel_pos.mlp.{layer}", None)
+        for layer in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+    },
+}
+# Tensors of LayerScale, with their names in the classes Eva and Beit.
+SCALES = {"ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2"}
 
 # Arguments of timm's models that follow from the tensors, or that affect only training.
 _SHOWN = {
@@ -47,7 +60,8 @@ _SHOWN = {
     *("attn_pool_mlp_ratio", "use_rel_pos_bias", "dynamic_img_size", "weight_init"),
     *("strict_img_size", "fix_init", "head_init_scale", "drop_rate", "drop_path_rate"),
     *("proj_drop_rate", "pos_drop_rate", "attn_drop_rate", "patch_drop_rate"),
-    *("rope_shift_coords", "rope_jitter_coords", "rope_rescale_coords"),
+    *("rope_shift_coords", "rope_jitter_coords", "rope_rescale_coords", "rel_pos_dim"),
+    *("shared_rel_pos", "use_shared_rel_pos_bias"),
 }
 # Arguments that change the outputs, with the values that are supported; None for any.
 _SUPPORTED: dict[str, tuple | None] = {
@@ -55,9 +69,10 @@ _SUPPORTED: dict[str, tuple | None] = {
     "act_layer": (None, *ACTIVATIONS),
     "global_pool": (None, *POOLINGS),
     "pos_embed": ("learn", "none", ""),
-    "norm_layer": (None, *_NORMS),
+    "norm_layer": (None, *NORMS),
     "norm_eps": None,
-    "embed_norm_layer": (None, *_NORMS),
+    "embed_norm_layer": (None, "", *NORMS),
+    "rel_pos_type": ("mlp",),
     "block_fn": (None, "Block", "ParallelScalingBlock", *_POST_NORM),
     "mlp_layer": (None, "Mlp", "swiglu_packed", "SwiGLU"),
     "attn_layer": (None, "", "attn"),
@@ -65,7 +80,7 @@ _SUPPORTED: dict[str, tuple | None] = {
     "use_rot_pos_emb": (False, True),
     "rope_type": ("cat", "dinov3", "mixed"),
     "rope_grid_offset": None,
-    "rope_grid_indexing": tuple(_AXES),
+    "rope_grid_indexing": tuple(AXES),
     "rope_temperature": None,
     "rope_rotate_half": (False, True),
     "ref_feat_shape": None,
@@ -274,7 +289,7 @@ class TimmNetwork:
         arguments = self.arguments
         kind = arguments.get("rope_type", "cat")
         temperature = float(arguments.get("rope_temperature", 10000.0))
-        axes = _AXES[arguments.get("rope_grid_indexing", "ij")]
+        axes = AXES[arguments.get("rope_grid_indexing", "ij")]
         half = arguments.get("rope_rotate_half", False)
         layout = "half" if half else "interleaved"
         if kind == "mixed":
