@@ -18,11 +18,13 @@ from keras_vit.weights.directory import check_same_network
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource, save_npz
 from keras_vit.weights.timm_writer import timm_directory
+from keras_vit.weights.transformers.source import TransformersSource
 from keras_vit.weights.transformers.writer import transformers_directory
 
 TARGETS = (".keras", ".weights.h5", ".npz")
-# Functions that return the content of a directory for another library.
-LIBRARIES = {"timm": timm_directory, "transformers": transformers_directory}
+LIBRARIES = ("timm", "transformers")
+# Arguments that open a checkpoint, apart from those of the model.
+_OPENING = ("architecture", "state_dict")
 
 
 def convert(
@@ -48,7 +50,8 @@ def convert(
             the weights, the architecture, the preprocessing and the names of the
             classes. Both libraries return logits, whatever the model's
             `classifier_activation`. A `ViTForImageClassification` without classes
-            returns the features of a model without a head.
+            returns the features of a model without a head. Every network that
+            `load_checkpoint` reads from a library can be written for it.
         **overrides: arguments passed on to `keras_vit.load_checkpoint`.
 
     Returns:
@@ -68,7 +71,7 @@ def convert(
     model = load_checkpoint(source, **overrides)
     if ending in ("", ".npz") or "quantized" not in model.get_config():
         model = merged(model)
-    directory = None if to is None else _directory(model, to)
+    directory = None if to is None else _directory(model, to, source, overrides)
     with staged(target.parent) as staging:
         written = staging / f"model{ending}"
         if to is None or directory is None:
@@ -97,12 +100,12 @@ def convert(
 def _check_target(target, to):
     """Return the ending of the target, "" for a directory; raise if it is invalid."""
     if to is not None:
-        check_choice("to", to, tuple(LIBRARIES))
+        check_choice("to", to, LIBRARIES)
     ending = next((e for e in TARGETS if target.name.endswith(e)), None)
     if to is None and ending is None:
         raise ValueError(
             f"The target must end in {', '.join(TARGETS)}; received {target}. For a "
-            f"directory of {' or '.join(LIBRARIES)}, pass to={next(iter(LIBRARIES))!r}."
+            f"directory of {' or '.join(LIBRARIES)}, pass to={LIBRARIES[0]!r}."
         )
     if to is not None and ending is not None:
         raise ValueError(
@@ -114,14 +117,28 @@ def _check_target(target, to):
     return ending or ""
 
 
-def _directory(model, library):
+def _directory(model, library, source, overrides):
     """Return the content of a directory of a library."""
     if isinstance(model, T2TViT):
         raise ValueError(
             f"{library} has no T2T-ViT, so a T2TViT cannot be converted to it. Nothing "
-            "was written."
+            "was written. A target ending in .keras can hold any model."
         )
-    return LIBRARIES[library](model)
+    if library == "timm":
+        return timm_directory(model)
+    return transformers_directory(model, _states_pixels(source, overrides))
+
+
+def _states_pixels(source, overrides):
+    """Return False if a directory of transformers does not state its preprocessing.
+
+    The model's preprocessor is then only a default, which is not written.
+    """
+    path = fetch_checkpoint(source)
+    if overrides.get("preprocessor") is not None or path.endswith(".keras"):
+        return True
+    opened = open_checkpoint(path, **{name: overrides.get(name) for name in _OPENING})
+    return not isinstance(opened, TransformersSource) or bool(opened.preprocessing)
 
 
 def _load_directory(model, path):

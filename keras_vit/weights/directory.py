@@ -80,7 +80,7 @@ def _structure(config: dict[str, Any]) -> dict[str, Any]:
     if config["class_token"] and config["added_positions"] == "learned":
         structure["class_token_position"] = config["class_token_position"]
     if config["include_top"]:
-        structure["classes"] = config["classes"]
+        structure |= {name: config[name] for name in ("classes", "class_names")}
     poolings = {
         "token": TokenPooling(),
         "gap": GlobalAveragePooling(config["num_prefix_tokens"]),
@@ -149,6 +149,41 @@ def _is_close(value, other):
     if isinstance(value, list) and isinstance(other, list):
         return np.allclose(value, other, rtol=1e-5, atol=1e-5)
     return value == other
+
+
+def shares_positions(values: dict[str, np.ndarray], num_layers: int) -> bool:
+    """Return True if all blocks have equal relative positions.
+
+    Formats can store them once.
+
+    Args:
+        values: dict from path to array, the model's weights.
+        num_layers: int, number of blocks.
+    """
+    first = {
+        path.removeprefix("block_0/"): value
+        for path, value in values.items()
+        if path.startswith("block_0/attention/relative_")
+    }
+    return (
+        num_layers > 1
+        and bool(first)
+        and all(
+            np.array_equal(values[f"block_{index}/{path}"], value)
+            for index in range(1, num_layers)
+            for path, value in first.items()
+        )
+    )
+
+
+def stated_positions(config: dict[str, Any]) -> Any:
+    """Return the added positions if there are no others, otherwise all positions.
+
+    Args:
+        config: dict, the model's `resolved_config()`.
+    """
+    inside = config["attention_positions"] is not None
+    return config["positions"] if inside else config["added_positions"]
 
 
 def position_rows(config: dict[str, Any], with_registers: bool) -> int | None:

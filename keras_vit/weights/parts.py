@@ -2,6 +2,8 @@
 
 import contextlib
 
+import numpy as np
+
 from keras_vit.weights.tensor_file import TensorFile
 from keras_vit.weights.torch_file import TorchFile
 
@@ -111,3 +113,23 @@ class Split(TensorFile):
                 return read(whole)[rows]
 
             yield read_part
+
+
+def join(
+    tensors: dict[str, np.ndarray], splits: dict[str, dict[str, int]]
+) -> dict[str, np.ndarray]:
+    """Return tensors whose parts are packed, the inverse of `Split`.
+
+    Args:
+        tensors: dict from name to array.
+        splits: dict, as for `Split`.
+    """
+    joined = dict(tensors)
+    for packed, parts in splits.items():
+        first = next(iter(parts))
+        for name in tensors:
+            if f".{name}".endswith(f".{first}"):
+                prefix = name.removesuffix(first)
+                arrays = [joined.pop(prefix + part) for part in parts]
+                joined[prefix + packed] = np.concatenate(arrays)
+    return joined

@@ -19,7 +19,7 @@ from keras_vit.layers.relative_positions import (
 )
 from keras_vit.layers.resnet import ResNetStem
 from keras_vit.layers.rotary import MixedRotaryPositions, RotaryPositions
-from keras_vit.weights.directory import require
+from keras_vit.weights.directory import require, stated_positions
 from keras_vit.weights.pieces import attention_pooling
 from keras_vit.weights.timm_network import ACTIVATIONS, AXES, NORMS, POOLINGS
 
@@ -194,12 +194,6 @@ def _require_pooling(config, num_heads, mlp_dim, prefixes, activation):
         require({"pooling": pooling}, LIBRARY, {"pooling": tuple(allowed)})
 
 
-def _added(config):
-    """Return the added positions, or all positions if some are inside the attention."""
-    inside = config["attention_positions"] is not None
-    return config["positions"] if inside else config["added_positions"]
-
-
 def _vit_architectures(config, is_gated):
     """Return architectures of the class VisionTransformer with a model's layers.
 
@@ -241,7 +235,7 @@ def _vit(config):
     positions = ("learned",) if distilled else ("learned", "none")
     has_stem, is_post = config["stem"] is not None, config["block"] == "post_norm"
     require(
-        {**config, "positions": _added(config)},
+        {**config, "positions": stated_positions(config)},
         LIBRARY,
         {
             "positions": positions,

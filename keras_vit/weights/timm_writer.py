@@ -4,7 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_vit.weights.directory import Directory, position_rows, write_tensors
+from keras_vit.weights.directory import (
+    Directory,
+    position_rows,
+    shares_positions,
+    write_tensors,
+)
 from keras_vit.weights.timm import ROOTS, network_pieces
 from keras_vit.weights.timm_arguments import timm_model
 from keras_vit.weights.timm_config import pretrained_cfg
@@ -21,7 +26,7 @@ def timm_directory(model: Any) -> Directory:
         ValueError: if timm cannot express the model.
     """
     config, values = model.resolved_config(), model._values()
-    is_shared = _is_shared(values, config["num_layers"])
+    is_shared = shares_positions(values, config["num_layers"])
     described = timm_model(config, is_shared)
     rows_for_registers = config["class_token_position"] and config["class_token"]
     config["position_rows"] = position_rows(config, with_registers=rows_for_registers)
@@ -50,24 +55,6 @@ def timm_directory(model: Any) -> Directory:
     if config["include_top"] and config["class_names"]:
         content["label_names"] = config["class_names"]
     return Directory(tensors, {"config.json": content})
-
-
-def _is_shared(values, num_layers):
-    """Return True if all blocks have equal relative positions, which timm stores once."""
-    first = {
-        path.removeprefix("block_0/"): value
-        for path, value in values.items()
-        if path.startswith("block_0/attention/relative_")
-    }
-    return (
-        num_layers > 1
-        and bool(first)
-        and all(
-            np.array_equal(values[f"block_{index}/{path}"], value)
-            for index in range(1, num_layers)
-            for path, value in first.items()
-        )
-    )
 
 
 def _stored(tensors, num_layers, kind, is_shared):

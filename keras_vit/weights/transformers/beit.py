@@ -7,7 +7,8 @@ from keras_vit.weights.transformers.source import BlockNames, TransformersSource
 from keras_vit.weights.transformers.vit import NEW_BLOCK, OLD_BLOCK, ViTSource
 
 _TABLE = "relative_position_bias.relative_position_bias_table"
-_SHARED = (f"encoder.{_TABLE}", "shared_position_bias.relative_position_bias_table")
+# Name of one table for all blocks, in transformers 4 and 5.
+SHARED_TABLES = (f"encoder.{_TABLE}", "shared_position_bias.relative_position_bias_table")
 _SCALES = {"attention_scale": "lambda_1", "mlp_scale": "lambda_2"}
 
 
@@ -66,7 +67,7 @@ class BeitSource(TransformersSource):
     def _tables(self):
         """Return the names of the tables of the first block and of all blocks."""
         own = self._block_name(0) + self._block.layers[BIAS_TABLE]
-        shared = (self._prefix + name for name in _SHARED)
+        shared = (self._prefix + name for name in SHARED_TABLES)
         found = [name if name in self.shapes else None for name in (own, *shared)]
         return found[0], found[1] or found[2]
 
@@ -129,9 +130,14 @@ class BeitSource(TransformersSource):
         return () if after else (f"{self._prefix}pooler.",)
 
     def pieces(self, config):
-        pieces = super().pieces(config)
         _, shared = self._tables()
-        if shared is None:
+        return super().pieces({**config, "shared_table": shared})
+
+    @classmethod
+    def network_pieces(cls, config, prefix, block):
+        """Return the tensors of a network; with a `shared_table`, one for all blocks."""
+        pieces = super().network_pieces(config, prefix, block)
+        if (shared := config.get("shared_table")) is None:
             return pieces
         return [
             piece._replace(names=(shared,)) if piece.path.endswith(BIAS_TABLE) else piece

@@ -71,6 +71,10 @@ class Dinov2Source(TransformersSource):
         pooling = "token_gap" if self.num_classes() else "token"
         return {"pooling": pooling, "mlp": "swiglu" if self._is_gated() else "plain"}
 
+    @classmethod
+    def written_block(cls, config):
+        return cls.blocks[int(config["mlp"] != "plain")]
+
     def _is_gated(self):
         return self._block.layers["mlp/contract"] != _MLP["mlp/contract"]
 

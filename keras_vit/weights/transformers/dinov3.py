@@ -98,6 +98,10 @@ class Dinov3Source(TransformersSource):
             "qkv_bias": "qv" if q and v and not k else q,
         }
 
+    @classmethod
+    def written_block(cls, config):
+        return cls.blocks[int(config["mlp"] == "plain")]
+
     def _is_gated(self):
         return isinstance(self._block.layers["mlp/expand"], tuple)
 

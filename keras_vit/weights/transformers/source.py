@@ -402,6 +402,15 @@ class TransformersSource(Source):
         return pieces
 
     @classmethod
+    def written_block(cls, config: dict[str, Any]) -> BlockNames:
+        """Return the oldest names of a block, which every version of transformers loads.
+
+        Args:
+            config: dict, the model's `resolved_config()`.
+        """
+        return cls.blocks[0]
+
+    @classmethod
     def layer_names(cls, config: dict[str, Any]) -> dict[str, Any]:
         """Return the names outside of the blocks, without prefix, for a config."""
         return cls.names
