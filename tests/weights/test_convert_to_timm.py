@@ -9,11 +9,14 @@ from safetensors.numpy import load_file
 import keras_vit
 from keras_vit.cli import convert as command
 from keras_vit.convert import convert
+from keras_vit.weights.directory import check_same_network
+from keras_vit.weights.timm_writer import timm_directory
 from tests.cases import array, perturb, random_images, tiny_vit
 from tests.golden import Golden
 
 pytestmark = pytest.mark.any_backend
 
+layers = keras_vit.layers
 RESIZE = {"resize": "bicubic_antialias", "crop_fraction": 0.9}
 # Arguments of models, each of which timm can express.
 MODELS = {
@@ -33,13 +36,37 @@ MODELS = {
     "parts": {"norm": "rms", "activation": "gelu", "class_token": True,
               "attention": keras_vit.layers.SelfAttention(qk_norm=True)},
     "named": {"activation": "gelu", "class_names": ["a", "b", "c", "d", "e"]},
+    "post_norm": {"block": "post_norm", "pooling": "gap", "activation": "gelu"},
+    "swiglu": {"mlp": "swiglu", "layer_scale": 0.1, "activation": "silu"},
+    "hybrid": {"stem": layers.ResNetStem((), epsilons="timm"), "patch_size": 2,
+               "activation": "gelu"},
+    "rope": {"positions": ["learned", layers.RotaryPositions(
+                 coordinates="index", reference_grid_shape=(4, 4), layout="interleaved")],
+             "qkv_bias": "qv", "activation": "gelu",
+             "mlp": layers.GatedMLP(inner_norm=True)},
+    "rope_pooled": {"positions": "rope_axial", "class_token": True, "registers": 2,
+                    "layer_norm_epsilon": 1e-5, "embedding_norm": "tokens",
+                    "activation": "gelu", "pooling": layers.AttentionPooling(
+                        4, 40, activation="gelu", layer_norm_epsilon=1e-5)},
+    "rope_mixed": {"positions": "rope_mixed", "layer_scale": 0.1, "activation": "gelu"},
+    "beit": {"positions": ["learned", "relative_bias"], "qkv_bias": "qv",
+             "class_token": True, "pooling": "gap", "final_norm": "after_pooling",
+             "activation": "gelu"},
+    "relpos": {"positions": layers.RelativePositionMLP(hidden_dim=12), "pooling": "gap",
+               "layer_scale": 0.1, "activation": "gelu"},
 }  # fmt: skip
+# Models whose blocks have equal relative positions, which timm stores once.
+SHARED = ("beit",)
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def converted(request, tmp_path_factory):
     """Return a model, and the directory to which it was converted."""
     model = perturb(with_preprocessor(**MODELS[request.param]))
+    if request.param in SHARED:
+        weights = model.weights_by_path()
+        table = weights["block_0/attention/relative_bias/table"]
+        weights["block_1/attention/relative_bias/table"].assign(table)
     directory = tmp_path_factory.mktemp(request.param)
     model.save(directory / "model.keras")
     assert convert(directory / "model.keras", directory / "timm", to="timm") <= 1e-5
@@ -115,8 +142,6 @@ def test_timm_gives_the_same_outputs(converted, how):
         ({"representation_size": 8}, "representation_size"),
         ({"layer_norm_epsilon": 1e-12}, "layer_norm_epsilon"),
         ({"activation": "relu"}, "activation"),
-        ({"block": "parallel"}, "block"),
-        ({"pooling": "token_gap"}, "pooling"),
         ({"preprocessor": keras_vit.layers.Preprocessor(image_size=(16, 24))}, "resize"),
         (
             {
@@ -138,6 +163,50 @@ def test_models_that_timm_cannot_express_are_refused(tmp_path, arguments, named)
     with pytest.raises(ValueError, match=rf"{named}.*timm.*Nothing was written"):
         convert(tmp_path / "model.keras", tmp_path / "timm", to="timm")
     assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"block": "parallel"}, "block='pre_norm' or 'post_norm'"),
+        ({"pooling": "token_gap"}, "pooling"),
+        ({"positions": "relative"}, "positions='learned'"),
+        ({"positions": "rope_axial", "activation": "gelu_tanh"}, "mlp"),
+        ({"positions": "rope_axial", "norm": "rms"}, "norm"),
+        ({"block": "post_norm", "layer_scale": 0.1}, "layer_scale"),
+        ({"block": "post_norm", "mlp": "swiglu"}, "mlp='plain'"),
+        ({"mlp": layers.GatedMLP(use_bias=False)}, "mlp"),
+        ({"stem": layers.ResNetStem((1,), width=32), "patch_size": 2}, "stem"),
+        ({"positions": "relative_bias", "pooling": "gap"}, "class_token"),
+        ({"positions": "relative_mlp", "mlp": "swiglu"}, "mlp"),
+        ({"positions": "rope_mixed", "registers": 2, "pooling": "map"}, "pooling"),
+        (
+            {
+                "positions": layers.RotaryPositions(coordinates="index"),
+                "layer_norm_epsilon": 1e-5,
+            },
+            "reference_grid_shape",
+        ),
+    ],
+)
+def test_networks_that_timm_does_not_have_are_refused(arguments, named):
+    model = with_preprocessor(**{"activation": "gelu", **arguments})
+    with pytest.raises(ValueError, match=r"Nothing was written") as error:
+        timm_directory(model)
+    assert f"{named}" in str(error.value)
+    assert str(error.value).startswith("timm ")
+
+
+def test_preprocessors_are_compared():
+    model, other = (
+        with_preprocessor(activation="gelu", input_shape=(16, 16, 3)) for _ in range(2)
+    )
+    check_same_network(model, other, "timm")
+    for setting, value in (("crop_fraction", 0.5), ("mean", 90.0)):
+        config = model.preprocessor.get_config()
+        other.preprocessor = layers.Preprocessor.from_config({**config, setting: value})
+        with pytest.raises(ValueError, match=rf"preprocessor with {setting}="):
+            check_same_network(model, other, "timm")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 import keras_vit
 from keras_vit.convert import convert
+from keras_vit.weights.transformers.writer import transformers_directory
 from recipes.benchmark import torchvision_stub
 from tests.cases import array, perturb, random_images, tiny_vit
 from tests.golden import Golden
@@ -20,6 +21,10 @@ pytestmark = pytest.mark.any_backend
 SQUARE = {"input_shape": (16, 16, 3)}
 # Arguments of models, each of which transformers can express.
 DINOV2 = {**SQUARE, "layer_scale": 0.1, "mlp_dim": 32, "activation": "gelu"}
+DINOV3 = {"positions": "rope_axial", "layer_scale": 0.1, "activation": "gelu",
+          "include_top": False}  # fmt: skip
+CLIP = {**SQUARE, "embedding_norm": "tokens", "final_norm": None}
+BEIT = {"qkv_bias": "qv", "class_token": True, "activation": "gelu"}
 MODELS = {
     "vit": {"layer_norm_epsilon": 1e-12, "activation": "gelu"},
     "cropped": {**SQUARE, "class_names": ["a", "b", "c", "d", "e"]},
@@ -33,7 +38,17 @@ MODELS = {
     "dinov2_classifier": {**DINOV2, "pooling": "token_gap"},
     "dinov2_registers": {**DINOV2, "registers": 3, "include_top": False},
     "dinov2_registers_classifier": {**DINOV2, "registers": 3, "pooling": "token_gap"},
-}
+    "dinov2_swiglu": {**DINOV2, "include_top": False, "mlp": "swiglu"},
+    "dinov3": {**DINOV3, "qkv_bias": "qv"},
+    "dinov3_gated": {**DINOV3, "mlp": "swiglu", "registers": 2, "qkv_bias": False},
+    "clip": {**CLIP, "include_top": False, "final_norm": "after_pooling"},
+    "clip_classifier": {**CLIP, "pooling": "gap", "class_token": True},
+    "siglip": {**SQUARE, "pooling": "map", "include_top": False},
+    "siglip_classifier": {**SQUARE, "pooling": "gap"},
+    "beit": {**BEIT, "positions": "relative_bias", "layer_scale": 0.1, "pooling": "gap",
+             "final_norm": "after_pooling"},
+    "beit_token": {**BEIT, "positions": "learned", "include_top": False},
+}  # fmt: skip
 
 
 def with_preprocessor(**arguments):
@@ -97,6 +112,7 @@ def test_transformers_gives_the_same_outputs(converted):
             list(network.config.id2label.values())[:1]
             == (arguments["class_names"] or ["LABEL_0"])[:1]
         )
+    found = {name: value for name, value in found.items() if value is not None}
     outputs = found["logits"] if "logits" in found else found["pooler_output"]
     if arguments["pooling"] is None:
         outputs = network.base_model(tensor)["last_hidden_state"].detach()
@@ -107,7 +123,6 @@ def test_transformers_gives_the_same_outputs(converted):
     ("arguments", "named"),
     [
         ({"positions": "none"}, "positions"),
-        ({"pooling": "map"}, "pooling"),
         ({"registers": 2}, "registers"),
         ({"layer_scale": 0.1}, "pooling"),
         ({**DINOV2, "pooling": "token_gap", "mlp_dim": 24}, "mlp_dim"),
@@ -119,6 +134,25 @@ def test_models_that_transformers_cannot_express_are_refused(tmp_path, arguments
     with pytest.raises(ValueError, match=rf"{named}.*transformers.*Nothing was written"):
         convert(tmp_path / "model.keras", tmp_path / "new", to="transformers")
     assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({**SQUARE, "pooling": "map"}, "include_top=False"),
+        ({**DINOV3, "include_top": True}, "include_top=False"),
+        ({**DINOV3, "layer_scale": None}, "layer_scale"),
+        ({**DINOV3, "positions": "rope_mixed"}, "positions"),
+        ({**CLIP, "input_shape": (16, 24, 3)}, "input_shape=(16, 16, 3)"),
+        ({**CLIP, "final_norm": "after_pooling"}, "classifier/bias"),
+        ({**BEIT, "positions": "relative_bias"}, "pooling"),
+    ],
+)
+def test_networks_that_transformers_does_not_have_are_refused(arguments, named):
+    model = perturb(with_preprocessor(**arguments))
+    with pytest.raises(ValueError, match=r"transformers.*Nothing was written") as error:
+        transformers_directory(model)
+    assert named in str(error.value)
 
 
 # DeiT without a teacher keeps its second token as a register, with its position added.

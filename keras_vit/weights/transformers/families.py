@@ -108,9 +108,12 @@ def _find(config) -> Callable[[dict[str, Any]], Family]:
     if config["layer_scale"] is not None:
         return _dinov2
     if not config["class_token"]:
-        # Of two families with the same tokens, each with its usual activation.
-        siglip = config["pooling"] == "map" or config["activation"] == "gelu_tanh"
-        return _siglip if siglip else _ijepa
+        # Two families have these tokens. Only SigLIP has attention pooling; otherwise
+        # the activation decides, as far as SigLIP can express the rest.
+        height, width, _ = config["input_shape"]
+        usual = (config["activation"], config["qkv_bias"]) == ("gelu_tanh", True)
+        is_siglip = config["pooling"] == "map" or (usual and height == width)
+        return _siglip if is_siglip else _ijepa
     if config["distillation_token"] or config["registers"]:
         return _deit
     return _vit

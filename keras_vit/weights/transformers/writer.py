@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from keras_vit.weights.directory import (
     Directory,
     position_rows,
@@ -29,6 +31,14 @@ def transformers_directory(model: Any, with_preprocessor: bool = True) -> Direct
     config, values = model.resolved_config(), model._values()
     is_shared = shares_positions(values, config["num_layers"])
     family = find_family(config, is_shared)
+    if family.kind == "CLIPVisionModelWithProjection" and values["classifier/bias"].any():
+        raise ValueError(
+            "transformers has no bias in the classifier of a CLIP with pooling='token'; "
+            f"classifier/bias of the model has values up to "
+            f"{np.abs(values['classifier/bias']).max():.3g}. Fine-tune a model with "
+            "pooling='gap' and final_norm=None, which transformers has. Nothing was "
+            "written."
+        )
     source, prefix = family.source, family.prefix
     names = source.written_block(config)
     block = BlockNames(prefix + names.prefix, names.layers)
