@@ -61,11 +61,16 @@ def random_images(model, batch=2, seed=0):
 
 
 def perturb(model, seed=0):
-    """Add noise to every weight, so that none is zero, one, or equal to another."""
+    """Add noise to every weight, so that none is zero, one, or equal to another.
+
+    Constraints are respected: the biases of keys stay zero with `qkv_bias="qv"`.
+    """
     generator = np.random.default_rng(seed)
     for weight in model.weights:
         noise = 0.1 * generator.normal(size=weight.shape)
         weight.assign(array(weight) + noise.astype("float32"))
+        if getattr(weight, "constraint", None) is not None:
+            weight.assign(weight.constraint(weight))
     return model
 
 

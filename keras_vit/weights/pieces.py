@@ -235,7 +235,7 @@ def _block_adder(pieces, config):
         width = config["attention_positions"].hidden_dim
         blocks["attention/relative_mlp/expand"] = (2, width, True)
         blocks["attention/relative_mlp/contract"] = (width, heads, True)
-    pooling = {}
+    pooling: dict[str, tuple[Any, Any, bool]] = {}
     if (probe := attention_pooling(config)) is not None:
         pooling["key_value"] = (d, (2 * heads, d // heads), probe.use_qkv_bias)
         pooling["projection"] = (head, d, True)

@@ -218,7 +218,7 @@ def _vit_architectures(config, is_gated):
         require(
             {"stem": stem},
             LIBRARY,
-            {"stem": [ResNetStem(units, 64, epsilons="timm") for units in _HYBRIDS]},
+            {"stem": tuple(ResNetStem(u, 64, epsilons="timm") for u in _HYBRIDS)},
         )
         return {1e-6: _HYBRIDS[tuple(stem.num_blocks)]}
     if found == ["mlp"]:

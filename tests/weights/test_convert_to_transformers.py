@@ -24,7 +24,8 @@ DINOV2 = {**SQUARE, "layer_scale": 0.1, "mlp_dim": 32, "activation": "gelu"}
 DINOV3 = {"positions": "rope_axial", "layer_scale": 0.1, "activation": "gelu",
           "include_top": False}  # fmt: skip
 CLIP = {**SQUARE, "embedding_norm": "tokens", "final_norm": None}
-BEIT = {"qkv_bias": "qv", "class_token": True, "activation": "gelu"}
+CLIP_GAP = {"pooling": "gap", "class_token": True}
+BEIT = {**SQUARE, "qkv_bias": "qv", "class_token": True, "activation": "gelu"}
 MODELS = {
     "vit": {"layer_norm_epsilon": 1e-12, "activation": "gelu"},
     "cropped": {**SQUARE, "class_names": ["a", "b", "c", "d", "e"]},
@@ -42,7 +43,7 @@ MODELS = {
     "dinov3": {**DINOV3, "qkv_bias": "qv"},
     "dinov3_gated": {**DINOV3, "mlp": "swiglu", "registers": 2, "qkv_bias": False},
     "clip": {**CLIP, "include_top": False, "final_norm": "after_pooling"},
-    "clip_classifier": {**CLIP, "pooling": "gap", "class_token": True},
+    "clip_classifier": {**CLIP, **CLIP_GAP},
     "siglip": {**SQUARE, "pooling": "map", "include_top": False},
     "siglip_classifier": {**SQUARE, "pooling": "gap"},
     "beit": {**BEIT, "positions": "relative_bias", "layer_scale": 0.1, "pooling": "gap",
@@ -143,9 +144,9 @@ def test_models_that_transformers_cannot_express_are_refused(tmp_path, arguments
         ({**DINOV3, "include_top": True}, "include_top=False"),
         ({**DINOV3, "layer_scale": None}, "layer_scale"),
         ({**DINOV3, "positions": "rope_mixed"}, "positions"),
-        ({**CLIP, "input_shape": (16, 24, 3)}, "input_shape=(16, 16, 3)"),
+        ({**CLIP, "input_shape": (16, 24, 3), **CLIP_GAP}, "input_shape=(16, 16, 3)"),
         ({**CLIP, "final_norm": "after_pooling"}, "classifier/bias"),
-        ({**BEIT, "positions": "relative_bias"}, "pooling"),
+        ({**BEIT, "positions": "relative_bias", "pooling": "gap"}, "pooling"),
     ],
 )
 def test_networks_that_transformers_does_not_have_are_refused(arguments, named):

@@ -31,6 +31,7 @@ class BeitSource(TransformersSource):
     ignored = ("embeddings.mask_token",)
     pooler = None
     needs_positions = False
+    is_square = True
     names = ViTSource.names
     blocks = (
         _with_tables(OLD_BLOCK, f"attention.attention.{_TABLE}"),

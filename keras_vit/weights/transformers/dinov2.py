@@ -58,12 +58,10 @@ class Dinov2Source(TransformersSource):
         "mlp": ("plain", "swiglu"),
     }
     interpolates = True
+    is_square = True
 
     def __init__(self, file, config, around):
         super().__init__(file, config, around)
-        if self.image_size is not None and len(set(self.image_size)) > 1:
-            # transformers takes the grid for a square one.
-            raise self._other_network([f"image_size={self.image_size!r}"])
         if self._shape("registers") is not None:
             self.resize = "bicubic_antialias"
 

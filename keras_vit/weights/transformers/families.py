@@ -94,6 +94,15 @@ def find_family(config: dict[str, Any], is_shared: bool) -> Family:
         family = family._replace(settings={**family.settings, **shared})
     stated = {**config, "positions": stated_positions(config)}
     require(stated, LIBRARY, {**_PLAIN, **family.possible})
+    height, width, channels = config["input_shape"]
+    if family.source.is_square and height != width:
+        square = height, height, channels
+        raise ValueError(
+            f"{family.kind} of transformers takes its grid of positions for a square "
+            f"one; the model has input_shape={config['input_shape']}, which transformers "
+            f"cannot express. Pass input_shape={square} to resize the positions to a "
+            "square grid. Nothing was written."
+        )
     return family
 
 
@@ -162,15 +171,16 @@ def _ijepa(config):
 
 def _dinov2(config):
     with_head, registers = config["include_top"], config["registers"]
+    mlp_ratio, mlp_dim = _mlp_ratio(config)
     possible = {
         "pooling": ("token_gap",) if with_head else ("token", None),
+        "mlp_dim": (mlp_dim,),
         "registers": (registers,),
         "layer_scale": (config["layer_scale"],),
         "mlp": ("plain", "swiglu"),
     }
-    _require_square(config, "DINOv2")
     settings = {
-        "mlp_ratio": _mlp_ratio(config),
+        "mlp_ratio": mlp_ratio,
         "qkv_bias": config["qkv_bias"],
         "use_swiglu_ffn": config["mlp"] == "swiglu",
         "layerscale_value": config["layer_scale"],
@@ -189,34 +199,13 @@ def _dinov2(config):
 
 
 def _mlp_ratio(config):
-    """Return DINOv2's setting for the width of the MLPs, an int."""
+    """Return DINOv2's setting for the width of the MLPs, an int, and that width."""
     width, mlp_dim = config["hidden_dim"], config["mlp_dim"]
-    if config["mlp"] == "swiglu":
-        ratio = round(1.5 * mlp_dim / width)
-        found = (int(width * ratio * 2 / 3) + 7) // 8 * 8
-    else:
-        ratio = mlp_dim // width
-        found = width * ratio
-    if found != mlp_dim:
-        raise ValueError(
-            "DINOv2 in transformers computes mlp_dim from an integer ratio to "
-            f"hidden_dim={width}: it would be {found}; the model has mlp_dim={mlp_dim}, "
-            "which transformers cannot express. Nothing was written. A target ending in "
-            ".keras can hold any model."
-        )
-    return ratio
-
-
-def _require_square(config, name):
-    height, width, channels = config["input_shape"]
-    if height != width:
-        square = height, height, channels
-        raise ValueError(
-            f"{name} in transformers takes its grid of positions for a square one; the "
-            f"model has input_shape={config['input_shape']}, which transformers cannot "
-            f"express. Pass input_shape={square} to resize the positions to a square "
-            "grid. Nothing was written."
-        )
+    if config["mlp"] != "swiglu":
+        ratio = max(1, mlp_dim // width)
+        return ratio, width * ratio
+    ratio = max(1, round(1.5 * mlp_dim / width))
+    return ratio, (int(width * ratio * 2 / 3) + 7) // 8 * 8
 
 
 def _dinov3(config):
@@ -275,7 +264,6 @@ def _require_headless(config, name):
 
 
 def _clip(config):
-    _require_square(config, "CLIP")
     with_head, pooling = config["include_top"], config["pooling"]
     normed = pooling == "token"
     width = config["hidden_dim"]
@@ -292,7 +280,6 @@ def _clip(config):
             "post_layernorm.weight": np.ones(width, "float32"),
             "post_layernorm.bias": np.zeros(width, "float32"),
         }
-    tower, prefix = "clip_vision_model", "vision_model."
     family = Family(
         ClipSource, tower, "CLIPVisionModel", prefix, possible, settings, extra
     )
@@ -307,7 +294,6 @@ def _clip(config):
 
 
 def _siglip(config):
-    _require_square(config, "SigLIP")
     has_map = config["pooling"] == "map"
     if has_map:
         _require_headless(config, "SigLIP")
@@ -318,8 +304,8 @@ def _siglip(config):
         "qkv_bias": (True,),
     }
     settings = {"intermediate_size": config["mlp_dim"], "vision_use_head": has_map}
-    tower, prefix = "siglip_vision_model", "vision_model."
-    family = Family(SiglipSource, tower, "SiglipVisionModel", prefix, possible, settings)
+    kind, tower, prefix = "SiglipVisionModel", "siglip_vision_model", "vision_model."
+    family = Family(SiglipSource, tower, kind, prefix, possible, settings)
     if config["pooling"] != "gap":
         return family
     return family._replace(

@@ -42,6 +42,7 @@ class SiglipSource(TransformersSource):
         },
     }
     blocks = (BLOCK,)
+    is_square = True
     ranks = {POSITIONS: 2}  # noqa: RUF012
     splits = {  # noqa: RUF012
         f"head.attention.in_proj_{leaf}": {

@@ -94,6 +94,8 @@ class TransformersSource(Source):
     needs_positions = True
     # Whether the model resizes its positions if images have another size.
     interpolates = False
+    # Whether transformers takes every grid of positions for a square one.
+    is_square = False
 
     head_names: tuple[str, ...] = ("classifier.",)
     published_heads = HEADS
@@ -144,6 +146,8 @@ class TransformersSource(Source):
                     f"The image_size in the config.json beside {self.path} is not "
                     f"understood: {error}. Correct it."
                 ) from None
+            if self.is_square and len(set(self.image_size)) > 1:
+                raise self._other_network([f"image_size={self.image_size!r}"])
 
     def _find_block(self):
         """Return the names of the blocks, with the complete prefix."""

@@ -51,7 +51,10 @@ def transformers_directory(model: Any, with_preprocessor: bool = True) -> Direct
     for name, tensor in family.extra.items():
         tensors[prefix + name] = tensor
     settings = {**_settings(config), **family.settings}
-    content = {"architectures": [family.kind], "model_type": family.model_type}
+    content: dict[str, Any] = {
+        "architectures": [family.kind],
+        "model_type": family.model_type,
+    }
     if family.tower is None:
         content |= settings
     else:
@@ -86,7 +89,7 @@ def _labels(config):
         return {"id2label": {}, "label2id": {}}
     classes = range(config["classes"])
     labels = config["class_names"] or [f"LABEL_{index}" for index in classes]
-    settings = {
+    settings: dict[str, Any] = {
         "id2label": {str(index): labels[index] for index in classes},
         "label2id": {label: index for index, label in enumerate(labels)},
     }
