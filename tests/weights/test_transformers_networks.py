@@ -85,6 +85,11 @@ OPEN = {
 }
 REFUSED = [
     ("Dinov2Model", {"image_size": [16, 64]}, "image_size"),
+    (
+        "BeitModel",
+        {"use_relative_position_bias": True, "image_size": [16, 64]},
+        "image_size",
+    ),
     ("ViTModel", {**MLP, "hidden_act": "leaky_relu"}, "hidden_act"),
     ("SiglipVisionModel", {**MLP, "hidden_act": "gelu_10"}, "hidden_act"),
     ("ViTModel", {**MLP, "head_dim": 8}, "head_dim"),

@@ -81,6 +81,10 @@ def test_architectures():
         open_checkpoint(Golden("timm_token").path, architecture="vit_tiny_patch61_224")
     with pytest.raises(ValueError, match="names a network of timm"):
         open_checkpoint(Golden("hf_vit").path, architecture="vit_tiny_patch16_224")
+    # The message names the source of the architecture: there is no config.json.
+    name = "vit_dwee_patch16_reg1_gap_256"
+    with pytest.raises(ValueError, match=f"^architecture='{name}' describes a network"):
+        open_checkpoint(Golden("timm_token").path, architecture=name)
 
 
 @pytest.mark.parametrize(

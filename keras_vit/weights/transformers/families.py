@@ -280,9 +280,8 @@ def _clip(config):
             "post_layernorm.weight": np.ones(width, "float32"),
             "post_layernorm.bias": np.zeros(width, "float32"),
         }
-    family = Family(
-        ClipSource, tower, "CLIPVisionModel", prefix, possible, settings, extra
-    )
+    kind, tower, prefix = "CLIPVisionModel", "clip_vision_model", "vision_model."
+    family = Family(ClipSource, tower, kind, prefix, possible, settings, extra)
     if not with_head:
         return family
     if normed:
