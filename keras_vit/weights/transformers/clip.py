@@ -24,19 +24,6 @@ class ProjectedSource(TransformersSource):
         "logit_scale",
         "embeddings.position_ids",
     )
-<<<<<<< HEAD
-=======
-    names = {  # noqa: RUF012
-        "patches": "embeddings.patch_embedding",
-        "class_token": "embeddings.class_embedding",
-        "positions": "embeddings.position_embedding.weight",
-        "embedding_norm": "pre_layrnorm",
-        "norm": "post_layernorm",
-    }
-    blocks = (BLOCK,)
-    is_square = True
-    ranks = {POSITIONS: 2, "patch_encoder/class_token": 1}  # noqa: RUF012
->>>>>>> cc19c96 (Refuse BEiT of transformers with a rectangular grid, which transformers itself takes for another)
     head_names: tuple[str, ...] = ("classifier.", f"{_PROJECTION}.")
 
     def num_classes(self):
@@ -81,6 +68,7 @@ class ClipSource(ProjectedSource):
         "norm": "post_layernorm",
     }
     blocks = (BLOCK,)
+    is_square = True
     ranks = {POSITIONS: 2, "patch_encoder/class_token": 1}  # noqa: RUF012
     defaults = {  # noqa: RUF012
         "hidden_act": "quick_gelu",
