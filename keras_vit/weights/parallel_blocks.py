@@ -3,6 +3,8 @@
 import contextlib
 import re
 
+import numpy as np
+
 from keras_vit.weights.tensor_file import TensorFile
 
 SIGN = "blocks.0.in_proj.weight"
@@ -68,3 +70,24 @@ class ParallelBlocks(TensorFile):
                 return read(stored)[rows]
 
             yield read_part
+
+
+def join(tensors: dict[str, np.ndarray], num_layers: int) -> dict[str, np.ndarray]:
+    """Return tensors as `ParallelScalingBlock` stores them, the inverse of the view.
+
+    Args:
+        tensors: dict from timm's usual names to arrays.
+        num_layers: int, number of blocks.
+    """
+    joined = dict(tensors)
+    for index in range(num_layers):
+        block = f"blocks.{index}."
+        for leaf in ("weight", "bias"):
+            parts = [f"{block}{layer}.{leaf}" for layer in ("mlp.fc1", "attn.qkv")]
+            if all(part in joined for part in parts):
+                arrays = [joined.pop(part) for part in parts]
+                joined[f"{block}in_proj.{leaf}"] = np.concatenate(arrays)
+        for stored, name in _RENAMED.items():
+            if block + name in joined:
+                joined[block + stored] = joined.pop(block + name)
+    return joined

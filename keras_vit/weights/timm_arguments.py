@@ -34,7 +34,10 @@ _GRID_INDEXINGS = {axes: name for name, axes in AXES.items()}
 # Architectures of the class VisionTransformer, by epsilon.
 _PLAIN = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}
 _DISTILLED = {1e-6: "deit_base_distilled_patch16_224"}
-_POST_NORM = {1e-6: "vit_base_patch16_rpn_224"}
+_BLOCKS = {
+    "post_norm": {1e-6: "vit_base_patch16_rpn_224"},
+    "parallel": {1e-6: "vit_base_patch16_xp_224"},
+}
 _SWIGLU = {1e-6: "vit_giant_patch14_dinov2"}
 _SWIGLU_RMS = {1e-5: "aimv2_large_patch14_224"}
 # Architectures with a ResNet, by its numbers of units.
@@ -203,7 +206,7 @@ def _vit_architectures(config, is_gated):
     stem, norm, epsilon = config["stem"], config["norm"], config["layer_norm_epsilon"]
     special = {
         "distillation_token": config["distillation_token"],
-        "block": config["block"] == "post_norm",
+        "block": config["block"] != "pre_norm",
         "mlp": is_gated,
         "stem": stem is not None,
     }
@@ -223,7 +226,9 @@ def _vit_architectures(config, is_gated):
         return {1e-6: _HYBRIDS[tuple(stem.num_blocks)]}
     if found == ["mlp"]:
         return _SWIGLU_RMS if (norm, epsilon) == ("rms", 1e-5) else _SWIGLU
-    return _DISTILLED if found == ["distillation_token"] else _POST_NORM
+    if found == ["distillation_token"]:
+        return _DISTILLED
+    return _BLOCKS[config["block"]]
 
 
 def _vit(config):
@@ -234,6 +239,7 @@ def _vit(config):
     distilled, embedding_norm = config["distillation_token"], config["embedding_norm"]
     positions = ("learned",) if distilled else ("learned", "none")
     has_stem, is_post = config["stem"] is not None, config["block"] == "post_norm"
+    is_parallel = config["block"] == "parallel"
     require(
         {**config, "positions": stated_positions(config)},
         LIBRARY,
@@ -243,15 +249,15 @@ def _vit(config):
             "activation": (config["activation"],) if is_gated else tuple(_ACT_LAYERS),
             "layer_norm_epsilon": tuple(architectures),
             "norm": ("layer", "rms"),
-            "block": ("pre_norm", "post_norm"),
             "layer_scale": (None,) if is_post else (config["layer_scale"],),
             "embedding_norm": (None, "tokens") if has_stem else EMBEDDING_NORMS,
             "registers": (0,) if distilled else (config["registers"],),
         },
     )
-    _require_attention(config, qk_norm=True, inner_norm=True, no_bias=True)
+    inner = not is_parallel
+    _require_attention(config, qk_norm=True, inner_norm=inner, no_bias=inner)
     use_bias = attention.use_projection_bias
-    _require_mlp(config, config["activation"], use_bias=use_bias)
+    _require_mlp(config, config["activation"], inner_norm=inner, use_bias=use_bias)
     activation = "silu" if is_gated else config["activation"]
     is_packed = is_gated and architectures is _SWIGLU
     mlp_dim = config["mlp_dim"] * (1 + is_packed)
@@ -261,7 +267,6 @@ def _vit(config):
         **_common(config),
         "mlp_ratio": _ratio(config["hidden_dim"], mlp_dim),
         "qkv_bias": config["qkv_bias"],
-        "init_values": config["layer_scale"] or 0.0,
         "class_token": config["class_token"],
         "pos_embed": "learn" if config["added_positions"] == "learned" else "none",
         "no_embed_class": not _has_prefix_rows(config),
@@ -276,12 +281,16 @@ def _vit(config):
         "scale_mlp_norm": mlp.has_inner_norm,
         "proj_bias": use_bias,
     }
+    if config["layer_scale"] is not None:
+        arguments["init_values"] = config["layer_scale"]
+    elif is_gated:  # The architecture has LayerScale.
+        arguments["init_values"] = 0.0
     if architectures is _SWIGLU_RMS:
         if embedding_norm != "patches":
             arguments["embed_norm_layer"] = ""
     else:
-        if config["norm"] == "rms":
-            arguments["norm_layer"] = _NORM_LAYERS["rms"]
+        if config["norm"] == "rms" or is_parallel:
+            arguments["norm_layer"] = _NORM_LAYERS[config["norm"]]
         if embedding_norm == "patches":
             arguments["embed_norm_layer"] = _NORM_LAYERS[config["norm"]]
     architecture = architectures[config["layer_norm_epsilon"]]

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_vit.weights import parallel_blocks
 from keras_vit.weights.directory import (
     Directory,
     position_rows,
@@ -41,6 +42,8 @@ def timm_directory(model: Any) -> Directory:
     if config["stem"] is not None:
         root = ROOTS[len(config["stem"].num_blocks) > 0]
     tensors = write_tensors(values, network_pieces(names, config, root), config)
+    if config["block"] == "parallel":
+        tensors = parallel_blocks.join(tensors, config["num_layers"])
     tensors = _stored(tensors, config["num_layers"], described.kind, is_shared)
     content = {
         "architecture": described.architecture,

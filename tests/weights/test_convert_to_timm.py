@@ -37,6 +37,8 @@ MODELS = {
               "attention": keras_vit.layers.SelfAttention(qk_norm=True)},
     "named": {"activation": "gelu", "class_names": ["a", "b", "c", "d", "e"]},
     "post_norm": {"block": "post_norm", "pooling": "gap", "activation": "gelu"},
+    "parallel": {"block": "parallel", "qkv_bias": False, "layer_scale": 0.1,
+                 "activation": "gelu"},
     "swiglu": {"mlp": "swiglu", "layer_scale": 0.1, "activation": "silu"},
     "hybrid": {"stem": layers.ResNetStem((), epsilons="timm"), "patch_size": 2,
                "activation": "gelu"},
@@ -168,7 +170,8 @@ def test_models_that_timm_cannot_express_are_refused(tmp_path, arguments, named)
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"block": "parallel"}, "block='pre_norm' or 'post_norm'"),
+        ({"block": "parallel", "mlp": "swiglu"}, "mlp='plain'"),
+        ({"block": "parallel", "positions": "rope_axial"}, "block='pre_norm'"),
         ({"pooling": "token_gap"}, "pooling"),
         ({"positions": "relative"}, "positions='learned'"),
         ({"positions": "rope_axial", "activation": "gelu_tanh"}, "mlp"),

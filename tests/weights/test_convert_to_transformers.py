@@ -44,6 +44,10 @@ MODELS = {
     "dinov3_gated": {**DINOV3, "mlp": "swiglu", "registers": 2, "qkv_bias": False},
     "clip": {**CLIP, "include_top": False, "final_norm": "after_pooling"},
     "clip_classifier": {**CLIP, **CLIP_GAP},
+    "aimv2": {**SQUARE, "include_top": False, "norm": "rms", "mlp": "swiglu",
+              "embedding_norm": "patches", "class_token": False, "qkv_bias": True,
+              "pooling": keras_vit.layers.AttentionPooling(
+                  2, None, use_query_projection=False)},
     "siglip": {**SQUARE, "pooling": "map", "include_top": False},
     "siglip_classifier": {**SQUARE, "pooling": "gap"},
     "beit": {**BEIT, "positions": "relative_bias", "layer_scale": 0.1, "pooling": "gap",

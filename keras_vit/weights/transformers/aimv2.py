@@ -20,6 +20,7 @@ class Aimv2Source(ProjectedSource):
     model_types = ("aimv2_vision_model", "aimv2")
     pooler = None
     needs_positions = False
+    is_square = True
     names = {  # noqa: RUF012
         "patches": "embeddings.patch_embed",
         "embedding_norm": "embeddings.rms_norm",

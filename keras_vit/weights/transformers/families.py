@@ -9,9 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_vit.layers.attention import SelfAttention
+from keras_vit.layers.base import restored
+from keras_vit.layers.heads import AttentionPooling
+from keras_vit.layers.mlp import GatedMLP, make_mlp
 from keras_vit.layers.relative_positions import RelativePositionBias
 from keras_vit.layers.rotary import RotaryPositions
 from keras_vit.weights.directory import require, stated_positions
+from keras_vit.weights.transformers.aimv2 import Aimv2Source
 from keras_vit.weights.transformers.beit import BeitSource
 from keras_vit.weights.transformers.clip import ClipSource
 from keras_vit.weights.transformers.dinov2 import Dinov2Source
@@ -112,8 +117,8 @@ def _find(config) -> Callable[[dict[str, Any]], Family]:
         return _dinov3
     if isinstance(positions, RelativePositionBias) or config["qkv_bias"] == "qv":
         return _beit
-    if config["embedding_norm"] == "tokens":
-        return _clip
+    if config["embedding_norm"] is not None:
+        return _clip if config["embedding_norm"] == "tokens" else _aimv2
     if config["layer_scale"] is not None:
         return _dinov2
     if not config["class_token"]:
@@ -290,6 +295,48 @@ def _clip(config):
     return family._replace(
         kind="CLIPForImageClassification", model_type="clip", tower=tower
     )
+
+
+def _aimv2(config):
+    _require_headless(config, "AIMv2")
+    has_bias = config["qkv_bias"] is True
+    mlp = make_mlp(config["mlp"], config["activation"])
+    head = AttentionPooling(
+        config["num_heads"],
+        None,
+        layer_norm_epsilon=config["layer_norm_epsilon"],
+        use_query_projection=False,
+        use_qkv_bias=has_bias,
+    )
+    require(
+        {"mlp": mlp, "attention": restored(config["attention"]) or SelfAttention()},
+        LIBRARY,
+        {
+            "mlp": (GatedMLP(), GatedMLP(use_bias=False)),
+            "attention": (SelfAttention(use_projection_bias=has_bias),),
+        },
+    )
+    possible = {
+        "class_token": (False,),
+        "class_token_position": (True, False),
+        "norm": ("rms",),
+        "mlp": (config["mlp"],),
+        "attention": (config["attention"],),
+        "embedding_norm": ("patches",),
+        "pooling": (head, None),
+        "activation": (config["activation"],),
+    }
+    settings = {
+        "intermediate_size": config["mlp_dim"],
+        "hidden_act": "silu",
+        "rms_norm_eps": config["layer_norm_epsilon"],
+        "qkv_bias": has_bias,
+        "mlp_bias": mlp.use_bias,
+        "use_head": config["pooling"] is not None,
+        "is_native": False,
+    }
+    kind = "Aimv2VisionModel"
+    return Family(Aimv2Source, "aimv2_vision_model", kind, "", possible, settings)
 
 
 def _siglip(config):

@@ -75,7 +75,7 @@ def _settings(config):
         "hidden_size": config["hidden_dim"],
         "num_hidden_layers": config["num_layers"],
         "num_attention_heads": config["num_heads"],
-        "hidden_act": HIDDEN_ACTS[config["activation"]],
+        "hidden_act": HIDDEN_ACTS.get(config["activation"]),
         "layer_norm_eps": config["layer_norm_epsilon"],
         "image_size": height if height == width else [height, width],
         "patch_size": config["patch_size"],
