@@ -5,12 +5,12 @@ import os
 from typing import Any
 
 from keras_vit.layers.preprocessor import RESIZES
+from keras_vit.weights.open_clip_config import CONFIG, PREPROCESSING
 from keras_vit.weights.pieces import Piece
 from keras_vit.weights.tensor_file import TensorFile, read_json
 from keras_vit.weights.transformers.clip import ClipSource
 from keras_vit.weights.transformers.source import BlockNames
 
-_CONFIG = "open_clip_config.json"
 _PROJECTION = "proj"
 # Arguments of the vision model that follow from the tensors or affect only training.
 _SHOWN = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size"}
@@ -24,16 +24,6 @@ _SUPPORTED: dict[str, tuple] = {
     "output_tokens": (False,),
     "pool_type": ("tok",),
     "pos_embed_type": ("learnable",),
-}
-# open_clip's defaults for preprocessing.
-_PREPROCESSING = {
-    "mean": [0.48145466, 0.4578275, 0.40821073],
-    "std": [0.26862954, 0.26130258, 0.27577711],
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-    "mode": "RGB",
-    "fill_color": 0,
-    "size": None,
 }
 
 
@@ -54,7 +44,7 @@ class OpenClipSource(ClipSource):
     """
 
     kind = "open_clip"
-    config_name = _CONFIG
+    config_name = CONFIG
     prefixes = ()
     pooler = None
     ignored = ()
@@ -86,7 +76,7 @@ class OpenClipSource(ClipSource):
     resize = "bicubic_antialias"
 
     def __init__(self, file: TensorFile):
-        around = read_json(os.path.dirname(file.path), _CONFIG)
+        around = read_json(os.path.dirname(file.path), CONFIG)
         model = around.get("model_cfg") or {}
         self._preprocess_cfg = around.get("preprocess_cfg") or {}
         settings = self._settings(file, model)
@@ -123,19 +113,19 @@ class OpenClipSource(ClipSource):
 
     @functools.cached_property
     def _preprocessing(self):
-        settings = {**_PREPROCESSING, **self._preprocess_cfg}
+        settings = {**PREPROCESSING, **self._preprocess_cfg}
         resize = f"{settings['interpolation']}_antialias"
         other = [
             f"{key}={value!r}"
             for key, value in settings.items()
             if key not in ("mean", "std", "interpolation", "size")
-            and (key not in _PREPROCESSING or value != _PREPROCESSING[key])
+            and (key not in PREPROCESSING or value != PREPROCESSING[key])
         ]
         if resize not in RESIZES:
             other.append(f"interpolation={settings['interpolation']!r}")
         if other:
             raise self.not_honored(
-                os.path.join(os.path.dirname(self.path), _CONFIG), other
+                os.path.join(os.path.dirname(self.path), CONFIG), other
             )
         arguments: dict[str, Any] = {
             key: [255 * value for value in settings[key]] for key in ("mean", "std")

@@ -17,8 +17,9 @@ FLOATS = ("float16", "float32", "float64", "bfloat16")
 # many times its own size is an attempt to exhaust the memory.
 LARGEST_EXPANSION = 10
 
-# Ends of the names of integer tensors that number positions and are not weights.
-INDICES = ("position_ids", "relative_position_index")
+# Ends of the names of integer tensors that number positions or training steps and are not
+# weights.
+INDICES = ("position_ids", "relative_position_index", "num_batches_tracked")
 
 # Size limit in bytes of a configuration, an index or a header. Parsing needs about 25
 # times as much memory.

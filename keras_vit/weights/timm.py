@@ -103,6 +103,7 @@ class TimmSource(Source):
         self._stem = self._infer_stem()
         self.stem_stride = 1 if self._stem is None else self._stem.strides
         self._config = read_config(self.path)
+        self.config_name = self._config.get("config_name", "config.json")
         self._arguments = self._config.get("model_args") or {}
         self._published = self._config.get("pretrained_cfg") or {}
         self._given = architecture
@@ -138,8 +139,8 @@ class TimmSource(Source):
         if wrong:
             raise ValueError(
                 f"The tensors of {self.path} are not those of the network that its "
-                f"config.json or architecture= names, which has {', '.join(wrong)}. Name "
-                "the network that the file was saved from."
+                f"{self.config_name} or architecture= names, which has "
+                f"{', '.join(wrong)}. Name the network that the file was saved from."
             )
         self._split_shared(network)
         self.num_heads = arguments.get("num_heads", _DEFAULT_HEADS)
@@ -201,9 +202,11 @@ class TimmSource(Source):
         raise self._other_network([f"architecture {name!r}"])
 
     def _other_network(self, what):
-        source = f"The config.json beside {self.path}"
+        source = f"The {self.config_name} beside {self.path}"
         if self._given is not None:
-            beside = f" with the config.json beside {self.path}" if self._config else ""
+            beside = (
+                f" with the {self.config_name} beside {self.path}" if self._config else ""
+            )
             source = f"architecture={self._given!r}{beside}"
         return ValueError(
             f"{source} describes a network that keras_vit does not have, or does not "
@@ -217,7 +220,7 @@ class TimmSource(Source):
         """Arguments of `Preprocessor` equivalent to timm's evaluation preprocessing."""
         settings, other = preprocessing(self._published)
         if other:
-            path = os.path.join(os.path.dirname(self.path), "config.json")
+            path = os.path.join(os.path.dirname(self.path), self.config_name)
             raise self.not_honored(path, other)
         return settings
 
@@ -233,6 +236,12 @@ class TimmSource(Source):
         return array
 
     def check(self):
+        for name in self.shapes:
+            if name.endswith("running_mean"):
+                raise ValueError(
+                    f"{self.path} has batch normalization before the blocks ({name}), "
+                    "which keras_vit does not have."
+                )
         qkv, _, expand = self._network.projections()
         self.check_ranks(
             {
@@ -342,7 +351,7 @@ class TimmSource(Source):
         if "input_shape" not in overrides and any(s % patch for s in self.image_size):
             height, width = (side // patch * patch for side in self.image_size)
             raise ValueError(
-                f"The config.json beside {self.path} says that images have "
+                f"The {self.config_name} beside {self.path} says that images have "
                 f"{self.image_size[0]}x{self.image_size[1]} pixels, which patches of "
                 f"{patch}x{patch} do not divide; timm ignores the rest. Pass "
                 f"input_shape={(height, width, channels)}."
@@ -353,7 +362,7 @@ class TimmSource(Source):
         if not grids & {rows - prefix for prefix in self.position_prefixes()}:
             height, width = self.image_size
             raise ValueError(
-                f"The config.json beside {self.path} says that images have "
+                f"The {self.config_name} beside {self.path} says that images have "
                 f"{height}x{width} pixels, a grid of {height // patch}x{width // patch} "
                 f"patches, but the table of positions has {rows} rows. Pass "
                 "source_grid_shape=(rows, columns), the grid that it is for."
@@ -376,6 +385,8 @@ class TimmSource(Source):
             config["stem"] = self._stem
         if "head.bias" in shapes:
             config["classes"] = shapes["head.bias"][0]
+            if self._config.get("is_projection"):
+                config["classifier_activation"] = None
         else:
             config["include_top"] = False
         if "pos_embed" in shapes:
@@ -394,9 +405,9 @@ class TimmSource(Source):
         poolings = [pooling for pooling in stated if pooling is not None]
         if len(set(poolings)) > 1 and overrides.get("pooling") is None:
             raise ValueError(
-                f"The config.json beside {self.path} has global_pool={poolings[0]!r}, "
-                f"and {poolings[1]!r} in its model_args. Pass the right one as "
-                "pooling='token', 'gap' or 'map'."
+                f"The {self.config_name} beside {self.path} has global_pool="
+                f"{poolings[0]!r}, and {poolings[1]!r} in its model_args. Pass the right "
+                "one as pooling='token', 'gap' or 'map'."
             )
         pooling = poolings[0] if poolings else None
         if pooling is None:

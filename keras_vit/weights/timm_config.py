@@ -11,6 +11,7 @@ from keras_vit.layers.preprocessor import (
     RESIZES,
     Preprocessor,
 )
+from keras_vit.weights.open_clip_config import read_trunk_config
 from keras_vit.weights.tensor_file import read_json
 
 # Entries of `pretrained_cfg` that do not affect evaluation at the trained image size.
@@ -37,10 +38,13 @@ def read_config(path):
         path: path of the checkpoint.
 
     Returns:
-        dict in timm's current format, also for older files; empty if there is no
-        config.json of timm.
+        dict in timm's current format, also for older files and for the towers of
+        open_clip; empty if there is no config.json of timm.
     """
-    config = read_json(os.path.dirname(path), "config.json")
+    directory = os.path.dirname(path)
+    config = read_json(directory, "config.json")
+    if "architecture" not in config:
+        config = read_trunk_config(directory)
     if "architecture" not in config:
         return {}
     if "pretrained_cfg" not in config:

@@ -8,7 +8,9 @@ import pytest
 from safetensors.numpy import save_file
 
 import keras_vit
+import recipes.compatibility  # noqa: F401, makes timm importable without torchvision
 from keras_vit.weights.detect import open_checkpoint
+from tests.cases import array
 from tests.weights.test_transformers_networks import MLP, assert_equal, build
 
 pytestmark = pytest.mark.any_backend
@@ -115,3 +117,60 @@ def test_preprocessing_that_is_refused(tmp_path, network):
     path = write(tmp_path, network, preprocess_cfg={"resize_mode": "longest"})
     with pytest.raises(ValueError, match="resize_mode='longest'"):
         open_checkpoint(path).preprocessing  # noqa: B018
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory):
+    """Return the path of a file with a tower of timm, and the inputs and outputs."""
+    pytest.importorskip("timm", reason="open_clip's towers of timm are NOT TESTED")
+    from recipes.compatibility import timm_networks
+
+    network = timm_networks.build("vit_base_patch16_siglip_224")
+    tensors = {f"visual.trunk.{n}": x.numpy() for n, x in network.state_dict().items()}
+    tensors |= {f"text.{n}": np.ones(shape, "float32") for n, shape in TEXT.items()}
+    path = tmp_path_factory.mktemp("trunk") / "open_clip_model.safetensors"
+    save_file(tensors, path)
+    images = timm_networks.images(network)
+    return path, images, timm_networks.outputs(network, images)["logits"]
+
+
+def write_trunk_config(path, preprocess_cfg=None, **vision):
+    vision = {
+        "image_size": 64,
+        "timm_model_name": "vit_base_patch16_siglip_224",
+        "timm_pool": "map",
+        "timm_proj": "",
+        **vision,
+    }
+    model_cfg = {"embed_dim": 10, "vision_cfg": vision, "text_cfg": {"width": 8}}
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    (path.parent / "open_clip_config.json").write_text(json.dumps(config))
+
+
+def test_a_tower_of_timm(trunk):
+    """Check that the configuration determines the network and that it has no softmax."""
+    path, images, expected = trunk
+    half = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}
+    write_trunk_config(path, half)
+    model = keras_vit.load_checkpoint(path)
+    np.testing.assert_allclose(array(model(images)), expected, rtol=0, atol=1e-4)
+    preprocessor = model.preprocessor
+    assert preprocessor.mean == [127.5] * 3
+    assert preprocessor.crop_fraction is None
+    write_trunk_config(path)
+    assert keras_vit.load_checkpoint(path).preprocessor.crop_fraction == 1.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("timm_model_name", "vit_unknown"),
+        ("timm_pool", "abs_attn"),
+        ("new_setting", 1),
+    ],
+)
+def test_a_tower_of_timm_that_is_refused(trunk, setting, value):
+    path, *_ = trunk
+    write_trunk_config(path, **{setting: value})
+    with pytest.raises(ValueError, match=rf"open_clip_config\.json.*{value}"):
+        keras_vit.load_checkpoint(path)

@@ -53,6 +53,7 @@ pytestmark = [
         ("vit_pwee_patch16_reg1_gap_256", "exact", "exact"),
         ("naflexvit_so150m2_patch16_reg1_map", "exact", "exact"),
         ("vit_dwee_patch16_reg1_gap_256", "does not have", "does not have"),
+        ("vit_small_resnet26d_224", "batch normalization", "batch normalization"),
     ],
 )
 def test_kinds(name, with_config, bare):
