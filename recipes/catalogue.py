@@ -3,10 +3,10 @@
     python -m recipes.catalogue --results results-imagenet.csv
 
 The tables are `keras_vit/data/checkpoints_{timm,transformers,keras_hub}.toml`. Their
-contents come from the installed libraries (timm's `pretrained_cfg`, the names in the
-sources of transformers, KerasHub's presets) and from `results/results-imagenet.csv` in
-the repository of timm. Only networks that `docs/results/compatibility_*.json` lists as
-exact are included.
+contents come from the installed libraries (timm's `pretrained_cfg`, KerasHub's presets),
+from `transformers_repositories.toml` beside this file, which was written by hand, and
+from `results/results-imagenet.csv` in the repository of timm. Only networks that
+`docs/results/compatibility_*.json` lists as exact are included.
 """
 
 import argparse
@@ -16,10 +16,12 @@ import importlib.util
 import json
 import pathlib
 import re
+import tomllib
 from typing import Any
 
 from recipes.compatibility.__main__ import RESULTS
 
+REPOSITORIES = pathlib.Path(__file__).with_name("transformers_repositories.toml")
 DATA = pathlib.Path(__file__).parents[1] / "keras_vit" / "data"
 # The first expression that matches a name determines its family.
 FAMILIES = {
@@ -160,154 +162,6 @@ def write(path: pathlib.Path, source: str, rows: dict[str, dict[str, Any]]) -> N
     path.write_text("\n".join(lines) + "\n")
 
 
-# Repositories of transformers: class in docs/results/compatibility_transformers.json,
-# license, image size, number of classes, and names with alternatives in braces. The names
-# are those in the conversion scripts and the documentation of transformers.
-_REPOSITORIES = [
-    ("Dinov2Model", "Apache-2.0", 518, 0, "facebook/dinov2-{small,base,large}"),
-    ("Dinov2Model (SwiGLU)", "Apache-2.0", 518, 0, "facebook/dinov2-giant"),
-    (
-        *("Dinov2ForImageClassification", "Apache-2.0", 518, 1000),
-        "facebook/dinov2-{small,base,large}-imagenet1k-1-layer",
-    ),
-    (
-        *("Dinov2WithRegistersModel", "Apache-2.0", 518, 0),
-        "facebook/dinov2-with-registers-{small,base,large,giant}",
-    ),
-    (
-        *("Dinov2WithRegistersForImageClassification", "Apache-2.0", 518, 1000),
-        "facebook/dinov2-with-registers-{small,base,large,giant}-imagenet1k-1-layer",
-    ),
-    (
-        *("DINOv3ViTModel", "dinov3-license", 224, 0),
-        "facebook/dinov3-{vits16,vitb16,vitl16}-pretrain-lvd1689m",
-    ),
-    (
-        *("DINOv3ViTModel (gated MLP)", "dinov3-license", 224, 0),
-        "facebook/dinov3-{vits16plus,vith16plus,vit7b16}-pretrain-lvd1689m",
-    ),
-    (
-        *("DINOv3ViTModel", "dinov3-license", 224, 0),
-        "facebook/dinov3-vitl16-pretrain-sat493m",
-    ),
-    (
-        *("DINOv3ViTModel (gated MLP)", "dinov3-license", 224, 0),
-        "facebook/dinov3-vit7b16-pretrain-sat493m",
-    ),
-    (
-        *("CLIPModel", "MIT", 224, 0),
-        "openai/clip-vit-{base-patch32,base-patch16,large-patch14}",
-    ),
-    ("CLIPModel", "MIT", 336, 0, "openai/clip-vit-large-patch14-336"),
-    ("SiglipModel", "Apache-2.0", 224, 0, "google/{siglip,siglip2}-base-patch16-224"),
-    ("SiglipModel", "Apache-2.0", 256, 0, "google/siglip-base-patch16-256"),
-    (
-        *("SiglipModel", "Apache-2.0", 256, 0),
-        "google/siglip-base-patch16-256-multilingual",
-    ),
-    (
-        *("SiglipModel", "Apache-2.0", 256, 0),
-        "google/siglip2-{base-patch16,base-patch32,giant-opt-patch16}-256",
-    ),
-    (
-        *("SiglipModel", "Apache-2.0", 256, 0),
-        "google/{siglip,siglip2}-large-patch16-256",
-    ),
-    (
-        *("SiglipModel", "Apache-2.0", 384, 0),
-        "google/{siglip,siglip2}-{base,large}-patch16-384",
-    ),
-    ("SiglipModel", "Apache-2.0", 384, 0, "google/siglip2-giant-opt-patch16-384"),
-    ("SiglipModel", "Apache-2.0", 512, 0, "google/{siglip,siglip2}-base-patch16-512"),
-    ("SiglipModel", "Apache-2.0", 512, 0, "google/siglip2-large-patch16-512"),
-    ("SiglipModel", "Apache-2.0", 224, 0, "google/siglip-so400m-patch14-224"),
-    ("SiglipModel", "Apache-2.0", 224, 0, "google/siglip2-so400m-patch14-224"),
-    ("SiglipModel", "Apache-2.0", 384, 0, "google/siglip-so400m-patch14-384"),
-    ("SiglipModel", "Apache-2.0", 384, 0, "google/siglip2-so400m-patch14-384"),
-    (
-        *("SiglipModel", "Apache-2.0", 256, 0),
-        "google/siglip-so400m-patch16-256-i18n",
-    ),
-    ("SiglipModel", "Apache-2.0", 256, 0, "google/siglip2-so400m-patch16-256"),
-    ("SiglipModel", "Apache-2.0", 384, 0, "google/siglip2-so400m-patch16-384"),
-    ("SiglipModel", "Apache-2.0", 512, 0, "google/siglip2-so400m-patch16-512"),
-    (
-        *("Siglip2Model", "Apache-2.0", 256, 0),
-        "google/siglip2-{base,so400m}-patch16-naflex",
-    ),
-    (
-        *("BeitForImageClassification", "Apache-2.0", 224, 1000),
-        "microsoft/beit-{base,large}-patch16-224",
-    ),
-    (
-        *("BeitForImageClassification", "Apache-2.0", 384, 1000),
-        "microsoft/beit-{base,large}-patch16-384",
-    ),
-    (
-        *("BeitForImageClassification", "Apache-2.0", 512, 1000),
-        "microsoft/beit-large-patch16-512",
-    ),
-    (
-        *("BeitForImageClassification", "Apache-2.0", 224, 21841),
-        "microsoft/beit-{base,large}-patch16-224-pt22k-ft22k",
-    ),
-    (
-        *("BeitForMaskedImageModeling", "Apache-2.0", 224, 0),
-        "microsoft/beit-{base,large}-patch16-224-pt22k",
-    ),
-    (
-        *("Aimv2VisionModel", "apple-amlr", 224, 0),
-        "apple/aimv2-{large,huge,1B,3B}-patch14-224",
-    ),
-    (
-        *("Aimv2VisionModel", "apple-amlr", 336, 0),
-        "apple/aimv2-{large,huge,1B,3B}-patch14-336",
-    ),
-    (
-        *("Aimv2VisionModel", "apple-amlr", 448, 0),
-        "apple/aimv2-{large,huge,1B,3B}-patch14-448",
-    ),
-    (
-        *("IJepaModel", "CC-BY-NC-4.0", 224, 0),
-        "facebook/ijepa_{vith14_1k,vith14_22k,vitg16_22k}",
-    ),
-    ("IJepaModel", "CC-BY-NC-4.0", 448, 0, "facebook/ijepa_vith16_1k"),
-    ("ViTMAEForPreTraining", "Apache-2.0", 224, 0, "facebook/vit-mae-{base,large,huge}"),
-    (
-        *("ViTMSNModel", "Apache-2.0", 224, 0),
-        "facebook/vit-msn-{small,base,base-4,large,large-7}",
-    ),
-    ("ViTModel", "Apache-2.0", 224, 0, "facebook/dino-{vits16,vits8,vitb16,vitb8}"),
-    (
-        *("ViTForImageClassification", "Apache-2.0", 224, 1000),
-        "google/vit-{base,large}-patch16-224",
-    ),
-    (
-        *("ViTForImageClassification", "Apache-2.0", 384, 1000),
-        "google/vit-{base-patch16,base-patch32,large-patch16,large-patch32}-384",
-    ),
-    (
-        *("ViTModel", "Apache-2.0", 224, 0),
-        "google/vit-{base-patch16,base-patch32,large-patch16,large-patch32,huge-patch14}"
-        "-224-in21k",
-    ),
-    (
-        *("ViTForImageClassification", "Apache-2.0", 224, 1000),
-        "facebook/deit-{tiny,small,base}-patch16-224",
-    ),
-    (
-        *("DeiTForImageClassificationWithTeacher", "Apache-2.0", 224, 1000),
-        "facebook/deit-{tiny,small,base}-distilled-patch16-224",
-    ),
-    (
-        *("DeiTForImageClassificationWithTeacher", "Apache-2.0", 384, 1000),
-        "facebook/deit-base-distilled-patch16-384",
-    ),
-    (
-        *("ViTForImageClassification", "Apache-2.0", 384, 1000),
-        "facebook/deit-base-patch16-384",
-    ),
-]
 _GATED = ("facebook/dinov3-",)
 # KerasHub's classes whose presets keras_vit reads, with their license.
 _PRESETS = {
@@ -318,34 +172,22 @@ _PRESETS = {
 }
 
 
-def expand(pattern: str) -> list[str]:
-    """Return the names that a pattern with alternatives in braces stands for."""
-    found = re.search(r"\{([^}]*)\}", pattern)
-    if found is None:
-        return [pattern]
-    start, end = found.span()
-    return [
-        name
-        for choice in found[1].split(",")
-        for name in expand(pattern[:start] + choice + pattern[end:])
-    ]
-
-
 def transformers_rows() -> dict[str, dict[str, Any]]:
-    """Return the fields of every repository of transformers, by name."""
+    """Return the fields of the repositories in `transformers_repositories.toml`."""
     known = exact("transformers", "saved")
+    groups = tomllib.loads(REPOSITORIES.read_text())["groups"]
     return {
         name: {
-            "architecture": kind.partition(" ")[0],
+            "architecture": group["class"].partition(" ")[0],
             "family": family(name),
-            "resolution": resolution,
-            "classes": classes,
-            "license": license,
+            "resolution": group["resolution"],
+            "classes": group["classes"],
+            "license": group["license"],
             **({"gated": True} if name.startswith(_GATED) else {}),
         }
-        for kind, license, resolution, classes, pattern in _REPOSITORIES
-        if kind in known
-        for name in expand(pattern)
+        for group in groups
+        if group["class"] in known
+        for name in group["names"]
     }
 
 
@@ -389,8 +231,8 @@ def main():
         "--presets",
         nargs="*",
         choices=_PRESETS,
-        default=["vit"],
-        help="packages of KerasHub whose presets keras_vit reads; default: vit",
+        default=list(_PRESETS),
+        help="packages of KerasHub whose presets are listed; default: all",
     )
     arguments = parser.parse_args()
     tables = {

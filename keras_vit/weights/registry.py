@@ -159,6 +159,10 @@ def checkpoints(pattern: str | None = None) -> CheckpointTable:
     training recipe, the training data and the image size. For example, `in21k_ft_in1k`
     stands for a checkpoint pretrained on ImageNet-21k and fine-tuned on ImageNet-1k.
 
+    Names, licenses and figures are those that the sources state. For the rows of timm,
+    transformers and KerasHub, no file was downloaded to check them; small networks of
+    every architecture and class were compared instead (see `docs/results`).
+
     Args:
         pattern: str, part of the names or families to list, in which `*` stands for any
             text and `?` for any character. None, the default, lists all checkpoints.

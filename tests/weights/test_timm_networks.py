@@ -21,6 +21,7 @@ from tests.cases import array, random_array
 
 pytest.importorskip("torch", reason="checkpoints of timm are NOT TESTED")
 pytest.importorskip("timm", reason="checkpoints of timm are NOT TESTED")
+import timm
 import torch
 
 from recipes.compatibility import networks, timm_networks
@@ -98,6 +99,27 @@ def naflex(tmp_path_factory):
         return timm_networks.save(network, directory, "saved"), network
 
     return save
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_relpos_small_patch16_224", "vit_srelpos_small_patch16_224"]
+)
+def test_relative_positions_at_other_sizes(tmp_path, name):
+    """Compare files loaded at other sizes with timm's own networks of these sizes."""
+    network = timm_networks.build(name)
+    path = timm_networks.save(network, tmp_path, "saved")
+    for size in ((48, 96), (80, 80)):
+        other = timm.create_model(name, **{**network._model_args, "img_size": size})
+        other.load_state_dict(network.state_dict())
+        images = random_array(2, *size, 3)
+        with torch.no_grad():
+            expected = other.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+        model = keras_vit.load_checkpoint(
+            path, input_shape=(*size, 3), classifier_activation=None
+        )
+        np.testing.assert_allclose(
+            array(model(images)), expected.numpy(), rtol=0, atol=1e-4
+        )
 
 
 def test_tensors_of_another_kind_are_refused(tmp_path):
