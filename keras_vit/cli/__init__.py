@@ -21,6 +21,9 @@ COMMANDS = {
     "evaluate": "measure the accuracy of a checkpoint or an export",
     "predict": "classify image files",
     "probe": "fit a linear classifier to the features of a model",
+    "knn": "classify by the nearest neighbors in the space of features",
+    "neighbors": "find near duplicates and unusual images in folders",
+    "robustness": "measure the accuracy with dropped, shuffled and hidden patches",
     "report": "show what a model sees in some images, as an HTML page",
     "sweep": "train a config once for every combination of some values",
     "list": "list the published checkpoints that load by name",
@@ -33,7 +36,16 @@ COMMANDS = {
 # installed, so `main` blocks the import: the commands then behave the same everywhere.
 WITHOUT_KERAS = {"serve", "query"}
 # These commands read images with tf.data, whose threads may still run after an error.
-READERS = {"pretrain", "finetune", "evaluate", "predict", "probe", "report", "sweep"}
+READERS = {
+    "pretrain",
+    "finetune",
+    "evaluate",
+    "knn",
+    "predict",
+    "probe",
+    "report",
+    "sweep",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

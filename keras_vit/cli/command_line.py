@@ -59,6 +59,26 @@ def parser(
     return made
 
 
+def add_features(made: argparse.ArgumentParser) -> None:
+    """Add the options that choose and keep features: `--block` and `--features`.
+
+    Args:
+        made: the parser.
+    """
+    made.add_argument(
+        "--block",
+        type=int,
+        metavar="N",
+        help="use the class token of block N, or its mean patch if there is none; -1 is "
+        "the last block (default: the input of the head)",
+    )
+    made.add_argument(
+        "--features",
+        metavar="DIR",
+        help="keep the features in this directory, and look them up there",
+    )
+
+
 def settings(options: argparse.Namespace) -> list[str]:
     """Return the values of `--set` and `--data-dir` as settings for `configs.override`.
 

@@ -17,7 +17,8 @@ Examples:
       data.train=tfds:cifar10 --set data.validation=tfds:cifar10:test[:5000] --set \
       data.test=tfds:cifar10:test[5000:]
 
---workdir DIR writes linear_probe.json.
+--workdir DIR writes linear_probe.json. --features DIR keeps the features, so that they
+are computed once.
 
 Reference: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_lsr`.
 """
@@ -40,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "CONFIG_OR_CHECKPOINT",
         "directory for linear_probe.json",
     )
+    command_line.add_features(parser)
     options = parser.parse_args(arguments)
     with command_line.writing(options.workdir):
         config = command_line.config_of(options.what, command_line.UNSPECIFIED)
         config = configs.override(config, command_line.settings(options))
         configs.check_data(config, command_line.settings(options))
-        results = linear_probe(config)
+        results = linear_probe(config, options.block, options.features)
         what = config.model.weights or f"{options.what}, random weights"
         print(f"{what}, test accuracy of a linear probe:")
         for name, row in results.items():

@@ -8,10 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vit.evaluation.accuracy import outputs
+from keras_vit.evaluation.features import feature_network, features
 from keras_vit.training import config as configs
 from keras_vit.training.image_sets import open_parts
-from keras_vit.training.objectives import network
 from keras_vit.training.runs import check_classes
 
 # The values that big_vision tries.
@@ -43,7 +42,8 @@ def probe(
     """
     from sklearn.linear_model import Ridge
 
-    mean, std = train[0].mean(axis=0), train[0].std(axis=0) + 1e-5
+    mean = train[0].mean(axis=0, dtype="float64")
+    std = train[0].std(axis=0, dtype="float64") + 1e-5
     targets = 2.0 * np.eye(classes)[train[1]] - 1.0
 
     def accuracy(model, part):
@@ -85,31 +85,15 @@ def few(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     return np.concatenate(chosen)
 
 
-def features(model, source, config) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features of all images of a source, and their labels.
-
-    Args:
-        model: a model without a head; tokens that it does not pool are averaged.
-        source: the images.
-        config: config with the batch size and the handling of unreadable images.
-
-    Returns:
-        Features `(n, d)` and labels `(n,)`.
-    """
-    found, labels = [], []
-    for values, batch_labels in outputs(model, source, config):
-        if values.ndim == 3:  # The model returns tokens because it has no pooling.
-            values = values[:, model.num_prefix_tokens :].mean(axis=1)
-        found.append(values)
-        labels.append(batch_labels)
-    return np.concatenate(found), np.concatenate(labels)
-
-
-def linear_probe(config: configs.Config) -> dict[str, Any]:
+def linear_probe(
+    config: configs.Config, block: int | None = None, cache: str | None = None
+) -> dict[str, Any]:
     """Measure the accuracy of linear probes fitted to few images and to all images.
 
     Args:
         config: config with the model or the checkpoint, and all three data sets.
+        block: None, or the number of the block whose features are used.
+        cache: None, or a directory of computed features.
 
     Returns:
         Dict with a dict for each of `5-shot`, `10-shot` and `all`: `accuracy`,
@@ -129,11 +113,8 @@ def linear_probe(config: configs.Config) -> dict[str, Any]:
         )
     sources = open_parts(data)
     check_classes(sources)
-    model = network(config, include_top=False)
-    parts = {}
-    for name, source in sources.items():
-        print(f"features of {source.name} ...", flush=True)
-        parts[name] = features(model, source, config)
+    model = feature_network(config, block)
+    parts = {part: features(model, sources[part], config, cache) for part in sources}
     classes = sources["train"].num_classes
     x, y = parts["train"]
     results = {}

@@ -5,7 +5,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vit.visualize.attention import chosen_blocks
 from keras_vit.visualize.batches import in_batches
 from keras_vit.visualize.pictures import to_unit_range
 
@@ -14,11 +13,11 @@ def grid_features(
     model: keras.Model, images: Any, block: int = -1, batch_size: int = 8
 ) -> np.ndarray:
     """Return the features of the patches after a block, `(b, gh, gw, d)` float32."""
-    (layer,) = chosen_blocks(model, [block])
-    network = keras.Model(model.input, {"tokens": layer.output})
-    tokens = in_batches(network, model, images, batch_size)["tokens"]
-    grid = tokens[:, model.num_prefix_tokens :].astype("float32")
-    return grid.reshape(len(grid), *model.grid_shape, -1)
+
+    def tokens(batch):
+        return model.features(batch, [block], norm=False)[0]
+
+    return in_batches(tokens, model, images, batch_size).astype("float32")
 
 
 def patch_colors(

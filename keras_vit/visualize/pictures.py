@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -81,6 +81,46 @@ def sheet(rows: np.ndarray, gap: int = 1) -> np.ndarray:
     return whole
 
 
+def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Return a picture scaled to fit into a square, `(h, w, 3)` uint8.
+
+    Args:
+        pixels: `(h, w, 1)` or `(h, w, 3)`, pixel values 0 to 255.
+        side: int, side of the square.
+    """
+    from PIL import Image
+
+    pixels = to_bytes(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side))
+    return np.asarray(image)
+
+
+def scattered(
+    thumbnails: Sequence[np.ndarray], places: np.ndarray, side: int = 1000
+) -> np.ndarray:
+    """Return small pictures at their places in one picture.
+
+    Args:
+        thumbnails: pictures `(h, w, 3)`, uint8, of any sizes.
+        places: `(n, 2)`, values 0 to 1: horizontal and vertical place.
+        side: int, side of the result.
+
+    Returns:
+        `(side, side, 4)`, uint8, transparent where there is no picture.
+    """
+    whole = np.zeros((side, side, 4), "uint8")
+    # The more pictures there are, the smaller they are.
+    largest = int(np.clip(side / np.sqrt(len(thumbnails)) / 1.5, 16, 160))
+    for pixels, (x, y) in zip(thumbnails, places, strict=True):
+        small = thumbnail(pixels, largest)
+        height, width = small.shape[:2]
+        top, left = round(y * (side - height)), round(x * (side - width))
+        part = whole[top : top + height, left : left + width]
+        part[..., :3], part[..., 3] = small, 255
+    return whole
+
+
 def png(pixels: np.ndarray, scale: int = 1) -> bytes:
     """Encode pixels as a PNG file.
 
@@ -105,13 +145,20 @@ def data_uri(content: bytes, kind: str = "image/png") -> str:
 _INK = "#010203"
 
 
-def chart(series: Mapping[str, tuple[np.ndarray, np.ndarray]], x: str, y: str) -> str:
-    """Draw a scatter plot as SVG, in the color of the text around it.
+def chart(
+    series: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    x: str,
+    y: str,
+    lines: bool = False,
+) -> str:
+    """Draw points as SVG, in the color of the text around it.
 
     Args:
         series: dict from names to arrays of x and y values, `(n,)` each.
         x: label of the x axis.
         y: label of the y axis.
+        lines: bool, whether the points of a series are connected. Without lines, the x
+            axis has integers.
 
     Returns:
         An `<svg>` element.
@@ -126,9 +173,11 @@ def chart(series: Mapping[str, tuple[np.ndarray, np.ndarray]], x: str, y: str) -
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         axes = figure.subplots()
         for name, (horizontal, vertical) in series.items():
-            axes.plot(horizontal, vertical, "o", ms=4, alpha=0.7, label=name)
+            style = "o-" if lines else "o"
+            axes.plot(horizontal, vertical, style, ms=4, alpha=0.7, label=name)
         axes.set(xlabel=x, ylabel=y, ylim=(0, None))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        if not lines:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25, color=_INK)
         axes.set_facecolor("none")
         if len(series) > 1:

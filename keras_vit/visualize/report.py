@@ -3,14 +3,12 @@
 import html
 import os
 import pathlib
-import string
 from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.atomic_files import write_text
 from keras_vit.labels import decode_predictions
 from keras_vit.visualize import pictures
 from keras_vit.visualize.attention import (
@@ -25,9 +23,8 @@ from keras_vit.visualize.batches import in_batches
 from keras_vit.visualize.features import feature_channels, patch_colors
 from keras_vit.visualize.filters import patch_filters
 from keras_vit.visualize.gradient import gradient_attention
+from keras_vit.visualize.page import figure, picture, row, section, whole, write_page
 from keras_vit.visualize.positions import position_similarity, similarity_and_distance
-
-_TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 
 
 def report(
@@ -75,12 +72,7 @@ def report(
     if len(names) != len(originals):
         raise ValueError(f"{len(originals)} images have {len(names)} image_names.")
     page = _Page(model, originals, names)
-    title = html.escape(title or model.name)
-    template = string.Template(_TEMPLATE.read_text(encoding="utf-8"))
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, template.substitute(title=title, body="\n".join(page.sections())))
-    return path
+    return write_page(path, title or model.name, page.sections())
 
 
 class _Page:
@@ -143,12 +135,12 @@ class _Page:
         best = self._predictions()
         rows = []
         for index, (name, pixels) in enumerate(zip(self.names, self.pixels, strict=True)):
-            figures = [_figure(_picture(pixels), name, f"{name}{best[index]}")]
+            figures = [figure(picture(pixels), name, f"{name}{best[index]}")]
             for view, maps in views.items():
                 shown = pictures.overlay(pixels, maps[index])
-                figures.append(_figure(_picture(shown), f"{view} on {name}", view))
-            rows.append(_row(figures))
-        return _section("Where the model looks", about, rows)
+                figures.append(figure(picture(shown), f"{view} on {name}", view))
+            rows.append(row(figures))
+        return section("Where the model looks", about, rows)
 
     def _predictions(self):
         if not self.model.get_config()["include_top"]:
@@ -170,12 +162,12 @@ class _Page:
             rows = np.stack([[pictures.colored(head) for head in row] for row in image])
             uri = pictures.data_uri(pictures.png(pictures.sheet(rows), scale=3))
             text = f"attention of every block and head on {name}"
-            figures.append(_figure(uri, text, name, kind="patches"))
+            figures.append(figure(uri, text, name, kind="patches"))
         about = (
             "One row for each block, from the first to the last, and one column for each "
             "head. Each map has its own scale: yellow is the largest attention."
         )
-        return _section("All heads", about, [_whole(figures)])
+        return section("All heads", about, [whole(figures)])
 
     def _distance(self):
         height = self.model.input_shape[1]
@@ -196,21 +188,21 @@ class _Page:
             "attention between them. "
             f"The means of the blocks: {_numbers(distances.mean(axis=1))}."
         )
-        return _section("How far each head looks", about, [chart])
+        return section("How far each head looks", about, [chart])
 
     def _positions(self):
         similarity = position_similarity(self.model)
         rows = np.stack([[pictures.colored(map_) for map_ in row] for row in similarity])
         uri = pictures.data_uri(pictures.png(pictures.sheet(rows)))
         text = "similarity of the position of every patch with all positions"
-        figure = _figure(uri, text, "", kind="patches")
+        shown = figure(uri, text, "", kind="patches")
         rho = similarity_and_distance(similarity)
         about = (
             "The map in row y and column x shows how similar the position of that patch "
             "is to the positions of all patches. Rank correlation of similarity with "
             f"distance: {rho:.3f}."
         )
-        return _section("Positions", about, [_whole([figure])])
+        return section("Positions", about, [whole([shown])])
 
     def _filters(self):
         filters = patch_filters(self.model, 28)
@@ -228,7 +220,7 @@ class _Page:
             "Principal components of the linear embedding of the patches, in descending "
             "order of variance."
         )
-        return _section("Filters", about, [_whole([_figure(uri, text, "", "patches")])])
+        return section("Filters", about, [whole([figure(uri, text, "", "patches")])])
 
     def _components(self):
         depth = len(transformer_blocks(self.model))
@@ -236,17 +228,17 @@ class _Page:
         blocks = sorted({depth // 3, 2 * depth // 3, depth - 1})
         colors = {b: patch_colors(self.model, self.inputs, b) for b in blocks}
         for index, name in enumerate(self.names):
-            figures = [_figure(_picture(self.pixels[index]), name, name)]
+            figures = [figure(picture(self.pixels[index]), name, name)]
             for block, maps in colors.items():
-                uri = _picture(pictures.to_bytes(255 * maps[index]))
+                uri = picture(pictures.to_bytes(255 * maps[index]))
                 text = f"principal components of {name} after block {block}"
-                figures.append(_figure(uri, text, f"block {block}", kind="patches"))
-            rows.append(_row(figures))
+                figures.append(figure(uri, text, f"block {block}", kind="patches"))
+            rows.append(row(figures))
         about = (
             "The first three principal components of the patches of all images as red, "
             "green and blue: patches of the same color have similar features."
         )
-        return _section("Features", about, rows)
+        return section("Features", about, rows)
 
     def _channels(self):
         depth = len(transformer_blocks(self.model))
@@ -256,12 +248,12 @@ class _Page:
             rows = np.stack([[pictures.colored(c) for c in image] for image in channels])
             uri = pictures.data_uri(pictures.png(pictures.sheet(rows), scale=3))
             text = f"channels of the features after block {block}, one row per image"
-            figures.append(_figure(uri, text, f"block {block}", kind="patches"))
+            figures.append(figure(uri, text, f"block {block}", kind="patches"))
         about = (
             "The channels with the largest variance, one row for each image, each with "
             "its own scale."
         )
-        return _section("Channels", about, [_whole(figures)])
+        return section("Channels", about, [whole(figures)])
 
 
 def _has_positions(model):
@@ -271,29 +263,3 @@ def _has_positions(model):
 
 def _numbers(values):
     return ", ".join(f"{value:.1f}" for value in values)
-
-
-def _picture(pixels):
-    """Return pixels `(h, w, 1)` or `(h, w, 3)` as the URI of a PNG file."""
-    return pictures.data_uri(
-        pictures.png(pixels.squeeze(axis=-1) if pixels.shape[-1] == 1 else pixels)
-    )
-
-
-def _section(title, about, parts):
-    return f"<h2>{title}</h2>\n<p>{html.escape(about)}</p>\n" + "\n".join(parts)
-
-
-def _figure(uri, alternative, caption, kind=""):
-    return (
-        f'<figure><img class="{kind}" src="{uri}" alt="{html.escape(alternative)}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
-
-
-def _row(figures):
-    return f'<div class="row">{"".join(figures)}</div>'
-
-
-def _whole(figures):
-    return f'<div class="whole">{"".join(figures)}</div>'

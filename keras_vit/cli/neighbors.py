@@ -1,0 +1,125 @@
+"""Find near duplicates and unusual images in folders, by the features of a model.
+
+keras-vit neighbors CHECKPOINT IMAGE [IMAGE ...] --output neighbors.html
+
+CHECKPOINT is the directory of a run (its best model) or anything that
+`keras_vit.load_checkpoint` reads. IMAGE is an image file or a folder of them. The page
+has pairs of near duplicates, the images that are least similar to all others, and a map
+on which similar images are close to each other. It needs no other file.
+
+Example:
+
+  keras-vit neighbors dinov2_vit_s14 photographs/ --output neighbors.html
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_vit.cli import command_line
+from keras_vit.evaluation.features import feature_network
+from keras_vit.evaluation.neighbors import duplicates, nearest, outliers, plane
+from keras_vit.evaluation.predictions import images_in, predict, read_images
+from keras_vit.training import config as configs
+from keras_vit.visualize import page, pictures
+
+# Side of the pictures of the page, in pixels.
+SIDE = 160
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = command_line.parser("neighbors", __doc__, "CHECKPOINT", "unused")
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("--output", metavar="FILE", required=True)
+    parser.add_argument("--neighbors", type=int, default=5, help="default: %(default)s")
+    parser.add_argument(
+        "--duplicates",
+        type=float,
+        default=0.95,
+        metavar="SIMILARITY",
+        help="smallest cosine similarity of near duplicates (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--block",
+        type=int,
+        metavar="N",
+        help="use the features of block N (default: the input of the head)",
+    )
+    options = parser.parse_args(arguments)
+    if options.neighbors < 1:
+        parser.error(f"--neighbors must be 1 or more; received {options.neighbors}.")
+    with command_line.reported():
+        config = command_line.config_of(options.what, command_line.UNSPECIFIED)
+        config = configs.override(config, command_line.settings(options))
+        model = feature_network(config, options.block)
+        paths, features, thumbnails = _read(model, options.images, config.batch_size)
+        _write(options, paths, features, thumbnails)
+
+
+def _read(model, names, batch_size):
+    """Return the paths, the features and small pictures of all readable images."""
+    paths, features = [], []
+    files = images_in(names)
+    for path, row in predict(model, files, batch_size):
+        if isinstance(row, str):
+            print(f"{path} cannot be read: {row}", file=sys.stderr)
+            continue
+        paths.append(path)
+        features.append(row)
+        if len(paths) % batch_size == 0:
+            print(f"{len(paths)} of {len(files)} images", flush=True)
+    if len(paths) < 2:
+        raise ValueError(f"Neighbors need two images; {len(paths)} could be read.")
+    small = [
+        pictures.thumbnail(np.asarray(pixels), SIDE)
+        for _, pixels in read_images(paths, model.input_shape[-1])
+    ]
+    return paths, np.stack(features), small
+
+
+def _write(options, paths, features, thumbnails):
+    similarities, numbers = nearest(features, options.neighbors)
+    pairs = duplicates(similarities, numbers, options.duplicates)
+    for similarity, first, second in pairs:
+        print(f"{similarity:.3f}  {paths[first]}  {paths[second]}")
+    uris = [page.picture(thumbnail) for thumbnail in thumbnails]
+    print(f"{len(pairs)} pairs of near duplicates among {len(paths)} images")
+
+    def shown(image, text):
+        name = paths[image].name
+        return page.figure(uris[image], name, f"{name}: {text}")
+
+    alike = [
+        page.row([shown(first, f"{similarity:.3f}"), shown(second, "")])
+        for similarity, first, second in pairs[:50]
+    ]
+    means = similarities.mean(axis=1)
+    unusual = [
+        shown(image, f"{means[image]:.3f}") for image in outliers(similarities)[:12]
+    ]
+    sheet = pictures.scattered(thumbnails, plane(features))
+    uri = pictures.data_uri(pictures.png(sheet))
+    sections = [
+        page.section(
+            "Near duplicates",
+            f"Pairs with a similarity of {options.duplicates:g} or more: {len(pairs)}. "
+            "The first 50 are shown.",
+            alike,
+        ),
+        page.section(
+            "Unusual images",
+            f"Images with the smallest mean similarity to their {similarities.shape[1]} "
+            "nearest neighbors.",
+            [page.row(unusual)],
+        ),
+        page.section(
+            "Map",
+            "Similar images are close to each other (t-SNE of the features).",
+            [page.whole([page.figure(uri, "map of all images", "")])],
+        ),
+    ]
+    title = f"{len(paths)} images by {pathlib.Path(options.what).name}"
+    print(f"page: {page.write_page(options.output, title, sections)}")

@@ -1,0 +1,97 @@
+"""Features of all images of a data set, computed once and kept on disk."""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_vit.atomic_files import replacing
+from keras_vit.data.fingerprint import fingerprints
+from keras_vit.data.source import Source
+from keras_vit.evaluation.accuracy import outputs
+from keras_vit.training import config as configs
+from keras_vit.training.objectives import network
+
+
+def feature_network(config: configs.Config, block: int | None = None) -> Any:
+    """Return the model that computes the features of a config's model.
+
+    Args:
+        config: config with the model or the checkpoint.
+        block: None for the input of the head; or the number of a block, where negative
+            numbers count from the end, for its class token after the model's last norm,
+            or the mean of its patches in a model without a class token.
+
+    Returns:
+        A model from images to features `(b, d)` with a `preprocessor`.
+
+    Raises:
+        ValueError: there is no such block.
+    """
+    model = network(config, include_top=False)
+    if block is None and model.get_config()["pooling"] is not None:
+        return model
+    # The tokens of a model without pooling are the last block's, after its norm.
+    numbers = [-1 if block is None else block]
+    maps = model.feature_model(numbers, as_grid=False, prefix_tokens=True)
+    grid, prefix = maps(model.input).values()
+    if block is not None and model.get_layer("patch_encoder").has_class_token:
+        pooled = prefix[:, 0]
+    else:
+        pooled = ops.mean(grid, axis=1)
+    pooler = keras.Model(model.input, pooled)
+    pooler.preprocessor = model.preprocessor
+    return pooler
+
+
+def features(
+    model: Any,
+    source: Source,
+    config: configs.Config,
+    cache: str | os.PathLike | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features of all images of a source, and their labels.
+
+    Args:
+        model: a model that `feature_network` returned.
+        source: the images.
+        config: config with the batch size and the handling of unreadable images.
+        cache: None, or a directory in which the features are looked up, and stored if
+            they are not there. The name of a file is a hash of the weights, the
+            preprocessing, and the names, labels and contents of the images.
+
+    Returns:
+        Features `(n, d)`, float32, and labels `(n,)`.
+    """
+    path = None
+    if cache is not None:
+        path = pathlib.Path(cache, f"features-{_key(model, source, config)}.npz")
+        if path.exists():
+            print(f"features of {source.name}: {path}", flush=True)
+            with np.load(path) as file:
+                return file["features"], file["labels"]
+    print(f"features of {source.name} ...", flush=True)
+    rows, labels = zip(*outputs(model, source, config), strict=True)
+    found = np.concatenate(rows).astype("float32"), np.concatenate(labels)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, features=found[0], labels=found[1])
+    return found
+
+
+def _key(model, source, config):
+    """Return a hash of everything that features depend on."""
+    key = hashlib.sha256()
+    for weight in model.weights:
+        key.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
+    structure = {**model.get_config(), "name": None}
+    settings = [structure, model.preprocessor.get_config(), config.data.unreadable]
+    key.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    key.update(fingerprints({"": source})[""].encode())
+    return key.hexdigest()[:16]

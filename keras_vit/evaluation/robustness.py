@@ -1,0 +1,133 @@
+"""Accuracy on images with dropped, shuffled and hidden patches."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from keras_vit.data.pipeline import evaluation_batches
+from keras_vit.training import config as configs
+from keras_vit.training.image_sets import open_parts
+from keras_vit.training.objectives import network
+
+# Parts of the patches that are dropped, or parts of the area that are hidden.
+PARTS = (0.0, 0.125, 0.25, 0.5, 0.75, 0.9)
+
+
+def drop_patches(images, grid_shape, part, generator):
+    """Set a random part of the patches of each image to 0, the mean color.
+
+    Args:
+        images: `(b, h, w, c)`, preprocessed.
+        grid_shape: `(gh, gw)`, rows and columns of patches, which divide `h` and `w`.
+        part: float, 0 to 1.
+        generator: NumPy random generator.
+
+    Returns:
+        New images.
+    """
+    b, (gh, gw) = len(images), grid_shape
+    ranks = generator.random((b, gh * gw)).argsort(axis=1).argsort(axis=1)
+    kept = (ranks >= round(part * gh * gw)).reshape(b, gh, gw)
+    h, w = images.shape[1] // gh, images.shape[2] // gw
+    return images * kept.repeat(h, axis=1).repeat(w, axis=2)[..., None]
+
+
+def shuffle_patches(images, grid_shape, part, generator):
+    """Exchange a random part of the patches of each image among each other.
+
+    Args:
+        images: as for `drop_patches`.
+        grid_shape: as for `drop_patches`.
+        part: float, 0 to 1.
+        generator: NumPy random generator.
+
+    Returns:
+        New images.
+    """
+    (b, height, width, c), (gh, gw) = images.shape, grid_shape
+    h, w = height // gh, width // gw
+    patches = images.reshape(b, gh, h, gw, w, c).swapaxes(2, 3).reshape(b, gh * gw, -1)
+    shuffled = patches.copy()
+    for image in range(b):
+        chosen = generator.permutation(gh * gw)[: round(part * gh * gw)]
+        shuffled[image, chosen] = patches[image, generator.permutation(chosen)]
+    shuffled = shuffled.reshape(b, gh, gw, h, w, c).swapaxes(2, 3)
+    return shuffled.reshape(images.shape)
+
+
+def hide_center(images, grid_shape, part, generator):
+    """Set a centered rectangle of whole patches to 0, the mean color.
+
+    Args:
+        images: as for `drop_patches`.
+        grid_shape: as for `drop_patches`.
+        part: float, 0 to 1, of the area; sides are rounded to whole patches.
+        generator: unused.
+
+    Returns:
+        New images.
+    """
+    (gh, gw), hidden = grid_shape, images.copy()
+    h, w = images.shape[1] // gh, images.shape[2] // gw
+    rows, columns = (round(np.sqrt(part) * size) for size in grid_shape)
+    top, left = (gh - rows) // 2, (gw - columns) // 2
+    hidden[:, top * h : (top + rows) * h, left * w : (left + columns) * w] = 0
+    return hidden
+
+
+CHANGES: dict[str, Callable[..., np.ndarray]] = {
+    "dropped": drop_patches,
+    "shuffled": shuffle_patches,
+    "hidden center": hide_center,
+}
+
+
+def robustness(config: configs.Config, seed: int = 0) -> dict[str, Any]:
+    """Measure the accuracy on changed images.
+
+    Args:
+        config: config with the model or the checkpoint, and `data.test`.
+        seed: int, seed of the random choices.
+
+    Returns:
+        Dict from the name of each change to a dict from the part of the patches or the
+        area to the accuracy.
+
+    Raises:
+        ValueError: `data.test` is missing, or has other classes than the model.
+
+    Reference: Intriguing Properties of Vision Transformers (arXiv:2105.10497).
+    """
+    if not config.data.test:
+        raise ValueError(
+            "Robustness needs data.test: --set data.test=folder:PATH or tfds:NAME."
+        )
+    source = open_parts(config.data, ("test",))["test"]
+    model: Any = network(config, include_top=True, head="keep")
+    classes = model.output_shape[-1]
+    if classes != source.num_classes:
+        raise ValueError(
+            f"{source.name} has {source.num_classes} classes, and the model {classes}."
+        )
+    generator = np.random.default_rng(seed)
+    correct = {(name, part): 0 for name in CHANGES for part in PARTS}
+    seen = 0
+    batches = evaluation_batches(
+        source.with_channels(model.input_shape[-1]),
+        model.preprocessor,
+        config.batch_size,
+        unreadable=config.data.unreadable,
+    )
+    for images, labels, weights in batches.as_numpy_iterator():
+        real = weights > 0
+        seen += int(real.sum())
+        for name, part in correct:
+            changed = CHANGES[name](images, model.grid_shape, part, generator)
+            predicted = np.asarray(model.predict_on_batch(changed)).argmax(axis=-1)
+            correct[name, part] += int(np.sum((predicted == labels)[real]))
+        print(f"{seen} of {source.num_examples} images", flush=True)
+    return {
+        name: {f"{part:g}": correct[name, part] / seen for part in PARTS}
+        for name in CHANGES
+    }
