@@ -1,23 +1,28 @@
 """Find near duplicates and unusual images in folders, by the features of a model.
 
-keras-vit neighbors CHECKPOINT IMAGE [IMAGE ...] --output neighbors.html
+keras-vit neighbors CHECKPOINT IMAGE [IMAGE ...] --workdir DIR
 
 CHECKPOINT is the directory of a run (its best model) or anything that
-`keras_vit.load_checkpoint` reads. IMAGE is an image file or a folder of them. The page
-has pairs of near duplicates, the images that are least similar to all others, and a map
-on which similar images are close to each other. It needs no other file.
+`keras_vit.load_checkpoint` reads. IMAGE is an image file or a folder of them.
+
+DIR/neighbors.html shows pairs of near duplicates, the images that are least similar to
+all others, and a map on which similar images are close to each other; it needs no other
+file. DIR/duplicates.csv lists all pairs.
 
 Example:
 
-  keras-vit neighbors dinov2_vit_s14 photographs/ --output neighbors.html
+  keras-vit neighbors dinov2_vit_s14 photographs/ --workdir neighbors
 """
 
+import csv
+import io
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 
+from keras_vit.atomic_files import write_text
 from keras_vit.cli import command_line
 from keras_vit.evaluation.features import feature_network
 from keras_vit.evaluation.neighbors import duplicates, nearest, outliers, plane
@@ -31,9 +36,10 @@ SIDE = 160
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = command_line.parser("neighbors", __doc__, "CHECKPOINT", "unused")
+    parser = command_line.parser(
+        "neighbors", __doc__, "CHECKPOINT", "directory for the page and the list"
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE")
-    parser.add_argument("--output", metavar="FILE", required=True)
     parser.add_argument("--neighbors", type=int, default=5, help="default: %(default)s")
     parser.add_argument(
         "--duplicates",
@@ -51,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.neighbors < 1:
         parser.error(f"--neighbors must be 1 or more; received {options.neighbors}.")
-    with command_line.reported():
+    if options.workdir is None:
+        parser.error("--workdir is required")
+    with command_line.writing(options.workdir):
         config = command_line.config_of(options.what, command_line.UNSPECIFIED)
         config = configs.override(config, command_line.settings(options))
         model = feature_network(config, options.block)
@@ -122,4 +130,11 @@ def _write(options, paths, features, thumbnails):
         ),
     ]
     title = f"{len(paths)} images by {pathlib.Path(options.what).name}"
-    print(f"page: {page.write_page(options.output, title, sections)}")
+    directory = pathlib.Path(options.workdir)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("similarity", "image", "other"))
+    writer.writerows((f"{s:.4f}", paths[i], paths[j]) for s, i, j in pairs)
+    write_text(directory / "duplicates.csv", text.getvalue())
+    path = page.write_page(directory / "neighbors.html", title, sections)
+    print(f"page: {path}")

@@ -173,8 +173,8 @@ def chart(
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         axes = figure.subplots()
         for name, (horizontal, vertical) in series.items():
-            style = "o-" if lines else "o"
-            axes.plot(horizontal, vertical, style, ms=4, alpha=0.7, label=name)
+            form = "o-" if lines else "o"
+            axes.plot(horizontal, vertical, form, ms=4, alpha=0.7, label=name)
         axes.set(xlabel=x, ylabel=y, ylim=(0, None))
         if not lines:
             axes.xaxis.get_major_locator().set_params(integer=True)
