@@ -6,18 +6,17 @@ as the sum of one table for the rows and one for the columns.
 """
 
 import contextlib
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from keras_vit.layers.resize import resize_positions
+from keras_vit.weights.parts import FlatPatches
 from keras_vit.weights.tensor_file import TensorFile
 from keras_vit.weights.timm import TimmSource
 from keras_vit.weights.timm_config import read_config
 
 _SIGN = "embeds.proj.weight"
-_PROJECTION = "patch_embed.proj.weight"
 _GRID, _ROWS, _COLUMNS = (f"embeds.pos_embed{end}" for end in ("", "_y", "_x"))
 _RENAMED = {
     r"^embeds\.(proj|norm)\.": r"patch_embed.\1.",
@@ -47,6 +46,7 @@ class NaFlexFile(TensorFile):
 
     def __init__(self, file: TensorFile, channels: int):
         super().__init__(file.path)
+        file = FlatPatches(file, _SIGN, channels)
         self.format = file.format  # type: ignore[misc]
         self._file = file
         self._stored: dict[str, str] = {}
@@ -56,15 +56,6 @@ class NaFlexFile(TensorFile):
                 name = re.sub(pattern, replacement, name)
             self._stored[name] = stored
             self.shapes[name] = shape
-        if len(shape := file.shapes[_SIGN]) == 2:
-            side = math.isqrt(shape[1] // channels)
-            if side**2 * channels != shape[1]:
-                raise ValueError(
-                    f"{_SIGN} in {self.path} is for patches of {shape[1]} values, which "
-                    f"are not squares of {channels} channels. State in_chans in the "
-                    "model_args of timm's config.json beside the file."
-                )
-            self.shapes[_PROJECTION] = (shape[0], channels, side, side)
         self.grid_shape = self._take_grid()
 
     def _take_grid(self):
@@ -91,10 +82,6 @@ class NaFlexFile(TensorFile):
                     grid = read(_ROWS)[:, :, None] + read(_COLUMNS)[:, None]
                     return grid.reshape(self.shapes[name])
                 array = read(_GRID if name == "pos_embed" else self._stored[name])
-                if name == _PROJECTION and array.ndim == 2:
-                    width, channels, side, _ = self.shapes[name]
-                    array = array.reshape(width, side, side, channels)
-                    return array.transpose(0, 3, 1, 2)
                 return array.reshape(self.shapes[name])
 
             yield read_plain

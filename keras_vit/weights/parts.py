@@ -1,6 +1,7 @@
 """Sharded PyTorch checkpoints, and checkpoints whose names have a wrapper's prefix."""
 
 import contextlib
+import math
 
 import numpy as np
 
@@ -133,3 +134,49 @@ def join(
                 arrays = [joined.pop(prefix + part) for part in parts]
                 joined[prefix + packed] = np.concatenate(arrays)
     return joined
+
+
+class FlatPatches(TensorFile):
+    """View of a file in which a matrix for flat patches is the kernel of a `Conv2d`.
+
+    A file that stores a kernel is not changed.
+
+    Args:
+        file: the opened file.
+        name: str, name of the matrix, of shape `(width, rows * columns * channels)`.
+        channels: int, number of channels of the images.
+
+    Raises:
+        ValueError: if the patches are not squares.
+    """
+
+    def __init__(self, file: TensorFile, name: str, channels: int):
+        super().__init__(file.path)
+        self.format = file.format  # type: ignore[misc]
+        self._file, self._name = file, name
+        self.shapes = dict(file.shapes)
+        shape = file.shapes[name]
+        if len(shape) != 2:
+            return
+        side = math.isqrt(shape[1] // channels)
+        if side**2 * channels != shape[1]:
+            raise ValueError(
+                f"{name} in {self.path} is for patches of {shape[1]} values, which are "
+                f"not squares of {channels} channels. Put the network's config.json with "
+                "the number of channels beside the file."
+            )
+        self.shapes[name] = (shape[0], channels, side, side)
+
+    @contextlib.contextmanager
+    def reader(self):
+        with self._file.reader() as read:
+
+            def read_kernel(name):
+                array = read(name)
+                if name != self._name or array.ndim != 2:
+                    return array
+                width, channels, side, _ = self.shapes[name]
+                array = array.reshape(width, side, side, channels)
+                return array.transpose(0, 3, 1, 2)
+
+            yield read_kernel

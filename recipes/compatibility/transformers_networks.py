@@ -102,6 +102,8 @@ def build(name: str) -> Any:
     network_class = getattr(transformers, kind)
     config_class = network_class.config_class
     sizes = {**_SIZES, **more}
+    if "mlp_ratio" in sizes:  # DINOv2 has no setting for the width itself.
+        del sizes["intermediate_size"]
     if "SiglipForImage" in kind or kind in _TWO_TOWERS:
         text = {**_TEXT, "projection_size": 48} if "Siglip" in kind else _TEXT
         config = config_class(vision_config=sizes, text_config=text, num_labels=CLASSES)
@@ -188,6 +190,9 @@ def answers(network: Any) -> dict[str, Any]:
     config = getattr(network.config, "vision_config", network.config)
     given = {
         "num_heads": config.num_attention_heads,
+        "activation": {"gelu_pytorch_tanh": "gelu_tanh"}.get(
+            config.hidden_act, config.hidden_act
+        ),
         "state_dict": "vision_model",
         "input_shape": (SIDE, SIDE, 3),
         "source_grid_shape": (GRID, GRID),

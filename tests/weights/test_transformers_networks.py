@@ -235,3 +235,37 @@ def test_tokens_without_the_attention_pooling(tmp_path):
     assert model.output_shape == (None, 16, 48)
     tensors = load_file(tmp_path / "model.safetensors")
     assert any(name.startswith("head.") for name in tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "tower"),
+    [("ViTForMaskedImageModeling", "vit"), ("BeitForMaskedImageModeling", "beit")],
+)
+def test_heads_of_pretraining_are_ignored(tmp_path, name, tower):
+    network = build(name, MLP)
+    network.save_pretrained(tmp_path)
+    model = keras_vit.load_checkpoint(tmp_path, pooling=None)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    with torch.no_grad():
+        pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        expected = getattr(network, tower)(pixels).last_hidden_state.numpy()
+    np.testing.assert_allclose(array(model(images)), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (6, 6)])
+def test_siglip_2_for_one_image_size(tmp_path, grid):
+    """Compare the network for any aspect ratio, whose positions are resized at load."""
+    network = build("Siglip2VisionModel", {**MLP, "num_patches": 16})
+    network.save_pretrained(tmp_path)
+    rows, columns = grid
+    images = np.random.default_rng(0).normal(size=(2, 8 * rows, 8 * columns, 3))
+    images = images.astype("float32")
+    patches = images.reshape(2, rows, 8, columns, 8, 3).swapaxes(2, 3)
+    with torch.no_grad():
+        expected = network(
+            pixel_values=torch.from_numpy(patches.reshape(2, rows * columns, -1).copy()),
+            pixel_attention_mask=torch.ones(2, rows * columns, dtype=torch.int64),
+            spatial_shapes=torch.tensor([grid] * 2),
+        ).pooler_output.numpy()
+    model = keras_vit.load_checkpoint(tmp_path, input_shape=images.shape[1:])
+    np.testing.assert_allclose(array(model(images)), expected, rtol=0, atol=1e-4)

@@ -17,6 +17,7 @@ _SOURCES: dict[str, type[TransformersSource]] = {
         dinov2.Dinov2Source,
         dinov3.Dinov3Source,
         siglip.SiglipSource,
+        siglip.Siglip2Source,
         clip.ClipSource,
         beit.BeitSource,
         aimv2.Aimv2Source,
@@ -70,6 +71,10 @@ def _infer_source(shapes):
     if has("embeddings.patch_embed.weight"):
         return aimv2.Aimv2Source
     if has("embeddings.patch_embedding.weight"):
+        if any(
+            n.endswith("patch_embedding.weight") and len(shapes[n]) == 2 for n in shapes
+        ):
+            return siglip.Siglip2Source
         return clip.ClipSource if has("pre_layrnorm.weight") else siglip.SiglipSource
     if has("embeddings.patch_embeddings.weight"):
         return dinov3.Dinov3Source

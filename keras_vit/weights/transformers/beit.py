@@ -65,6 +65,13 @@ class BeitSource(TransformersSource):
         "pooling": ("token", "gap", None),
     }
 
+    def __init__(self, file, config, around):
+        super().__init__(file, config, around)
+        if any(name.startswith("lm_head.") for name in self.shapes):
+            # The head that predicts masked patches has its own norm.
+            head = ("lm_head.", "layernorm.")
+            self.shapes = {n: x for n, x in self.shapes.items() if not n.startswith(head)}
+
     def _tables(self):
         """Return the names of the tables of the first block and of all blocks."""
         own = self._block_name(0) + self._block.layers[BIAS_TABLE]

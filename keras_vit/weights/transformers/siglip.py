@@ -1,5 +1,8 @@
 """SigLIP's vision model of transformers, alone or beside its text model."""
 
+from typing import ClassVar
+
+from keras_vit.weights.parts import FlatPatches
 from keras_vit.weights.pieces import POSITIONS
 from keras_vit.weights.transformers.source import BlockNames, TransformersSource
 
@@ -74,3 +77,27 @@ class SiglipSource(TransformersSource):
     def _stated(self, config):
         has_head = self._shape("probe") is not None
         return {**super()._stated(config), "vision_use_head": has_head}
+
+
+class Siglip2Source(SiglipSource):
+    """Checkpoint source for `Siglip2VisionModel` and `Siglip2Model`, for one image size.
+
+    These networks process images of any aspect ratio. For images of one size they are
+    SigLIP's with a matrix as patch embedding and with resized positions. Other SigLIP 2
+    repositories have the classes of SigLIP.
+    """
+
+    kind = "transformers SigLIP 2 (NaFlex)"
+    model_types = ("siglip2_vision_model", "siglip2")
+    resize = "bilinear_antialias"
+    defaults: ClassVar = {**SiglipSource.defaults, "num_patches": None}
+
+    def __init__(self, file, config, around):
+        kernel = f"{self.names['patches']}.weight"
+        name = next(name for name in file.shapes if name.endswith(kernel))
+        channels = config.get("num_channels", 3)
+        super().__init__(FlatPatches(file, name, channels), config, around)
+
+    def _stated(self, config):
+        rows = self.num_position_rows()
+        return {**super()._stated(config), "num_patches": rows}

@@ -41,7 +41,8 @@ class ViTSource(TransformersSource):
     kind = "transformers ViT"
     model_types: ClassVar[tuple[str, ...]] = ("vit", "vit_msn")
     prefixes: ClassVar[tuple[str, ...]] = ("vit.",)
-    ignored: ClassVar[tuple[str, ...]] = ("embeddings.mask_token",)
+    # A decoder that predicts masked pixels is a head of pretraining.
+    ignored: ClassVar[tuple[str, ...]] = ("embeddings.mask_token", "decoder.")
     names = {  # noqa: RUF012
         "patches": "embeddings.patch_embeddings.projection",
         "class_token": "embeddings.cls_token",
