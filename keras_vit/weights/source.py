@@ -8,9 +8,7 @@ patches and channels to other sizes.
 """
 
 import functools
-import math
 import types
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -34,6 +32,7 @@ from keras_vit.weights.pieces import (
     STEM_ROOT,
     Piece,
 )
+from keras_vit.weights.position_grids import guessed_grid
 from keras_vit.weights.tensor_file import TensorFile
 
 # Arguments of a plain ViT that change the outputs, and leave few traces in the tensors.
@@ -308,35 +307,9 @@ class Source:
                 f"source_grid_shape={tuple(source_grid_shape)} has {gh * gw} "
                 f"positions; {self.path} has {rows - prefixes[0]}."
             )
-        return self._guessed_grid(rows, prefixes, target, class_token_position)
-
-    def _guessed_grid(self, rows, prefixes, target, class_token_position):
-        """Return the first number of prefix rows that leaves a square or the target."""
-        found = []
-        for prefix in prefixes:
-            side = math.isqrt(rows - prefix)
-            square = (side, side) if side * side == rows - prefix else None
-            fits = target if target and math.prod(target) == rows - prefix else None
-            if square and fits and square != fits:
-                raise ValueError(
-                    f"The {rows - prefix} positions of {self.path} may be a grid of "
-                    f"{square} or of {fits}. Pass the right one as "
-                    "source_grid_shape=(rows, columns)."
-                )
-            if square or fits:
-                found.append((prefix, square or fits))
-                if class_token_position is not None:
-                    break
-        if len(found) > 1:
-            (prefix, grid), (other, other_grid), *_ = found
-            warnings.warn(
-                f"The {rows} position embeddings of {self.path} are read as {prefix} for "
-                f"prefix tokens and a grid of {grid}. If they are {other} for prefix "
-                f"tokens and a grid of {other_grid}, pass "
-                f"source_grid_shape={other_grid}.",
-                stacklevel=7,
-            )
-        return found[0] if found else (prefixes[0], None)
+        return guessed_grid(
+            self.path, rows, prefixes, target, class_token_position is not None
+        )
 
     def heads(self, overrides: dict[str, Any], width: int) -> int:
         """Return the number of attention heads, which no tensor shows.
