@@ -68,7 +68,7 @@ def test_networks_with_the_tensors_of_a_plain_vit(tmp_path):
 
 
 def test_architectures():
-    assert len(architectures()) == 279
+    assert len(architectures()) == 293
     for name, num_heads in (
         ("vit_base_patch16_gap_224", 16),
         ("vit_base_patch16_224.augreg_in21k", 12),
