@@ -136,15 +136,8 @@ def argument_parser():
         ("--depths", [6, 12, 24]),
         ("--widths", [192, 384, 768]),
     ]:
-        listed = " ".join(map(str, default))
-        add(
-            option,
-            type=positive,
-            nargs="+",
-            default=default,
-            metavar="N",
-            help=f"default: {listed}",
-        )
+        values = {"type": positive, "nargs": "+", "default": default, "metavar": "N"}
+        add(option, **values, help=f"default: {' '.join(map(str, default))}")
     add(
         "--out",
         type=pathlib.Path,
