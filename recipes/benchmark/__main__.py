@@ -29,6 +29,7 @@ import statistics
 import sys
 import time
 from dataclasses import asdict
+from typing import Any
 
 from keras_vit.models.variants import VIT_SIZES
 from recipes.benchmark import machine, report, runner
@@ -136,7 +137,12 @@ def argument_parser():
         ("--depths", [6, 12, 24]),
         ("--widths", [192, 384, 768]),
     ]:
-        values = {"type": positive, "nargs": "+", "default": default, "metavar": "N"}
+        values: dict[str, Any] = {
+            "type": positive,
+            "nargs": "+",
+            "default": default,
+            "metavar": "N",
+        }
         add(option, **values, help=f"default: {' '.join(map(str, default))}")
     add(
         "--out",
