@@ -29,7 +29,6 @@ import statistics
 import sys
 import time
 from dataclasses import asdict
-from typing import Any
 
 from keras_vit.models.variants import VIT_SIZES
 from recipes.benchmark import machine, report, runner
@@ -137,13 +136,8 @@ def argument_parser():
         ("--depths", [6, 12, 24]),
         ("--widths", [192, 384, 768]),
     ]:
-        values: dict[str, Any] = {
-            "type": positive,
-            "nargs": "+",
-            "default": default,
-            "metavar": "N",
-        }
-        add(option, **values, help=f"default: {' '.join(map(str, default))}")
+        text = f"default: {' '.join(map(str, default))}"
+        add(option, type=positive, nargs="+", default=default, metavar="N", help=text)
     add(
         "--out",
         type=pathlib.Path,
