@@ -331,7 +331,7 @@ def _eva(config):
     _require_mlp(config, "gelu")
     pooling = attention_pooling(config)
     if pooling is not None:
-        sizes = pooling.num_heads, pooling.mlp_dim
+        sizes = pooling.num_heads, pooling.mlp_dim or config["mlp_dim"]
         _require_pooling(config, *sizes, (0,), "gelu")
     else:
         _require_pooling(config, 0, 0, (config["num_prefix_tokens"],), "gelu")

@@ -182,6 +182,10 @@ def test_models_that_timm_cannot_express_are_refused(tmp_path, arguments, named)
         ({"stem": layers.ResNetStem((1,), width=32), "patch_size": 2}, "stem"),
         ({"positions": "relative_bias", "pooling": "gap"}, "class_token"),
         ({"positions": "relative_mlp", "mlp": "swiglu"}, "mlp"),
+        (
+            {"positions": "rope_axial", "pooling": layers.AttentionPooling(2, None)},
+            "pooling",
+        ),
         ({"positions": "rope_mixed", "registers": 2, "pooling": "map"}, "pooling"),
         (
             {

@@ -17,6 +17,7 @@ import pytest
 
 import keras_vit
 import recipes.compatibility  # noqa: F401, makes timm importable without torchvision
+from keras_vit.convert import convert
 from tests.cases import array, random_array
 
 pytest.importorskip("torch", reason="checkpoints of timm are NOT TESTED")
@@ -163,3 +164,34 @@ def test_every_network():
                 failures.append(row)
     print(json.dumps(counts))
     assert not failures, "\n".join(map(str, failures))
+
+
+@pytest.mark.slow
+def test_every_network_that_is_read_can_be_written(tmp_path):
+    failures, counts = [], collections.Counter()
+    for name in timm_networks.names():
+        network = timm_networks.build(name)
+        images = timm_networks.images(network)
+        source, target = tmp_path / f"{name}_source", tmp_path / name
+        source.mkdir()
+        timm_networks.save(network, source, "saved")
+        try:
+            keras_vit.load_checkpoint(source)
+        except ValueError:
+            counts["not read"] += 1
+            continue
+        try:
+            convert(source, target, to="timm")
+        except ValueError as error:
+            failures.append(f"{name}: {error}")
+            continue
+        again = timm.create_model(f"local-dir:{target}", pretrained=True).eval()
+        computed = timm_networks.outputs(again, images)
+        for key, expected in timm_networks.outputs(network, images).items():
+            scale = max(1.0, abs(expected).max())
+            if not abs(computed[key] - expected).max() <= 1e-5 * scale:
+                failures.append(f"{name}: other {key}")
+        counts["written"] += 1
+    print(json.dumps(counts))
+    assert not failures, "\n".join(failures)
+    assert counts["written"] > 250
