@@ -16,6 +16,7 @@ from keras_vit.layers.heads import (
     Classifier,
     GlobalAveragePooling,
     PreLogits,
+    SimilarityClassifier,
     TokenAndAveragePooling,
     TokenPooling,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "ResNetStem",
     "RotaryPositions",
     "SelfAttention",
+    "SimilarityClassifier",
     "SimpleFeaturePyramid",
     "SinCosPositions1D",
     "SinCosPositions2D",

@@ -322,3 +322,77 @@ class Classifier(BudgetedLayer, AdaptableDense):
             dtype=dtype,
             **kwargs,
         )
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class SimilarityClassifier(Composite):
+    """Scaled cosine similarity of features and one vector for each class.
+
+    The output is `activation(x / |x| @ kernel + bias)`, in which `x` are the features or
+    their linear projection, and the kernel contains the vectors, multiplied by the scale.
+    Everything is computed in float32. The kernel starts at zero, as in `Classifier`;
+    `ViT.zero_shot` sets it to text embeddings.
+
+    Input: `(b, d)`. Output: `(b, units)`, float32 under every global policy.
+
+    Args:
+        units: int, number of classes.
+        projection_dim: None, or the width of a projection of the features (CLIP).
+        activation: None, or the name of a Keras activation.
+        initial_bias: float, initial value of the bias.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> head = keras_vit.layers.SimilarityClassifier(2, projection_dim=4)
+    >>> tuple(head(keras.random.uniform((3, 8))).shape)
+    (3, 2)
+
+    Reference: CLIP (arXiv:2103.00020) figure 3; bias: SigLIP (arXiv:2303.15343).
+    """
+
+    def __init__(
+        self,
+        units: int = 1000,
+        projection_dim: int | None = None,
+        activation: str | None = None,
+        initial_bias: float = 0.0,
+        dtype="float32",
+        **kwargs,
+    ):
+        super().__init__(dtype=dtype, **kwargs)
+        self.units = units
+        self.projection_dim = projection_dim
+        self.activation = activation
+        self.initial_bias = initial_bias
+        self.projection: Any = None
+        if projection_dim is not None:
+            self.projection = Dense(
+                projection_dim, dtype=self.dtype_policy, name="projection"
+            )
+
+    def build(self, input_shape):
+        if self.projection is not None:
+            self.projection.build(input_shape)
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.projection_dim or input_shape[-1], self.units),
+            initializer="zeros",
+        )
+        self.bias = self.add_weight(
+            name="bias",
+            shape=(self.units,),
+            initializer=keras.initializers.Constant(self.initial_bias),
+        )
+
+    def call(self, x):
+        if self.projection is not None:
+            x = self.projection(x)
+        squares = ops.sum(ops.square(x), axis=-1, keepdims=True)
+        # The gradient of a square root is infinite at 0.
+        x = x * ops.rsqrt(ops.maximum(squares, 1e-30))
+        logits = ops.matmul(x, self.kernel) + self.bias
+        return keras.activations.get(self.activation)(logits)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)

@@ -114,7 +114,7 @@ def _adapted_config(model, overrides, head):
     if channels != config["input_shape"][-1]:
         preprocessor = preprocessor.with_channels(channels)
     if head == "new" or not overrides.get("include_top", True):
-        config |= {"representation_size": None, "class_names": None}
+        config |= {"representation_size": None, "class_names": None, "classifier": None}
         for name in ("lora", "quantized"):  # Omit the entries of the old head.
             entries = config.get(name, {}).items()
             config[name] = {p: e for p, e in entries if not _is_head(f"{p}/")}

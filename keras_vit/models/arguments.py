@@ -12,7 +12,12 @@ from keras_vit.choices import check_choice
 from keras_vit.layers.attention import SelfAttention, head_dim
 from keras_vit.layers.base import copy_of, restored
 from keras_vit.layers.block import BLOCK_ORDERS
-from keras_vit.layers.heads import AttentionPooling, GlobalAveragePooling, TokenPooling
+from keras_vit.layers.heads import (
+    AttentionPooling,
+    GlobalAveragePooling,
+    SimilarityClassifier,
+    TokenPooling,
+)
 from keras_vit.layers.mlp import get_activation, make_mlp
 from keras_vit.layers.norms import make_norm
 from keras_vit.layers.patch_encoder import EMBEDDING_NORMS
@@ -175,6 +180,15 @@ def _check_parts(arguments):
             positions=None,
             **norms,
         )
+    if arguments["classifier"] is not None:
+        copy_of(
+            "classifier",
+            arguments["classifier"],
+            (SimilarityClassifier,),
+            units=arguments["classes"],
+            activation=arguments["classifier_activation"],
+            initial_bias=arguments["classifier_bias"],
+        )
     pooling = restored(arguments["pooling"])
     if isinstance(pooling, keras.layers.Layer):
         copy_of("pooling", pooling, POOLING_LAYERS)
@@ -284,6 +298,11 @@ def _check_head(arguments):
             "distillation_token=True is DeiT's head: it needs pooling='token' and "
             f"representation_size=None; received pooling={pooling!r}, "
             f"representation_size={representation_size!r}."
+        )
+    if arguments["distillation_token"] and arguments["classifier"] is not None:
+        raise ValueError(
+            "distillation_token=True has two linear classifiers; received classifier="
+            f"{arguments['classifier']!r}. Leave it out."
         )
     if representation_size is not None and not include_top:
         raise ValueError(

@@ -17,6 +17,7 @@ from keras_vit.layers import (
     Patches,
     PreLogits,
     Preprocessor,
+    SimilarityClassifier,
     TokenAndAveragePooling,
     TokenPooling,
     TransformerBlock,
@@ -36,11 +37,12 @@ from keras_vit.models.arguments import (
 from keras_vit.models.features import FeatureMethods
 from keras_vit.models.loading import WeightLoader
 from keras_vit.models.restorable_model import RestorableModel
+from keras_vit.models.zero_shot import ZeroShotMethods
 from keras_vit.weights.source import Source
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class ViT(FeatureMethods, RestorableModel):
+class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
     """Vision Transformer with every architectural choice as an argument.
 
     The named variants (`ViTB16`, ...) have predefined sizes. The model is a functional
@@ -120,6 +122,8 @@ class ViT(FeatureMethods, RestorableModel):
         classifier_activation: name of a Keras activation, or None for logits.
         classifier_bias: float, initial bias of the classifier. For a sigmoid loss, use
             about `-log(classes)`; AugReg uses -10 for ImageNet-21k.
+        classifier: None for a linear classifier, or a `SimilarityClassifier` with other
+            options, given without what the other arguments state; see `zero_shot`.
         stem: None, or a layer that maps images `(b, h, w, c)` to a feature map
             `(b, h', w', d)`, which is cut into patches instead of the image, such as
             `keras_vit.layers.ResNetStem()`. The model creates its own layer from the
@@ -202,6 +206,7 @@ class ViT(FeatureMethods, RestorableModel):
         remat: bool = False,
         classifier_activation: str | None = "softmax",
         classifier_bias: float = 0.0,
+        classifier: keras.layers.Layer | None = None,
         stem: keras.layers.Layer | None = None,
         preprocessor: Preprocessor | None = None,
         weights: str | os.PathLike | Source | None = None,
@@ -341,7 +346,7 @@ class ViT(FeatureMethods, RestorableModel):
 
 
 # Arguments of `ViT` that may be layers, which the config stores.
-_PARTS = ("pooling", "positions", "norm", "mlp", "attention")
+_PARTS = ("pooling", "positions", "norm", "mlp", "attention", "classifier")
 # Arguments of `ViT` that control how `weights` are loaded, ordered as in `WeightLoader`.
 _LOADING = ("weights", "head", "resize", "source_grid_shape", "check_finite")
 
@@ -469,13 +474,13 @@ def _pooling(network):
 
 
 def _classifier(network, activation, name):
-    return Classifier(
-        network.classes,
-        activation=activation,
-        bias_initializer=keras.initializers.Constant(network.classifier_bias),
-        dtype=_head_dtype(network.policy),
-        name=name,
-    )
+    n, own = network, {"dtype": _head_dtype(network.policy), "name": name}
+    if n.classifier is not None:
+        own |= {"units": n.classes, "activation": activation}
+        own["initial_bias"] = n.classifier_bias
+        return copy_of("classifier", n.classifier, (SimilarityClassifier,), **own)
+    initial = keras.initializers.Constant(n.classifier_bias)
+    return Classifier(n.classes, activation=activation, bias_initializer=initial, **own)
 
 
 def _head_dtype(policy):

@@ -63,6 +63,7 @@ def require(config: dict[str, Any], library: str, possible: dict[str, tuple]) ->
         library: name of the library, for the message.
         possible: dict from arguments to the values that the library has.
     """
+    possible = {"classifier": (None,), **possible}
     for argument, expressed, value in impossible(config, possible):
         raise ValueError(
             f"{library} has {argument}={expressed} in networks like this; the model has "

@@ -273,6 +273,7 @@ def save_npz(model: Any, path: str | os.PathLike, names: str = "published") -> N
 
     config = model.resolved_config()
     for argument, possible in {
+        "classifier": (None,),
         **GoogleSource.possible,
         "activation": (GoogleSource.activation,),
         "layer_norm_epsilon": (GoogleSource.layer_norm_epsilon,),

@@ -42,6 +42,7 @@ _PLAIN = {
     "attention": (None,),
     "block": ("pre_norm",),
     "embedding_norm": (None,),
+    "classifier": (None,),
 }
 
 

@@ -185,6 +185,15 @@ CASES = {
     ),
     "PreLogits": ({"units": 6, "activation": "relu"}, (2, 8)),
     "Classifier": ({"units": 6, "activation": "softmax"}, (2, 8)),
+    "SimilarityClassifier": (
+        {
+            "units": 6,
+            "projection_dim": 5,
+            "activation": "sigmoid",
+            "initial_bias": -1.0,
+        },
+        (2, 8),
+    ),
     "Preprocessor": (
         {
             "mean": 10.0,

@@ -58,6 +58,7 @@ CASES = {
     "stochastic_depth_rate": {"stochastic_depth_rate": 0.1},
     "remat": {"remat": True},
     "classifier_activation": {"classifier_activation": None},
+    "classifier": {"classifier": keras_vit.layers.SimilarityClassifier(projection_dim=5)},
     "classifier_bias": {"classifier_bias": -2.0},
     "stem": {"stem": ResNetStem((1, 1), width=32), "patch_size": 1},
     "preprocessor": {"preprocessor": Preprocessor([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])},
