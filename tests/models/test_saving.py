@@ -149,7 +149,8 @@ def test_config(name):
     defaults = {key: parameter.default for key, parameter in signature.items()}
     given = {**defaults, **TINY, **arguments}
     assert given[name] != {**defaults, **TINY}[name], "the case sets the default"
-    for key in set(config) - {"stem", "preprocessor", "attention", "name", "dtype"}:
+    layers = {"stem", "preprocessor", "attention", "classifier"}
+    for key in set(config) - layers - {"name", "dtype"}:
         assert config[key] == given[key], key
     assert config["dtype"] == arguments.get("dtype", "float32")
     if "name" in arguments:
