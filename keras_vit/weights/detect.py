@@ -118,7 +118,9 @@ def open_checkpoint(
         source.published = True
         if published.preprocessing is not None:
             source.preprocessing = published.preprocessing
-        if source.image_size is None and source.num_position_rows() is None:
+        # A table of positions is for the published size, except NaFlexViT's.
+        has_size = source.num_position_rows() and not isinstance(source, NaFlexSource)
+        if source.image_size is None and not has_size:
             source.image_size = (published.resolution, published.resolution)
     return source
 

@@ -10,6 +10,7 @@ import collections
 import functools
 import json
 import re
+import shutil
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 import keras_vit
 import recipes.compatibility  # noqa: F401, makes timm importable without torchvision
 from keras_vit.convert import convert
+from keras_vit.weights import detect
 from tests.cases import array, random_array
 
 pytest.importorskip("torch", reason="checkpoints of timm are NOT TESTED")
@@ -87,6 +89,15 @@ def test_naflex_at_other_sizes(name, size, naflex):
     model = keras_vit.load_checkpoint(path, input_shape=size, include_top=False)
     computed = keras.Model(model.input, model.get_layer("pooling").input)(images)
     np.testing.assert_allclose(array(computed), tokens.numpy(), rtol=0, atol=1e-4)
+
+
+def test_a_published_naflex_has_the_published_size(tmp_path, monkeypatch, naflex):
+    path, _ = naflex("naflexvit_base_patch16_radio_v3")
+    copy = shutil.copy(path, tmp_path)  # Without config.json, as it is downloaded.
+    monkeypatch.setattr(detect, "fetch_checkpoint", lambda name: copy)
+    source = detect.open_checkpoint("naflexvit_base_patch16_radio_v3.c_radio")
+    assert source.infer_config({})["input_shape"] == (512, 512, 3)
+    assert source.resize == "google"
 
 
 @pytest.fixture(scope="module")
