@@ -28,6 +28,7 @@ from keras_vit.models.modern_variants import (
     SigLIPViTL16,
     SigLIPViTSo400m14,
 )
+from keras_vit.models.segmentation import SegmentationModel
 from keras_vit.models.t2t_variants import (
     T2TViT7,
     T2TViT10,
@@ -91,6 +92,7 @@ __all__ = [
     "EVA02ViTL14",
     "EVA02ViTS14",
     "EVA02ViTTi14",
+    "SegmentationModel",
     "SigLIPViTB16",
     "SigLIPViTL16",
     "SigLIPViTSo400m14",

@@ -20,6 +20,7 @@ from keras_vit.layers.heads import (
     TokenAndAveragePooling,
     TokenPooling,
 )
+from keras_vit.layers.mask_transformer import MaskTransformer
 from keras_vit.layers.mlp import MLP, GatedMLP
 from keras_vit.layers.norms import LayerNorm, RMSNorm
 from keras_vit.layers.patch_encoder import PatchEncoder
@@ -68,6 +69,7 @@ __all__ = [
     "LayerScale",
     "LearnedPositions",
     "LearnedPositions2D",
+    "MaskTransformer",
     "MixedRotaryPositions",
     "PatchEncoder",
     "Patches",

@@ -163,6 +163,18 @@ CASES = {
         },
         (2, 3, 4, 8),
     ),
+    "MaskTransformer": (
+        {
+            "classes": 3,
+            "num_layers": 1,
+            "hidden_dim": 12,
+            "num_heads": 2,
+            "mlp_dim": 10,
+            "dropout_rate": 0.3,
+            "layer_norm_epsilon": 1e-3,
+        },
+        (2, 3, 4, 8),
+    ),
     "SoftSplit": ({"kernel_size": 3, "stride": 2, "padding": 1}, (2, 7, 10, 3)),
     "TokenTransformer": (TOKENS, (2, 7, 8)),
     "TokenPerformer": ({**TOKENS, "num_features": 5}, (2, 7, 8)),
