@@ -32,9 +32,10 @@ def resize_patches(kernel: np.ndarray, patch_size: int) -> np.ndarray:
     """Resize a kernel to another patch size so that it gives nearly the same tokens.
 
     The result is `pinv(B^T) kernel`, where `B` is the matrix that resizes a patch by
-    bilinear interpolation with antialiasing. Applied to a resized patch, this kernel
-    approximates, in the least-squares sense, the original kernel applied to the original
-    patch. The approximation is exact when the patch size increases.
+    bilinear interpolation, without antialiasing as in Google's code. Applied to a resized
+    patch, this kernel approximates, in the least-squares sense, the original kernel
+    applied to the original patch. The approximation is exact when the patch size
+    increases.
 
     Args:
         kernel: array `(p, p, c, d)`.
@@ -47,7 +48,7 @@ def resize_patches(kernel: np.ndarray, patch_size: int) -> np.ndarray:
     """
     p = kernel.shape[0]
     basis = np.eye(p * p).reshape(p, p, p * p)
-    resized = resize_grid(basis, (patch_size, patch_size), "bilinear_antialias")
+    resized = resize_grid(basis, (patch_size, patch_size), "bilinear")
     matrix = resized.reshape(patch_size**2, p * p)
     new = np.linalg.pinv(matrix.T) @ kernel.reshape(p * p, -1).astype("float64")
     shape = (patch_size, patch_size, *kernel.shape[2:])

@@ -28,6 +28,8 @@ def bare_timm(path, width, depth, mlp_dim, **changes):
         "blocks.0.attn.qkv.weight": (3 * width, width),
         "blocks.0.attn.qkv.bias": (3 * width,),
         "blocks.0.attn.proj.bias": (width,),
+        "blocks.0.norm2.weight": (width,),
+        "blocks.0.norm2.bias": (width,),
         "blocks.0.mlp.fc1.weight": (mlp_dim, width),
         "blocks.0.mlp.fc2.weight": (width, mlp_dim),
     }

@@ -49,10 +49,24 @@ def test_shrinking_patches():
     """Check that the resized kernel minimizes the mean squared error of the tokens."""
     kernel = random_array(6, 6, 1, 3)
     basis = np.eye(36).reshape(6, 6, 36)
-    shrink = resize_grid(basis, (4, 4), "bilinear_antialias").reshape(16, 36)
+    shrink = resize_grid(basis, (4, 4), "bilinear").reshape(16, 36)
     expected, *_ = np.linalg.lstsq(shrink.T, kernel.reshape(36, 3), rcond=None)
     new = resize_patches(kernel, 4)
     np.testing.assert_allclose(new.reshape(16, 3), expected, atol=1e-5)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("size", [3, 4, 6, 12])
+def test_resized_patches_are_those_of_flexivit(size, tensorflow):
+    """Compare with the formula in Google's code, which resizes unit patches."""
+    kernel = random_array(8, 8, 2, 3).astype("float64")
+    units = np.eye(64).reshape(64, 8, 8, 1)
+    resized = tensorflow.image.resize(units, (size, size), method="bilinear").numpy()
+    inverse = np.linalg.pinv(resized.reshape(64, -1).astype("float64"))
+    expected = np.einsum("nk,kcd->ncd", inverse, kernel.reshape(64, 2, 3))
+    np.testing.assert_allclose(
+        resize_patches(kernel, size), expected.reshape(size, size, 2, 3), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["google_token_prelogits", "timm_map"])
