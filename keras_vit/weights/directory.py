@@ -59,11 +59,12 @@ def require(config: dict[str, Any], library: str, possible: dict[str, tuple]) ->
     """Raise a `ValueError` for an argument that a library cannot express.
 
     Args:
-        config: dict, the model's `resolved_config()`.
+        config: dict, the model's `resolved_config()` or the config of one of its layers.
         library: name of the library, for the message.
         possible: dict from arguments to the values that the library has.
     """
-    possible = {"classifier": (None,), **possible}
+    if "classifier" in config:  # The config of a model.
+        possible = {"classifier": (None,), **possible}
     for argument, expressed, value in impossible(config, possible):
         raise ValueError(
             f"{library} has {argument}={expressed} in networks like this; the model has "
