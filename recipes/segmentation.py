@@ -1,0 +1,225 @@
+"""Semantic segmentation: a linear head or a mask transformer on any ViT.
+
+python -m recipes.segmentation --checkpoint CHECKPOINT --data digits --workdir DIR
+
+`--data` is `digits` (`recipes.digits_on_photographs`), `folder:PATH` (a folder with
+`images/`, `masks/` and `classes.txt`) or `tfds:NAME[:SPLIT]`; the last two need
+`--test-data` as well. The recipe
+trains the head, and with `--no-freeze` the backbone too, prints the IoU of each class,
+and writes the model, a picture of predictions and a SavedModel from pixels to classes.
+
+Reference: Segmenter (arXiv:2105.05633).
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+
+import keras
+import numpy as np
+
+import keras_vit
+from keras_vit.visualize import pictures
+from recipes import digits_on_photographs, segmentation_data
+
+
+def main():
+    arguments = parse_arguments()
+    keras.utils.set_random_seed(arguments.seed)
+    try:
+        train, test = open_data(arguments)
+        model = make_model(arguments, len(train.class_names))
+        arguments.workdir.mkdir(parents=True)
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"recipes.segmentation: {error}")
+    print(
+        f"Backend: {keras.backend.backend()}. {train.num_examples} images for training, "
+        f"{test.num_examples} for testing, {len(train.class_names)} classes."
+    )
+    start = time.monotonic()
+    fit(model, train, arguments)
+    print(f"Training took {time.monotonic() - start:.0f} s.")
+    model.save(arguments.workdir / "model.keras")
+    model = keras.models.load_model(arguments.workdir / "model.keras")
+    batches = segmentation_data.batches(test, model, arguments.batch_size)
+    results = evaluate(model, batches, test.class_names)
+    print_results(results)
+    (arguments.workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    images, masks = next(iter(batches))
+    draw(model, images, masks, arguments.workdir / "predictions.png")
+    export(model, arguments.workdir / "saved_model")
+    print(f"Model, results, pictures and SavedModel: {arguments.workdir}/")
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="anything that load_checkpoint reads")
+    add("--data", default="digits", help="digits, folder:PATH or tfds:NAME[:SPLIT]")
+    add("--test-data", help="likewise; digits have their own")
+    add("--head", choices=("linear", "mask_transformer"), default="linear")
+    add("--blocks", type=int, nargs="+", default=[-1], help="blocks that the head sees")
+    add("--freeze", action=argparse.BooleanOptionalAction, default=True)
+    add("--cache", action="store_true", help="compute frozen tokens once, without crops")
+    add("--size", type=int, default=112, help="side of the images in pixels")
+    add("--epochs", type=int, default=10)
+    add("--batch-size", type=int, default=16)
+    add("--learning-rate", type=float, help="default: 1e-3, or 1e-4 with --no-freeze")
+    add("--seed", type=int, default=0)
+    add("--workdir", type=pathlib.Path, required=True, help="a new directory")
+    add("--images", type=int, default=400, help="digits: number of training images")
+    add("--photos", type=pathlib.Path, help="digits: folder of photographs")
+    add("--classes", type=int, help="tfds: number of classes, if the set has no names")
+    add("--data-dir", help="tfds: directory of TensorFlow Datasets")
+    add("--decoder-width", type=int, help="mask_transformer; default: the backbone's")
+    arguments = parser.parse_args()
+    if arguments.cache and not arguments.freeze:
+        parser.error("--cache needs a frozen backbone: omit --no-freeze, or --cache.")
+    return arguments
+
+
+def open_data(arguments):
+    """Return the training and the test set."""
+    if arguments.data == "digits":
+        return tuple(
+            digits_on_photographs.digits(arguments.photos, count, arguments.size, part)
+            for part, count in (
+                ("train", arguments.images),
+                ("test", arguments.images // 4),
+            )
+        )
+
+    def opened(name):
+        kind, _, rest = (name or "").partition(":")
+        if kind == "folder":
+            return segmentation_data.folder(rest)
+        if kind == "tfds":
+            return segmentation_data.tfds(rest, arguments.data_dir, arguments.classes)
+        raise ValueError(
+            f"--data {arguments.data} --test-data {arguments.test_data}: each must be "
+            "'folder:PATH' or 'tfds:NAME[:SPLIT]', or else --data 'digits'."
+        )
+
+    train, test = opened(arguments.data), opened(arguments.test_data)
+    if test.class_names != train.class_names:
+        raise ValueError(
+            f"{arguments.data} has the classes {', '.join(train.class_names)}, and "
+            f"{arguments.test_data} {', '.join(test.class_names)}: they must be the same."
+        )
+    return train, test
+
+
+def make_model(arguments, classes):
+    """Return the segmentation model with a new head."""
+    backbone = keras_vit.load_checkpoint(
+        arguments.checkpoint,
+        input_shape=(arguments.size, arguments.size, 3),
+        include_top=False,
+    )
+    backbone.trainable = not arguments.freeze
+    if arguments.head == "linear":
+        head = keras_vit.layers.Classifier(classes, name="head")
+    else:
+        width = arguments.decoder_width or backbone.get_config()["hidden_dim"]
+        head = keras_vit.layers.MaskTransformer(classes, hidden_dim=width, name="head")
+    return keras_vit.SegmentationModel(backbone, head, blocks=arguments.blocks)
+
+
+def fit(model, train, arguments):
+    """Train a segmentation model with AdamW and a cosine schedule."""
+    seed = None if arguments.cache else arguments.seed
+    data = segmentation_data.batches(train, model, arguments.batch_size, seed)
+    if arguments.cache:
+        masks = np.concatenate([masks for _, masks in data.as_numpy_iterator()])
+        tokens = keras.Model(model.input, model.head.input).predict(data, verbose=0)
+        model = keras.Model(model.head.input, model.output)
+        data = {"x": tokens, "y": masks, "batch_size": arguments.batch_size}
+    else:
+        data = {"x": data, "shuffle": False}
+    steps = arguments.epochs * -(-train.num_examples // arguments.batch_size)
+    rate = arguments.learning_rate or (1e-3 if arguments.freeze else 1e-4)
+    schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+    model.compile(keras.optimizers.AdamW(schedule, weight_decay=1e-4), loss())
+    model.fit(**data, epochs=arguments.epochs, verbose=2)
+
+
+def loss():
+    """Return the mean cross-entropy of all pixels that are not ignored."""
+    return keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, ignore_class=segmentation_data.IGNORED
+    )
+
+
+def evaluate(model, batches, class_names):
+    """Return the mean IoU, that of predicting the majority class, and each class's IoU.
+
+    The mean is over the classes that masks or predictions contain.
+    """
+    metric = keras.metrics.MeanIoU(
+        len(class_names), ignore_class=segmentation_data.IGNORED, sparse_y_pred=False
+    )
+    model.compile(loss=loss(), metrics=[metric])
+    model.evaluate(batches, verbose=0)
+    counts = keras.ops.convert_to_numpy(metric.total_cm).astype("float64")
+    correct, true = counts.diagonal(), counts.sum(axis=1)
+    union = true + counts.sum(axis=0) - correct
+    found = union > 0
+    majority = true.max() / true.sum() / np.count_nonzero(true)
+    return {
+        "miou": float(np.mean(correct[found] / union[found])),
+        "majority_miou": float(majority),
+        "majority_class": class_names[true.argmax()],
+        "iou": {
+            name: float(correct[index] / union[index])
+            for index, name in enumerate(class_names)
+            if found[index]
+        },
+    }
+
+
+def print_results(results):
+    for name, iou in results["iou"].items():
+        print(f"  {name:<20} IoU {100 * iou:5.1f} %")
+    print(
+        f"mIoU {100 * results['miou']:.1f} %; always predicting "
+        f"{results['majority_class']!r}: {100 * results['majority_miou']:.1f} %."
+    )
+
+
+def draw(model, images, masks, path, count=6):
+    """Write a picture: images in the first row, masks in the second, then predictions."""
+    images, masks = np.asarray(images)[:count], np.asarray(masks)[:count]
+    predicted = model.predict(images, verbose=0).argmax(axis=-1)
+    scaling = model.preprocessor
+    pixels = pictures.to_bytes(images * scaling.std + scaling.mean)
+    rows = np.stack([pixels, class_colors(masks), class_colors(predicted)])
+    path.write_bytes(pictures.png(pictures.sheet(rows, gap=2)))
+
+
+def class_colors(masks):
+    """Return masks in colors: black for class 0, white for ignored pixels."""
+    from matplotlib import colormaps
+
+    colors = pictures.to_bytes(255 * np.asarray(colormaps["tab20"].colors))
+    table = np.resize(colors, (256, 3))
+    table[0], table[segmentation_data.IGNORED] = 0, 255
+    return table[masks]
+
+
+def export(model, path):
+    """Write a SavedModel from pixels 0 to 255 to classes `(b, h, w)`, int32.
+
+    Loaded by `tf.saved_model.load`, its function `serve` takes float32 images of the
+    model's size.
+    """
+    pixels = keras.Input(model.input_shape[1:], name="images")
+    classes = keras.ops.argmax(model(model.preprocessor(pixels)), axis=-1)
+    keras.Model(pixels, classes).export(path, format="tf_saved_model", verbose=False)
+
+
+if __name__ == "__main__":
+    main()
