@@ -158,16 +158,19 @@ class PatchEncoder(InitialValues, Composite):
     def call(self, patches):
         return self.add_prefix_and_positions(self.projection(patches))
 
-    def add_prefix_and_positions(self, tokens):
+    def add_prefix_and_positions(self, tokens, positions=None):
         """Add prefix tokens and positions to projected patches, and apply the norm.
 
         Args:
             tokens: `(b, gh * gw, hidden_dim)`, projected patches.
+            positions: None for the layer's own positions, or a function that adds those
+                of another grid.
 
         Returns:
             The output of the layer, in the dtype of `tokens`.
         """
         batch = ops.shape(tokens)[0]
+        positions = positions or self.positions
 
         def copies(weight):
             shape = (batch, *weight.shape[1:])
@@ -175,8 +178,8 @@ class PatchEncoder(InitialValues, Composite):
 
         if self.norm_place == "patches":
             tokens = self.norm(tokens)
-        if self.positions is not None and not self.class_token_position:
-            tokens = self.positions(tokens)
+        if positions is not None and not self.class_token_position:
+            tokens = positions(tokens)
         prefix = []
         if self.has_class_token:
             prefix.append(copies(self.class_token))
@@ -184,8 +187,8 @@ class PatchEncoder(InitialValues, Composite):
             prefix.append(copies(self.distillation_token))
         if prefix:
             tokens = ops.concatenate([*prefix, tokens], axis=1)
-        if self.positions is not None and self.class_token_position:
-            tokens = self.positions(tokens)
+        if positions is not None and self.class_token_position:
+            tokens = positions(tokens)
         if self.num_registers:
             first = self._num_tokens()
             parts = [tokens[:, :first], copies(self.registers), tokens[:, first:]]

@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from keras_vit.training.flexible_patches import FlexiblePatches
 from keras_vit.training.losses import SigmoidLoss
 from keras_vit.training.masked_autoencoder import MaskedAutoencoder
 from keras_vit.training.masked_patch_prediction import MaskedPatchPrediction
@@ -18,6 +19,7 @@ from keras_vit.training.schedules import WarmupSchedule
 __all__ = [
     "SGD",
     "AdamW",
+    "FlexiblePatches",
     "MaskedAutoencoder",
     "MaskedPatchPrediction",
     "ParameterRow",

@@ -145,6 +145,23 @@ class Masking:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FlexibleSizes:
+    """Settings of training with random patch sizes (FlexiViT).
+
+    Attributes:
+        patch_sizes: patch sizes that the steps draw from; empty for the model's own in
+            every step. See `keras_vit.training.FlexiblePatches`.
+        image_size: side of the images in pixels; None for the model's own.
+        evaluation_patch_size: patch size of the evaluations during training; None for the
+            middle one.
+    """
+
+    patch_sizes: tuple[int, ...] = ()
+    image_size: int | None = None
+    evaluation_patch_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Config of a training run.
 
@@ -157,6 +174,7 @@ class Config:
         objective: `"classification"`, `"masked_patch_prediction"` or `"mae"`.
         masking: settings of `"masked_patch_prediction"` and `"mae"`.
         model: the network.
+        flexible: random patch sizes of `"classification"`.
         data: the data sets.
         augmentation: changes to the training images.
         optimization: optimizer, learning-rate schedule and loss.
@@ -184,6 +202,7 @@ class Config:
     objective: str = "classification"
     masking: Masking = Masking()
     model: Model = Model()
+    flexible: FlexibleSizes = FlexibleSizes()
     data: Data = Data()
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     optimization: Optimization = Optimization()

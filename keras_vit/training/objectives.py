@@ -11,7 +11,12 @@ from keras_vit.data.class_names import check_class_names
 from keras_vit.data.host import tensorflow
 from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.models.checkpoint import NoHeadError
-from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction, known_class_names
+from keras_vit.training import (
+    FlexiblePatches,
+    MaskedAutoencoder,
+    MaskedPatchPrediction,
+    known_class_names,
+)
 from keras_vit.training import config as configs
 from keras_vit.training.losses import SigmoidLoss
 
@@ -96,6 +101,8 @@ class Classification:
     # The metric that selects the best checkpoint, and the function that selects its best
     # value.
     watched, better = "val_accuracy", max
+    # Whether the saved model can be tested.
+    tests_saved = True
 
     def __init__(self, config: configs.Config, names: Sequence[str]):
         self.config, self.names, self.classes = config, list(names), len(names)
@@ -107,10 +114,19 @@ class Classification:
         if self.config.model.arguments.get("head") == "keep":
             model = network(self.config, **arguments)
             self._check_head(model)
-            return model
-        return network(
+            return self.trainer(model)
+        model = network(
             self.config, classes=self.classes, class_names=self.names, **arguments
         )
+        return self.trainer(model)
+
+    def trainer(self, network: keras.Model) -> keras.Model:
+        """Return the model that trains and tests a network, here the network itself.
+
+        Args:
+            network: a model that returns logits.
+        """
+        return network
 
     def _check_head(self, model):
         """Check that the head of the checkpoint has the classes of the training set."""
@@ -193,8 +209,34 @@ class Classification:
         return self.classes * math.log(2) if sigmoid else math.log(self.classes)
 
 
+class FlexibleClassification(Classification):
+    """Classification with a random patch size in every step (FlexiViT)."""
+
+    def trainer(self, network: keras.Model) -> keras.Model:
+        """Return a `FlexiblePatches` model of the network."""
+        sizes = self.config.flexible
+        side = sizes.image_size
+        return FlexiblePatches(
+            network,
+            sizes.patch_sizes,
+            None if side is None else (side, side),
+            sizes.evaluation_patch_size,
+            seed=self.config.seed,
+        )
+
+    def kept(self, model: keras.Model) -> keras.Model:
+        """Return the network that is trained."""
+        return model.backbone
+
+    def saved(self, model: keras.Model) -> keras.Model:
+        """Return the network to save, which ends in the activation of the loss."""
+        return super().saved(model.backbone)
+
+
 class _WithoutLabels:
     """Base class of the objectives that reconstruct masked parts of the image."""
+
+    tests_saved = False
 
     def __init__(self, config: configs.Config, names: Sequence[str]):
         self.config = config
@@ -276,7 +318,14 @@ def objective(config: configs.Config, names: Sequence[str]) -> Any:
             f"objective must be one of {', '.join(map(repr, OBJECTIVES))}; received "
             f"{config.objective!r}."
         )
-    return OBJECTIVES[config.objective](config, names)
+    if not config.flexible.patch_sizes:
+        return OBJECTIVES[config.objective](config, names)
+    if config.objective != "classification" or config.resolutions:
+        raise ValueError(
+            "flexible.patch_sizes requires objective='classification' and no "
+            f"resolutions; received {config.objective!r} and {config.resolutions}."
+        )
+    return FlexibleClassification(config, names)
 
 
 def one_hot(batches: Any, classes: int) -> Any:

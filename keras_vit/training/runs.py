@@ -190,7 +190,7 @@ def training_data(plan: Plan, model: keras.Model, first_step: int = 0) -> Any:
     config = plan.config
     batches = training_batches(
         plan.sources["train"].with_channels(model.input_shape[-1]),
-        plan.objective.kept(model).preprocessor,
+        model.preprocessor,
         config.augmentation,
         config.batch_size,
         config.seed,
@@ -214,7 +214,7 @@ def evaluation_data(plan: Plan, part: str, model: keras.Model) -> Any:
     source = plan.sources[part].with_channels(model.input_shape[-1])
     batches = evaluation_batches(
         source,
-        plan.objective.kept(model).preprocessor,
+        model.preprocessor,
         config.batch_size,
         unreadable=config.data.unreadable,
     )
@@ -374,10 +374,11 @@ def _finish(plan, directory, model, callback):
         directory.save_model(plan.objective.saved(model), "last")
     if best["step"] == last["step"]:
         best = {**last, "weights": "best.keras"}
-    elif plan.objective.kept(model) is model:
+    elif plan.objective.tests_saved:
         saved = keras_vit.load_checkpoint(
             directory.path / "best.keras", classifier_activation=None
         )
+        saved = plan.objective.trainer(saved)
         saved.compile(**plan.objective.compilation())
         best |= _tested(plan, saved)
     else:  # The saved backbone cannot be tested without the rest of its objective.

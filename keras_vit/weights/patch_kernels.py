@@ -1,5 +1,7 @@
 """Adaptation of patch projections to other numbers of channels and patch sizes."""
 
+import functools
+
 import numpy as np
 
 from keras_vit.layers.resize import resize_grid
@@ -28,14 +30,32 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     return kernel[:, :, np.arange(channels) % old] * np.float32(old / channels)
 
 
+@functools.cache
+def resizing_matrix(patch_size: int, new_patch_size: int) -> np.ndarray:
+    """Return the matrix that resizes flat kernels to another patch size.
+
+    It is `pinv(B^T)`, where `B` is the matrix that resizes a patch by bilinear
+    interpolation, without antialiasing as in Google's code.
+
+    Args:
+        patch_size: int, side of the kernel.
+        new_patch_size: int, side of the new kernel.
+
+    Returns:
+        Array `(new_patch_size ** 2, patch_size ** 2)` in float64.
+    """
+    length, new = patch_size**2, new_patch_size
+    basis = np.eye(length).reshape(patch_size, patch_size, length)
+    matrix = resize_grid(basis, (new, new), "bilinear").reshape(new**2, length)
+    return np.linalg.pinv(matrix.T)
+
+
 def resize_patches(kernel: np.ndarray, patch_size: int) -> np.ndarray:
     """Resize a kernel to another patch size so that it gives nearly the same tokens.
 
-    The result is `pinv(B^T) kernel`, where `B` is the matrix that resizes a patch by
-    bilinear interpolation, without antialiasing as in Google's code. Applied to a resized
-    patch, this kernel approximates, in the least-squares sense, the original kernel
-    applied to the original patch. The approximation is exact when the patch size
-    increases.
+    Applied to a resized patch, the new kernel approximates, in the least-squares sense,
+    the original kernel applied to the original patch. The approximation is exact when
+    the patch size increases.
 
     Args:
         kernel: array `(p, p, c, d)`.
@@ -47,10 +67,8 @@ def resize_patches(kernel: np.ndarray, patch_size: int) -> np.ndarray:
     Reference: FlexiViT (arXiv:2212.08013) section 3.4, PI-resize.
     """
     p = kernel.shape[0]
-    basis = np.eye(p * p).reshape(p, p, p * p)
-    resized = resize_grid(basis, (patch_size, patch_size), "bilinear")
-    matrix = resized.reshape(patch_size**2, p * p)
-    new = np.linalg.pinv(matrix.T) @ kernel.reshape(p * p, -1).astype("float64")
+    matrix = resizing_matrix(p, patch_size)
+    new = matrix @ kernel.reshape(p * p, -1).astype("float64")
     shape = (patch_size, patch_size, *kernel.shape[2:])
     return new.reshape(shape).astype(kernel.dtype)
 
