@@ -55,10 +55,7 @@ def test_shrinking_patches():
     np.testing.assert_allclose(new.reshape(16, 3), expected, atol=1e-5)
 
 
-<<<<<<< HEAD
 @pytest.mark.any_backend
-=======
->>>>>>> 30bef32 (FlexiViT: training with random patch sizes (passes on JAX; TensorFlow cannot differentiate the switch yet))
 @pytest.mark.parametrize("size", [3, 4, 6, 12])
 def test_resized_patches_are_those_of_flexivit(size, tensorflow):
     """Compare with the formula in Google's code, which resizes unit patches."""
