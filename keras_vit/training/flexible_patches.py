@@ -1,5 +1,6 @@
 """Training with a random patch size in every step (FlexiViT)."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vit import kernels
 from keras_vit.layers import LearnedPositions, Patches, resize_grid
 from keras_vit.layers.patches import grid_shape
 from keras_vit.models.image_model import ImageModel
@@ -149,7 +151,9 @@ class _FlexibleNetwork(keras.layers.Layer):
 
         count = len(self.patch_sizes)
         index = keras.random.randint((), 0, count, "int32", seed=self.generator)
-        return ops.switch(index, [branch(size) for size in self.patch_sizes], images)
+        branches = [branch(size) for size in self.patch_sizes]
+        with _differentiable_branches():
+            return ops.switch(index, branches, images)
 
     def _outputs(self, images, patch_size, training=False):
         encoder = self._encoder
@@ -188,6 +192,21 @@ class _FlexibleNetwork(keras.layers.Layer):
     def compute_output_spec(self, images, training=None):
         output = self.backbone.output
         return keras.KerasTensor((images.shape[0], *output.shape[1:]), output.dtype)
+
+
+@contextlib.contextmanager
+def _differentiable_branches():
+    """Run plain formulas under TensorFlow while the context is open.
+
+    TensorFlow cannot differentiate a branch that has hand-written gradients.
+    """
+    before = kernels.in_use()
+    if keras.backend.backend() == "tensorflow":
+        kernels.use("plain")
+    try:
+        yield
+    finally:
+        kernels.use(before)
 
 
 def _check_backbone(backbone: Any) -> None:
