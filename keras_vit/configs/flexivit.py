@@ -44,7 +44,7 @@ B_21K = Config(
     augmentation=Augmentation(
         crop_area=(0.05, 1.0),
         horizontal_flip=True,
-        randaugment="rand-m10-n2",
+        randaugment="randaug(2,10)",
         mixup=0.2,
     ),
     optimization=Optimization(
