@@ -61,8 +61,8 @@ DIGITS = Config(
     command="keras-vit pretrain flexivit_digits --workdir runs/flexivit_digits",
     hardware="two CPU cores, a quarter of an hour",
     expected="none published",
-    measured="measured on 2026-11-27: 79.4, 71.1, 93.3 % test accuracy with patches of 8, "
-    "16, 32, seed 0, JAX",
+    measured="measured on 2026-11-27: 79.4, 71.1, 93.3 % test accuracy with patches of "
+    "8, 16, 32, seed 0, JAX",
     model=Model(
         architecture="ViT",
         arguments={
