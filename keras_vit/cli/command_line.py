@@ -3,12 +3,14 @@
 import argparse
 import contextlib
 import dataclasses
+import json
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from keras_vit.atomic_files import write_text
 from keras_vit.cli.extras import install_command
 from keras_vit.data.host import tensorflow
 from keras_vit.export.staging import disk_is_full
@@ -251,6 +253,30 @@ def config_of(what: str, otherwise: configs.Config) -> configs.Config:
     if directory is not None:
         base = configs.load(str(directory / "config.json"))
     return dataclasses.replace(base, model=configs.Model(weights=file))
+
+
+def evaluation_config(options: argparse.Namespace) -> configs.Config:
+    """Return the config of a command that trains nothing, with the values of `--set`.
+
+    Args:
+        options: the parsed options of a parser that `parser` returned.
+    """
+    return configs.override(config_of(options.what, UNSPECIFIED), settings(options))
+
+
+def write_results(
+    path: pathlib.Path, what: str, config: configs.Config, results: dict[str, Any]
+) -> None:
+    """Write results as JSON, after what they are of and the config.
+
+    Args:
+        path: the file.
+        what: the model that was measured.
+        config: the config.
+        results: the results.
+    """
+    whole = {"of": what, "config": configs.to_dict(config), **results}
+    write_text(path, json.dumps(whole, indent=1))
 
 
 def _may_be_checkpoint(what):

@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command_line.writing(options.workdir):
         if options.workdir is not None:
             from keras_vit.training import pictures  # Needs matplotlib.
-        config = command_line.config_of(options.what, command_line.UNSPECIFIED)
-        config = configs.override(config, command_line.settings(options))
+        config = command_line.evaluation_config(options)
         if config.model.weights is None:
             raise ValueError(
                 f"{options.what} is a config without model.weights: evaluate the "

@@ -18,11 +18,9 @@ they are computed once for several values of --neighbors.
 Reference: DINO (arXiv:2104.14294) section 4.1.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 
-from keras_vit.atomic_files import write_text
 from keras_vit.cli import command_line
 from keras_vit.evaluation.nearest_neighbors import nearest_neighbors
 from keras_vit.training import config as configs
@@ -39,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.neighbors < 1:
         parser.error(f"--neighbors must be 1 or more; received {options.neighbors}.")
     with command_line.writing(options.workdir):
-        config = command_line.config_of(options.what, command_line.UNSPECIFIED)
-        config = configs.override(config, command_line.settings(options))
+        config = command_line.evaluation_config(options)
         configs.check_data(config, command_line.settings(options))
         results = nearest_neighbors(
             config, options.neighbors, options.block, options.features
@@ -51,6 +48,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         if options.workdir is not None:
             what = config.model.weights or f"{options.what}, random weights"
-            results = {"of": what, "config": configs.to_dict(config), **results}
             path = pathlib.Path(options.workdir, "nearest_neighbors.json")
-            write_text(path, json.dumps(results, indent=1))
+            command_line.write_results(path, what, config, results)

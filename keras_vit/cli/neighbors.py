@@ -27,7 +27,6 @@ from keras_vit.cli import command_line
 from keras_vit.evaluation.features import feature_network
 from keras_vit.evaluation.neighbors import duplicates, nearest, outliers, plane
 from keras_vit.evaluation.predictions import images_in, predict, read_images
-from keras_vit.training import config as configs
 from keras_vit.visualize import page, pictures
 
 # Side of the pictures of the page, in pixels.
@@ -60,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.workdir is None:
         parser.error("--workdir is required")
     with command_line.writing(options.workdir):
-        config = command_line.config_of(options.what, command_line.UNSPECIFIED)
-        config = configs.override(config, command_line.settings(options))
+        config = command_line.evaluation_config(options)
         model = feature_network(config, options.block)
         paths, features, thumbnails = _read(model, options.images, config.batch_size)
         _write(options, paths, features, thumbnails)

@@ -27,7 +27,6 @@ from keras_vit.atomic_files import write_text
 from keras_vit.cli import command_line
 from keras_vit.evaluation.predictions import images_in, predict
 from keras_vit.export.head import Head
-from keras_vit.training import config as configs
 from keras_vit.training import known_class_names
 from keras_vit.training.objectives import classifier
 
@@ -43,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.top < 1:
         parser.error(f"--top must be 1 or more; received {options.top}.")
     with command_line.writing(options.workdir):
-        config = command_line.config_of(options.what, command_line.UNSPECIFIED)
-        config = configs.override(config, command_line.settings(options))
+        config = command_line.evaluation_config(options)
         paths = images_in(options.images)
         head = command_line.head_of(config.model.weights or "")
         model = classifier(config, **head)

@@ -23,11 +23,9 @@ are computed once.
 Reference: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_lsr`.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 
-from keras_vit.atomic_files import write_text
 from keras_vit.cli import command_line
 from keras_vit.evaluation.linear_probe import linear_probe
 from keras_vit.training import config as configs
@@ -44,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command_line.add_features(parser)
     options = parser.parse_args(arguments)
     with command_line.writing(options.workdir):
-        config = command_line.config_of(options.what, command_line.UNSPECIFIED)
-        config = configs.override(config, command_line.settings(options))
+        config = command_line.evaluation_config(options)
         configs.check_data(config, command_line.settings(options))
         results = linear_probe(config, options.block, options.features)
         what = config.model.weights or f"{options.what}, random weights"
@@ -53,6 +50,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, row in results.items():
             print(f"  {name:8} {row['accuracy']:.2%}")
         if options.workdir is not None:
-            directory = pathlib.Path(options.workdir)
-            results = {"of": what, "config": configs.to_dict(config), **results}
-            write_text(directory / "linear_probe.json", json.dumps(results, indent=1))
+            path = pathlib.Path(options.workdir, "linear_probe.json")
+            command_line.write_results(path, what, config, results)

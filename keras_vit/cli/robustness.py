@@ -16,13 +16,11 @@ Example:
 Reference: Intriguing Properties of Vision Transformers (arXiv:2105.10497).
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from keras_vit.atomic_files import write_text
 from keras_vit.cli import command_line
 from keras_vit.evaluation.robustness import robustness
 from keras_vit.training import config as configs
@@ -36,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     with command_line.writing(options.workdir):
-        config = command_line.config_of(options.what, command_line.UNSPECIFIED)
-        config = configs.override(config, command_line.settings(options))
+        config = command_line.evaluation_config(options)
         configs.check_data(config, command_line.settings(options))
         results = robustness(config)
         for name, row in results.items():
@@ -49,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _write(directory, what, config, results):
-    whole = {"of": what, "config": configs.to_dict(config), **results}
-    write_text(directory / "robustness.json", json.dumps(whole, indent=1))
+    command_line.write_results(directory / "robustness.json", what, config, results)
     curves = {
         name: (np.asarray(list(row), "float64"), np.asarray(list(row.values())))
         for name, row in results.items()
