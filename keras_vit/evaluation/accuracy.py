@@ -56,15 +56,8 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         _check_sizes(model, weights, source, config)
     else:
         model = classifier(config, classifier_activation=None)
-    names, classes = known_class_names.known(model, config), model.output_shape[-1]
-    if names is not None:
-        check_class_names(name, source.class_names, str(weights), names, OTHER_CLASSES)
-    if classes != source.num_classes:
-        raise ValueError(
-            f"{weights} has {classes} classes, {name} has {source.num_classes}: "
-            "fine-tune the model (keras-vit finetune), or probe its features "
-            "(keras-vit probe)."
-        )
+    check_classes(model, name, source, config)
+    classes = source.num_classes
     confusion = np.zeros((classes, classes), int)
     loss, in_five, seen = 0.0, 0, 0
     for logits, labels in outputs(model, source, config):
@@ -84,6 +77,27 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         "loss": loss / seen,
         "confusion": confusion.tolist(),
     }
+
+
+def check_classes(model: Any, name: str, source: Source, config: configs.Config) -> None:
+    """Raise a `ValueError` unless a model and a source have the same classes.
+
+    Args:
+        model: a `keras_vit` model, or an `Export`.
+        name: name of the data set, for messages.
+        source: the images.
+        config: config with the checkpoint of the model.
+    """
+    weights, classes = config.model.weights, model.output_shape[-1]
+    names = known_class_names.known(model, config)
+    if names is not None:
+        check_class_names(name, source.class_names, str(weights), names, OTHER_CLASSES)
+    if classes != source.num_classes:
+        raise ValueError(
+            f"{weights} has {classes} classes, {name} has {source.num_classes}: "
+            "fine-tune the model (keras-vit finetune), or probe its features "
+            "(keras-vit probe)."
+        )
 
 
 def _check_sizes(export, path, source, config):
@@ -123,6 +137,23 @@ def outputs(
     Yields:
         Pairs of outputs, float64, and labels, one for each batch, without padding.
     """
+    for images, labels, real in image_batches(model, source, config):
+        yield np.asarray(model.predict_on_batch(images), "float64")[real], labels[real]
+
+
+def image_batches(
+    model: keras.Model | exported_model.Export, source: Source, config: configs.Config
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return all images of a source as inputs of a model, with a progress bar.
+
+    Args:
+        model: as for `outputs`.
+        source: as for `outputs`.
+        config: as for `outputs`.
+
+    Yields:
+        Images, labels and whether each is an image or padding, one tuple for each batch.
+    """
     dark_images.warn(source)
     batches = evaluation_batches(
         source.with_channels(model.input_shape[-1]),
@@ -133,8 +164,7 @@ def outputs(
     steps = math.ceil(source.num_examples / config.batch_size)
     progress = keras.utils.Progbar(steps, verbose=int(sys.stdout.isatty()))
     for step, (images, labels, weights) in enumerate(batches.as_numpy_iterator()):
-        real = weights > 0
-        yield np.asarray(model.predict_on_batch(images), "float64")[real], labels[real]
+        yield images, labels, weights > 0
         progress.update(step + 1)
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_vit.data.pipeline import evaluation_batches
+from keras_vit.evaluation.accuracy import check_classes, image_batches
 from keras_vit.training import config as configs
 from keras_vit.training.image_sets import open_parts
-from keras_vit.training.objectives import network
+from keras_vit.training.objectives import classifier
 
 # Parts of the patches that are dropped, or parts of the area that are hidden.
 PARTS = (0.0, 0.125, 0.25, 0.5, 0.75, 0.9)
@@ -104,29 +104,17 @@ def robustness(config: configs.Config, seed: int = 0) -> dict[str, Any]:
             "Robustness needs data.test: --set data.test=folder:PATH or tfds:NAME."
         )
     source = open_parts(config.data, ("test",))["test"]
-    model: Any = network(config, include_top=True, head="keep")
-    classes = model.output_shape[-1]
-    if classes != source.num_classes:
-        raise ValueError(
-            f"{source.name} has {source.num_classes} classes, and the model {classes}."
-        )
+    model: Any = classifier(config)
+    check_classes(model, config.data.test, source, config)
     generator = np.random.default_rng(seed)
     correct = {(name, part): 0 for name in CHANGES for part in PARTS}
     seen = 0
-    batches = evaluation_batches(
-        source.with_channels(model.input_shape[-1]),
-        model.preprocessor,
-        config.batch_size,
-        unreadable=config.data.unreadable,
-    )
-    for images, labels, weights in batches.as_numpy_iterator():
-        real = weights > 0
+    for images, labels, real in image_batches(model, source, config):
         seen += int(real.sum())
         for name, part in correct:
             changed = CHANGES[name](images, model.grid_shape, part, generator)
             predicted = np.asarray(model.predict_on_batch(changed)).argmax(axis=-1)
             correct[name, part] += int(np.sum((predicted == labels)[real]))
-        print(f"{seen} of {source.num_examples} images", flush=True)
     return {
         name: {f"{part:g}": correct[name, part] / seen for part in PARTS}
         for name in CHANGES
