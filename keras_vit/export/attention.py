@@ -4,7 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.layers import TokenPooling, TransformerBlock
+from keras_vit.layers import TokenPooling
+from keras_vit.models.features import blocks_of
 
 
 def attention_rollout(model: keras.Model):
@@ -28,7 +29,7 @@ def attention_rollout(model: keras.Model):
 
     Reference: arXiv:2005.00928, attention rollout.
     """
-    blocks = [layer for layer in model.layers if isinstance(layer, TransformerBlock)]
+    blocks = blocks_of(model)
     # A dict, because Keras unpacks a list of outputs that has a single entry.
     network = keras.Model(model.input, {block.name: block.input for block in blocks})
     rows, columns = model.grid_shape

@@ -152,7 +152,7 @@ class FeatureModel(ImageModel):
         name: str | None = None,
     ):
         numbers = _block_numbers(model, blocks)
-        blocks_of_model = _blocks(model)
+        blocks_of_model = blocks_of(model)
         outputs = {}
         for number in numbers:
             block = blocks_of_model[number]
@@ -189,14 +189,14 @@ class FeatureModel(ImageModel):
         return cls(**{**config, "model": model})
 
 
-def _blocks(model):
-    """Return the Transformer blocks of a model, in order."""
+def blocks_of(model: keras.Model) -> list[Any]:
+    """Return the Transformer blocks of a model, in their order."""
     return [layer for layer in model.layers if isinstance(layer, TransformerBlock)]
 
 
 def _block_numbers(model, blocks):
     """Return the numbers of the chosen blocks, from 0; raise if there is none such."""
-    depth = len(_blocks(model))
+    depth = len(blocks_of(model))
     remedy = (
         f"The model has {depth} blocks. Pass an int from 1 to {depth} for the last "
         f"blocks, or a list of block numbers from {-depth} to {depth - 1}."

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from keras_vit.export.attention import attention_rollout as rollout_function
-from keras_vit.layers import AttentionPooling, TransformerBlock
+from keras_vit.layers import AttentionPooling
+from keras_vit.models.features import blocks_of
 from keras_vit.visualize.batches import in_batches
 
 
@@ -22,18 +23,13 @@ class _AttentionWeights(keras.layers.Layer):
         return self.layer.attention_weights(tokens)
 
 
-def transformer_blocks(model: keras.Model) -> list[Any]:
-    """Return the Transformer blocks of a model, in their order."""
-    return [layer for layer in model.layers if isinstance(layer, TransformerBlock)]
-
-
 def chosen_blocks(model: keras.Model, blocks: Sequence[int] | None) -> list[Any]:
     """Return blocks by their numbers, or all blocks for None.
 
     Raises:
         ValueError: there is no block of such a number.
     """
-    every = transformer_blocks(model)
+    every = blocks_of(model)
     if blocks is None:
         return every
     for number in blocks:

@@ -13,13 +13,14 @@ def in_batches(
     """Apply a function to batches of images and join its results.
 
     Args:
-        function: function from `(n, h, w, c)` to a tensor `(n, ...)` or a dict of them.
+        function: function from `(n, h, w, c)` to a tensor `(n, ...)`, or a dict or list
+            of them.
         model: the `keras_vit` model that the images are for.
         images: `(b, h, w, c)`, floats as `model.preprocessor` returns them.
         batch_size: int, largest number of images in a batch.
 
     Returns:
-        An array `(b, ...)`, or a dict of them.
+        An array `(b, ...)`, or a dict or list of them.
 
     Raises:
         ValueError: there are no images, or they do not fit the model.

@@ -1,5 +1,6 @@
 """Pictures of the features that blocks compute for each patch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,14 +11,25 @@ from keras_vit.visualize.pictures import to_unit_range
 
 
 def grid_features(
-    model: keras.Model, images: Any, block: int = -1, batch_size: int = 8
-) -> np.ndarray:
-    """Return the features of the patches after a block, `(b, gh, gw, d)` float32."""
+    model: Any, images: Any, blocks: Sequence[int], batch_size: int = 8
+) -> list[np.ndarray]:
+    """Return the features of the patches after some blocks, in one pass.
+
+    Args:
+        model: a `keras_vit` model.
+        images: `(b, h, w, c)`, floats as `model.preprocessor` returns them.
+        blocks: numbers of the blocks.
+        batch_size: int, number of images that are computed together.
+
+    Returns:
+        List of arrays `(b, gh, gw, d)`, float32, one for each block.
+    """
 
     def tokens(batch):
-        return model.features(batch, [block], norm=False)[0]
+        return model.features(batch, blocks, norm=False)
 
-    return in_batches(tokens, model, images, batch_size).astype("float32")
+    maps = in_batches(tokens, model, images, batch_size)
+    return [grid.astype("float32") for grid in maps]
 
 
 def patch_colors(
@@ -51,7 +63,11 @@ def patch_colors(
 
     Reference: DINOv2 (arXiv:2304.07193) figure 1.
     """
-    grid = grid_features(model, images, block, batch_size)
+    return colors_of(*grid_features(model, images, [block], batch_size))
+
+
+def colors_of(grid: np.ndarray) -> np.ndarray:
+    """Return the colors of features `(b, gh, gw, d)`; see `patch_colors`."""
     features = grid.reshape(-1, grid.shape[-1]).astype("float64")
     features -= features.mean(axis=0)
     # The right singular vectors, from the smaller product of the features.
@@ -96,9 +112,14 @@ def feature_channels(
     """
     if channels < 1:
         raise ValueError(f"channels must be 1 or more; received {channels}.")
-    maps = np.moveaxis(grid_features(model, images, block), -1, 1)
+    (grid,) = grid_features(model, images, [block])
+    return channels_of(grid, channels)
+
+
+def channels_of(grid: np.ndarray, channels: int = 16) -> np.ndarray:
+    """Return single channels of features `(b, gh, gw, d)`; see `feature_channels`."""
     chosen = []
-    for image in maps:
+    for image in np.moveaxis(grid, -1, 1):
         variances = image.var(axis=(1, 2))
         order = np.argsort(-variances, kind="stable")[:channels]
         chosen.append([to_unit_range(channel) for channel in image[order]])

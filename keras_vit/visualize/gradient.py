@@ -13,10 +13,10 @@ from keras_vit.kernels.attention import merge_heads
 from keras_vit.layers import SelfAttention
 from keras_vit.layers.attention import attention_weights as plain_weights
 from keras_vit.models.adapt import copied
+from keras_vit.models.features import blocks_of
 from keras_vit.visualize.attention import (
     attention_weights,
     has_class_token,
-    transformer_blocks,
 )
 from keras_vit.visualize.batches import in_batches
 
@@ -105,7 +105,7 @@ def _relevance(model, images, classes):
         classes = scores.argmax(axis=-1)
     one_hot = np.eye(model.output_shape[-1], dtype="float32")[classes]
     chosen = ops.convert_to_tensor(one_hot)
-    layers = [block.attention for block in transformer_blocks(model)]
+    layers = [block.attention for block in blocks_of(model)]
 
     def logit(*offsets):
         with _added(offsets, layers):

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_vit.labels import decode_predictions
+from keras_vit.models.features import blocks_of
 from keras_vit.visualize import pictures
 from keras_vit.visualize.attention import (
     attention_rollout,
@@ -17,10 +18,9 @@ from keras_vit.visualize.attention import (
     has_class_token,
     head_maps,
     mean_attention_distance,
-    transformer_blocks,
 )
 from keras_vit.visualize.batches import in_batches
-from keras_vit.visualize.features import feature_channels, patch_colors
+from keras_vit.visualize.features import channels_of, colors_of, grid_features
 from keras_vit.visualize.filters import patch_filters
 from keras_vit.visualize.gradient import gradient_attention
 from keras_vit.visualize.page import figure, picture, row, section, whole, write_page
@@ -88,6 +88,12 @@ class _Page:
         # The pixels that the model sees: resized and cropped.
         self.pixels = pictures.to_bytes(self.inputs * scale[0] + scale[1])
         self.weights = attention_weights(model, self.inputs, batch_size=4)
+        depth = len(blocks_of(model))
+        self.colored = sorted({depth // 3, 2 * depth // 3, depth - 1})
+        self.shown = sorted({0, depth // 2, depth - 1})
+        blocks = sorted({*self.colored, *self.shown})
+        grids = grid_features(model, self.inputs, blocks)
+        self.features = dict(zip(blocks, grids, strict=True))
 
     def sections(self):
         yield self._summary()
@@ -109,7 +115,7 @@ class _Page:
             "parameters": f"{model.count_params():,}",
             "image": f"{height} x {width} pixels",
             "tokens": f"{gh} x {gw} patches, {model.num_prefix_tokens} in front of them",
-            "blocks": f"{len(transformer_blocks(model))}",
+            "blocks": f"{len(blocks_of(model))}",
         }
         cells = "".join(
             f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
@@ -223,10 +229,8 @@ class _Page:
         return section("Filters", about, [whole([figure(uri, text, "", "patches")])])
 
     def _components(self):
-        depth = len(transformer_blocks(self.model))
         rows = []
-        blocks = sorted({depth // 3, 2 * depth // 3, depth - 1})
-        colors = {b: patch_colors(self.model, self.inputs, b) for b in blocks}
+        colors = {block: colors_of(self.features[block]) for block in self.colored}
         for index, name in enumerate(self.names):
             figures = [figure(picture(self.pixels[index]), name, name)]
             for block, maps in colors.items():
@@ -241,10 +245,9 @@ class _Page:
         return section("Features", about, rows)
 
     def _channels(self):
-        depth = len(transformer_blocks(self.model))
         figures = []
-        for block in sorted({0, depth // 2, depth - 1}):
-            channels = feature_channels(self.model, self.inputs, block)
+        for block in self.shown:
+            channels = channels_of(self.features[block])
             rows = np.stack([[pictures.colored(c) for c in image] for image in channels])
             uri = pictures.data_uri(pictures.png(pictures.sheet(rows), scale=3))
             text = f"channels of the features after block {block}, one row per image"
@@ -257,7 +260,7 @@ class _Page:
 
 
 def _has_positions(model):
-    inside = transformer_blocks(model)[0].attention.attention_positions()
+    inside = blocks_of(model)[0].attention.attention_positions()
     return inside is not None or model.get_layer("patch_encoder").positions is not None
 
 
