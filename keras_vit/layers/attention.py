@@ -300,7 +300,8 @@ class SelfAttention(Composite):
         if rotary is None and self.query_norm is None:
             return qkv
         length, width = ops.shape(qkv)[1], qkv.shape[-1] // 3
-        x, value = qkv[:, :, : 2 * width], qkv[:, :, 2 * width :]
+        # TensorFlow pads the gradient of a slice with zeros, but not that of a split.
+        x, value = ops.split(qkv, [2 * width], axis=-1)
         # The heads of the queries, then those of the keys: one pass for both.
         heads = 2 * self.num_heads
         x = ops.reshape(x, (-1, length, heads, width // self.num_heads))

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from keras_vit.cli import COMMANDS
+from keras_vit.cli import COMMANDS, interrupts, main
 from keras_vit.cli.extras import install_command
 
 pytestmark = pytest.mark.any_backend
@@ -46,6 +46,17 @@ def test_the_console_script_needs_no_keras():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_module(name):
     assert importlib.util.find_spec(f"keras_vit.cli.{name.replace('-', '_')}")
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_tensorflow_computes_with_onednn_unless_told_otherwise(given, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(interrupts, "install", lambda: None)
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
+    main(["list", "vit_b16"])
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == (given or "1")
 
 
 def test_an_unknown_command():
