@@ -14,8 +14,8 @@ def fuse(graph: onnx.GraphProto) -> None:
 
     TensorFlow's graph computes a layer norm by ten operations, each of which is a pass
     over memory. They become one `LayerNormalization`. Exact GELUs get the form that
-    onnxruntime computes by one kernel, because opset 18 has no GELU. LayerScale becomes
-    part of the weights of the dense layer before it.
+    onnxruntime computes by one kernel, because opset 18 has no GELU. LayerScale and the
+    scale of the queries become part of the weights of the dense layers before them.
 
     Args:
         graph: graph that tf2onnx wrote.
@@ -27,7 +27,9 @@ def fuse(graph: onnx.GraphProto) -> None:
             norms[norm.output[0]] = norm
         elif node.op_type == "Erf" and _is_in_gelu(values, node):
             _divide_by_sqrt_two(values, node)
-        elif node.op_type == "Mul" and _fold_into_dense(values, node):
+        elif node.op_type == "Mul" and (
+            _fold_into_dense(values, node) or _fold_into_part_of_dense(values, node)
+        ):
             folded.append(node.output[0])
     nodes = [
         norms.get(node.output[0], node)
@@ -87,11 +89,16 @@ class _Values:
         (variable,) = (name for name in node.input if name != constant)
         return variable, constant
 
+    def attributes(self, node):
+        """Return the attributes of an operation as a dict."""
+        return {x.name: onnx.helper.get_attribute_value(x) for x in node.attribute}
+
     def mean_over_last_axis(self, name):
         """Return the value whose mean over the last axis is another value."""
         node = self.producer(name, "ReduceMean")
-        attributes = {x.name: onnx.helper.get_attribute_value(x) for x in node.attribute}
-        if not attributes.get("keepdims", 1) or self.constant(node.input[1]) != [-1]:
+        if not self.attributes(node).get("keepdims", 1) or self.constant(
+            node.input[1]
+        ) != [-1]:
             raise LookupError(name)
         return node.input[0]
 
@@ -177,24 +184,71 @@ def _fold_into_dense(values, product):
     """
     try:
         outputs, scale = values.split(product)
-        reshape = values.producer(outputs, "Reshape")
-        added = values.producer(reshape.input[0], "Add")
-        multiplied, bias = values.split(added)
-        _, kernel = values.split(values.producer(multiplied, "MatMul"))
+        reshape, kernel, bias = _dense(values, outputs)
         factor, shape = values.constant(scale), values.constant(reshape.input[1])
-        weights = values.constant(kernel), values.constant(bias)
     except (LookupError, ValueError):
         return False
-    shapes = [weight.shape for weight in weights]
-    alone = (outputs, reshape.input[0], multiplied, kernel, bias)
-    if not all(map(values.is_used_once, alone)) or shape[-1] != factor.size:
-        return False
-    if factor.ndim != 1 or shapes != [(shapes[0][0], factor.size), factor.shape]:
+    if factor.ndim != 1 or not shape[-1] == factor.size == values.constant(bias).size:
         return False
     for name in (kernel, bias):
         values.scale(name, factor)
     reshape.output[0] = product.output[0]
     return True
+
+
+def _fold_into_part_of_dense(values, product):
+    """Multiply a part of the weights of a dense layer instead of a part of its outputs.
+
+    The outputs are split into equal parts along their last axis. One part is reshaped and
+    multiplied by a number, as queries are. Afterwards its `Reshape` computes the product.
+
+    Args:
+        values: the `_Values` of the graph.
+        product: a `Mul`.
+
+    Returns:
+        True if the product is superfluous now.
+    """
+    try:
+        part, scale = values.split(product)
+        reshape = values.producer(part, "Reshape")
+        split = values.producer(reshape.input[0], "Split")
+        whole, kernel, bias = _dense(values, split.input[0])
+        factor, shape = values.constant(scale), values.constant(whole.input[1])
+        axis = values.attributes(split)["axis"]
+    except (LookupError, ValueError):
+        return False
+    width, parts = values.constant(bias).size, len(split.output)
+    by_sizes, alone = len(split.input) > 1, (part, reshape.input[0])
+    if factor.size != 1 or by_sizes or not all(map(values.is_used_once, alone)):
+        return False
+    if axis % len(shape) != len(shape) - 1 or shape[-1] != width or width % parts:
+        return False
+    factors = np.ones((parts, width // parts), "float32")
+    factors[[*split.output].index(reshape.input[0])] = factor.item()
+    for name in (kernel, bias):
+        values.scale(name, factors.ravel())
+    reshape.output[0] = product.output[0]
+    return True
+
+
+def _dense(values, outputs):
+    """Return the `Reshape`, the kernel and the bias of the dense layer behind a value.
+
+    Raises:
+        LookupError: the value has another origin, or the layer is used elsewhere, too.
+        ValueError: likewise.
+    """
+    reshape = values.producer(outputs, "Reshape")
+    multiplied, bias = values.split(values.producer(reshape.input[0], "Add"))
+    _, kernel = values.split(values.producer(multiplied, "MatMul"))
+    alone = (outputs, reshape.input[0], multiplied, kernel, bias)
+    if not all(map(values.is_used_once, alone)):
+        raise LookupError(outputs)
+    _, columns = values.constant(kernel).shape
+    if values.constant(bias).shape != (columns,):
+        raise LookupError(bias)
+    return reshape, kernel, bias
 
 
 def _used(nodes, outputs):

@@ -12,6 +12,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="runs ONNX graphs")
 pytestmark = pytest.mark.any_backend
 
 D = 6
+ATTRIBUTES = {"Split": {"axis": -1, "num_outputs": 3}}
 NORM = [
     ("ReduceMean", "x axes", "mean"),
     ("Sub", "x mean", "centered"),
@@ -48,6 +49,15 @@ DENSE = [
     ("Reshape", "added shape", "reshaped"),
     ("Mul", "reshaped gamma", "y"),
 ]
+QUERIES = [
+    *DENSE[:3],
+    ("Split", "reshaped", "q k v"),
+    ("Reshape", "q heads", "queries"),
+    ("Mul", "queries half", "scaled"),
+    ("Reshape", "k heads", "keys"),
+    ("Sub", "scaled keys", "y"),
+]
+SHARED_QUERIES = [*QUERIES[:-2], ("Sub", "scaled queries", "y")]
 SHARED_DENSE = [*DENSE[:3], ("Mul", "reshaped gamma", "z"), ("Add", "z reshaped", "y")]
 
 
@@ -63,6 +73,7 @@ def constants():
         "third": np.float32(1 / 3),
         "kernel": random_array(D, D, seed=3),
         "shape": np.array([-1, 2, D]),
+        "heads": np.array([-1, 2, D // 3]),
     }
 
 
@@ -78,7 +89,10 @@ def graph(nodes):
     rank = 3 if "Reshape" in {op for op, _, _ in nodes} else 2
     value = helper.make_tensor_value_info
     return helper.make_graph(
-        [helper.make_node(op, i.split(), [o]) for op, i, o in nodes],
+        [
+            helper.make_node(op, i.split(), o.split(), **ATTRIBUTES.get(op, {}))
+            for op, i, o in nodes
+        ],
         "graph",
         [value("x", onnx.TensorProto.FLOAT, [4, D])],
         [value("y", onnx.TensorProto.FLOAT, [None] * rank)],
@@ -106,11 +120,19 @@ def run(graph, level):
         (CENTERED_FIRST, {"LayerNormalization": 1}),
         (GELU, {"Div": 1, "Erf": 1, "Add": 1, "Mul": 2}),
         (DENSE, {"MatMul": 1, "Add": 1, "Reshape": 1}),
+        (
+            QUERIES,
+            {"MatMul": 1, "Add": 1, "Reshape": 3, "Split": 1, "Sub": 1},
+        ),
         (OTHER_NORM, None),
         (OTHER_GELU, None),
         (SHARED_DENSE, None),
+        (SHARED_QUERIES, None),
     ],
-    ids=["norm", "norm_2", "gelu", "dense", "other_norm", "other_gelu", "shared_dense"],
+    ids=[
+        *("norm", "norm_2", "gelu", "dense", "queries", "other_norm", "other_gelu"),
+        *("shared_dense", "shared_queries"),
+    ],
 )
 def test_formulas(nodes, left):
     from keras_vit.export.onnx_fusion import fuse
