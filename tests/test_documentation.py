@@ -11,7 +11,9 @@ import pytest
 import keras_vit
 import keras_vit.data
 import keras_vit.training
+from keras_vit.cli import COMMANDS
 from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
+from keras_vit.training import config as configs
 from tests.conftest import GOLDENS
 from tests.export.serving import exports_here
 from tests.models.test_parameter_counts import T2T, TOKEN
@@ -119,3 +121,20 @@ def test_the_table_of_t2t_vits_in_the_readme():
 def test_the_number_of_published_checkpoints_in_the_readme():
     (number,) = re.findall(r"more than (\d+) published", README.read_text())
     assert int(number) < len(keras_vit.checkpoints()) <= int(number) + 100
+
+
+@pytest.mark.any_backend
+def test_the_commands_in_the_documents_name_what_exists():
+    root = README.parent
+    files = [README, *root.glob("docs/*.md"), *root.glob("keras_vit/**/*.py")]
+    commands = "|".join(COMMANDS)
+    named = {
+        what
+        for file in files
+        for what in re.findall(
+            rf"keras-vit (?:{commands}) ([\w.]+_[\w.]+)(?= )", file.read_text()
+        )
+        if not what.isupper() and not what.endswith(".py")
+    }
+    assert len(named) > 20
+    assert named - {*keras_vit.checkpoints(), *configs.names()} == set()

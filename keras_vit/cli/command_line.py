@@ -81,6 +81,33 @@ def add_features(made: argparse.ArgumentParser) -> None:
     )
 
 
+def add_image_size(made: argparse.ArgumentParser) -> None:
+    """Add the option `--image-size`.
+
+    Args:
+        made: the parser.
+    """
+    made.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="size of the images that the model takes; positions are resized to it",
+    )
+
+
+def at_image_size(model: Any, options: argparse.Namespace) -> Any:
+    """Return a model for images of the size `--image-size`, or as it is without it.
+
+    Args:
+        model: a `keras_vit.ViT`.
+        options: the parsed options.
+    """
+    if options.image_size is None:
+        return model
+    return model.resized((*options.image_size, model.input_shape[-1]))
+
+
 def settings(options: argparse.Namespace) -> list[str]:
     """Return the values of `--set` and `--data-dir` as settings for `configs.override`.
 

@@ -13,7 +13,8 @@ Examples:
 
   keras-vit export runs/digits --to served/digits
   keras-vit export ViT-B_16.npz --to served/vit --labels classes.txt
-  keras-vit export vit_b16.augreg_in21k --to served/features --headless
+  keras-vit export vit_b16.augreg_in21k_224 --to served/features --headless
+  keras-vit export vit_s14.dinov2_lvd142m_518 --to served/dinov2 --image-size 224 224
   keras-vit export runs/digits --to digits.onnx --format onnx
   keras-vit export runs/digits --to d.tflite --format litert --weights-dtype int8
 """
@@ -119,6 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         default="float32",
         help="dtype of the stored weights; bfloat16 only in a saved_model",
     )
+    command_line.add_image_size(parser)
     options = parser.parse_args(arguments)
     meant = {".onnx": "onnx", ".tflite": "litert"}.get(pathlib.Path(options.to).suffix)
     if options.format == "saved_model" and meant is not None:
@@ -174,11 +176,13 @@ def _export(options):
 
 
 def _loaded(options):
-    """Return the model, without its classifier if it is to be headless."""
-    file = command_line.checkpoint_file(options.checkpoint)
+    """Return the model of the chosen size, without its classifier if it is headless."""
+    head = command_line.head_of(options.checkpoint)
     if options.headless:
-        return keras_vit.load_checkpoint(file, head="drop")
-    return keras_vit.load_checkpoint(file, **command_line.head_of(options.checkpoint))
+        head = {"head": "drop"}
+    file = command_line.checkpoint_file(options.checkpoint)
+    model = keras_vit.load_checkpoint(file, **head)
+    return command_line.at_image_size(model, options)
 
 
 def _lines(path):

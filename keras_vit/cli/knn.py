@@ -9,7 +9,7 @@ best model) or anything that `keras_vit.load_checkpoint` reads.
 
 Example:
 
-  keras-vit knn dinov2_vit_s14 --data-dir tfds --set data.train=tfds:cifar10 \
+  keras-vit knn vit_s14.dinov2_lvd142m_518 --data-dir tfds --set data.train=tfds:cifar10 \
       --set data.test=tfds:cifar10:test --set model.arguments.input_shape=[112,112,3]
 
 --workdir DIR writes nearest_neighbors.json. --features DIR keeps the features, so that

@@ -11,7 +11,7 @@ file. DIR/duplicates.csv lists all pairs.
 
 Example:
 
-  keras-vit neighbors dinov2_vit_s14 photographs/ --workdir neighbors
+  keras-vit neighbors vit_s14.dinov2_lvd142m_518 photographs/ --workdir neighbors
 """
 
 import csv

@@ -13,7 +13,7 @@ Examples:
 
   keras-vit probe runs/digits_mae
   keras-vit probe digits_vit
-  keras-vit probe vit_b16.augreg_in21k --data-dir tfds --set \
+  keras-vit probe vit_b16.augreg_in21k_224 --data-dir tfds --set \
       data.train=tfds:cifar10 --set data.validation=tfds:cifar10:test[:5000] --set \
       data.test=tfds:cifar10:test[5000:]
 

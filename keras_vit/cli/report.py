@@ -33,13 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--output", metavar="FILE", required=True)
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="size of the images that the model takes; positions are resized to it",
-    )
+    command_line.add_image_size(parser)
     parser.add_argument(
         "--limit",
         type=int,
@@ -61,8 +55,7 @@ def _write(options):
         command_line.checkpoint_file(options.checkpoint),
         **command_line.head_of(options.checkpoint),
     )
-    if options.image_size is not None:
-        model = model.resized((*options.image_size, model.input_shape[-1]))
+    model = command_line.at_image_size(model, options)
     images, names = [], []
     for path, pixels in read_images(paths[: options.limit], model.input_shape[-1]):
         if isinstance(pixels, str):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_vit
 from keras_vit.cli import export
 from keras_vit.evaluation import exported_model
 from keras_vit.export import litert, onnx, served_model, single_file
@@ -172,6 +173,20 @@ def test_int8_and_the_command(file_format, tmp_path, capsys):
     wanted = expected(model, images)["probabilities"]
     difference = np.abs(result["probabilities"] - wanted).max()
     assert 1e-5 < difference < single_file.INT8_TOLERANCE
+
+
+@pytest.mark.any_backend
+def test_the_command_exports_another_image_size(tmp_path, monkeypatch):
+    model = tiny_vit(include_top=False)
+    model.save(tmp_path / "model.keras")
+    written = []
+    monkeypatch.setattr(
+        keras_vit.export, "onnx", lambda model, path, **_: written.append(model) or path
+    )
+    size = str(2 * model.input_shape[1]), "8"
+    to = ["--to", str(tmp_path / "vit.onnx"), "--format", "onnx", "--image-size"]
+    export.main([str(tmp_path / "model.keras"), *to, *size])
+    assert written[0].input_shape == (None, *map(int, size), model.input_shape[-1])
 
 
 @pytest.mark.parametrize(
