@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.layers import TokenPooling
+from keras_vit.layers import AttentionPooling, TokenPooling
 from keras_vit.models.features import blocks_of
 
 
@@ -16,8 +16,9 @@ def attention_rollout(model: keras.Model):
     and its attention weights, averaged over heads. The product over all blocks gives the
     contribution of every grid token to the tokens that are pooled: the class token, the
     mean of class and distillation token, or the mean of the grid. Attention pooling
-    (`pooling="map"`) and no pooling (`pooling=None`) are treated as the mean of the grid.
-    Layers before the first block, such as a convolutional stem, are not included.
+    (`pooling="map"`) pools with the weights of its probe, averaged over heads. No pooling
+    (`pooling=None`) is treated as the mean of the grid. Layers before the first block,
+    such as a convolutional stem, are not included.
 
     Args:
         model: a `keras_vit.ViT`.
@@ -31,28 +32,48 @@ def attention_rollout(model: keras.Model):
     """
     blocks = blocks_of(model)
     # A dict, because Keras unpacks a list of outputs that has a single entry.
-    network = keras.Model(model.input, {block.name: block.input for block in blocks})
+    outputs = {block.name: block.input for block in blocks}
+    pooling = {layer.name: layer for layer in model.layers}.get("pooling")
+    if isinstance(pooling, AttentionPooling):
+        outputs["pooling"] = pooling.input
+    network = keras.Model(model.input, outputs)
     rows, columns = model.grid_shape
     prefix = model.num_prefix_tokens
-    config = model.get_config()
-    pooling = {layer.name: layer for layer in model.layers}.get("pooling")
-    queries = np.zeros((1, 1, prefix + rows * columns), "float32")
-    if isinstance(pooling, TokenPooling):
-        queries[..., pooling.index] = 1.0
-    elif config["pooling"] == "token_gap":
-        queries[..., 0] = 1.0
-    else:
-        queries[..., prefix:] = 1.0 / (rows * columns)
-    if config["distillation_token"] and pooling is not None:
-        queries /= 2.0
-        queries[..., 1] += 0.5
 
     def rollout(images):
-        shares = ops.convert_to_tensor(queries)
         tokens = network(images, training=False)
+        if "pooling" in tokens:
+            shares = _shares_of_probe(pooling, tokens["pooling"])
+        else:
+            shares = ops.convert_to_tensor(_shares(model, pooling))
         for block in reversed(blocks):
             weights = ops.mean(block.attention_weights(tokens[block.name]), axis=1)
             shares = (shares + ops.matmul(shares, weights)) / 2.0
         return ops.reshape(shares[:, 0, prefix:], (-1, rows, columns))
 
     return rollout
+
+
+def _shares(model, pooling):
+    """Return the share of each token in the pooled features: `(1, 1, n)`."""
+    rows, columns = model.grid_shape
+    prefix = model.num_prefix_tokens
+    config = model.get_config()
+    shares = np.zeros((1, 1, prefix + rows * columns), "float32")
+    if isinstance(pooling, TokenPooling):
+        shares[..., pooling.index] = 1.0
+    elif config["pooling"] == "token_gap":
+        shares[..., 0] = 1.0
+    else:
+        shares[..., prefix:] = 1.0 / (rows * columns)
+    if config["distillation_token"] and pooling is not None:
+        shares /= 2.0
+        shares[..., 1] += 0.5
+    return shares
+
+
+def _shares_of_probe(pooling, tokens):
+    """Return the attention of the probe to each token, mean over heads: `(b, 1, n)`."""
+    shares = ops.mean(pooling.attention_weights(tokens), axis=1)
+    # The probe does not see some of the prefix tokens.
+    return ops.pad(shares, ((0, 0), (0, 0), (pooling.num_prefix_tokens, 0)))

@@ -90,7 +90,8 @@ def pooling_weights(model: keras.Model, images: Any, batch_size: int = 8) -> np.
         batch_size: int, number of images that are computed together.
 
     Returns:
-        `(b, heads, gh, gw)`, float32; each map sums to 1.
+        `(b, heads, gh, gw)`, float32; each map sums to 1, or to 1 minus the attention to
+        those prefix tokens that the probe sees.
 
     Raises:
         ValueError: the model has another pooling.
@@ -112,7 +113,8 @@ def pooling_weights(model: keras.Model, images: Any, batch_size: int = 8) -> np.
     outputs = {"weights": _AttentionWeights(pooling)(pooling.input)}
     network = keras.Model(model.input, outputs)
     weights = in_batches(network, model, images, batch_size)["weights"]
-    return weights.reshape(*weights.shape[:2], *model.grid_shape)
+    gh, gw = model.grid_shape
+    return weights[..., 0, -gh * gw :].reshape(*weights.shape[:2], gh, gw)
 
 
 def head_maps(weights: np.ndarray, model: keras.Model) -> np.ndarray:
