@@ -21,14 +21,19 @@ TINY = {
 SLOW = pytest.mark.slow
 
 
-def mostly_slow(cases, *fast):
+def mostly_slow(cases, *fast, mark=SLOW):
     """Return the cases of a test, all of them slow except those that are named."""
     return [
         case
         if case in fast
-        else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=SLOW)
+        else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=mark)
         for case in cases
     ]
+
+
+def mostly_slow_elsewhere(cases, *fast):
+    """Return the cases; those not named are slow, except under TensorFlow."""
+    return mostly_slow(cases, *fast, mark=pytest.mark.slow_elsewhere)
 
 
 def tiny_vit(**overrides):

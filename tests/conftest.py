@@ -15,11 +15,16 @@ import pytest  # noqa: E402
 
 import keras_vit  # noqa: E402
 
+# `make test` runs every fast test under TensorFlow, and fewer under the others.
+FIRST_BACKEND = keras.backend.backend() == "tensorflow"
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if isinstance(item, pytest.DoctestItem):  # The examples are for readers.
             item.add_marker("any_backend")
+        if item.get_closest_marker("slow_elsewhere") and not FIRST_BACKEND:
+            item.add_marker("slow")
 
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"

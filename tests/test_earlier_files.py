@@ -10,7 +10,10 @@ import pytest
 import keras_vit
 from keras_vit.training import runs
 from keras_vit.training.config import load
-from tests.cases import array
+from tests.cases import (
+    array,
+    mostly_slow_elsewhere,
+)
 from tests.earlier.write import MODELS, build
 from tests.export.serving import exports_here
 
@@ -38,7 +41,7 @@ def test_a_saved_model_loads(name):
     assert list(model.weights_by_path()) == list(build(name).weights_by_path())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mostly_slow_elsewhere(MODELS, "vit"))
 def test_saved_weights_load(name):
     model = build(name)
     for weight in model.weights:
@@ -47,6 +50,7 @@ def test_saved_weights_load(name):
     assert_same_output(model, name)
 
 
+@pytest.mark.slow_elsewhere
 def test_saved_layers_load():
     model = keras.saving.load_model(EARLIER / "layers.keras")
     stored = np.load(EARLIER / "layers.npz")

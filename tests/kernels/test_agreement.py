@@ -50,7 +50,11 @@ def _small_blocks(monkeypatch):
 @pytest.mark.usefixtures("_small_blocks")
 @pytest.mark.parametrize(
     "dtype",
-    ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.any_backend)],
+    [
+        "float32",
+        pytest.param("bfloat16", marks=pytest.mark.slow_elsewhere),
+        pytest.param("float16", marks=pytest.mark.any_backend),
+    ],
 )
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_the_plain_formula(name, dtype):

@@ -101,6 +101,7 @@ def test_config_is_that_of_keras():
     assert dense.get_config()["kernel_initializer"]["class_name"] == "HeNormal"
 
 
+@pytest.mark.slow_elsewhere
 def test_where_a_checkpoint_follows_only_the_head_is_drawn(tmp_path):
     path = tmp_path / "model.npz"
     save_npz(tiny_vit(), path)

@@ -29,6 +29,7 @@ def trained(remat):
     return loss, {w.path: array(w) for w in model.trainable_weights}
 
 
+@pytest.mark.slow_elsewhere
 def test_the_same_step():
     loss, weights = trained(remat=False)
     again, remat_weights = trained(remat=True)
@@ -59,6 +60,7 @@ def test_both_computations_drop_the_same_entries():
     np.testing.assert_allclose(np.sum(gradient * direction), numeric, rtol=2e-2)
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize(
     ("remat", "jit_compile"),
     [(True, "auto"), pytest.param(True, False, marks=pytest.mark.any_backend)],

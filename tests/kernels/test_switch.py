@@ -35,6 +35,7 @@ def training_step(make, weights, kind):
     return outputs, {path: array(w) for path, w in model.weights_by_path().items()}
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.usefixtures("_fast_afterwards")
 @pytest.mark.parametrize(
     "name",

@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 
 from keras_vit.layers import RelativePositions, RotaryPositions, SelfAttention
-from tests.cases import array, perturb, random_array, weights_of
+from tests.cases import (
+    array,
+    mostly_slow_elsewhere,
+    perturb,
+    random_array,
+    weights_of,
+)
 from tests.formulas import attention
 
 
@@ -74,7 +80,9 @@ def _spy(function, seen):
     return spied
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", mostly_slow_elsewhere(["float16", "bfloat16"], "float16")
+)
 def test_softmax_in_float32_under_low_precision(dtype, monkeypatch):
     if keras.backend.backend() == "torch":
         pytest.skip("one fused kernel, whose sums are float32 inside")

@@ -102,6 +102,7 @@ def test_stochastic_depth_is_only_for_training():
     np.testing.assert_array_equal(array(StochasticDepth(0.5)(x, training=False)), x)
 
 
+@pytest.mark.slow_elsewhere
 def test_a_block_adds_rescaled_branches_or_none():
     x = random_array(64, 3, 8)
     layer = TransformerBlock(2, 8, stochastic_depth_rate=0.2)

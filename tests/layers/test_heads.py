@@ -11,7 +11,13 @@ from keras_vit.layers import (
     TokenAndAveragePooling,
     TokenPooling,
 )
-from tests.cases import array, perturb, random_array, weights_of
+from tests.cases import (
+    array,
+    mostly_slow_elsewhere,
+    perturb,
+    random_array,
+    weights_of,
+)
 from tests.formulas import below, dense, layer_norm, mlp, softmax
 
 
@@ -51,7 +57,7 @@ def test_gap_does_not_overflow_in_float16():
     np.testing.assert_array_equal(pooled, np.full((1, 4), 1000.0))
 
 
-@pytest.mark.parametrize("prefix", [0, 2])
+@pytest.mark.parametrize("prefix", mostly_slow_elsewhere([0, 2], 2))
 def test_attention_pooling_formula(prefix):
     tokens = random_array(2, 6, 8)
     layer = AttentionPooling(2, 12, prefix)

@@ -133,6 +133,7 @@ def pillow_resized(image, size, resize):
     return np.asarray(pillow.fromarray(image).resize(size[::-1], method), "float32")
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("resize", ["bilinear_antialias", "bicubic_antialias"])
 @pytest.mark.parametrize("source", [(375, 500), (500, 333), (97, 61), (1, 1)])
 def test_antialiased_is_pillow(source, resize):
@@ -319,6 +320,7 @@ def test_a_batch_is_its_images(convention):
         np.testing.assert_array_equal(array(preprocessor(images.astype(dtype))), batch)
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize(
     "crop", [{}, {"crop_fraction": 1.0}, {"crop_to_aspect_ratio": True}]
@@ -336,6 +338,7 @@ def test_images_of_the_size_pass_through(resize, crop, tensorflow):
     np.testing.assert_allclose(piped, scaled, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow_elsewhere
 def test_a_functional_model_of_images_of_any_size():
     inputs = keras.Input((None, None, 3), dtype="uint8")
     preprocessor = Preprocessor.imagenet((24, 32))
@@ -370,6 +373,7 @@ def test_with_image_size(crop):
     }
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize(
     ("channels", "mean"), [(1, [2.0]), (2, [1.0, 2.0]), (5, [1.0, 2.0, 3.0, 1.0, 2.0])]
 )

@@ -8,6 +8,7 @@ from keras_vit.layers import BottleneckUnit, GroupNorm, ResNetStem, Standardized
 from keras_vit.layers.resnet import standardize
 from tests.cases import (
     array,
+    mostly_slow_elsewhere,
     output_and_gradients,
     perturb,
     random_array,
@@ -92,7 +93,9 @@ def test_a_constant_filter_has_a_gradient():
     assert np.all(np.any(gradient, axis=(0, 1, 2)))
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(32, 32), (96, 32), (12, 3)])
+@pytest.mark.parametrize(
+    ("channels", "groups"), mostly_slow_elsewhere([(32, 32), (96, 32), (12, 3)], (12, 3))
+)
 def test_group_norm_formula(channels, groups):
     x = random_array(2, 5, 4, channels)
     norm = GroupNorm(groups)
@@ -101,6 +104,7 @@ def test_group_norm_formula(channels, groups):
     np.testing.assert_allclose(array(norm(x)), expected, atol=1e-5)
 
 
+@pytest.mark.slow_elsewhere
 def test_group_norm_equals_keras():
     x = random_array(2, 5, 4, 64)
     ours, theirs = GroupNorm(), keras.layers.GroupNormalization(epsilon=1e-6)
@@ -145,13 +149,17 @@ def test_bottleneck_unit_formula(channels, strides):
     np.testing.assert_allclose(array(unit(x)), expected, atol=1e-4)
 
 
+@pytest.mark.slow_elsewhere
 def test_a_fresh_unit_is_its_shortcut():
     x = random_array(2, 5, 4, 128)
     np.testing.assert_allclose(array(BottleneckUnit(32)(x)), relu(x), atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("size", "num_blocks"), [((37, 22), (1, 2)), ((37, 22), ()), ((32, 48), ())]
+    ("size", "num_blocks"),
+    mostly_slow_elsewhere(
+        [((37, 22), (1, 2)), ((37, 22), ()), ((32, 48), ())], ((37, 22), ())
+    ),
 )
 def test_stem_formula(size, num_blocks):
     images = random_array(2, *size, 3)

@@ -12,7 +12,14 @@ from keras_vit.layers import (
     TokenTransformer,
 )
 from keras_vit.layers.tokens_to_token import performer_attention
-from tests.cases import array, output_and_gradients, perturb, random_array, weights_of
+from tests.cases import (
+    array,
+    mostly_slow_elsewhere,
+    output_and_gradients,
+    perturb,
+    random_array,
+    weights_of,
+)
 from tests.formulas import below, dense, gelu_exact, layer_norm, mlp, softmax, unfold
 
 
@@ -64,6 +71,7 @@ def test_token_layer(name):
     np.testing.assert_allclose(array(layer(x)), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow_elsewhere
 def test_many_tokens_go_by_blocks():
     layer = TokenTransformer(4)
     x = random_array(1, BLOCKS_FROM + 3, 9)
@@ -73,7 +81,7 @@ def test_many_tokens_go_by_blocks():
     np.testing.assert_allclose(array(layer(x)), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("tokens", FORMULAS)
+@pytest.mark.parametrize("tokens", mostly_slow_elsewhere(FORMULAS, "transformer"))
 def test_three_steps(tokens):
     module = TokensToToken(tokens, token_dim=6)
     images = random_array(2, 32, 48, 3)

@@ -8,7 +8,11 @@ import pytest
 
 import keras_vit
 from keras_vit.layers import Preprocessor, ResNetStem
-from tests.cases import random_array, tiny_vit
+from tests.cases import (
+    mostly_slow_elsewhere,
+    random_array,
+    tiny_vit,
+)
 
 BAD_ARGUMENTS = [
     ({"input_shape": (16, 20, 3)}, r"16x20 pixels.*patches of 8x8.*Resize to 16x16"),
@@ -184,7 +188,7 @@ def used():
 
 
 @pytest.mark.parametrize(("images", "message"), BAD_IMAGES)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", mostly_slow_elsewhere(CALLS, "fit"))
 def test_bad_images(used, images, message, call):
     before = used.get_weights()
     with pytest.raises(ValueError, match=message):

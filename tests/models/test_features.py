@@ -50,6 +50,7 @@ def tokens_by_block(model, images):
     return outputs
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize(
     "kind",
     [
@@ -107,6 +108,7 @@ def test_prediction_in_batches_compiles_once_and_follows_the_weights(monkeypatch
     assert np.abs(first["block_0"] - array(other)).max() > 0.1
 
 
+@pytest.mark.slow_elsewhere
 def test_a_prediction_after_lora_includes_it():
     model = perturb(tiny_vit())
     images = random_images(model)

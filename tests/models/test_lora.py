@@ -52,6 +52,7 @@ def _adapted(case):
     return model
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize(
     "case",
     [
@@ -99,6 +100,7 @@ def test_a_loaded_model_goes_on_learning(tmp_path):
     np.testing.assert_array_equal(array(qkv._kernel), base)
 
 
+@pytest.mark.slow_elsewhere
 def test_resized_new_head_and_merged(tmp_path):
     model = _with_lora(tiny_vit())
     expected = _outputs(model)
@@ -130,6 +132,7 @@ def test_frozen_beside_lora():
         keras_vit.ViT.from_config(config)
 
 
+@pytest.mark.slow_elsewhere
 def test_what_a_quantized_model_refuses():
     model = tiny_vit()
     config = keras.quantizers.GPTQConfig(dataset=["a"], tokenizer=lambda text: [0])

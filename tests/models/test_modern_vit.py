@@ -17,6 +17,7 @@ from tests.cases import (
     TINY,
     array,
     mostly_slow,
+    mostly_slow_elsewhere,
     perturb,
     random_images,
     tiny_t2t,
@@ -70,7 +71,7 @@ def test_files_restore_the_model(tmp_path, name):
     np.testing.assert_allclose(array(other(images)), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mostly_slow_elsewhere(MODELS, "beit"))
 def test_training_with_everything(name):
     model = tiny_vit(
         **MODELS[name], remat=True, stochastic_depth_rate=0.1, dtype="mixed_bfloat16"

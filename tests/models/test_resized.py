@@ -118,6 +118,7 @@ def test_bad_arguments(shape, resize, message):
         tiny_vit().resized(shape, resize=resize)
 
 
+@pytest.mark.slow_elsewhere
 def test_a_resized_model_saves_and_loads(tmp_path):
     model = perturb(tiny_vit()).resized((32, 24, 3))
     model.save(tmp_path / "model.keras")
@@ -126,6 +127,7 @@ def test_a_resized_model_saves_and_loads(tmp_path):
     np.testing.assert_array_equal(array(loaded(images)), array(model(images)))
 
 
+@pytest.mark.slow_elsewhere
 def test_a_model_made_in_a_name_scope(goldens):
     with keras.name_scope("outer"):
         model = perturb(tiny_vit(positions="relative"))

@@ -243,6 +243,7 @@ def test_files_on_another_backend(saved, backend, files):
     assert process.stdout.splitlines()[-1] == f"{len(files)} cases on {backend}"
 
 
+@pytest.mark.slow_elsewhere
 def test_frozen_weights_stay_frozen(tmp_path):
     model = tiny_vit()
     model.get_layer("patch_encoder").trainable = False
@@ -262,6 +263,7 @@ def test_frozen_weights_stay_frozen(tmp_path):
         np.testing.assert_array_equal(array(new), array(old))
 
 
+@pytest.mark.slow_elsewhere
 def test_a_model_made_from_weights_saves_without_them(goldens, tmp_path):
     model = keras_vit.load_checkpoint(goldens / "google_gap.checkpoint.npz")
     model.save(tmp_path / "model.keras")
@@ -270,6 +272,7 @@ def test_a_model_made_from_weights_saves_without_them(goldens, tmp_path):
     np.testing.assert_array_equal(array(loaded(images)), array(model(images)))
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("make", [tiny_vit, tiny_t2t])
 def test_class_names(make, tmp_path):
     names = ("a", "b", "c", "d", "e")

@@ -40,6 +40,7 @@ def test_logits_are_those_of_the_patches_interpolated():
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow_elsewhere
 def test_a_frozen_backbone_stays_as_it_is_and_ignored_pixels_do_not_count():
     backbone = tiny_vit()
     backbone.trainable = False

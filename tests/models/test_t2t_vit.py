@@ -26,13 +26,19 @@ FAST = keras.backend.backend() == "jax"
         pytest.param(
             *({"remat": True}, "mixed_bfloat16", FAST), marks=pytest.mark.any_backend
         ),
-        ({"tokens": "transformer"}, "float32", FAST),
+        pytest.param(
+            *({"tokens": "transformer"}, "float32", FAST),
+            marks=pytest.mark.slow_elsewhere,
+        ),
         pytest.param(
             *({"tokens": "convolution", "pooling": "gap"}, "float32", FAST),
             marks=pytest.mark.any_backend,
         ),
         # In a narrower model, both units of the squeeze layer may be 0.
-        ({"backbone": "se", "hidden_dim": 64}, "mixed_bfloat16", FAST),
+        pytest.param(
+            *({"backbone": "se", "hidden_dim": 64}, "mixed_bfloat16", FAST),
+            marks=pytest.mark.slow_elsewhere,
+        ),
         pytest.param(
             *({"backbone": "ghost"}, "mixed_bfloat16", FAST),
             marks=pytest.mark.any_backend,
@@ -65,6 +71,7 @@ def test_a_step_reaches_every_trainable_variable(arguments, dtype, jit_compile):
             np.testing.assert_array_equal(array(weight), frozen[weight.path])
 
 
+@pytest.mark.slow_elsewhere
 def test_weight_paths():
     model = tiny_t2t(backbone="ghost")
     paths = set(model.weights_by_path())

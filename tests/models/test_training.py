@@ -26,7 +26,8 @@ HYBRID = {"stem": ResNetStem((1,), width=32), "patch_size": 2}
 @pytest.mark.parametrize(
     "name",
     [
-        *("all", "hybrid"),
+        "all",
+        pytest.param("hybrid", marks=pytest.mark.slow_elsewhere),
         *(
             pytest.param(name, marks=pytest.mark.any_backend)
             for name in ("token", "gap", "map")
@@ -80,6 +81,7 @@ def test_fit_learns(name, dtype):
     assert accuracy >= 0.95, (loss, accuracy)
 
 
+@pytest.mark.slow_elsewhere
 def test_every_dropout_trains_under_jit():
     model = tiny_vit(
         dropout_rate=0.1, attention_dropout_rate=0.1, stochastic_depth_rate=0.2
@@ -90,6 +92,7 @@ def test_every_dropout_trains_under_jit():
     assert np.all(np.isfinite(losses))
 
 
+@pytest.mark.slow_elsewhere
 def test_training_reaches_the_layers():
     """Check that dropout is active in `fit` and in calls with `training=True`."""
     model = tiny_vit(dropout_rate=0.5, include_top=False)

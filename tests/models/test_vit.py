@@ -46,6 +46,7 @@ def test_formula(pooling, representation_size):
     np.testing.assert_allclose(array(model(images)), expected, atol=1e-5)
 
 
+@pytest.mark.slow_elsewhere
 def test_final_norm_after_pooling():
     model = perturb(tiny_vit(pooling="gap", class_token=True, final_norm="after_pooling"))
     w = all_weights(model)
@@ -178,12 +179,14 @@ def test_weight_paths_of_a_hybrid():
     assert {w.path for w in model.weights} == expected | plain
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("name", VIT_SIZES)
 def test_a_variant_passes_its_overrides_on(name):
     model = getattr(keras_vit, name)(**TINY, registers=1, name="mine")
     assert model.get_config() == tiny_vit(registers=1, name="mine").get_config()
 
 
+@pytest.mark.slow_elsewhere
 def test_a_variant_fills_the_sizes_in():
     config = keras_vit.ViTTi16(input_shape=(32, 32, 3)).get_config()
     sizes = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
@@ -205,6 +208,7 @@ def test_a_hybrid_fills_the_sizes_in():
     assert found == HYBRID_SIZES["ViTRTi16"]
 
 
+@pytest.mark.slow_elsewhere
 def test_a_hybrid_is_a_vit_on_the_map_of_its_stem():
     model = perturb(tiny_vit(stem=ResNetStem((), width=32), patch_size=2))
     assert model.grid_shape == (2, 3)
@@ -231,6 +235,7 @@ def test_the_stem_is_the_models_own():
     assert again.get_layer("stem").output.dtype == "float32"
 
 
+@pytest.mark.slow_elsewhere
 def test_any_keras_layer_may_be_the_stem():
     def conv(filters):
         return keras.layers.Conv2D(filters, 3, 2, padding="same", activation="relu")

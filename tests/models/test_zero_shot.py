@@ -4,14 +4,23 @@ import pytest
 
 import keras_vit
 from keras_vit.convert import convert
-from tests.cases import array, perturb, random_array, random_images, tiny_vit
+from tests.cases import (
+    array,
+    mostly_slow_elsewhere,
+    perturb,
+    random_array,
+    random_images,
+    tiny_vit,
+)
 
 
 def normalized(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize("kind", ["pooled features", "projection"])
+@pytest.mark.parametrize(
+    "kind", mostly_slow_elsewhere(["pooled features", "projection"], "projection")
+)
 def test_formula(kind, tmp_path):
     options = {"include_top": False} if kind == "pooled features" else {"classes": 7}
     model = perturb(tiny_vit(pooling="gap", classifier_activation=None, **options))

@@ -37,6 +37,7 @@ def weights(model):
     return {path: array(weight).astype("float64") for path, weight in by_path.items()}
 
 
+@pytest.mark.slow_elsewhere
 def test_formula():
     """Compare the model with a formula that processes each image separately."""
     model = perturb(model_of())
@@ -74,7 +75,9 @@ def test_formula():
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("by_image", [None, [1.0, 0.0, 2.0]])
+@pytest.mark.parametrize(
+    "by_image", [pytest.param(None, marks=pytest.mark.slow_elsewhere), [1.0, 0.0, 2.0]]
+)
 def test_targets_and_loss(normalize, by_image):
     model = perturb(model_of(normalize_pixels=normalize))
     images = random_images(model, 3)
@@ -116,6 +119,7 @@ def test_only_visible_patches_are_seen():
         assert not np.allclose(other, before, atol=1e-3)
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("normalize", [False, True])
 def test_reconstruct(normalize):
     model = perturb(model_of(normalize_pixels=normalize))
@@ -139,6 +143,7 @@ def test_reconstruct(normalize):
     np.testing.assert_array_equal(pictures[visible[..., 0]], images[visible[..., 0]])
 
 
+@pytest.mark.slow_elsewhere
 def test_no_prefix_and_fixed_positions():
     model = perturb(model_of(class_token=False, registers=0, positions="sincos_1d"))
     outputs = model(random_images(model))
@@ -151,6 +156,7 @@ def test_no_prefix_and_fixed_positions():
     assert fixed == ["patch_encoder/positions/embedding"]
 
 
+@pytest.mark.slow_elsewhere
 def test_defaults_are_the_papers():
     backbone = tiny_vit(patch_size=4, include_top=False, hidden_dim=8)
     config = MaskedAutoencoder(backbone, decoder_layers=1).get_config()

@@ -100,6 +100,7 @@ def test_loss_and_accuracy(weights):
     np.testing.assert_allclose(results["accuracy"], accuracy, rtol=1e-5)
 
 
+@pytest.mark.slow_elsewhere
 def test_guessing_is_where_it_starts():
     model = model_of()
     model.compile()
@@ -154,6 +155,7 @@ def test_predictions_ignore_the_pixels_of_masked_patches():
     assert not np.allclose(array(model(changed)["predictions"]), before, atol=1e-3)
 
 
+@pytest.mark.slow_elsewhere
 def test_relative_positions():
     model = perturb(model_of(positions="relative"))
     assert np.all(np.isfinite(array(model(random_images(model))["predictions"])))
@@ -170,6 +172,7 @@ def test_too_many_channels():
         model_of(input_shape=(16, 24, 6))
 
 
+@pytest.mark.slow_elsewhere
 def test_weights_have_names():
     paths = set(model_of().weights_by_path())
     own = paths - set(model_of().backbone.weights_by_path())

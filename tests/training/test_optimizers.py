@@ -267,6 +267,7 @@ def weights(model):
     return [array(weight).copy() for weight in model.weights]
 
 
+@pytest.mark.slow_elsewhere
 def test_clipping_sees_the_norm_of_all_accumulated_gradients():
     model, _, _ = small_model()
     before = [array(v).astype("float64") for v in model.trainable_variables]
@@ -327,6 +328,7 @@ class Recorder(keras.callbacks.Callback):
         self.weights.append(trainable)
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("accumulated", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_average_runs_over_updates_also_through_a_second_fit(accumulated):
     results = []

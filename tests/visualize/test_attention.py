@@ -11,7 +11,15 @@ from keras_vit.visualize import (
     mean_attention_distance,
     pooling_weights,
 )
-from tests.cases import DENSE, array, perturb, random_images, tiny_t2t, tiny_vit
+from tests.cases import (
+    DENSE,
+    array,
+    mostly_slow_elsewhere,
+    perturb,
+    random_images,
+    tiny_t2t,
+    tiny_vit,
+)
 from tests.formulas import softmax
 
 MODELS = {
@@ -40,7 +48,11 @@ def weights_by_hand(block, tokens):
 
 
 @pytest.mark.parametrize(
-    "case", [*list(MODELS)[:-1], pytest.param("t2t_dense", marks=pytest.mark.any_backend)]
+    "case",
+    [
+        *mostly_slow_elsewhere(list(MODELS)[:-1], "bias"),
+        pytest.param("t2t_dense", marks=pytest.mark.any_backend),
+    ],
 )
 def test_the_weights_of_every_block_are_those_of_the_formula(case):
     make, arguments = MODELS[case]

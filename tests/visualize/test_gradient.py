@@ -4,7 +4,15 @@ import pytest
 
 from keras_vit.visualize import gradient_attention
 from tests import formulas
-from tests.cases import array, perturb, random_images, tiny_t2t, tiny_vit, weights_of
+from tests.cases import (
+    array,
+    mostly_slow_elsewhere,
+    perturb,
+    random_images,
+    tiny_t2t,
+    tiny_vit,
+    weights_of,
+)
 
 
 def head_weights(x, w, offset):
@@ -56,7 +64,7 @@ def relevance(model, tokens, chosen):
     return total - np.eye(len(tokens))
 
 
-@pytest.mark.parametrize("pooling", ["token", "gap"])
+@pytest.mark.parametrize("pooling", mostly_slow_elsewhere(["token", "gap"], "token"))
 def test_relevance_is_that_of_finite_differences(pooling):
     model = perturb(tiny_vit(pooling=pooling))
     images = random_images(model, batch=3)

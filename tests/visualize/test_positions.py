@@ -18,6 +18,7 @@ def named(positions):
     return positions if isinstance(positions, str) else type(positions).__name__
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("positions", [*FIXED, *LEARNED, "sincos_1d"], ids=named)
 def test_similarity_of_every_kind_of_positions(positions):
     model = tiny_vit(positions=positions)

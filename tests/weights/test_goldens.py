@@ -5,12 +5,24 @@ import numpy as np
 import pytest
 
 import keras_vit
-from tests.cases import array, mostly_slow
+from tests.cases import (
+    array,
+    mostly_slow,
+    mostly_slow_elsewhere,
+)
 from tests.golden import NAMES, Golden
 
 TIMM = [name for name in NAMES if name.startswith("timm_")]
 HEADLESS = ("hf_vit_headless", "keras_hub_backbone")
 WITH_HEAD = [name for name in NAMES if name not in HEADLESS]
+ONE_PER_SOURCE = (
+    "google_gap",
+    "google_hybrid_stem_only",
+    "hf_deit",
+    "keras_hub_token",
+    "t2t_performer",
+    "timm_registers_layerscale",
+)
 # Difference between the numbers of entries in the model and in the file. The positions of
 # registers are added to the registers, which removes entries. Biases that the file lacks
 # are zeros, which adds entries (for the patches and, in two blocks, for the output of the
@@ -33,7 +45,7 @@ def test_all_sources_are_here():
     assert len(NAMES) == 26
 
 
-@pytest.mark.parametrize("name", WITH_HEAD)
+@pytest.mark.parametrize("name", mostly_slow_elsewhere(WITH_HEAD, *ONE_PER_SOURCE))
 def test_logits(name):
     golden = Golden(name)
     model = golden.load()
