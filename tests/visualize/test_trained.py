@@ -8,7 +8,10 @@ import pytest
 from scipy.stats import spearmanr
 
 import keras_vit
+from keras_vit.cli import command_line
+from keras_vit.evaluation.nearest_neighbors import nearest_neighbors
 from keras_vit.evaluation.predictions import images_in, read_images
+from keras_vit.training import config as configs
 from keras_vit.visualize import (
     attention_weights,
     head_maps,
@@ -63,3 +66,20 @@ def test_positions_are_less_similar_the_farther_apart_they_are(model):
     assert (
         similarity_and_distance(position_similarity(model.resized((518, 518, 3)))) < -0.5
     )
+
+
+@pytest.mark.slow
+def test_the_nearest_neighbors_of_cifar10_have_its_class():
+    """Check against the accuracy with features of transformers: 56.4 % on whole images."""
+    config = configs.override(
+        command_line.UNSPECIFIED,
+        [
+            f"model.weights={REAL / 'dinov2_small_saliency'}",
+            "model.arguments.input_shape=112,112,3",
+            "data.train=tfds:cifar10:train[:1000]",
+            "data.test=tfds:cifar10:test[:1000]",
+            f"data.data_dir={REAL.parent / 'tfds'}",
+        ],
+    )
+    results = nearest_neighbors(config, neighbors=20, block=10)
+    assert abs(results["accuracy"] - 0.564) < 0.01
