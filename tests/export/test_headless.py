@@ -12,7 +12,7 @@ from keras_vit.evaluation.exported_model import Export
 from keras_vit.export import comparison, litert, onnx, saved_model
 from keras_vit.export.attention import attention_rollout
 from keras_vit.layers import Preprocessor, ResNetStem, TokenPooling
-from tests.cases import array, perturb, random_images, tiny_t2t, tiny_vit
+from tests.cases import array, perturb, random_array, random_images, tiny_t2t, tiny_vit
 from tests.conftest import GOLDENS
 from tests.export.models import pixels
 from tests.export.program import describe
@@ -171,6 +171,7 @@ def test_options_that_need_a_classifier(tmp_path, capsys):
 
 
 FORMATS = ("saved_model", "onnx", "litert")
+TEXTS = random_array(3, 16)
 
 
 def run(model, file_format, images, folder):
@@ -219,6 +220,20 @@ def test_networks(name, file_format, tmp_path):
     if file_format == "litert":  # The client resizes and crops.
         exact.preprocessor = exact.preprocessor.with_image_size(None)
     check(served, expected(exact, images))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_zero_shot_classifier(file_format, tmp_path):
+    model = perturb(tiny_vit(include_top=False, pooling="map"))
+    classifier = model.zero_shot(TEXTS, 10.0, class_names=["a", "b", "c"])
+    images = pixels(model, 7).astype("float32")
+    served = run(classifier, file_format, images, tmp_path)
+    embeddings = array(model(model.preprocessor(images)))
+    normal = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (embeddings, TEXTS)]
+    np.testing.assert_allclose(
+        served["logits"], 10.0 * normal[0] @ normal[1].T, rtol=0, atol=1e-4
+    )
 
 
 MODERN = (

@@ -70,7 +70,7 @@ def test_positions_are_less_similar_the_farther_apart_they_are(model):
 
 @pytest.mark.slow
 def test_the_nearest_neighbors_of_cifar10_have_its_class():
-    """Check against the accuracy with features of transformers: 56.4 % on whole images."""
+    """Check the accuracy: 56.4 % with features of transformers, on whole images."""
     config = configs.override(
         command_line.UNSPECIFIED,
         [
