@@ -3,6 +3,8 @@
 from keras_vit import data, export, kernels, layers, training, visualize
 from keras_vit.labels import decode_predictions
 from keras_vit.models.checkpoint import load_checkpoint
+from keras_vit.models.detection import DetectionModel
+from keras_vit.models.detection_loss import DetectionLoss
 from keras_vit.models.modern_variants import (
     BEiTB16,
     BEiTL16,
@@ -88,6 +90,8 @@ __all__ = [
     "DINOv3ViTL16",
     "DINOv3ViTS16",
     "DINOv3ViTSPlus16",
+    "DetectionLoss",
+    "DetectionModel",
     "EVA02ViTB14",
     "EVA02ViTL14",
     "EVA02ViTS14",

@@ -4,9 +4,9 @@ python -m recipes.segmentation --checkpoint CHECKPOINT --data digits --workdir D
 
 `--data` is `digits` (`recipes.digits_on_photographs`), `folder:PATH` (a folder with
 `images/`, `masks/` and `classes.txt`) or `tfds:NAME[:SPLIT]`; the last two need
-`--test-data` as well. The recipe
-trains the head, and with `--no-freeze` the backbone too, prints the IoU of each class,
-and writes the model, a picture of predictions and a SavedModel from pixels to classes.
+`--test-data` as well. The recipe trains the head, and with `--no-freeze` the backbone
+too, prints the IoU of each class, and writes the model, its backbone as a checkpoint, a
+picture of predictions and a SavedModel from pixels to classes.
 
 Reference: Segmenter (arXiv:2105.05633).
 """
@@ -23,6 +23,9 @@ import numpy as np
 import keras_vit
 from keras_vit.visualize import pictures
 from recipes import digits_on_photographs, segmentation_data
+
+# Learning rate of a head that is trained alone before the backbone is fine-tuned.
+HEAD_RATE = 1e-3
 
 
 def main():
@@ -42,6 +45,7 @@ def main():
     fit(model, train, arguments)
     print(f"Training took {time.monotonic() - start:.0f} s.")
     model.save(arguments.workdir / "model.keras")
+    model.backbone.save(arguments.workdir / "backbone.keras")
     model = keras.models.load_model(arguments.workdir / "model.keras")
     batches = segmentation_data.batches(test, model, arguments.batch_size)
     results = evaluate(model, batches, test.class_names)
@@ -68,6 +72,7 @@ def parse_arguments():
     add("--size", type=int, default=112, help="side of the images in pixels")
     add("--epochs", type=int, default=10)
     add("--batch-size", type=int, default=16)
+    add("--head-epochs", type=int, default=10, help="for the head alone, --no-freeze")
     add("--learning-rate", type=float, help="default: 1e-3, or 1e-4 with --no-freeze")
     add("--seed", type=int, default=0)
     add("--workdir", type=pathlib.Path, required=True, help="a new directory")
@@ -130,21 +135,40 @@ def make_model(arguments, classes):
 
 
 def fit(model, train, arguments):
-    """Train a segmentation model with AdamW and a cosine schedule."""
-    seed = None if arguments.cache else arguments.seed
-    data = segmentation_data.batches(train, model, arguments.batch_size, seed)
-    if arguments.cache:
-        masks = np.concatenate([masks for _, masks in data.as_numpy_iterator()])
-        tokens = keras.Model(model.input, model.head.input).predict(data, verbose=0)
-        model = keras.Model(model.head.input, model.output)
-        data = {"x": tokens, "y": masks, "batch_size": arguments.batch_size}
-    else:
-        data = {"x": data, "shuffle": False}
-    steps = arguments.epochs * -(-train.num_examples // arguments.batch_size)
+    """Train the head of a frozen backbone, or first the head and then both.
+
+    The gradients of a new head would spoil a trained backbone (arXiv:2202.10054), so that
+    `--no-freeze` trains the head alone for `--head-epochs` before it fine-tunes.
+    """
     rate = arguments.learning_rate or (1e-3 if arguments.freeze else 1e-4)
-    schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+    if arguments.cache:
+        fit_head(model, train, arguments.batch_size, arguments.epochs, rate)
+        return
+    if not arguments.freeze and arguments.head_epochs:
+        fit_head(model, train, arguments.batch_size, arguments.head_epochs, HEAD_RATE)
+    data = segmentation_data.batches(train, model, arguments.batch_size, arguments.seed)
+    compile_for(model, train, arguments.batch_size, arguments.epochs, rate)
+    model.fit(data, epochs=arguments.epochs, shuffle=False, verbose=2)
+
+
+def fit_head(model, train, batch_size, epochs, rate):
+    """Train the head on the tokens of whole images, which are computed once."""
+    data = segmentation_data.batches(train, model, batch_size)
+    masks = np.concatenate([masks for _, masks in data.as_numpy_iterator()])
+    tokens = keras.Model(model.input, model.head.input).predict(data, verbose=0)
+    head = keras.Model(model.head.input, model.output)
+    compile_for(head, train, batch_size, epochs, rate)
+    head.fit(tokens, masks, batch_size, epochs, verbose=2)
+
+
+def compile_for(model, train, batch_size, epochs, rate):
+    """Compile a model for AdamW with a warm-up and a cosine schedule."""
+    steps = epochs * -(-train.num_examples // batch_size)
+    warmup = max(1, steps // 20)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        rate / 100, max(1, steps - warmup), warmup_target=rate, warmup_steps=warmup
+    )
     model.compile(keras.optimizers.AdamW(schedule, weight_decay=1e-4), loss())
-    model.fit(**data, epochs=arguments.epochs, verbose=2)
 
 
 def loss():

@@ -10,6 +10,7 @@ from keras_vit.layers.backbones import (
 )
 from keras_vit.layers.block import LayerScale, StochasticDepth, TransformerBlock
 from keras_vit.layers.dense import Dense
+from keras_vit.layers.detection_head import DetectionHead
 from keras_vit.layers.feature_pyramid import SimpleFeaturePyramid
 from keras_vit.layers.heads import (
     AttentionPooling,
@@ -60,6 +61,7 @@ __all__ = [
     "Classifier",
     "Dense",
     "DenseBlock",
+    "DetectionHead",
     "GatedMLP",
     "GhostBlock",
     "GhostDense",

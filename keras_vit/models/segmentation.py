@@ -1,17 +1,15 @@
 """Semantic segmentation with any model of the package as the backbone."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 from keras import ops
 
-from keras_vit.models.features import FeatureModel
-from keras_vit.models.image_model import ImageModel
+from keras_vit.models.dense_model import DenseModel, map_of
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class SegmentationModel(ImageModel):
+class SegmentationModel(DenseModel):
     """Model that predicts a class for every pixel.
 
     The head computes logits for each patch from the tokens of the backbone; they are
@@ -56,8 +54,7 @@ class SegmentationModel(ImageModel):
         blocks: int | Sequence[int] = 1,
         name: str | None = None,
     ):
-        maps = FeatureModel(backbone, blocks).outputs
-        grid = maps[0] if len(maps) == 1 else ops.concatenate(maps, axis=-1)
+        grid = map_of(backbone, blocks)
         logits = head(grid)
         if tuple(logits.shape[:-1]) != tuple(grid.shape[:-1]):
             raise ValueError(
@@ -71,49 +68,9 @@ class SegmentationModel(ImageModel):
             interpolation="bilinear",
             data_format="channels_last",
         )
-        super().__init__(inputs=backbone.input, outputs=logits, name=name)
+        super().__init__(backbone, blocks, logits, name)
         self.head = head
-        self.preprocessor = _without_crop(backbone)
-        self._backbone, self._blocks = _Untracked(backbone), blocks
-
-    @property
-    def backbone(self):
-        """The model whose layers compute the tokens."""
-        return self._backbone.model
 
     def get_config(self):
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "head": keras.saving.serialize_keras_object(self.head),
-            "blocks": self._blocks,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        parts = {
-            part: keras.saving.deserialize_keras_object(
-                config[part], custom_objects=custom_objects
-            )
-            for part in ("backbone", "head")
-        }
-        return cls(**{**config, **parts})
-
-
-class _Untracked:
-    """Reference to a model, whose unused layers Keras would otherwise save and train."""
-
-    def __init__(self, model: Any):
-        self.model = model
-
-
-def _without_crop(backbone):
-    """Return the backbone's preprocessor for whole images of the model's size."""
-    config = {
-        **backbone.preprocessor.get_config(),
-        "image_size": backbone.input_shape[1:3],
-        "crop_fraction": None,
-        "crop_to_aspect_ratio": False,
-        "crop_rounding": "nearest",  # "floor" needs a crop_fraction.
-    }
-    return type(backbone.preprocessor).from_config(config)
+        head = keras.saving.serialize_keras_object(self.head)
+        return {**super().get_config(), "head": head}
