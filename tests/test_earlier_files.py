@@ -12,6 +12,7 @@ from keras_vit.training import runs
 from keras_vit.training.config import load
 from tests.cases import (
     array,
+    mostly_slow,
     mostly_slow_elsewhere,
 )
 from tests.earlier.write import MODELS, build
@@ -29,7 +30,7 @@ def assert_same_output(model, name):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mostly_slow(MODELS, "vit"))
 def test_a_saved_model_loads(name):
     model = keras.saving.load_model(EARLIER / f"{name}.keras")
     assert_same_output(model, name)

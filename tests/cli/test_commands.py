@@ -184,7 +184,13 @@ def test_predict(run, tmp_path, capsys):
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize(
-    ("classes", "activation"), [(3, "softmax"), (3, "sigmoid"), (1, "sigmoid"), (1, None)]
+    ("classes", "activation"),
+    [
+        (3, "softmax"),
+        pytest.param(3, "sigmoid", marks=pytest.mark.slow),
+        pytest.param(1, "sigmoid", marks=pytest.mark.slow),
+        (1, None),
+    ],
 )
 def test_predictions_are_the_models_own_outputs(classes, activation, tmp_path, capsys):
     model = perturb(tiny_vit(classes=classes, classifier_activation=activation))

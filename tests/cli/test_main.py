@@ -118,6 +118,7 @@ def run_earlier(module, *arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
 
 
+@pytest.mark.slow
 def test_earlier_names_of_commands():
     done = run_earlier("recipes.pretrain", "--help")
     assert "usage: keras-vit pretrain" in done.stdout

@@ -447,7 +447,8 @@ def shards(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "unreadable"), [("gone", "error"), ("truncated", "skip")]
+    ("change", "unreadable"),
+    [("gone", "error"), pytest.param("truncated", "skip", marks=pytest.mark.slow)],
 )
 def test_a_lost_shard_is_an_error_that_names_it(change, unreadable, shards):
     import tensorflow as tf

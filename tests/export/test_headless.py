@@ -107,6 +107,7 @@ def test_the_command_prints_how_to_get_features(headless):
     assert "keras-vit query" not in headless.printed
 
 
+@pytest.mark.slow
 def test_a_headless_onnx_file_has_one_operation_for_each_norm(tmp_path):
     onnx_package = pytest.importorskip("onnx", reason="reads ONNX files")
     runtime = pytest.importorskip("onnxruntime", reason="runs ONNX files")
@@ -134,6 +135,7 @@ def test_a_headless_onnx_file_has_one_operation_for_each_norm(tmp_path):
         Export(str(path))
 
 
+@pytest.mark.slow
 def test_a_litert_file_of_a_model_without_pooling(tmp_path):
     pytest.importorskip("ai_edge_litert", reason="runs LiteRT files")
     model = perturb(tiny_vit(include_top=False, pooling=None, class_token=True))

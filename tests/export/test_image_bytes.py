@@ -124,7 +124,9 @@ def transparent_files(image):
     }
 
 
-@pytest.mark.parametrize(("mode", "tolerance"), [("RGB", 1e-4), ("L", 0.4)])
+@pytest.mark.parametrize(
+    ("mode", "tolerance"), [("RGB", 1e-4), pytest.param("L", 0.4, marks=pytest.mark.slow)]
+)
 def test_files_are_read_as_pillow_reads_them(photograph, mode, tolerance):
     files = files_of_all_kinds(photograph) | transparent_files(photograph)
     images, errors = read(list(files.values()), len(mode))

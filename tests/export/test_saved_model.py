@@ -317,7 +317,7 @@ def test_a_difference_of_any_output_fails(tmp_path, monkeypatch):
 
 @pytest.mark.any_backend
 @pytest.mark.usefixtures("exporting_here")
-@pytest.mark.parametrize("existed", [False, True])
+@pytest.mark.parametrize("existed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch, existed):
     directory = tmp_path / "some" / "new" / "served"
     if existed:

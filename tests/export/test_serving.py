@@ -199,6 +199,7 @@ def test_warm_up_requests_are_those_of_tf_serving(exported, tmp_path):
         assert answer.get("error", 0) == 0
 
 
+@pytest.mark.slow
 def test_images_that_a_resize_would_make_too_large_are_refused(exported, tmp_path):
     requests = [
         ("predict_uint8", "images", np.zeros((1, 1, width, 3), "uint8"))

@@ -207,7 +207,7 @@ def test_options_of_another_format(arguments, message, tmp_path, capsys):
 
 @pytest.mark.any_backend
 @pytest.mark.usefixtures("exporting_here")
-@pytest.mark.parametrize("file_format", WRITERS)
+@pytest.mark.parametrize("file_format", mostly_slow(WRITERS, "onnx"))
 def test_labels(file_format, tmp_path):
     names = ["cat ", "dog", "T-shirt", "crème brûlée", ""]
     write, name = WRITERS[file_format]

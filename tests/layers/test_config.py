@@ -231,7 +231,9 @@ def test_every_layer_has_a_case():
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param("float32", marks=pytest.mark.slow), "mixed_bfloat16"]
+)
 def test_round_trip(name, dtype):
     arguments, shape = CASES[name]
     # Models pass a policy object to their layers.

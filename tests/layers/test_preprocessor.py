@@ -498,7 +498,8 @@ def test_something_that_is_no_array():
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize(
-    ("make", "image_size"), [(tiny_vit, (16, 24)), (tiny_t2t, (32, 48))]
+    ("make", "image_size"),
+    [(tiny_vit, (16, 24)), pytest.param(tiny_t2t, (32, 48), marks=pytest.mark.slow)],
 )
 def test_the_global_image_data_format_changes_nothing(make, image_size):
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 20, 30, 3)).astype("float32")

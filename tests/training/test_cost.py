@@ -9,7 +9,7 @@ from keras_vit.training import cost
 pytestmark = pytest.mark.any_backend
 
 
-@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.slow)])
 def test_operations_of_a_forward_pass(side):
     model = keras_vit.ViTTi16(input_shape=(side, side, 3), patch_size=8, classes=10)
     grid = (side // 8) ** 2
@@ -19,6 +19,7 @@ def test_operations_of_a_forward_pass(side):
     assert cost.forward_operations(model) == pytest.approx(2 * products, rel=0.02)
 
 
+@pytest.mark.slow
 def test_peaks(monkeypatch):
     assert cost.peak_memory() > 1e6
     monkeypatch.setattr(cost, "device_name", lambda: "NVIDIA H100 80GB HBM3")

@@ -108,7 +108,7 @@ def cross_entropy(targets, logits):
     ("kind", "error"),
     [
         (MaskedAutoencoder, lambda targets, values: ((targets - values) ** 2).mean(-1)),
-        (MaskedPatchPrediction, cross_entropy),
+        pytest.param(MaskedPatchPrediction, cross_entropy, marks=pytest.mark.slow),
     ],
 )
 def test_hidden_patches(source, kind, error):

@@ -434,7 +434,7 @@ def test_averages_that_there_are_not():
         AdamW(ema_decay=0.9).build(low.trainable_variables)
 
 
-@pytest.mark.parametrize("cls", [AdamW, SGD])
+@pytest.mark.parametrize("cls", [AdamW, pytest.param(SGD, marks=pytest.mark.slow)])
 def test_a_saved_model_goes_on_with_the_same_optimizer(cls, tmp_path):
     model, x, y = small_model()
     other = {"nesterov": True} if cls is SGD else {"beta_2": 0.95}
@@ -485,6 +485,7 @@ def test_steps_per_execution_changes_nothing():
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_mixed_bfloat16_trains_float32_weights():
     model, images, labels = vit(dtype="mixed_bfloat16")

@@ -73,6 +73,7 @@ def run(sets, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_a_run_gives_its_class_names_to_its_models(run):
     for name in ("best", "last"):
         model = keras_vit.load_checkpoint(run / f"{name}.keras")
@@ -205,6 +206,7 @@ def test_predict_takes_the_files_of_a_folder_source(run, tmp_path, capsys):
     assert "{{" not in line
 
 
+@pytest.mark.slow
 def test_pngs_of_16_bits_that_use_12(run, tmp_path, capsys):
     folder = tmp_path / "set"
     for name in COLORS.keys() - {"zebra"}:
@@ -341,6 +343,7 @@ def test_states_of_earlier_versions_have_the_sizes_of_large_files(
         fingerprint.check_unchanged(before, after, sources)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part", ["train", pytest.param("validation", marks=pytest.mark.slow)]
 )

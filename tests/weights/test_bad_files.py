@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 import keras_vit
 from keras_vit.weights.tensor_file import LARGEST_EXPANSION
-from tests.cases import array
+from tests.cases import array, mostly_slow
 from tests.golden import Golden
 
 pytestmark = pytest.mark.any_backend
@@ -130,7 +130,9 @@ def test_code_in_a_pth_is_never_executed(tmp_path, format):
 
 
 @pytest.mark.parametrize("name", ["timm_token", "hf_vit"])
-@pytest.mark.parametrize("wrap", [None, "state_dict", "model_ema"])
+@pytest.mark.parametrize(
+    "wrap", [None, pytest.param("state_dict", marks=pytest.mark.slow), "model_ema"]
+)
 def test_what_torch_saves(tmp_path, name, wrap):
     torch = pytest.importorskip("torch")
     golden = Golden(name)
@@ -196,7 +198,9 @@ def test_a_preset_that_is_not_whole(tmp_path, missing):
         keras_vit.load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["x.keras", "x.pth", "x.weights.h5", "x.npz"])
+@pytest.mark.parametrize(
+    "name", mostly_slow(["x.keras", "x.pth", "x.weights.h5", "x.npz"], "x.keras", "x.npz")
+)
 def test_no_such_file(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"No checkpoint at '{name}'"):
