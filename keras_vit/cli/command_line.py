@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import pathlib
 import re
@@ -17,6 +16,7 @@ from keras_vit.export.staging import disk_is_full
 from keras_vit.training import config as configs
 from keras_vit.training import dry_run, objectives
 from keras_vit.training.directory_lock import locked
+from keras_vit.training.starting_point import checkpoint_file, config_of, run_of
 
 UNSPECIFIED = configs.Config(
     about="Evaluation.",
@@ -123,6 +123,7 @@ def run(
     arguments: Sequence[str] | None,
     configured: Callable[[argparse.Namespace], configs.Config],
     start: Callable[..., Any],
+    with_photos: Callable[..., None] | None = None,
 ) -> None:
     """Add the options `--resume` and `--dry-run` to a parser and run a training command.
 
@@ -131,6 +132,7 @@ def run(
         arguments: arguments of the command; by default, those of the process.
         configured: function that returns the config for the parsed options.
         start: function that trains, such as `runs.train`.
+        with_photos: function that runs the command if it has the option `--data`.
     """
     made.add_argument(
         "--resume",
@@ -145,6 +147,10 @@ def run(
         "writing anything",
     )
     options = made.parse_args(arguments)
+    if with_photos is not None and options.data is not None:
+        with reported(options.workdir):
+            with_photos(made, options, configured(options))
+        return
     if options.workdir is None and not options.dry_run:
         made.error("--workdir is required, except with --dry-run")
     with reported(options.workdir):
@@ -208,27 +214,6 @@ def _reading_error(error):
     return found and (found[1] or found[2])
 
 
-def checkpoint_file(path: str) -> str:
-    """Return the checkpoint at a path: for the directory of a run, its best model.
-
-    Args:
-        path: a checkpoint, or the directory of a run.
-    """
-    return f"{path}/best.keras" if is_run(pathlib.Path(path)) else path
-
-
-def run_of(path: str) -> pathlib.Path | None:
-    """Return the directory of the run that a checkpoint belongs to, or None.
-
-    Args:
-        path: a checkpoint, or the directory of a run.
-    """
-    for directory in (pathlib.Path(path), pathlib.Path(path).parent):
-        if is_run(directory):
-            return directory
-    return None
-
-
 def head_of(checkpoint: str) -> dict[str, Any]:
     """Return the arguments that set the activation of a run's model by its loss.
 
@@ -248,38 +233,6 @@ def head_of(checkpoint: str) -> dict[str, Any]:
     if config.objective != "classification":
         return {}
     return {"classifier_activation": objectives.activation(config)}
-
-
-def is_run(path: pathlib.Path) -> bool:
-    """Return True if a directory contains a training run.
-
-    Args:
-        path: the directory.
-    """
-    return (path / "config.json").is_file() and (path / "environment.json").is_file()
-
-
-def config_of(what: str, otherwise: configs.Config) -> configs.Config:
-    """Return the config for the name of a config, a config file or a checkpoint.
-
-    Args:
-        what: name of a config, a Python or JSON file, or a checkpoint.
-        otherwise: config for checkpoints that do not belong to a run.
-
-    Returns:
-        The config. For a checkpoint, `model` has only `weights`, set to the checkpoint;
-        everything else comes from its run or from `otherwise`.
-    """
-    if configs.is_config(what):
-        return configs.load(what)
-    directory = run_of(what)
-    file = checkpoint_file(what)
-    if directory is None and not _may_be_checkpoint(what):
-        return configs.load(what)  # Raises an error that lists the configs.
-    base = otherwise
-    if directory is not None:
-        base = configs.load(str(directory / "config.json"))
-    return dataclasses.replace(base, model=configs.Model(weights=file))
 
 
 def evaluation_config(options: argparse.Namespace) -> configs.Config:
@@ -304,10 +257,3 @@ def write_results(
     """
     whole = {"of": what, "config": configs.to_dict(config), **results}
     write_text(path, json.dumps(whole, indent=1))
-
-
-def _may_be_checkpoint(what):
-    import keras_vit
-
-    known = what in keras_vit.checkpoints() or what.startswith("hf://")
-    return known or pathlib.Path(what).exists() or "/" in what

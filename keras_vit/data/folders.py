@@ -3,6 +3,7 @@
 import collections
 import logging
 import os
+import pathlib
 import unicodedata
 from collections.abc import Iterator
 
@@ -15,8 +16,11 @@ from keras_vit.data.source import Source
 logger = logging.getLogger(__name__)
 
 # Names of folders that hold the splits of a data set instead of its classes.
-_TRAINING = ("train", "training")
-_HELD_OUT = ("val", "valid", "validation", "dev", "eval", "test", "testing")
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev", "eval"),
+    "test": ("test", "testing"),
+}
 
 # File formats that `tf.io.decode_image` reads.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
@@ -40,8 +44,11 @@ def folder_source(name, path):
         labels += [label] * len(found)
         for suffix, names in rest.items():
             others[suffix] += names
-    if others:
-        logger.warning("%s: left out %s", name, counted(others))
+    left_out = counted(others)
+    if left_out:
+        logger.warning("%s: left out %s", name, left_out)
+    if outside := _outside(path):
+        left_out += f"{', ' * bool(left_out)}{counted(outside)} in no class folder"
     identifiers = [os.fsencode(os.path.relpath(file, path)) for file in files]
     reference = {
         "image": np.array([os.fsencode(file) for file in files], object),
@@ -68,30 +75,63 @@ def folder_source(name, path):
             )
         ],
         lost=lambda: missing([path, *(path / class_name for class_name in classes)]),
+        left_out=left_out,
     )
 
 
-def _class_folders(name, path):
-    """Return the sorted names of the class folders; raise if they are not classes."""
-    classes = sorted(
+def split_folders(path: pathlib.Path) -> dict[str, list[str]]:
+    """Return the names of the folders that hold the splits of a data set.
+
+    Args:
+        path: a folder.
+
+    Returns:
+        Dict from `train`, `validation` and `test` to the names of their folders, which
+        may be none or several; an empty dict if the folder holds classes.
+    """
+    names = _subfolders(path)
+    found = {
+        part: [name for name in names if name.lower() in known]
+        for part, known in SPLITS.items()
+    }
+    held_out = found["validation"] + found["test"]
+    named = found["train"] + held_out
+    nested = any(entry.is_dir() for name in named for entry in (path / name).iterdir())
+    everything = bool(names) and len(named) == len(names)
+    return found if everything or (found["train"] and held_out and nested) else {}
+
+
+def _subfolders(path):
+    return sorted(
         entry.name
         for entry in path.iterdir()
         if entry.is_dir() and not entry.name.startswith(".")
     )
+
+
+def _outside(path):
+    """Return the files that lie beside the class folders, by suffix."""
+    found = collections.defaultdict(list)
+    for entry in sorted(path.iterdir()):
+        if entry.is_file() and not entry.name.startswith("."):
+            found[entry.suffix.lower()].append(str(entry))
+    return found
+
+
+def _class_folders(name, path):
+    """Return the sorted names of the class folders; raise if they are not classes."""
+    classes = _subfolders(path)
     if not classes:
         raise ValueError(
             f"{name!r}: {path} has no folders; it needs one for each class, with its "
             "images in it."
         )
-    training = [n for n in classes if n.lower() in _TRAINING]
-    held_out = [n for n in classes if n.lower() in _HELD_OUT]
-    nested = any(e.is_dir() for n in training + held_out for e in (path / n).iterdir())
-    if len(training + held_out) == len(classes) or (training and held_out and nested):
-        parts = {"train": training, "validation": held_out[-1:], "test": held_out[:-1]}
-        settings = [f"data.{k}=folder:{path / n}" for k, v in parts.items() for n in v]
+    if splits := split_folders(path):
+        settings = [f"data.{k}=folder:{path / n}" for k, v in splits.items() for n in v]
         raise ValueError(
             f"{name!r}: {path} holds the parts of a set ({', '.join(classes)}) and not "
-            f"its classes. Open a part: {', '.join(settings)}."
+            f"its classes. Open a part: {', '.join(settings)}. Or give the whole folder "
+            f"to a command that trains: --data {path}."
         )
     same = collections.defaultdict(list)
     for class_name in classes:

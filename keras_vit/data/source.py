@@ -38,6 +38,7 @@ class Source:
             returns a sentence naming a damaged one, or None.
         class_counts: the number of images of each class in the order of the labels, or
             None if counting would require reading the images.
+        left_out: text that counts the files that are not in the source; empty for none.
         table: the references as arrays with one row per example; None if they are not
             in memory.
 
@@ -64,6 +65,7 @@ class Source:
     lost: Callable[[], str | None] = lambda: None
     damaged: Callable[[], str | None] = lambda: None
     class_counts: tuple[int, ...] | None = None
+    left_out: str = ""
     table: dict[str, np.ndarray] | None = dataclasses.field(
         default=None, repr=False, compare=False
     )

@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import os
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -51,7 +53,9 @@ def split_off(source: Source, name: str) -> tuple[Source, Source]:
     share, seed = _parsed(name)
     if source.table is None:
         slices = tfds_slices(source.name, share)
-        remedy = slices or "data.train and data.validation to parts that do not overlap"
+        remedy = "data.train and data.validation to parts that do not overlap"
+        if slices:
+            remedy = "'data.train={}' and 'data.validation={}'".format(*slices)
         raise ValueError(
             f"{name!r} splits folders and not {source.name!r}. Set {remedy}."
         )
@@ -65,19 +69,37 @@ def split_off(source: Source, name: str) -> tuple[Source, Source]:
     return _part(source, ~taken, source.name), _part(source, taken, split_name)
 
 
-def tfds_slices(name: str, share: float) -> str | None:
-    """Return settings that split a TensorFlow Datasets set, or None for another set.
+def ids(sources: Mapping[str, Source]) -> dict[str, list[str]]:
+    """Return the ids of the examples of each source: for a folder, the relative paths.
+
+    Args:
+        sources: dict from the name of a part to a source whose ids are in memory.
+    """
+    return {
+        part: [
+            os.fsdecode(i).encode(errors="replace").decode() for i in source.table["id"]
+        ]
+        for part, source in sources.items()
+        if source.table is not None
+    }
+
+
+def tfds_slices(name: str, share: float) -> tuple[str, str] | None:
+    """Return two slices of a TensorFlow Datasets set, or None for another set.
 
     Args:
         name: name of the set, without a slice.
         share: fraction of the images that is split off, rounded to percent.
+
+    Returns:
+        The names of the remaining part and of the part that is split off.
     """
     match = re.fullmatch(r"(tfds:[^:]+(?::[\d.*]+)?)(?::(\w+))?", name)
     if match is None:
         return None
     split = f"{match[1]}:{match[2] or 'train'}"
     percent = min(max(round(100 * (1 - share)), 1), 99)
-    return f"'data.train={split}[:{percent}%]' and 'data.validation={split}[{percent}%:]'"
+    return f"{split}[:{percent}%]", f"{split}[{percent}%:]"
 
 
 def _parsed(name):

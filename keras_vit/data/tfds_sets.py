@@ -15,12 +15,9 @@ def tfds_source(name, rest, data_dir, download):
     tensorflow()  # Hide the GPUs if necessary, before TFDS imports TensorFlow.
     import tensorflow_datasets as tfds
 
-    # The name may be followed by a version, and a slice may contain a colon.
-    match = re.fullmatch(r"([^:]+(?::[\d*]+\.[\d*]+\.[\d*]+)?)(?::(.+))?", rest)
-    if match is None:
-        raise ValueError(f"{name!r} is not of the form 'tfds:NAME[:SPLIT]'.")
-    dataset, split = match[1], match[2] or "train"
+    dataset, split = _parsed(name, rest)
     builder = _builder(tfds, name, dataset, data_dir, download)
+    split = split or "train"
     info = builder.info
     features = dict(info.features.items())
     image, label = features.get("image"), features.get("label")
@@ -70,6 +67,32 @@ def tfds_source(name, rest, data_dir, download):
         lost=lambda: missing(files),
         damaged=lambda: _damaged(parts),
     )
+
+
+def split_names(
+    name: str, data_dir: str | os.PathLike | None, download: bool
+) -> tuple[str, list[str]]:
+    """Return the name of a set without its split, and the names of its splits.
+
+    Args:
+        name: name of the set, `"tfds:NAME[:SPLIT]"`.
+        data_dir: directory of TensorFlow Datasets; None for its default.
+        download: whether to download a set that is not there.
+    """
+    tensorflow()
+    import tensorflow_datasets as tfds
+
+    dataset, _ = _parsed(name, name.removeprefix("tfds:"))
+    builder = _builder(tfds, name, dataset, data_dir, download)
+    return f"tfds:{dataset}", list(builder.info.splits)
+
+
+def _parsed(name, rest):
+    # The name may be followed by a version, and a slice may contain a colon.
+    match = re.fullmatch(r"([^:]+(?::[\d*]+\.[\d*]+\.[\d*]+)?)(?::(.+))?", rest)
+    if match is None:
+        raise ValueError(f"{name!r} is not of the form 'tfds:NAME[:SPLIT]'.")
+    return match[1], match[2]
 
 
 def _references(builder, split):

@@ -1,6 +1,7 @@
 """The optimizer, loss and metrics of a run, and the weights that it trains."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,11 @@ import keras
 from keras_vit.models.lora import bases
 from keras_vit.training import SGD, AdamW, ParameterTable, WarmupSchedule, parameter_table
 from keras_vit.training import config as configs
+
+# Name in `optimization.frozen` that stands for all weights except the head's.
+BACKBONE = "backbone"
+# Pattern of the paths of the head's weights.
+HEAD = "^(pre_logits|.*classifier)/"
 
 
 def compile(model: keras.Model, plan: Any) -> None:
@@ -73,6 +79,7 @@ def freeze(model: keras.Model, frozen: Sequence[str]) -> None:
         model: the model to train.
         frozen: prefixes of paths. The whole path of a layer matches that layer only:
             `"block_1"` does not freeze block_10, and `"block_"` freezes all blocks.
+            `"backbone"` freezes everything except the head.
 
     Raises:
         ValueError: a prefix matches no path, or no trainable weight is left.
@@ -103,6 +110,8 @@ def _of_prefix(paths, prefix):
     """Return the paths in the layer `prefix`, or else all paths that start with it."""
     if not prefix or not isinstance(prefix, str):
         return []
+    if prefix == BACKBONE:
+        return [path for path in paths if not re.match(HEAD, path)]
     whole = [p for p in paths if f"{p}/".startswith(f"{prefix.rstrip('/')}/")]
     return whole or [p for p in paths if p.startswith(prefix)]
 
@@ -127,7 +136,7 @@ def parameters(model: keras.Model, settings: configs.Optimization) -> ParameterT
     rates = {}
     if settings.backbone_multiplier != 1.0:
         # The first matching rule applies.
-        rates = {"^(pre_logits|.*classifier)/": 1.0, "": settings.backbone_multiplier}
+        rates = {HEAD: 1.0, "": settings.backbone_multiplier}
     return parameter_table(
         model,
         weight_decay=settings.weight_decay,

@@ -96,8 +96,9 @@ class Optimization:
         backbone_multiplier: learning rate of all weights except the head's, relative to
             the head's.
         frozen: prefixes of the paths of weights that do not train. `"block_0/attention"`
-            and `"block_1"` match only those layers, `"block_"` all blocks. All other
-            weights train, even if the checkpoint had them frozen.
+            and `"block_1"` match only those layers, `"block_"` all blocks, `"backbone"`
+            everything except the head. All other weights train, even if the checkpoint
+            had them frozen.
         accumulation_steps: number of batches whose gradients make one update.
         ema: momentum of the weight average that is evaluated and saved; None for none.
         loss: `"softmax"` or `"sigmoid"`.
@@ -392,7 +393,9 @@ def _split_remedy(train):
             "out of data.train for it"
         )
     slices = tfds_slices(train, 0.1)
-    return f", for instance {slices}" if slices else ""
+    if slices is None:
+        return ""
+    return ", for instance 'data.train={}' and 'data.validation={}'".format(*slices)
 
 
 def _kind(name):

@@ -21,17 +21,31 @@ def source_of(name: str) -> str:
     Raises:
         ValueError: there is no such config.
     """
-    config = configs.load(name)
+    return source_of_config(configs.load(name), f"A copy of {name}; change any value.")
+
+
+def source_of_config(
+    config: configs.Config, about: str, file: str = "my_config.py", command: str = ""
+) -> str:
+    """Return the source of a Python file that sets `CONFIG` to a config.
+
+    Args:
+        config: the config.
+        about: the first line of the file's docstring.
+        file: name of the file, for the command in its docstring.
+        command: name of that command; by default, the one in the config.
+    """
     kinds: dict[str, list[str]] = {}
     for kind in _kinds(config):
         kinds.setdefault(kind.__module__, []).append(kind.__name__)
     imports = [f"from {m} import {', '.join(sorted(kinds[m]))}" for m in sorted(kinds)]
-    command = re.search(r"pretrain|finetune|sweep", config.command)
+    named = re.search(r"pretrain|finetune|sweep", config.command)
+    command = command or (named[0] if named else "pretrain")
     weights = config.model.weights is None and "model.weights=" in config.command
     lines = [
-        f'"""A copy of {name}; change any value.',
+        f'"""{about}',
         "",
-        f"keras-vit {command[0] if command else 'pretrain'} my_config.py "
+        f"keras-vit {command} {file} "
         f"--workdir runs/my_config{' --set model.weights=PATH' if weights else ''}",
         '"""',
         "",

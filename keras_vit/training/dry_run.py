@@ -45,7 +45,7 @@ def report(config: configs.Config) -> None:
         ("weights, optimizer, gradients", f"{(state + gradients) / 1e6:,.0f} MB"),
     ]
     _print(rows)
-    seconds = _step_seconds(plan, model)
+    seconds = step_seconds(plan, model, MEASURED_STEPS)
     rate = config.batch_size / seconds
     rows = [
         ("step", f"{seconds:.3g} s, {rate:,.1f} images/s, on {cost.device_name()}"),
@@ -68,13 +68,20 @@ def _print(rows):
         print(f"{name:30} {value}", flush=True)
 
 
-def _step_seconds(plan, model):
-    """Return the median seconds of a few steps, without the first, which compiles."""
+def step_seconds(plan: runs.Plan, model: keras.Model, calls: int) -> float:
+    """Return the median seconds of a few steps, without the first, which compiles.
+
+    The steps train the model.
+
+    Args:
+        plan: the plan of the run.
+        model: the compiled model.
+        calls: number of calls of the train function to measure.
+    """
     clock = _Clock()
-    steps = MEASURED_STEPS * plan.steps_per_execution
     model.fit(
         runs.training_data(plan, model),
-        steps_per_epoch=steps + plan.steps_per_execution,
+        steps_per_epoch=(calls + 1) * plan.steps_per_execution,
         callbacks=[clock],
         shuffle=False,
         verbose=0,

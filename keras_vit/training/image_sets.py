@@ -26,6 +26,7 @@ def open_parts(data: configs.Data, parts: Sequence[str] = PARTS) -> dict[str, So
         FileNotFoundError: a data set does not exist.
     """
     names = {part: getattr(data, part) for part in parts}
+    _check_default(data, names)
     split = is_split(data.validation) and not {"train", "validation"}.isdisjoint(names)
     if split and not data.train:
         raise ValueError(
@@ -43,3 +44,17 @@ def open_parts(data: configs.Data, parts: Sequence[str] = PARTS) -> dict[str, So
         rest, taken = split_off(sources["train"], data.validation)
         sources |= {"train": rest, "validation": taken}
     return {part: sources[part] for part in parts if part in sources}
+
+
+def _check_default(data, names):
+    """Raise if the training set was changed and the validation set was forgotten."""
+    default = configs.Data().validation
+    if not {"train", "validation"} <= set(names) or data.validation != default:
+        return
+    if data.train and not data.train.startswith("digits"):
+        raise ValueError(
+            f"data.train={data.train!r} is set, and data.validation is still the "
+            f"default, {default!r}: set data.validation to another set, or to "
+            "'split:0.1' to take a tenth of the images of every class out of data.train "
+            "for it."
+        )

@@ -7,6 +7,7 @@ state-previous.npz  the state of the checkpoint before, a fallback for a damaged
 log.csv             metrics, one row per checkpoint
 tensorboard/        the same metrics for TensorBoard
 classes.json        the names of the classes, in the order of the labels
+splits.json         the images of each split, if the validation set was split off
 best.keras          the model with the best validation result
 last.keras          the model at the end of the run
 results.json        the results at the end of the run
@@ -26,6 +27,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -38,7 +40,7 @@ from keras_vit.training.directory_lock import FILES, locked
 # Files with the state of a run, the newest first.
 STATES = ("state.npz", "state-previous.npz")
 # Files that a run writes before its first checkpoint.
-STARTED = {"config.json", "environment.json", "classes.json"}
+STARTED = {"config.json", "environment.json", "classes.json", "splits.json"}
 # Keys of a config that describe a run without affecting it.
 DESCRIPTIONS = ("about", "command", "hardware", "expected", "measured")
 
@@ -168,7 +170,7 @@ class RunDirectory:
         old = configs.to_dict(configs.from_dict(old))
         changed = {
             key: f"{key}: {a!r} there, {b!r} here"
-            for key, a, b in _differences(old, self.config)
+            for key, a, b in differences(old, self.config)
             if key.partition(".")[0] not in DESCRIPTIONS
         }
         if not changed:
@@ -340,10 +342,19 @@ def _read_json(path):
     return found
 
 
-def _differences(old, new, prefix=""):
+def differences(
+    old: dict[str, Any], new: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the keys of two nested dicts whose values differ, with both values.
+
+    Args:
+        old: a config as a dict.
+        new: another one.
+        prefix: text before the keys.
+    """
     for key in dict.fromkeys([*old, *new]):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}{key}.")
+            yield from differences(a, b, f"{prefix}{key}.")
         elif a != b:
             yield f"{prefix}{key}", a, b

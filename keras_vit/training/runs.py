@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from keras_vit.data.class_names import check_class_names
 from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import evaluation_batches, training_batches
 from keras_vit.data.source import Source
+from keras_vit.data.splits import ids, is_split
 from keras_vit.training import config as configs
 from keras_vit.training import pictures
 from keras_vit.training.callbacks import RunCallback, variables
@@ -72,17 +73,20 @@ class Plan:
     phases: tuple[Phase, ...]
 
 
-def make_plan(config: configs.Config) -> Plan:
+def make_plan(
+    config: configs.Config, sources: Mapping[str, Source] | None = None
+) -> Plan:
     """Open the data sets of a config and plan its run.
 
     Args:
         config: config of the run.
+        sources: dict of the data sets, if they are open already.
 
     Raises:
         ValueError: a data set does not exist, is too small for one batch or has other
             classes than the training set, or the config is invalid.
     """
-    sources = open_parts(config.data)
+    sources = open_parts(config.data) if sources is None else dict(sources)
     train = sources["train"]
     if config.objective == "classification":
         check_classes(sources)
@@ -225,7 +229,13 @@ def evaluation_data(plan: Plan, part: str, model: keras.Model) -> Any:
     return batches
 
 
-def train(config: configs.Config, workdir: str, resume: bool | None = None) -> dict:
+def train(
+    config: configs.Config,
+    workdir: str,
+    resume: bool | None = None,
+    sources: Mapping[str, Source] | None = None,
+    confirm: Callable[[Plan, keras.Model], None] | None = None,
+) -> dict:
     """Start or resume the run of a config, and return its results.
 
     Args:
@@ -233,6 +243,9 @@ def train(config: configs.Config, workdir: str, resume: bool | None = None) -> d
         workdir: directory of the run; see `keras_vit.training.run_directory`.
         resume: None to resume the run if there is one, True to require one, False to
             forbid one.
+        sources: dict of the data sets, if they are open already.
+        confirm: function of the plan and the compiled model that is called before a new
+            run writes anything, and that raises an exception to stop the run.
 
     Returns:
         The contents of results.json: the row of the log that belongs to best.keras, with
@@ -248,7 +261,7 @@ def train(config: configs.Config, workdir: str, resume: bool | None = None) -> d
     keras.utils.set_random_seed(config.seed)
     directory = RunDirectory(workdir, configs.to_dict(config), resume)
     with directory.held():
-        plan = make_plan(config)
+        plan = make_plan(config, sources)
         model = plan.objective.build()
         freeze(model, config.optimization.frozen)
         done = directory.checkpoints()
@@ -258,7 +271,10 @@ def train(config: configs.Config, workdir: str, resume: bool | None = None) -> d
         callback = RunCallback(
             plan, directory, model, evaluation_data(plan, "validation", model)
         )
-        _announce(plan, directory, model, callback)
+        described = confirm is not None and done == 0
+        if described:
+            confirm(plan, model)
+        _announce(plan, directory, model, callback, described)
         try:
             model = _train_phases(plan, model, callback, phases, done)
             return _finish(plan, directory, model, callback)
@@ -277,24 +293,18 @@ def _train_phases(plan, model, callback, phases, done):
     return model
 
 
-def _announce(plan, directory, model, callback):
-    config, source = plan.config, plan.sources["train"]
-    names = list(source.class_names)
+def _announce(plan, directory, model, callback, described):
+    """Write the first files of a run and print a summary, unless it was described."""
     directory.record()
+    names = list(plan.sources["train"].class_names)
     write_text(directory.path / "classes.json", json.dumps(names, indent=0))
-    for part, examples in plan.sources.items():
-        print(f"data.{part}: {examples.num_examples:,} images of {examples.name}")
-        if examples.class_counts is not None:
-            print(f"  of each class: {_counts(examples)}")
-        dark_images.warn(examples)
-    print(f"{len(names):,} classes: {', '.join(names[:10])}{', ...' * (len(names) > 10)}")
-    print(
-        f"{config.about}\n{model.count_params():,} parameters; {source.num_examples:,} "
-        f"images of {source.name}; {plan.steps:,} steps of {config.batch_size}, a "
-        f"checkpoint every {plan.interval:,}; backend {keras.backend.backend()}; "
-        f"output directory {directory.path}/",
-        flush=True,
-    )
+    if is_split(plan.config.data.validation):
+        splits = json.dumps(ids(plan.sources), indent=0)
+        write_text(directory.path / "splits.json", splits)
+    if not described:
+        _describe(plan, directory, model)
+    for source in plan.sources.values():
+        dark_images.warn(source)
     if callback.history:
         # The log may have rows after the state that is restored: the run was killed
         # between the two writes, or a damaged state was replaced by the one before.
@@ -306,6 +316,23 @@ def _announce(plan, directory, model, callback):
             f"{plan.interval:,} steps after step {callback.step:,} are trained again.",
             flush=True,
         )
+
+
+def _describe(plan, directory, model):
+    config, source = plan.config, plan.sources["train"]
+    names = list(source.class_names)
+    for part, examples in plan.sources.items():
+        print(f"data.{part}: {examples.num_examples:,} images of {examples.name}")
+        if examples.class_counts is not None:
+            print(f"  of each class: {_counts(examples)}")
+    print(f"{len(names):,} classes: {', '.join(names[:10])}{', ...' * (len(names) > 10)}")
+    print(
+        f"{config.about}\n{model.count_params():,} parameters; {source.num_examples:,} "
+        f"images of {source.name}; {plan.steps:,} steps of {config.batch_size}, a "
+        f"checkpoint every {plan.interval:,}; backend {keras.backend.backend()}; "
+        f"output directory {directory.path}/",
+        flush=True,
+    )
 
 
 def _counts(source):

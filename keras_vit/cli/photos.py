@@ -1,0 +1,117 @@
+"""The option `--data` of the commands that train: a run on the user's own photos."""
+
+import argparse
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+from keras_vit.atomic_files import write_text
+from keras_vit.cli import command_line
+from keras_vit.training import config as configs
+from keras_vit.training import dry_run, finetuning, overview
+from keras_vit.training.config_source import source_of_config
+from keras_vit.training.run_directory import DESCRIPTIONS, differences
+
+
+def add_options(made: argparse.ArgumentParser) -> None:
+    """Add the options for a user's own photos to a parser.
+
+    Args:
+        made: the parser.
+    """
+    made.add_argument(
+        "--data",
+        metavar="PHOTOS",
+        help="train on these images: a folder with one folder for each class, a folder "
+        "with train/, val/ and test/ in it, or tfds:NAME",
+    )
+    made.add_argument(
+        "--yes",
+        action="store_true",
+        help="with --data: start without a question",
+    )
+    made.add_argument(
+        "--save-config",
+        metavar="FILE.py",
+        help="with --data: write the config to a file, to edit and to run; without "
+        "--workdir, do not train",
+    )
+
+
+def run(
+    made: argparse.ArgumentParser, options: argparse.Namespace, config: configs.Config
+) -> None:
+    """Train on the photos of `--data`, after a summary and a question.
+
+    Args:
+        made: the parser of the command, for usage errors.
+        options: the parsed options.
+        config: config of the run, without the photos.
+    """
+    saved = options.save_config
+    if options.workdir is None and not options.dry_run and saved is None:
+        made.error("--workdir is required, except with --dry-run or --save-config")
+    if saved is not None and not saved.endswith(".py"):
+        made.error(f"--save-config takes the name of a .py file; received {saved}.")
+    command = made.prog.removeprefix("keras-vit ")
+    settings = command_line.settings(options)
+    if command == "finetune":
+        finetuning.check_weights(configs.override(config, settings))
+    is_config = configs.is_config(options.what)
+    prepared = finetuning.prepare(
+        config,
+        options.data,
+        settings,
+        suggest=not is_config,
+        workdir=options.workdir,
+    )
+    print(prepared.about)
+    if saved is not None:
+        about = f"{prepared.config.about} Change any value."
+        text = source_of_config(prepared.config, about, saved, command)
+        write_text(pathlib.Path(saved), text)
+        print(f"config: {saved}")
+    if options.dry_run:
+        dry_run.report(prepared.config)
+    elif options.workdir is not None:
+
+        def confirm(plan, model):
+            print(overview.overview(plan, model))
+            if not is_config:
+                print(f"Settings: {_settings(prepared.config)}")
+                ask(options.yes)
+
+        finetuning.start(prepared, options.workdir, options.resume, confirm)
+
+
+def ask(yes: bool) -> None:
+    """Ask whether to start, and exit if the answer is no.
+
+    Scripts have not a terminal: the run then starts without a question.
+
+    Args:
+        yes: whether to start without a question.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        print("The input is not a terminal: the run starts without a question (--yes).")
+        return
+    try:
+        answer = input("Start? [Y/n] ").strip().lower()
+    except EOFError:
+        answer = "n"
+    if answer not in ("", "y", "yes"):
+        sys.exit("not started; nothing was written")
+
+
+def _settings(config: Any) -> str:
+    """Return the values that differ from the defaults as settings for `--set`."""
+    values = configs.to_dict(config)
+    default = configs.to_dict(configs.Config(**dict.fromkeys(DESCRIPTIONS[:-1], "")))
+    texts = []
+    for key, _, new in differences(default, values):
+        if key not in DESCRIPTIONS:
+            texts.append(shlex.quote(f"{key}={new}"))
+    return " ".join(texts)

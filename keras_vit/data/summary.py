@@ -1,0 +1,139 @@
+"""Summary of data sets for a person: classes, sizes, imbalance and files left out."""
+
+import io
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from keras_vit.data.source import Source
+
+# Number of classes that are listed: the first ones and the last ones.
+_FIRST, _LAST = 20, 3
+# Number of images whose size is read.
+SAMPLE = 64
+# Ratio of the largest to the smallest class above which the summary reports it.
+_IMBALANCE = 2
+
+
+def summary(sources: Mapping[str, Source]) -> str:
+    """Return a text that describes data sets, without decoding any image.
+
+    Args:
+        sources: dict from `train`, `validation` and `test` to the data sets, which have
+            the same classes.
+    """
+    rows = [
+        (part, f"{source.num_examples:,} images, {source.name}")
+        for part, source in sources.items()
+    ]
+    rows += [("classes", text) for text in _classes(sources)[:1]]
+    rows += [("", text) for text in _classes(sources)[1:]]
+    rows.append(("sizes", _sizes(sources["train"])))
+    if text := imbalance(sources["train"]):
+        rows.append(("imbalance", text))
+    left_out = {s.left_out: s.name for s in sources.values() if s.left_out}
+    rows += [("left out", text) for text in left_out]
+    return table("Images", rows)
+
+
+def table(title: str, rows: list[tuple[str, str]]) -> str:
+    """Return a title and rows of a name and a text, aligned.
+
+    Args:
+        title: the first line.
+        rows: pairs of a name and a text.
+    """
+    lines = [f"  {name:13}{text}" for name, text in rows]
+    return "\n".join([title, *lines])
+
+
+def imbalance(source: Source) -> str | None:
+    """Return a sentence about classes of very different sizes, or None.
+
+    Args:
+        source: the training set.
+    """
+    if source.class_counts is None:
+        return None
+    counts = np.array(source.class_counts)
+    large, small = counts.argmax(), counts.argmin()
+    largest, smallest = (
+        f"{source.class_names[i]} ({counts[i]:,})" for i in (large, small)
+    )
+    if counts[small] == 0:
+        return f"{smallest} has no image, {largest} is the largest class"
+    ratio = counts[large] / counts[small]
+    if ratio < _IMBALANCE:
+        return None
+    return f"{largest} has {ratio:.1f} times as many images as {smallest}"
+
+
+def _classes(sources):
+    """Return a heading and one line per class with its number of images in each set."""
+    train = sources["train"]
+    names = list(train.class_names)
+    counted = {part: s.class_counts for part, s in sources.items() if s.class_counts}
+    shown = list(range(len(names)))
+    if len(names) > _FIRST + _LAST + 1:
+        shown = [*range(_FIRST), *range(len(names) - _LAST, len(names))]
+    width = min(max(len(names[i]) for i in shown), 40)
+    heading = f"{len(names):,}"
+    if counted:
+        heading = f"{heading:{width}}" + "".join(f"{part:>12}" for part in counted)
+    lines = [heading]
+    for before, i in zip([-1, *shown], shown, strict=False):
+        if i != before + 1:
+            lines.append(f"... {i - before - 1:,} more")
+        counts = "".join(f"{counts[i]:12,}" for counts in counted.values())
+        lines.append(f"{names[i]:{width}}{counts}")
+    return lines
+
+
+def _sizes(source):
+    """Return the range of the widths and heights of the images."""
+    if not source.encoded and source.image_shape is not None:
+        height, width, channels = source.image_shape
+        return f"{width}x{height} pixels, {channels} channels"
+    sizes = image_sizes(source)
+    if not sizes:
+        return "unknown"
+    sizes.sort(key=lambda size: size[0] * size[1])
+    (small, middle, large) = (
+        f"{width}x{height}"
+        for width, height in (sizes[0], sizes[len(sizes) // 2], sizes[-1])
+    )
+    if small == large:
+        return f"{small} pixels ({len(sizes)} images were looked at)"
+    return (
+        f"{small} to {large} pixels, median {middle} ({len(sizes)} images were looked at)"
+    )
+
+
+def image_sizes(source: Source) -> list[tuple[int, int]]:
+    """Return the widths and heights of a sample of image files, from their headers.
+
+    Args:
+        source: a source of encoded images. Files that are not images are ignored; the
+            data pipeline reports them.
+    """
+    from PIL import Image
+
+    found = []
+    for file in _sample(source):
+        try:
+            with Image.open(file) as image:
+                found.append(image.size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue
+    return found
+
+
+def _sample(source):
+    """Return files of a source, or their contents, evenly spaced over the classes."""
+    if source.table is None:
+        examples = source.examples().take(SAMPLE)
+        return [io.BytesIO(example["image"].numpy()) for example in examples]
+    files = source.table["image"]
+    index = np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).astype(int)
+    return [os.fsdecode(files[i]) for i in index]

@@ -1,0 +1,100 @@
+"""Summary of a run for a person, with an estimate of its duration."""
+
+import keras
+import numpy as np
+
+from keras_vit.data.augment import Augmentation
+from keras_vit.data.summary import summary, table
+from keras_vit.training import cost, dry_run, runs
+from keras_vit.training.callbacks import generators, set_generators, variables
+
+# Number of calls of the train function that are measured.
+MEASURED_CALLS = 2
+
+
+def overview(plan: runs.Plan, model: keras.Model) -> str:
+    """Return a text about the data sets and the training of a run.
+
+    Args:
+        plan: the plan of the run.
+        model: the compiled model. A few steps of it are measured, after which all of its
+            variables are restored.
+    """
+    config, settings = plan.config, plan.config.optimization
+    network = plan.objective.kept(model)
+    height, width, channels = network.input_shape[1:]
+    trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    count, frozen = model.count_params(), ", ".join(settings.frozen)
+    parameters = f"{count:,} parameters, of which {trained:,} train"
+    rate = f"learning rate {settings.learning_rate:g}"
+    if settings.backbone_multiplier != 1:
+        lower = settings.learning_rate * settings.backbone_multiplier
+        rate += f" for the head and {lower:.2g} for the backbone"
+    epochs = plan.steps * config.batch_size / plan.sources["train"].num_examples
+    rows = [
+        ("model", f"{config.model.weights or config.model.architecture}: {parameters}"),
+        ("frozen", frozen or "nothing"),
+        ("images", f"{width}x{height} pixels, {channels} channels"),
+        (
+            "training",
+            f"{epochs:.3g} epochs, {plan.steps:,} steps of {config.batch_size} images",
+        ),
+        ("optimizer", f"{settings.optimizer}, {rate}"),
+        ("augmentation", described(config.augmentation)),
+        ("duration", _duration(plan, model)),
+    ]
+    return f"{summary(plan.sources)}\n{table('Training', rows)}"
+
+
+def described(augmentation: Augmentation) -> str:
+    """Return the augmentations that are on as a text.
+
+    Args:
+        augmentation: the settings.
+    """
+    texts = []
+    if augmentation.crop_area is not None:
+        low, high = (f"{100 * share:g}" for share in augmentation.crop_area)
+        texts.append(f"random crop of {low} to {high} % of the area")
+    if augmentation.horizontal_flip:
+        texts.append("horizontal flip")
+    values = {
+        "shift by pixels": augmentation.pad_and_crop,
+        "RandAugment": augmentation.randaugment,
+        "color jitter": augmentation.color_jitter,
+        "random erasing": augmentation.random_erasing,
+        "mixup": augmentation.mixup,
+        "CutMix": augmentation.cutmix,
+    }
+    texts += [f"{name} {value}" for name, value in values.items() if value]
+    return ", ".join(texts) or "none"
+
+
+def _duration(plan, model):
+    """Return the estimated duration of a run, measured over a few steps."""
+    values = [keras.ops.convert_to_numpy(v) for v in variables(model)]
+    states = generators()
+    step = dry_run.step_seconds(plan, model, MEASURED_CALLS)
+    for variable, value in zip(variables(model), values, strict=True):
+        variable.assign(value)
+    set_generators(states)
+    # An evaluation has no backward pass, which takes two thirds of a step.
+    image = step / plan.config.batch_size / 3
+    evaluated = plan.sources["validation"].num_examples * plan.steps / plan.interval
+    return (
+        f"about {readable(step * plan.steps + image * evaluated)} on "
+        f"{cost.device_name()}, an estimate from {step:.2g} s for a step"
+    )
+
+
+def readable(seconds: float) -> str:
+    """Return a duration in its largest unit.
+
+    Args:
+        seconds: the duration.
+    """
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
