@@ -6,7 +6,8 @@ CHECKPOINT is the directory of a run (its best model), anything that
 `keras_vit.load_checkpoint` reads (a file, or a name that `keras_vit.checkpoints()`
 lists), or an export: a .onnx or .tflite file, or the directory with the versions of a
 SavedModel. Exports take images of one size only. The images are those of `data.test`. A
-run has its own test set; without one, its validation set is used. Examples:
+run has its own test set; without one, its validation set is used. Runs on multi-label
+images and on values give the metrics of those. Examples:
 
   keras-vit evaluate runs/digits
   keras-vit evaluate runs/digits --set data.test=folder:photographs
@@ -49,19 +50,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = evaluate(config)
         print(f"{config.model.weights} on {results['set']}:")
         print(f"  images: {results['images']:,} ({results['unreadable']:,} unreadable)")
-        accuracy, top5 = results["accuracy"], results["top5"]
-        print(f"  accuracy: {accuracy:.2%}; top-5: {top5:.2%}")
+        if "accuracy" in results:
+            accuracy, top5 = results["accuracy"], results["top5"]
+            print(f"  accuracy: {accuracy:.2%}; top-5: {top5:.2%}")
+        else:
+            names = [name for name in results if isinstance(results[name], float)]
+            for name in names[:-1]:
+                print(f"  {name.replace('_', ' ')}: {results[name]:.4f}")
         print(f"  loss: {results['loss']:.4f}")
         if published := published_accuracy(options.what):
             print(f"  published: {published}")
         if options.workdir is not None:
             directory = pathlib.Path(options.workdir)
-            confusion = np.array(results.pop("confusion"))
+            confusion = results.pop("confusion", None)
             results |= {
                 "checkpoint": config.model.weights,
                 "config": configs.to_dict(config),
             }
             write_text(directory / "evaluation.json", json.dumps(results, indent=1))
-            if len(confusion) <= MOST_CLASSES_SHOWN:
-                pictures.confusion(confusion, directory / "confusion.png")
+            if confusion is not None and len(confusion) <= MOST_CLASSES_SHOWN:
+                pictures.confusion(np.array(confusion), directory / "confusion.png")
             print(f"  results: {directory}/")

@@ -9,7 +9,7 @@ from typing import Any
 from keras_vit.atomic_files import write_text
 from keras_vit.cli import command_line
 from keras_vit.training import config as configs
-from keras_vit.training import dry_run, finetuning, overview
+from keras_vit.training import dry_run, finetuning
 from keras_vit.training.config_source import source_of_config
 from keras_vit.training.run_directory import DESCRIPTIONS, differences
 
@@ -24,8 +24,16 @@ def add_options(made: argparse.ArgumentParser) -> None:
         "--data",
         metavar="PHOTOS",
         help="train on these images: a folder with one folder for each class, a folder "
-        "with train/, val/ and test/ in it, or tfds:NAME",
+        "with train/, val/ and test/ in it, a CSV or Parquet file of paths and labels, "
+        "or tfds:NAME",
     )
+    for name, default in (("path", "path"), ("label", "label")):
+        made.add_argument(
+            f"--{name}-column",
+            metavar="NAME",
+            help=f"with a table as --data: name of the column of the {default}s; short "
+            f"for --set data.{name}_column=NAME",
+        )
     made.add_argument(
         "--yes",
         action="store_true",
@@ -55,7 +63,12 @@ def run(
     if saved is not None and not saved.endswith(".py"):
         made.error(f"--save-config takes the name of a .py file; received {saved}.")
     command = made.prog.removeprefix("keras-vit ")
-    settings = command_line.settings(options)
+    settings = [
+        f"data.{name}={value}"
+        for name in ("path_column", "label_column")
+        if (value := getattr(options, name))
+    ]
+    settings += command_line.settings(options)
     if command == "finetune":
         finetuning.check_weights(configs.override(config, settings))
     is_config = configs.is_config(options.what)
@@ -77,7 +90,7 @@ def run(
     elif options.workdir is not None:
 
         def confirm(plan, model):
-            print(overview.overview(plan, model))
+            finetuning.announce(plan, model)
             if not is_config:
                 print(f"Settings: {_settings(prepared.config)}")
                 ask(options.yes)
@@ -109,7 +122,9 @@ def ask(yes: bool) -> None:
 def _settings(config: Any) -> str:
     """Return the values that differ from the defaults as settings for `--set`."""
     values = configs.to_dict(config)
-    default = configs.to_dict(configs.Config(**dict.fromkeys(DESCRIPTIONS[:-1], "")))
+    default = configs.to_dict(
+        configs.Config(about="", command="", hardware="", expected="")
+    )
     texts = []
     for key, _, new in differences(default, values):
         if key not in DESCRIPTIONS:

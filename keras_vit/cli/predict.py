@@ -6,7 +6,8 @@ CHECKPOINT is the directory of a run (its best model) or anything that
 `keras_vit.load_checkpoint` reads. IMAGE is a JPEG, PNG, BMP, GIF or WebP file, or a
 folder of them. The class names are those of the run, or ImageNet's for 1,000 classes. An
 image that cannot be read is reported and skipped. Scores are the outputs of the model:
-probabilities in percent if it ends in a softmax or a sigmoid, otherwise plain numbers.
+probabilities in percent if it ends in a softmax or a sigmoid, otherwise plain numbers. A
+model that predicts values prints all of them.
 
 Examples:
 
@@ -57,7 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 unreadable += 1
                 print(f"  cannot be read: {scores}")
                 continue
-            ((*best,),) = keras_vit.decode_predictions(scores[None], options.top, names)
+            if config.data.labels == "regression":
+                values = names or list(map(str, range(classes)))
+                best = list(zip(range(classes), values, scores, strict=True))
+            else:
+                scored = keras_vit.decode_predictions(scores[None], options.top, names)
+                ((*best,),) = scored
             for place, name, score in best:
                 print(f"  {shown(score)}  {name}")
                 rows.append((str(path), place, name, f"{score:.6f}"))

@@ -80,6 +80,8 @@ def _description(source, version=2) -> dict[str, Any]:
 def _by_class(rows, class_names):
     """Return one row per class, with the number of its examples and a hash of them."""
     classes = collections.defaultdict(list)
+    if isinstance(rows[0][1], list):  # Not one class per image: all are one group.
+        class_names, rows = ["all"], [(name, 0, [*rest]) for name, *rest in rows]
     for row in rows:
         classes[row[1]].append(row)
     return [

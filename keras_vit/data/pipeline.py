@@ -63,8 +63,8 @@ def training_batches(
 
     Returns:
         A `tf.data.Dataset` of `(images, labels)`: float32 `(b, h, w, c)`, scaled by
-        `preprocessor`, and int32 `(b,)`; with mixup or CutMix (`augmentation.mixes`),
-        labels are float32 `(b, num_classes)`.
+        `preprocessor`, and int32 `(b,)`; with mixup or CutMix (`augmentation.mixes`) and
+        for multi-label and regression sources, labels are float32 `(b, num_classes)`.
 
     Raises:
         ValueError: an argument is out of its range, or images have no common size.
@@ -94,7 +94,9 @@ def training_batches(
         images, labels = examples["image"], _checked_labels(examples, classes)
         if not augmentation.mixes:
             return images, labels
-        labels, batch_seed = tf.one_hot(labels, classes), _fold(run_seed, _BATCH, step)
+        if source.labels == "single":
+            labels = tf.one_hot(labels, classes)
+        batch_seed = _fold(run_seed, _BATCH, step)
         return mix_images(images, labels, augmentation, batch_seed)
 
     data = reader.batches(first_step * batch_size, batch_size).enumerate(first_step)
@@ -162,7 +164,8 @@ def evaluation_batches(
 
     Returns:
         A `tf.data.Dataset` of `(images, labels, weights)`: float32 `(b, h, w, c)`, int32
-        `(b,)`, and float32 `(b,)`, which is 1 except under a distribution.
+        `(b,)` or float32 `(b, num_classes)`, and float32 `(b,)`, which is 1 except under
+        a distribution.
 
     Raises:
         ValueError: as for `training_batches`; or `unreadable="skip"` is used under a
@@ -197,7 +200,7 @@ def evaluation_batches(
 
     def batch(examples):
         images, labels = examples["image"], _checked_labels(examples, classes)
-        weights = tf.fill(tf.shape(labels), tf.constant(weight, "float32"))
+        weights = tf.fill(tf.shape(labels)[:1], tf.constant(weight, "float32"))
         if not padding:
             return images, labels, weights
         missing = -tf.shape(labels)[0] % devices
@@ -356,6 +359,8 @@ def _epoch(references, count, number, skipped):
 def _checked_labels(examples, classes):
     tf = tensorflow()
     labels = examples["label"]
+    if labels.dtype.is_floating:  # Multi-label or regression, checked at opening.
+        return labels
     good = (labels >= 0) & (labels < classes)
     wrong = tf.boolean_mask(examples["id"], ~good)
     tf.debugging.Assert(

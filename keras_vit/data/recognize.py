@@ -4,11 +4,19 @@ import dataclasses
 import os
 import pathlib
 
+from keras_vit.data import hugging_face_sets
 from keras_vit.data.folders import split_folders
 from keras_vit.data.splits import tfds_slices
+from keras_vit.data.tables import Columns, guess_labels, is_table, read_rows
 
 # Share of the images of every class that becomes the validation set if there is none.
 SHARE = 0.2
+# Descriptions of the kinds of labels.
+ABOUT = {
+    "single": "one class",
+    "multi": "any number of classes",
+    "regression": "values to predict",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,16 +28,22 @@ class Recognized:
         validation: the validation set, which may be a split of the training set.
         test: the test set, or None.
         about: sentence that explains how the data was understood.
+        labels: kind of the labels, as in `data.labels`.
     """
 
     train: str
     validation: str
     test: str | None
     about: str
+    labels: str = "single"
 
 
 def recognize(
-    photos: str | os.PathLike, data_dir: str | None = None, download: bool = False
+    photos: str | os.PathLike,
+    data_dir: str | None = None,
+    download: bool = False,
+    columns: Columns | None = None,
+    labels: str | None = None,
 ) -> Recognized:
     """Find the training, validation and test set in a folder or another data set.
 
@@ -37,10 +51,12 @@ def recognize(
 
     Args:
         photos: a folder of class folders; a folder with the folders train, val and test
-            (or names like them), of which only train is required; or the name of a data
-            source, such as `"tfds:NAME"`.
+            (or names like them), of which only train is required; a CSV or Parquet file
+            of paths and labels; or the name of a data source, such as `"tfds:NAME"`.
         data_dir: directory of TensorFlow Datasets; None for its default.
         download: whether to download a TFDS set that is not there.
+        columns: columns of a table; None for `path` and `label`.
+        labels: kind of the labels of a table; None to guess it.
 
     Raises:
         ValueError: the folder has no training set, or several folders for one split.
@@ -51,14 +67,22 @@ def recognize(
     if kind == "tfds" and rest:
         return _tfds(name, data_dir, download)
     if kind == "digits":
-        parts = (f"digits:{part}" for part in ("train", "validation", "test"))
-        return Recognized(*parts, about="scikit-learn's digits, in three parts")
+        train, validation, test = (
+            f"digits:{part}" for part in ("train", "validation", "test")
+        )
+        return Recognized(train, validation, test, "scikit-learn's digits, in 3 parts")
+    if kind == "table" or is_table(name):
+        file = pathlib.Path(name.removeprefix("table:")).expanduser()
+        return _table(file, columns or Columns(), labels)
     path = pathlib.Path(rest if kind == "folder" else name).expanduser()
+    if kind == "datasets":
+        path = pathlib.Path(rest).expanduser()
     if path.is_dir():
-        return _folder(path)
+        return _datasets(path) if hugging_face_sets.is_directory(path) else _folder(path)
     raise FileNotFoundError(
         f"--data {name}: there is no such folder. Give a folder with one folder of "
-        "images for each class, a folder with train/ and val/ in it, or tfds:NAME."
+        "images for each class, a folder with train/ and val/ in it, a CSV or Parquet "
+        "file with the columns path and label, or tfds:NAME."
     )
 
 
@@ -101,6 +125,42 @@ def _folder(path):
     splits_of = ", ".join(f"{name}/ ({part})" for part, name in chosen.items())
     about = "; ".join([f"{path} holds splits: {splits_of}", *notes])
     return Recognized(named["train"], validation, named.get("test"), about)
+
+
+def _table(path, columns, labels):
+    rows = read_rows(path, columns)
+    kind = labels or guess_labels(rows)
+    parts = {row.split for row in rows} - {""}
+    about = f"{path} has {ABOUT[kind]} for each image"
+    if not parts:
+        split = f"{SHARE:.0%} of the images are split off for validation"
+        validation = f"split:{SHARE}"
+        return Recognized(f"table:{path}", validation, None, f"{about}; {split}", kind)
+    if "train" not in parts:
+        raise ValueError(
+            f"--data {path} has no row with the split 'train', only {', '.join(parts)}."
+        )
+    named = {part: f"table:{path}:{part}" for part in parts}
+    about += f" and a column of splits ({', '.join(sorted(parts))})"
+    if "validation" not in named:
+        about += f"; {SHARE:.0%} of the images of 'train' are split off for validation"
+    validation = named.get("validation", f"split:{SHARE}")
+    return Recognized(named["train"], validation, named.get("test"), about, kind)
+
+
+def _datasets(path):
+    kind, parts = hugging_face_sets.kind_of(path), hugging_face_sets.parts(path)
+    if "train" not in parts:
+        raise ValueError(f"--data {path} has no split 'train', only {', '.join(parts)}.")
+    named = {
+        part: f"datasets:{path}:{split}" if split else f"datasets:{path}"
+        for part, split in parts.items()
+    }
+    validation = named.get("validation", f"split:{SHARE}")
+    about = f"{path} is a Hugging Face data set with {ABOUT[kind]} for each image"
+    if "validation" not in named:
+        about += f"; {SHARE:.0%} of the images of 'train' are split off for validation"
+    return Recognized(named["train"], validation, named.get("test"), about, kind)
 
 
 def _tfds(name, data_dir, download):

@@ -16,13 +16,16 @@ class Source:
     Args:
         name: name by which the source was opened.
         num_examples: int, the number of images.
-        num_classes: int; labels are 0 to `num_classes - 1`.
-        class_names: the names of the classes in the order of the labels.
+        num_classes: int; labels are 0 to `num_classes - 1`. For regression, the number
+            of values to predict.
+        class_names: the names of the classes in the order of the labels. For regression,
+            the names of the values.
         image_shape: `(height, width, channels)`, or None if images differ in size.
         channels: int, 1 or 3, the number of channels that images are decoded to.
         references: function of no arguments that returns a finite `tf.data.Dataset` of
             all examples, always in the same order and as small as possible: dicts with
-            `id`, a unique string, `label`, int64, and `image`, the argument of `read`.
+            `id`, a unique string, `label`, and `image`, the argument of `read`. A label
+            is an int64, or for `labels` other than `"single"` a float32 vector.
         reference_bytes: int, approximate memory of a reference.
         read: function used in `tf.data.Dataset.map`, from a reference's `image` to an
             encoded image (a string tensor) or to pixels 0 to 255.
@@ -38,6 +41,8 @@ class Source:
             returns a sentence naming a damaged one, or None.
         class_counts: the number of images of each class in the order of the labels, or
             None if counting would require reading the images.
+        labels: `"single"`, one class per image; `"multi"`, any number of classes, with
+            labels of zeros and ones; or `"regression"`, values to predict.
         left_out: text that counts the files that are not in the source; empty for none.
         table: the references as arrays with one row per example; None if they are not
             in memory.
@@ -61,10 +66,11 @@ class Source:
     read: Callable[[Any], Any]
     encoded: bool = False
     exif: bool = True
-    listing: Callable[[], list[tuple[str, int, str]]] | None = None
+    listing: Callable[[], list[tuple[str, Any, str]]] | None = None
     lost: Callable[[], str | None] = lambda: None
     damaged: Callable[[], str | None] = lambda: None
     class_counts: tuple[int, ...] | None = None
+    labels: str = "single"
     left_out: str = ""
     table: dict[str, np.ndarray] | None = dataclasses.field(
         default=None, repr=False, compare=False

@@ -10,7 +10,9 @@ import numpy as np
 
 from keras_vit.data.folders import folder_source
 from keras_vit.data.host import tensorflow
+from keras_vit.data.hugging_face_sets import datasets_source
 from keras_vit.data.source import Source
+from keras_vit.data.tables import KINDS, Columns, split_names, table_source
 from keras_vit.data.tfds_sets import tfds_source, unknown
 
 
@@ -19,6 +21,9 @@ def open_source(
     data_dir: str | os.PathLike | None = None,
     download: bool = False,
     exif: bool = True,
+    labels: str = "single",
+    path_column: str = "path",
+    label_column: str = "label",
 ) -> Source:
     """Open a set of labeled images without reading any image.
 
@@ -35,10 +40,22 @@ def open_source(
               sorted names of the subfolders. All files in a subfolder, at any depth, that
               end in .jpg, .jpeg, .png, .bmp, .gif or .webp are images. Links are
               followed; names that start with a dot are ignored.
+            - `"table:PATH[:SPLIT]"`: a CSV or Parquet file with one row for each image.
+              Paths of images are relative to the table. SPLIT is `train`, `validation`
+              or `test`, and selects rows by the column `split`.
+            - `"datasets:PATH[:SPLIT]"`: a directory that `save_to_disk` of the Hugging
+              Face library `datasets` wrote, or one with Parquet files of images. The
+              library must be installed.
         data_dir: directory of TensorFlow Datasets; None for its default.
         download: whether to download and prepare a TFDS set that is not there.
         exif: whether to apply the EXIF orientation of images. Use False for a model that
             was trained without it.
+        labels: kind of the labels of a table: `"single"`, one class per image;
+            `"multi"`, several classes, separated by semicolons, or a column of zeros and
+            ones for each class; `"regression"`, numbers.
+        path_column: name of the column of a table with the paths.
+        label_column: name of the column with the labels, or several names separated by
+            commas.
 
     Returns:
         A `Source`.
@@ -55,22 +72,43 @@ def open_source(
     >>> open_source("digits:train").num_examples
     1257
     """
+    if labels not in KINDS:
+        raise ValueError(
+            f"data.labels must be one of {', '.join(map(repr, KINDS))}; received "
+            f"{labels!r}."
+        )
     kind, _, rest = name.partition(":")
     if kind == "split":
         raise ValueError(
             f"{name!r} is a part of data.train, and only data.validation can be one."
+        )
+    if kind == "dataset":
+        raise ValueError(
+            f"{name!r} was passed from Python to keras_vit.training.finetune and cannot "
+            "be opened by name: set data.test to a folder or a table."
+        )
+    if kind == "datasets" and rest:
+        source = datasets_source(name, rest)
+        return dataclasses.replace(source, exif=exif)
+    if labels != "single" and kind != "table":
+        raise ValueError(
+            f"data.labels={labels!r} is for tables; {name!r} has one class per image."
         )
     if kind == "digits":
         return _digits(name, rest or "train")
     if kind == "tfds" and rest:
         source = tfds_source(name, rest, data_dir, download)
         return dataclasses.replace(source, exif=exif)
+    if kind == "table" and rest:
+        columns = Columns(path_column, split_names(label_column))
+        source = table_source(name, rest, columns, labels)
+        return dataclasses.replace(source, exif=exif)
     if kind == "folder" and rest:
         source = folder_source(name, pathlib.Path(rest).expanduser())
         return dataclasses.replace(source, exif=exif)
     raise ValueError(
-        f"Unknown source {name!r}: use 'digits[:SPLIT]', 'tfds:NAME[:SPLIT]' or "
-        "'folder:PATH'."
+        f"Unknown source {name!r}: use 'digits[:SPLIT]', 'tfds:NAME[:SPLIT]', "
+        "'folder:PATH', 'table:PATH[:SPLIT]' or 'datasets:PATH[:SPLIT]'."
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_vit.data.host import tensorflow
 from keras_vit.data.source import Source
+from keras_vit.data.tables import counts
 
 PREFIX = "split:"
 
@@ -59,7 +60,8 @@ def split_off(source: Source, name: str) -> tuple[Source, Source]:
         raise ValueError(
             f"{name!r} splits folders and not {source.name!r}. Set {remedy}."
         )
-    taken = _chosen(source.table["id"], source.table["label"], share, seed)
+    groups = _groups(source.table["label"], source.labels)
+    taken = _chosen(source.table["id"], groups, share, seed)
     if not taken.any():
         raise ValueError(
             f"{name!r} leaves no image for validation: every class of {source.name!r} "
@@ -118,7 +120,7 @@ def _parsed(name):
 
 
 def _chosen(ids, labels, share, seed):
-    """Return a bool array that marks the examples to split off."""
+    """Return a bool array that marks the examples to split off, by label."""
     taken = np.zeros(len(labels), bool)
     keys = np.array([_hash(seed, identifier) for identifier in ids])
     for label in np.unique(labels):
@@ -127,6 +129,22 @@ def _chosen(ids, labels, share, seed):
         count = min(max(round(share * len(own)), 1), most)
         taken[own[np.argsort(keys[own], kind="stable")[:count]]] = True
     return taken
+
+
+def _groups(labels, kind):
+    """Return the group of each example, an int; every group is split alike.
+
+    A multi-label image belongs to the rarest of its classes, so that these are in both
+    parts too. Values to predict are grouped into ten ranges of their first value.
+    """
+    if kind == "multi":
+        rarest = np.where(labels > 0, labels.sum(axis=0), np.inf).argmin(axis=1)
+        return np.where(labels.any(axis=1), rarest, labels.shape[1])
+    if kind == "regression":
+        order = np.argsort(np.argsort(labels[:, 0], kind="stable"))
+        ranges = max(min(10, len(labels) // 5), 1)
+        return order * ranges // len(labels)
+    return labels
 
 
 def _hash(seed, identifier):
@@ -140,7 +158,6 @@ def _part(source, chosen, name):
     table = {key: values[chosen] for key, values in source.table.items()}
     index = np.flatnonzero(chosen)
     rows = source.listing
-    counts = np.bincount(table["label"], minlength=source.num_classes)
 
     def listing():
         everything = rows()
@@ -153,5 +170,5 @@ def _part(source, chosen, name):
         table=table,
         references=lambda: tensorflow().data.Dataset.from_tensor_slices(table),
         listing=listing,
-        class_counts=tuple(counts.tolist()),
+        class_counts=counts(table["label"], source.num_classes, source.labels),
     )

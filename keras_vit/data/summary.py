@@ -72,6 +72,8 @@ def imbalance(source: Source) -> str | None:
 def _classes(sources):
     """Return a heading and one line per class with its number of images in each set."""
     train = sources["train"]
+    if train.labels == "regression":
+        return _values(train)
     names = list(train.class_names)
     counted = {part: s.class_counts for part, s in sources.items() if s.class_counts}
     shown = list(range(len(names)))
@@ -87,6 +89,15 @@ def _classes(sources):
             lines.append(f"... {i - before - 1:,} more")
         counts = "".join(f"{counts[i]:12,}" for counts in counted.values())
         lines.append(f"{names[i]:{width}}{counts}")
+    return lines
+
+
+def _values(source):
+    """Return a line about each of the values to predict."""
+    lines = [f"{source.num_classes} values to predict"]
+    for name, values in zip(source.class_names, source.table["label"].T, strict=True):
+        low, mean, high = values.min(), values.mean(), values.max()
+        lines.append(f"{name}: {low:.4g} to {high:.4g}, mean {mean:.4g}")
     return lines
 
 
@@ -134,6 +145,8 @@ def _sample(source):
     if source.table is None:
         examples = source.examples().take(SAMPLE)
         return [io.BytesIO(example["image"].numpy()) for example in examples]
-    files = source.table["image"]
-    index = np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).astype(int)
-    return [os.fsdecode(files[i]) for i in index]
+    images = source.table["image"]
+    index = np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)
+    if images.dtype == object:
+        return [os.fsdecode(images[i]) for i in index]
+    return [io.BytesIO(np.asarray(source.read(images[i])).item()) for i in index]

@@ -13,7 +13,7 @@ from keras_vit.data import dark_images
 from keras_vit.data.class_names import check_class_names
 from keras_vit.data.pipeline import evaluation_batches
 from keras_vit.data.source import Source
-from keras_vit.evaluation import exported_model
+from keras_vit.evaluation import exported_model, label_metrics
 from keras_vit.training import config as configs
 from keras_vit.training import known_class_names
 from keras_vit.training.image_sets import open_parts
@@ -32,10 +32,11 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         config: config that names the checkpoint or the export and the data set.
 
     Returns:
-        Dict with `set` (the name of the data set), `images`, `unreadable`, `accuracy`,
-        `top5`, `loss` (the mean negative log-likelihood under a softmax), and
-        `confusion`, a nested list `(classes, classes)` whose rows are the labels and
-        columns the predictions.
+        Dict with `set` (the name of the data set), `images`, `unreadable` and the
+        metrics. For multi-label images and regression these are the metrics of
+        `keras_vit.evaluation.label_metrics`; otherwise `accuracy`, `top5`, `loss` (the
+        mean negative log-likelihood under a softmax), and `confusion`, a nested list
+        `(classes, classes)` whose rows are the labels and columns the predictions.
 
     Raises:
         ValueError: the config names no data set, the model has other classes than the
@@ -57,6 +58,8 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
     else:
         model = classifier(config, classifier_activation=None)
     check_classes(model, name, source, config)
+    if source.labels != "single":
+        return _of_vectors(model, source, config)
     classes = source.num_classes
     confusion = np.zeros((classes, classes), int)
     loss, in_five, seen = 0.0, 0, 0
@@ -76,6 +79,18 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         "top5": in_five / seen,
         "loss": loss / seen,
         "confusion": confusion.tolist(),
+    }
+
+
+def _of_vectors(model, source, config):
+    """Return the results for multi-label images or regression."""
+    pairs = list(outputs(model, source, config))
+    values, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    return {
+        "set": source.name,
+        "images": len(labels),
+        "unreadable": source.num_examples - len(labels),
+        **label_metrics.METRICS[source.labels](values, labels),
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_vit.evaluation.features import feature_network, features
 from keras_vit.training import config as configs
-from keras_vit.training.image_sets import open_parts
+from keras_vit.training.image_sets import check_single, open_parts
 from keras_vit.training.runs import check_classes
 
 # The values that big_vision tries.
@@ -111,6 +111,7 @@ def linear_probe(
             "A linear probe needs data.train, data.validation, which chooses the "
             "regularization, and data.test: --set data.train=tfds:NAME:SPLIT, and so on."
         )
+    check_single(data)
     sources = open_parts(data)
     check_classes(sources)
     model = feature_network(config, block)

@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_vit.evaluation.features import feature_network, features
 from keras_vit.training import config as configs
-from keras_vit.training.image_sets import open_parts
+from keras_vit.training.image_sets import check_single, open_parts
 from keras_vit.training.runs import check_classes
 
 
@@ -85,6 +85,7 @@ def nearest_neighbors(
             "Nearest neighbors need data.train, whose images are looked up, and "
             "data.test: --set data.train=tfds:NAME:SPLIT, and likewise data.test."
         )
+    check_single(data)
     sources = open_parts(data, ("train", "test"))
     check_classes(sources)
     model = feature_network(config, block)

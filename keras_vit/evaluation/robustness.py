@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_vit.evaluation.accuracy import check_classes, image_batches
 from keras_vit.training import config as configs
-from keras_vit.training.image_sets import open_parts
+from keras_vit.training.image_sets import check_single, open_parts
 from keras_vit.training.objectives import classifier
 
 # Parts of the patches that are dropped, or parts of the area that are hidden.
@@ -103,6 +103,7 @@ def robustness(config: configs.Config, seed: int = 0) -> dict[str, Any]:
         raise ValueError(
             "Robustness needs data.test: --set data.test=folder:PATH or tfds:NAME."
         )
+    check_single(config.data)
     source = open_parts(config.data, ("test",))["test"]
     model: Any = classifier(config)
     check_classes(model, config.data.test, source, config)

@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from keras_vit.training.fine_tune import finetune
 from keras_vit.training.flexible_patches import FlexiblePatches
 from keras_vit.training.losses import SigmoidLoss
 from keras_vit.training.masked_autoencoder import MaskedAutoencoder
@@ -26,6 +27,7 @@ __all__ = [
     "ParameterTable",
     "SigmoidLoss",
     "WarmupSchedule",
+    "finetune",
     "parameter_table",
 ]
 

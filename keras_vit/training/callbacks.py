@@ -173,7 +173,8 @@ class RunCallback(keras.callbacks.Callback):
 
     def _described(self, row):
         watched = self.objective.watched
-        name, form = "validation loss", ".4f"
+        metric = watched.removeprefix("val_").replace("_", " ")
+        name, form = f"validation {metric}", ".4f"
         if watched == "val_accuracy":
             name, form = "validation", ".2%"
         text = f"{name} {row[watched]:{form}} (best {self.best():{form}})"

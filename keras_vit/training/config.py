@@ -46,7 +46,8 @@ class Data:
     """Settings of the data sets.
 
     Attributes:
-        train: training set: `digits`, `tfds:NAME[:SPLIT]` or `folder:PATH`.
+        train: training set: `digits`, `tfds:NAME[:SPLIT]`, `folder:PATH`,
+            `table:PATH[:SPLIT]` or `datasets:PATH[:SPLIT]`.
         validation: set that decides which checkpoint is best. `"split:0.1"` takes a
             tenth of the images of every class out of `train`, always the same ones;
             `"split:0.1:1"` takes others.
@@ -58,6 +59,14 @@ class Data:
         shuffle_buffer: number of images among which a shuffle draws; None for all.
         exif: whether to rotate images upright by their EXIF orientation. Evaluation,
             prediction and export of the run do the same.
+        labels: `"single"`, one class per image; `"multi"`, any number of classes per
+            image, each with its own probability; or `"regression"`, numbers. The last two
+            are for tables.
+        path_column: name of the column of a table with the paths of the images.
+        label_column: name of the column with the labels, or several names separated by
+            commas.
+        class_weights: None, or `"balanced"` to weight each training image by the inverse
+            of the number of images in its class.
     """
 
     train: str = "digits:train"
@@ -69,6 +78,10 @@ class Data:
     cache: bool = True
     shuffle_buffer: int | None = None
     exif: bool = True
+    labels: str = "single"
+    path_column: str = "path"
+    label_column: str = "label"
+    class_weights: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +114,9 @@ class Optimization:
             had them frozen.
         accumulation_steps: number of batches whose gradients make one update.
         ema: momentum of the weight average that is evaluated and saved; None for none.
-        loss: `"softmax"` or `"sigmoid"`.
+        loss: `"softmax"` or `"sigmoid"`, for one class per image. The loss of
+            multi-label images is always the sigmoid's, that of regression the mean
+            squared error.
         label_smoothing: fraction of the label that is spread over all classes.
     """
 
@@ -387,7 +402,7 @@ def check_data(config: Config, settings: typing.Iterable[str]) -> None:
 
 def _split_remedy(train):
     """Return the end of an error message that explains how to split `train`."""
-    if train.startswith("folder:"):
+    if train.startswith(("folder:", "table:", "datasets:")):
         return (
             ", or data.validation=split:0.1 to take a tenth of the images of every class "
             "out of data.train for it"

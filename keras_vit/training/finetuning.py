@@ -3,17 +3,21 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from keras_vit.data.recognize import recognize
+from keras_vit.data.datasets_of_keras import dataset_source
+from keras_vit.data.recognize import SHARE, recognize
 from keras_vit.data.source import Source
+from keras_vit.data.splits import split_off
+from keras_vit.data.tables import Columns, split_names
 from keras_vit.training import config as configs
 from keras_vit.training import cost, runs
 from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import objective
+from keras_vit.training.overview import overview
 from keras_vit.training.run_directory import STATES
 from keras_vit.training.starting_point import config_of
 from keras_vit.training.suggested import Facts, suggested
@@ -103,14 +107,68 @@ def prepare(
         FileNotFoundError: the photos do not exist.
     """
     given = configs.override(config, settings).data
-    found = recognize(photos, given.data_dir, given.download)
+    columns = Columns(given.path_column, split_names(given.label_column))
+    chosen = any(setting.startswith("data.labels=") for setting in settings)
+    found = recognize(
+        photos,
+        given.data_dir,
+        given.download,
+        columns,
+        given.labels if chosen else None,
+    )
     data = dataclasses.replace(
-        config.data, train=found.train, validation=found.validation, test=found.test
+        config.data,
+        train=found.train,
+        validation=found.validation,
+        test=found.test,
+        labels=found.labels,
     )
     about = f"{config.about.removesuffix('.')}, on {os.fspath(photos)}."
     config = dataclasses.replace(config, data=data, about=about)
+    sources = open_parts(configs.override(config, settings).data)
+    return _settled(config, sources, settings, suggest, workdir, found.about)
+
+
+def prepare_datasets(
+    config: configs.Config,
+    sets: Mapping[str, Any],
+    class_names: Sequence[str] | None,
+    settings: Sequence[str] = (),
+    suggest: bool = True,
+    workdir: str | os.PathLike | None = None,
+) -> Prepared:
+    """Prepare a run on images that are passed from Python.
+
+    Args:
+        config: config with the model; its data sets are replaced.
+        sets: dict from `train`, `validation` and `test` to datasets or arrays, or None.
+        class_names: names of the classes, or None.
+        settings: as for `prepare`, and so are `suggest` and `workdir`.
+        suggest: bool.
+        workdir: path or None.
+    """
+    sources = {
+        part: dataset_source(f"dataset:{part}", dataset, class_names)
+        for part, dataset in sets.items()
+        if dataset is not None
+    }
+    names: dict[str, Any] = {part: sources[part].name for part in sources}
+    about = "The images were passed from Python"
+    if "validation" not in sources:
+        names["validation"] = f"split:{SHARE}"
+        rest, taken = split_off(sources["train"], names["validation"])
+        sources |= {"train": rest, "validation": taken}
+        about += f"; {SHARE:.0%} of each class are split off for validation"
+    data = dataclasses.replace(
+        config.data, labels=sources["train"].labels, **{"test": None, **names}
+    )
+    config = dataclasses.replace(config, data=data)
+    return _settled(config, sources, settings, suggest, workdir, about)
+
+
+def _settled(config, sources, settings, suggest, workdir, about):
+    """Return the prepared run with suggested settings, or those of the existing run."""
     changed = configs.override(config, settings)
-    sources = open_parts(changed.data)
     if changed.objective == "classification":
         runs.check_classes(sources)
     if suggest:
@@ -119,7 +177,17 @@ def prepare(
             config = before
         else:
             config = suggested(config, facts(changed, sources))
-    return Prepared(configs.override(config, settings), sources, found.about)
+    return Prepared(configs.override(config, settings), sources, about)
+
+
+def announce(plan: runs.Plan, model: keras.Model) -> None:
+    """Print the summary of a run.
+
+    Args:
+        plan: the plan of the run.
+        model: the compiled model.
+    """
+    print(overview(plan, model), flush=True)
 
 
 def facts(config: configs.Config, sources: dict[str, Source]) -> Facts:

@@ -36,7 +36,15 @@ def open_parts(data: configs.Data, parts: Sequence[str] = PARTS) -> dict[str, So
     if split:
         names |= {"train": data.train, "validation": None}
     sources = {
-        part: open_source(name, data.data_dir, data.download, data.exif)
+        part: open_source(
+            name,
+            data.data_dir,
+            data.download,
+            data.exif,
+            data.labels,
+            data.path_column,
+            data.label_column,
+        )
         for part, name in names.items()
         if name is not None
     }
@@ -46,12 +54,26 @@ def open_parts(data: configs.Data, parts: Sequence[str] = PARTS) -> dict[str, So
     return {part: sources[part] for part in parts if part in sources}
 
 
+def check_single(data: configs.Data) -> None:
+    """Raise a `ValueError` unless the images of a config have one class each.
+
+    Args:
+        data: the settings of the data sets.
+    """
+    if data.labels != "single":
+        raise ValueError(
+            f"This command needs images with one class each; data.labels is "
+            f"{data.labels!r}. Train and measure such models with keras-vit finetune and "
+            "keras-vit evaluate."
+        )
+
+
 def _check_default(data, names):
     """Raise if the training set was changed and the validation set was forgotten."""
     default = configs.Data().validation
     if not {"train", "validation"} <= set(names) or data.validation != default:
         return
-    if data.train and not data.train.startswith("digits"):
+    if data.train and not data.train.startswith(("digits", "split")):
         raise ValueError(
             f"data.train={data.train!r} is set, and data.validation is still the "
             f"default, {default!r}: set data.validation to another set, or to "

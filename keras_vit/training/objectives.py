@@ -86,6 +86,8 @@ def activation(config: configs.Config) -> str | None:
     Args:
         config: config of the run.
     """
+    if config.data.labels != "single":
+        return "sigmoid" if config.data.labels == "multi" else None
     named = config.optimization.loss in ("softmax", "sigmoid")
     return config.optimization.loss if named else None
 
@@ -101,6 +103,8 @@ class Classification:
     # The metric that selects the best checkpoint, and the function that selects its best
     # value.
     watched, better = "val_accuracy", max
+    # Metrics that are printed at the end, besides the loss.
+    printed: tuple[str, ...] = ("accuracy",)
     # Whether the saved model can be tested.
     tests_saved = True
 
@@ -209,6 +213,56 @@ class Classification:
         return self.classes * math.log(2) if sigmoid else math.log(self.classes)
 
 
+class MultiLabel(Classification):
+    """Classification of images that have any number of classes."""
+
+    watched, better = "val_mean_average_precision", max
+    printed = ("mean_average_precision", "label_accuracy")
+
+    def compilation(self) -> dict[str, Any]:
+        """Return the arguments of `compile` for the loss and the metrics."""
+        smoothing = self.config.optimization.label_smoothing
+        precision = keras.metrics.AUC(
+            curve="PR",
+            multi_label=True,
+            num_labels=self.classes,
+            from_logits=True,
+            name="mean_average_precision",
+        )
+        return {
+            "loss": SigmoidLoss(label_smoothing=smoothing),
+            "weighted_metrics": [
+                precision,
+                keras.metrics.BinaryAccuracy(threshold=0.0, name="label_accuracy"),
+            ],
+        }
+
+    def loss_of_guessing(self) -> float:
+        """Return the loss of sigmoids that are all one half."""
+        return self.classes * math.log(2)
+
+
+class Regression(Classification):
+    """Prediction of one or several numbers."""
+
+    watched, better = "val_mean_absolute_error", min
+    printed = ("mean_absolute_error", "r2")
+
+    def compilation(self) -> dict[str, Any]:
+        """Return the arguments of `compile` for the loss and the metrics."""
+        return {
+            "loss": keras.losses.MeanSquaredError(),
+            "weighted_metrics": [
+                keras.metrics.MeanAbsoluteError(name="mean_absolute_error"),
+                keras.metrics.R2Score(name="r2"),
+            ],
+        }
+
+    def loss_of_guessing(self) -> float:
+        """Return infinity: the loss depends on the unit of the values."""
+        return math.inf
+
+
 class FlexibleClassification(Classification):
     """Classification with a random patch size in every step (FlexiViT)."""
 
@@ -236,6 +290,7 @@ class FlexibleClassification(Classification):
 class _WithoutLabels:
     """Base class of the objectives that reconstruct masked parts of the image."""
 
+    printed: tuple[str, ...] = ("accuracy",)
     tests_saved = False
 
     def __init__(self, config: configs.Config, names: Sequence[str]):
@@ -303,6 +358,10 @@ OBJECTIVES: dict[str, Any] = {
 }
 
 
+# Objectives of `"classification"` for images that do not have one class each.
+LABELS: dict[str, Any] = {"multi": MultiLabel, "regression": Regression}
+
+
 def objective(config: configs.Config, names: Sequence[str]) -> Any:
     """Return the training objective of a config.
 
@@ -318,6 +377,14 @@ def objective(config: configs.Config, names: Sequence[str]) -> Any:
             f"objective must be one of {', '.join(map(repr, OBJECTIVES))}; received "
             f"{config.objective!r}."
         )
+    labels = config.data.labels
+    if labels != "single" and config.objective == "classification":
+        if config.flexible.patch_sizes:
+            raise ValueError(
+                "flexible.patch_sizes requires data.labels='single'; received "
+                f"{labels!r}."
+            )
+        return LABELS[labels](config, names)
     if not config.flexible.patch_sizes:
         return OBJECTIVES[config.objective](config, names)
     if config.objective != "classification" or config.resolutions:

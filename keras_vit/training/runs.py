@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 import keras_vit
 from keras_vit.atomic_files import write_text
@@ -17,8 +18,8 @@ from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import evaluation_batches, training_batches
 from keras_vit.data.source import Source
 from keras_vit.data.splits import ids, is_split
+from keras_vit.training import class_weights, pictures
 from keras_vit.training import config as configs
-from keras_vit.training import pictures
 from keras_vit.training.callbacks import RunCallback, variables
 from keras_vit.training.compilation import compile, freeze
 from keras_vit.training.image_sets import open_parts
@@ -90,6 +91,7 @@ def make_plan(
     train = sources["train"]
     if config.objective == "classification":
         check_classes(sources)
+        class_weights.check(config.data.class_weights, train)
     interval = config.checkpoint_steps or train.num_examples // config.batch_size
     if interval < 1:
         raise ValueError(
@@ -139,7 +141,14 @@ def check_classes(sources: Mapping[str, Source]) -> None:
             classes.
     """
     train = sources["train"]
-    if train.num_classes < 2:
+    if train.labels == "regression" and train.table is not None:
+        values = train.table["label"]
+        if constant := np.flatnonzero((values == values[0]).all(axis=0)).tolist():
+            raise ValueError(
+                f"data.train={train.name!r}: {train.class_names[constant[0]]!r} is "
+                f"{values[0][constant[0]]:g} for all images: there is nothing to learn."
+            )
+    elif train.labels == "single" and train.num_classes < 2:
         raise ValueError(
             f"data.train={train.name!r} has one class, {train.class_names[0]!r}: there "
             "is nothing to learn. A folder: source needs one folder for each class; set "
@@ -203,7 +212,10 @@ def training_data(plan: Plan, model: keras.Model, first_step: int = 0) -> Any:
         cache=config.data.cache,
         shuffle_buffer=config.data.shuffle_buffer,
     )
-    return plan.objective.examples(batches)
+    batches = plan.objective.examples(batches)
+    if config.data.class_weights is not None:
+        batches = class_weights.weighted(batches, plan.sources["train"])
+    return batches
 
 
 def evaluation_data(plan: Plan, part: str, model: keras.Model) -> Any:
@@ -271,9 +283,10 @@ def train(
         callback = RunCallback(
             plan, directory, model, evaluation_data(plan, "validation", model)
         )
-        described = confirm is not None and done == 0
-        if described:
+        described = False
+        if confirm is not None and done == 0:
             confirm(plan, model)
+            described = True
         _announce(plan, directory, model, callback, described)
         try:
             model = _train_phases(plan, model, callback, phases, done)
@@ -417,10 +430,11 @@ def _finish(plan, directory, model, callback):
     )
     for row in (best,) if best is last else (best, last):
         print(f"{row['weights']}, of step {row['step']:,}:")
-        for name in ("test_accuracy", "val_accuracy", "test_loss", "val_loss"):
-            if name in row:
-                form = ".2%" if "accuracy" in name else ".4f"
-                print(f"  {name}: {row[name]:{form}}")
+        for metric in (*plan.objective.printed, "loss"):
+            for name in (f"test_{metric}", f"val_{metric}"):
+                if name in row:
+                    form = ".2%" if "accuracy" in name else ".4f"
+                    print(f"  {name}: {row[name]:{form}}")
     print(f"models, log and curves: {directory.path}/")
     return results
 

@@ -1,0 +1,60 @@
+"""Directories of the Hugging Face library `datasets`, which is no dependency."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_vit.data import open_source, split_off
+from keras_vit.data.recognize import recognize
+from keras_vit.data.summary import summary
+
+pytestmark = pytest.mark.any_backend
+
+
+@pytest.fixture
+def saved(tmp_path):
+    datasets = pytest.importorskip("datasets", reason="pip install datasets to test them")
+    images = [Image.new("RGB", (6, 4), (20 * i, 0, 0)) for i in range(8)]
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    data = datasets.Dataset.from_dict(
+        {"image": images, "label": [0, 1] * 4}, features=features
+    )
+    return datasets, data, tmp_path / "saved"
+
+
+def test_directories_of_save_to_disk(saved):
+    datasets, data, path = saved
+    parts = datasets.DatasetDict({"train": data, "test": data.select(range(2))})
+    parts.save_to_disk(path)
+    found = recognize(path)
+    assert found.train == f"datasets:{path}:train"
+    assert (found.validation, found.test) == ("split:0.2", f"datasets:{path}:test")
+    source = open_source(found.train)
+    assert source.class_names == ("cat", "dog")
+    assert source.class_counts == (4, 4)
+    train, validation = split_off(source, "split:0.25")
+    assert "6x4 pixels" in summary({"train": train, "validation": validation})
+    example = next(iter(source.examples().skip(3)))
+    assert int(example["label"]) == 1
+    assert example["image"].numpy().startswith(b"\x89PNG")
+    assert open_source(found.train).listing() == source.listing()
+
+
+def test_parquet_files_of_images(saved):
+    _, data, path = saved
+    (path / "data").mkdir(parents=True)
+    data.to_parquet(path / "data" / "train-00000-of-00001.parquet")
+    found = recognize(path)
+    source = open_source(found.train)
+    np.testing.assert_array_equal(source.table["label"], [0, 1] * 4)
+
+
+def test_the_library_is_named_if_it_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match="pip install datasets"):
+        recognize(tmp_path)
