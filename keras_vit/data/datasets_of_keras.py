@@ -97,7 +97,8 @@ def _arrays(name, dataset):
 
 
 def _concatenated(name, dataset):
-    parts, total = [], 0
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    total = 0
     steps = len(dataset) if hasattr(dataset, "__getitem__") else None
     elements = dataset if steps is None else (dataset[i] for i in range(steps))
     for element in elements:

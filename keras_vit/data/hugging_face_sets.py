@@ -72,7 +72,7 @@ def parts(path: pathlib.Path) -> dict[str, str]:
     names = list(open_directory(path))
     if len(names) == 1 and names[0].lower() not in SPLITS["test"]:
         return {"train": names[0]}
-    found = {}
+    found: dict[str, str] = {}
     for part, known in SPLITS.items():
         for name in names:
             if name.lower() in known:

@@ -29,7 +29,7 @@ def summary(sources: Mapping[str, Source]) -> str:
     ]
     rows += [("classes", text) for text in _classes(sources)[:1]]
     rows += [("", text) for text in _classes(sources)[1:]]
-    rows.append(("sizes", _sizes(sources["train"])))
+    rows += _sizes(sources["train"])
     if text := imbalance(sources["train"]):
         rows.append(("imbalance", text))
     left_out = {s.left_out: s.name for s in sources.values() if s.left_out}
@@ -102,51 +102,67 @@ def _values(source):
 
 
 def _sizes(source):
-    """Return the range of the widths and heights of the images."""
+    """Return rows about the sizes of the images, and about files that are no images."""
     if not source.encoded and source.image_shape is not None:
         height, width, channels = source.image_shape
-        return f"{width}x{height} pixels, {channels} channels"
-    sizes = image_sizes(source)
-    if not sizes:
-        return "unknown"
-    sizes.sort(key=lambda size: size[0] * size[1])
-    (small, middle, large) = (
-        f"{width}x{height}"
-        for width, height in (sizes[0], sizes[len(sizes) // 2], sizes[-1])
-    )
-    if small == large:
-        return f"{small} pixels ({len(sizes)} images were looked at)"
-    return (
-        f"{small} to {large} pixels, median {middle} ({len(sizes)} images were looked at)"
-    )
+        return [("sizes", f"{width}x{height} pixels, {channels} channels")]
+    sizes, damaged = image_sizes(source)
+    number = len(sizes) + len(damaged)
+    rows, looked = [], f"({number} images were looked at)"
+    if sizes:
+        sizes.sort(key=lambda size: size[0] * size[1])
+        chosen = (sizes[0], sizes[len(sizes) // 2], sizes[-1])
+        small, middle, large = (f"{width}x{height}" for width, height in chosen)
+        text = f"{small} pixels {looked}"
+        if small != large:
+            text = f"{small} to {large} pixels, median {middle} {looked}"
+        rows.append(("sizes", text))
+    if damaged:
+        more = ", ..." * (len(damaged) > 1)
+        rows.append(
+            (
+                "unreadable",
+                f"{len(damaged)} of {number} ({damaged[0]}{more}): the run "
+                "stops at the first; --set data.unreadable=skip leaves them out",
+            )
+        )
+    return rows
 
 
-def image_sizes(source: Source) -> list[tuple[int, int]]:
+def image_sizes(source: Source) -> tuple[list[tuple[int, int]], list[str]]:
     """Return the widths and heights of a sample of image files, from their headers.
 
     Args:
-        source: a source of encoded images. Files that are not images are ignored; the
-            data pipeline reports them.
+        source: a source of encoded images.
+
+    Returns:
+        The sizes, and the ids of the files in the sample that are not images.
     """
     from PIL import Image
 
-    found = []
-    for file in _sample(source):
+    found, damaged = [], []
+    for name, file in _sample(source):
         try:
             with Image.open(file) as image:
                 found.append(image.size)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue
-    return found
+            damaged.append(name)
+    return found, damaged
 
 
 def _sample(source):
-    """Return files of a source, or their contents, evenly spaced over the classes."""
+    """Yield ids and files of a source, or their contents, evenly over the classes."""
     if source.table is None:
-        examples = source.examples().take(SAMPLE)
-        return [io.BytesIO(example["image"].numpy()) for example in examples]
-    images = source.table["image"]
-    index = np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)
-    if images.dtype == object:
-        return [os.fsdecode(images[i]) for i in index]
-    return [io.BytesIO(np.asarray(source.read(images[i])).item()) for i in index]
+        for example in source.examples().take(SAMPLE):
+            yield _text(example["id"].numpy()), io.BytesIO(example["image"].numpy())
+        return
+    images, names = source.table["image"], source.table["id"]
+    for i in np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int):
+        file = images[i]
+        if images.dtype != object:
+            file = io.BytesIO(np.asarray(source.read(file)).item())
+        yield _text(names[i]), file if isinstance(file, io.BytesIO) else os.fsdecode(file)
+
+
+def _text(identifier):
+    return os.fsdecode(identifier).encode(errors="replace").decode()

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_vit.data import dark_images
 from keras_vit.data.datasets_of_keras import dataset_source
 from keras_vit.data.recognize import SHARE, recognize
 from keras_vit.data.source import Source
@@ -188,6 +189,8 @@ def announce(plan: runs.Plan, model: keras.Model) -> None:
         model: the compiled model.
     """
     print(overview(plan, model), flush=True)
+    for source in plan.sources.values():
+        dark_images.warn(source)
 
 
 def facts(config: configs.Config, sources: dict[str, Source]) -> Facts:

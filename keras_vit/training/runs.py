@@ -316,8 +316,6 @@ def _announce(plan, directory, model, callback, described):
         write_text(directory.path / "splits.json", splits)
     if not described:
         _describe(plan, directory, model)
-    for source in plan.sources.values():
-        dark_images.warn(source)
     if callback.history:
         # The log may have rows after the state that is restored: the run was killed
         # between the two writes, or a damaged state was replaced by the one before.
@@ -346,6 +344,8 @@ def _describe(plan, directory, model):
         f"output directory {directory.path}/",
         flush=True,
     )
+    for source in plan.sources.values():
+        dark_images.warn(source)
 
 
 def _counts(source):
