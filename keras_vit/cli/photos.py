@@ -101,7 +101,7 @@ def run(
 def ask(yes: bool) -> None:
     """Ask whether to start, and exit if the answer is no.
 
-    Scripts have not a terminal: the run then starts without a question.
+    Scripts have no terminal, so the run then starts without a question.
 
     Args:
         yes: whether to start without a question.

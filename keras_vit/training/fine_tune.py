@@ -76,4 +76,5 @@ def finetune(
         prepared = finetuning.prepare_datasets(
             base, sets, class_names, lines, suggest, workdir
         )
+    print(prepared.about, flush=True)
     return finetuning.start(prepared, workdir, resume, finetuning.announce)
