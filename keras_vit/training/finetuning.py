@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_vit.data import dark_images
-from keras_vit.data.datasets_of_keras import dataset_source
+from keras_vit.data.in_memory import dataset_source
 from keras_vit.data.recognize import SHARE, recognize
 from keras_vit.data.source import Source
 from keras_vit.data.splits import split_off

@@ -8,8 +8,8 @@ import pytest
 
 import keras_vit
 from keras_vit.data import split_off
-from keras_vit.data.datasets_of_keras import dataset_source
 from keras_vit.data.host import tensorflow
+from keras_vit.data.in_memory import dataset_source
 from tests.training.photos import BRIGHTNESS, write_checkpoint, write_photos
 
 SETTINGS = {"epochs": 1, "jit_compile": False, "steps_per_execution": 1}
