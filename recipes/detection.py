@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 import keras_vit
+from keras_vit.models.detection import suppress
 from keras_vit.visualize import pictures
 from recipes import detection_data, digits_on_photographs
 from recipes.average_precision import average_precision
@@ -166,7 +167,8 @@ def print_results(results):
 def draw(model, images, boxes, class_names, path, count=6, threshold=0.3, scale=2):
     """Write a picture: the true boxes in the first row, the detected ones in the second.
 
-    Images are enlarged by `scale`, so that the names of the classes can be read.
+    Images are enlarged by `scale`, so that the names of the classes can be read. Where
+    boxes of several classes overlap, the most probable one is shown.
     """
     images, boxes = np.asarray(images)[:count], np.asarray(boxes)[:count]
     scaling = model.preprocessor
@@ -176,13 +178,14 @@ def draw(model, images, boxes, class_names, path, count=6, threshold=0.3, scale=
         [(*box, class_names[int(label)]) for *box, label in rows if label >= 0]
         for rows in boxes
     ]
-    found = [
-        [
+    found = []
+    for entry in model.detect(images, threshold):
+        shown = suppress(entry["boxes"], np.zeros_like(entry["labels"]), 0.5)
+        entries = [
             (*box, f"{class_names[label]} {score:.2f}")
             for box, label, score in zip(*entry.values(), strict=True)
         ]
-        for entry in model.detect(images, threshold)
-    ]
+        found.append([entries[index] for index in shown])
     rows = [
         [
             outlined(image, entries, scale)

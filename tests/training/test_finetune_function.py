@@ -43,6 +43,7 @@ class Pairs(keras.utils.PyDataset):
         return tuple(part[4 * index : 4 * index + 4] for part in self.pairs)
 
 
+@pytest.mark.slow_elsewhere
 def test_a_folder(root, tmp_path, capsys):
     run = tmp_path / "run"
     results = keras_vit.training.finetune(
@@ -77,6 +78,7 @@ def test_datasets_are_one_source(kind, root, tmp_path):
     assert (train.num_examples, validation.num_examples) == (12, 4)
 
 
+@pytest.mark.slow
 def test_arrays_train(root, tmp_path):
     run = tmp_path / "run"
     call = {"validation": arrays(2), "test": arrays(1), "class_names": ["cat", "dog"]}

@@ -35,7 +35,8 @@ def run(root, data, workdir, *more):
     finetune.main([*arguments, "--workdir", str(workdir)])
 
 
-@pytest.mark.parametrize("data", ["flat", "splits"])
+@pytest.mark.slow_elsewhere
+@pytest.mark.parametrize("data", ["flat", pytest.param("splits", marks=pytest.mark.slow)])
 def test_one_command_trains_on_a_folder(data, root, tmp_path, capsys):
     run(root, root / data, tmp_path / "run", "--yes")
     printed = capsys.readouterr().out
@@ -56,6 +57,7 @@ def test_one_command_trains_on_a_folder(data, root, tmp_path, capsys):
         assert re.search(r"cat +6 +2\n", printed)
 
 
+@pytest.mark.slow
 def test_measuring_the_duration_changes_nothing(root, tmp_path):
     """A run after the summary has the same weights as one without it, with dropout."""
     arguments = ["model.arguments.dropout_rate=0.5"]
@@ -85,6 +87,7 @@ def test_the_same_command_resumes_with_the_settings_of_the_run(
         run(root, data, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_the_saved_config_trains_alike(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -99,6 +102,7 @@ def test_the_saved_config_trains_alike(root, tmp_path, monkeypatch):
     assert config.optimization.learning_rate == suggested.HEAD_RATE
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_a_config_keeps_its_settings(root, tmp_path, capsys):
     config = tmp_path / "mine.json"

@@ -42,6 +42,7 @@ def root(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("kind", ["multi", "regression"])
 def test_every_kind_trains_evaluates_predicts_and_exports(kind, root, tmp_path, capsys):
     run = tmp_path / "run"
@@ -75,6 +76,7 @@ def test_every_kind_trains_evaluates_predicts_and_exports(kind, root, tmp_path, 
         assert model.get_config()["classifier_activation"] == "sigmoid"
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_a_model_of_values_learns_them(root, tmp_path):
     """The mean absolute error falls far below that of predicting the mean, 0.14."""
@@ -208,6 +210,7 @@ def test_metrics_equal_those_of_scikit_learn():
     assert errors["r2"] == pytest.approx(metrics.r2_score(logits, values))
 
 
+@pytest.mark.slow
 def test_class_weights_train(root, tmp_path):
     arguments = [str(root / "tiny.keras"), "--data", str(root), "--workdir"]
     more = settings("data.class_weights=balanced")
