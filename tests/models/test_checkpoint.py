@@ -177,7 +177,9 @@ def test_a_given_model_that_disagrees_about_gelu_or_epsilon_is_told():
 
 
 @pytest.mark.parametrize("ending", [".keras", ".weights.h5", ".npz"])
-@pytest.mark.parametrize("name", ["google_token_prelogits", "hf_vit"])
+@pytest.mark.parametrize(
+    "name", ["google_token_prelogits", pytest.param("hf_vit", marks=pytest.mark.slow)]
+)
 def test_convert(tmp_path, name, ending):
     golden = Golden(name)
     arguments = {**golden.overrides, "classifier_activation": None}

@@ -57,10 +57,9 @@ def _adapted(case):
     "case",
     [
         "lora",
-        pytest.param("int8", marks=pytest.mark.any_backend),
         *(
             pytest.param(case, marks=pytest.mark.slow)
-            for case in ("int4", "float8", "int8 lora")
+            for case in ("int8", "int4", "float8", "int8 lora")
         ),
     ],
 )

@@ -14,7 +14,9 @@ def weights(model):
 @pytest.mark.any_backend
 @pytest.mark.parametrize("resize", RESIZE_CONVENTIONS)
 @pytest.mark.parametrize("prefix", mostly_slow([0, 1, 5], 1))
-@pytest.mark.parametrize("size", [(24, 16), (16, 48), (8, 8)])
+@pytest.mark.parametrize(
+    "size", [(24, 16), pytest.param((16, 48), marks=pytest.mark.slow), (8, 8)]
+)
 def test_grid_resized_prefix_untouched(resize, prefix, size):
     model = tiny_vit(pooling="token" if prefix else "gap", registers=max(prefix - 1, 0))
     before = weights(perturb(model))

@@ -176,7 +176,9 @@ def test_every_argument_of_t2t_vit_has_a_case():
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", T2T_CASES)
+@pytest.mark.parametrize(
+    "name", mostly_slow(T2T_CASES, "num_layers", "backbone", "activation")
+)
 def test_config_of_t2t_vit(name):
     arguments = {**TINY_T2T, **T2T_CASES[name]}
     config = tiny_t2t(**arguments, classifier_bias=-2.0).get_config()

@@ -37,15 +37,15 @@ FAST = keras.backend.backend() == "jax"
         # In a narrower model, both units of the squeeze layer may be 0.
         pytest.param(
             *({"backbone": "se", "hidden_dim": 64}, "mixed_bfloat16", FAST),
-            marks=pytest.mark.slow_elsewhere,
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             *({"backbone": "ghost"}, "mixed_bfloat16", FAST),
-            marks=pytest.mark.any_backend,
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             *({**DENSE, "num_layers": (1, 1)}, "float32", FAST),
-            marks=pytest.mark.any_backend,
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["performer", "half", "transformer", "convolution", "se", "ghost", "dense"],

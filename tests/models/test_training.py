@@ -28,10 +28,7 @@ HYBRID = {"stem": ResNetStem((1,), width=32), "patch_size": 2}
     [
         "all",
         pytest.param("hybrid", marks=pytest.mark.slow_elsewhere),
-        *(
-            pytest.param(name, marks=pytest.mark.any_backend)
-            for name in ("token", "gap", "map")
-        ),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("token", "gap", "map")),
     ],
 )
 def test_gradients_reach_every_trainable_variable(name):

@@ -22,7 +22,14 @@ def positions(model):
 
 
 @pytest.mark.parametrize("name", PREFIX)
-@pytest.mark.parametrize("grid", [(4, 7), (6, 3), (5, 5)])
+@pytest.mark.parametrize(
+    "grid",
+    [
+        (4, 7),
+        pytest.param((6, 3), marks=pytest.mark.slow),
+        pytest.param((5, 5), marks=pytest.mark.slow),
+    ],
+)
 def test_square_to_rectangular(name, grid):
     golden = Golden(name)
     whole = golden.load()
