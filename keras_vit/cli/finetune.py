@@ -19,7 +19,7 @@ new one and the position embeddings are resized.
 
 Examples:
 
-  keras-vit finetune vit_b16.augreg_in21k --data photos --workdir runs/photos
+  keras-vit finetune vit_b16.augreg_in21k_224 --data photos --workdir runs/photos
   keras-vit finetune runs/digits --workdir runs/digits_16 \
       --set model.arguments.input_shape=96,96,1 --set epochs=10
   keras-vit finetune vit_b16_cifar10 --workdir runs/cifar10 \
