@@ -1,6 +1,6 @@
 """Public names of the package: `import keras_vit` loads them from here."""
 
-from keras_vit import data, export, kernels, layers, training, visualize
+from keras_vit import callbacks, data, export, kernels, layers, training, visualize
 from keras_vit.labels import decode_predictions
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.detection import DetectionModel
@@ -136,6 +136,7 @@ __all__ = [
     "ViTS32",
     "ViTTi16",
     "ViTg14",
+    "callbacks",
     "checkpoints",
     "data",
     "decode_predictions",

@@ -20,6 +20,7 @@ from tests.models.test_parameter_counts import T2T, TOKEN
 
 MODULES = (
     keras_vit,
+    keras_vit.callbacks,
     keras_vit.data,
     keras_vit.kernels,
     keras_vit.layers,

@@ -14,18 +14,18 @@ Examples:
   keras-vit predict runs/flowers photographs/ --workdir predictions
   keras-vit predict vit_b16.augreg_in21k_ft_in1k_224 dog.jpg
 
---workdir DIR writes predictions.csv, one line for each image and class.
+--workdir DIR writes predictions.csv, one line for each image and class, or for an image
+that cannot be read the reason; and predictions.html, a page with a small picture of every
+image and its best classes.
 """
 
-import csv
-import io
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import keras_vit
-from keras_vit.atomic_files import write_text
 from keras_vit.cli import command_line
+from keras_vit.evaluation.contact_sheet import Entry, write_contact_sheet, write_table
 from keras_vit.evaluation.predictions import images_in, predict
 from keras_vit.export.head import Head
 from keras_vit.training import known_class_names
@@ -35,7 +35,7 @@ from keras_vit.training.objectives import classifier
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = command_line.parser(
-        "predict", __doc__, "CHECKPOINT", "directory for predictions.csv"
+        "predict", __doc__, "CHECKPOINT", "directory for predictions.csv and a page"
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--top", type=int, default=5, help="default: %(default)s")
@@ -51,12 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names, classes = known_class_names.known(model, config), model.output_shape[-1]
         if names is None and classes != 1000:
             names = [str(number) for number in range(classes)]
-        rows, unreadable = [], 0
+        entries = []
         for path, scores in predict(model, paths, config.batch_size, config.data.exif):
             print(path)
             if isinstance(scores, str):
-                unreadable += 1
                 print(f"  cannot be read: {scores}")
+                entries.append(Entry(path, error=scores))
                 continue
             if config.data.labels == "regression":
                 values = names or list(map(str, range(classes)))
@@ -64,15 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             else:
                 scored = keras_vit.decode_predictions(scores[None], options.top, names)
                 ((*best,),) = scored
-            for place, name, score in best:
+            for _, name, score in best:
                 print(f"  {shown(score)}  {name}")
-                rows.append((str(path), place, name, f"{score:.6f}"))
+            entries.append(Entry(path, best))
         if options.workdir is not None:
             directory = pathlib.Path(options.workdir)
-            text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerows([("image", "class", "name", "score"), *rows])
-            write_text(directory / "predictions.csv", text.getvalue())
+            write_table(entries, directory / "predictions.csv")
             print(f"predictions: {directory / 'predictions.csv'}")
+            page = directory / "predictions.html"
+            about = f"{config.model.weights} on {len(paths):,} images"
+            write_contact_sheet(entries, page, about, shown, config.data.exif)
+            print(f"contact sheet: {page}")
+    unreadable = sum(entry.error is not None for entry in entries)
     if unreadable:
         sys.exit(f"{unreadable} of {len(paths)} images could not be read.")

@@ -142,6 +142,7 @@ def evaluation_batches(
     batch_size: int,
     num_classes: int | None = None,
     unreadable: str = "error",
+    ids: bool = False,
 ):
     """Return batches that hold every image of a source exactly once, in its order.
 
@@ -161,11 +162,13 @@ def evaluation_batches(
         num_classes: int, number of classes of the model; None for the source's.
         unreadable: `"error"`, or `"skip"` to log images that cannot be decoded and leave
             them out.
+        ids: bool, whether to return the `id` of each image too.
 
     Returns:
         A `tf.data.Dataset` of `(images, labels, weights)`: float32 `(b, h, w, c)`, int32
         `(b,)` or float32 `(b, num_classes)`, and float32 `(b,)`, which is 1 except under
-        a distribution.
+        a distribution. With `ids`, the fourth entry is a string `(b,)`, empty for
+        padding.
 
     Raises:
         ValueError: as for `training_batches`; or `unreadable="skip"` is used under a
@@ -201,12 +204,13 @@ def evaluation_batches(
     def batch(examples):
         images, labels = examples["image"], _checked_labels(examples, classes)
         weights = tf.fill(tf.shape(labels)[:1], tf.constant(weight, "float32"))
+        parts = (images, labels, weights, *([examples["id"]] if ids else []))
         if not padding:
-            return images, labels, weights
+            return parts
         missing = -tf.shape(labels)[0] % devices
-        parts = (images, labels, weights)
+        # Not `tf.pad`, which has no strings.
         return tuple(
-            tf.pad(part, [[0, missing]] + [[0, 0]] * (len(part.shape) - 1))
+            tf.concat([part, tf.zeros([missing, *part.shape[1:]], part.dtype)], axis=0)
             for part in parts
         )
 

@@ -1,6 +1,7 @@
 """Accuracy of a checkpoint or an export on labeled images."""
 
 import math
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -14,10 +15,11 @@ from keras_vit.data.class_names import check_class_names
 from keras_vit.data.pipeline import evaluation_batches
 from keras_vit.data.source import Source
 from keras_vit.evaluation import exported_model, label_metrics
+from keras_vit.evaluation.classified import Collector, Predictions
 from keras_vit.training import config as configs
 from keras_vit.training import known_class_names
 from keras_vit.training.image_sets import open_parts
-from keras_vit.training.objectives import classifier
+from keras_vit.training.objectives import activation, classifier
 
 OTHER_CLASSES = (
     "Rename the class folders, or fine-tune the model (keras-vit finetune). If only the "
@@ -42,6 +44,27 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         ValueError: the config names no data set, the model has other classes than the
             data set, or an export does not fit the size of the images.
     """
+    model, source = open_evaluation(config)
+    if source.labels != "single":
+        return of_vectors(model, source, config)
+    return summary(predictions(model, source, config), source)
+
+
+def open_evaluation(
+    config: configs.Config,
+) -> tuple[keras.Model | exported_model.Export, Source]:
+    """Load `model.weights` as a classifier, and open the images to evaluate it on.
+
+    Args:
+        config: config that names the checkpoint or the export and the data set.
+
+    Returns:
+        The model, which returns logits, and `data.test`, or `data.validation` if that is
+        None.
+
+    Raises:
+        ValueError: as for `evaluate`.
+    """
     name = config.data.test or config.data.validation
     if not name:
         raise ValueError(
@@ -50,40 +73,48 @@ def evaluate(config: configs.Config) -> dict[str, Any]:
         )
     part = "test" if config.data.test else "validation"
     source = open_parts(config.data, [part])[part]
-    weights = config.model.weights
-    if weights is not None and exported_model.is_export(weights):
-        model = exported_model.Export(weights)
-        source = source.with_channels(model.input_shape[-1])
-        _check_sizes(model, weights, source, config)
-    else:
-        model = classifier(config, classifier_activation=None)
-    check_classes(model, name, source, config)
-    if source.labels != "single":
-        return _of_vectors(model, source, config)
-    classes = source.num_classes
+    return classifier_of(config, source), source
+
+
+def predictions(
+    model: keras.Model | exported_model.Export, source: Source, config: configs.Config
+) -> Predictions:
+    """Run a classifier on every image of a source once, and keep its probabilities.
+
+    Args:
+        model: a `keras_vit` model that returns logits, or an `Export`.
+        source: the images.
+        config: config with the batch size, the handling of unreadable images and the
+            loss, which decides whether the probabilities are those of a softmax.
+    """
+    collector = Collector(source.class_names, activation(config) or "softmax")
+    for images, labels, real, ids in _examples(model, source, config):
+        logits = np.asarray(model.predict_on_batch(images), "float64")
+        names = [os.fsdecode(name) for name in ids[real]]
+        collector.add(logits[real], labels[real], names, images[real])
+    return collector.predictions()
+
+
+def summary(found: Predictions, source: Source) -> dict[str, Any]:
+    """Return the results of `evaluate` for the predictions on a source."""
+    classes, seen = source.num_classes, len(found.labels)
     confusion = np.zeros((classes, classes), int)
-    loss, in_five, seen = 0.0, 0, 0
-    for logits, labels in outputs(model, source, config):
-        own = logits[np.arange(len(labels)), labels]
-        high = logits.max(axis=1)
-        total = np.log(np.exp(logits - high[:, None]).sum(axis=1)) + high
-        loss += float((total - own).sum())
-        in_five += int(((logits > own[:, None]).sum(axis=1) < 5).sum())
-        np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
-        seen += len(labels)
+    np.add.at(confusion, (found.labels, found.predicted), 1)
     return {
         "set": source.name,
         "images": seen,
         "unreadable": source.num_examples - seen,
         "accuracy": int(np.trace(confusion)) / seen,
-        "top5": in_five / seen,
-        "loss": loss / seen,
+        "top5": int((found.ranks < 5).sum()) / seen,
+        "loss": float(found.losses.sum()) / seen,
         "confusion": confusion.tolist(),
     }
 
 
-def _of_vectors(model, source, config):
-    """Return the results for multi-label images or regression."""
+def of_vectors(
+    model: keras.Model | exported_model.Export, source: Source, config: configs.Config
+) -> dict[str, Any]:
+    """Return the results of `evaluate` for multi-label images or regression."""
     pairs = list(outputs(model, source, config))
     values, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
     return {
@@ -92,6 +123,30 @@ def _of_vectors(model, source, config):
         "unreadable": source.num_examples - len(labels),
         **label_metrics.METRICS[source.labels](values, labels),
     }
+
+
+def classifier_of(
+    config: configs.Config, source: Source
+) -> keras.Model | exported_model.Export:
+    """Load `model.weights` as a classifier that returns logits.
+
+    Args:
+        config: config that names the checkpoint or the export.
+        source: the images that it is for.
+
+    Raises:
+        ValueError: the model has other classes than the images, or an export does not fit
+            their size.
+    """
+    weights = config.model.weights
+    if weights is not None and exported_model.is_export(weights):
+        model = exported_model.Export(weights)
+        fitted = source.with_channels(model.input_shape[-1])
+        _check_sizes(model, weights, fitted, config)
+    else:
+        model = classifier(config, classifier_activation=None)
+    check_classes(model, source.name, source, config)
+    return model
 
 
 def check_classes(model: Any, name: str, source: Source, config: configs.Config) -> None:
@@ -152,7 +207,7 @@ def outputs(
     Yields:
         Pairs of outputs, float64, and labels, one for each batch, without padding.
     """
-    for images, labels, real in image_batches(model, source, config):
+    for images, labels, real, _ in _examples(model, source, config):
         yield np.asarray(model.predict_on_batch(images), "float64")[real], labels[real]
 
 
@@ -169,17 +224,24 @@ def image_batches(
     Yields:
         Images, labels and whether each is an image or padding, one tuple for each batch.
     """
+    for images, labels, real, _ in _examples(model, source, config):
+        yield images, labels, real
+
+
+def _examples(model, source, config):
+    """Yield the batches of `image_batches`, each with the ids of its images."""
     dark_images.warn(source)
     batches = evaluation_batches(
         source.with_channels(model.input_shape[-1]),
         model.preprocessor,
         config.batch_size,
         unreadable=config.data.unreadable,
+        ids=True,
     )
     steps = math.ceil(source.num_examples / config.batch_size)
     progress = keras.utils.Progbar(steps, verbose=int(sys.stdout.isatty()))
-    for step, (images, labels, weights) in enumerate(batches.as_numpy_iterator()):
-        yield images, labels, weights > 0
+    for step, (images, labels, weights, ids) in enumerate(batches.as_numpy_iterator()):
+        yield images, labels, weights > 0, ids
         progress.update(step + 1)
 
 

@@ -12,6 +12,8 @@ best.keras          the model with the best validation result
 last.keras          the model at the end of the run
 results.json        the results at the end of the run
 curves.png          learning curves
+report.html         the results, the confusions and the most wrong images as a page
+predictions.csv     the predictions that the report is computed from
 """
 
 import contextlib

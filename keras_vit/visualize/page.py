@@ -4,7 +4,7 @@ import html
 import os
 import pathlib
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -64,6 +64,73 @@ def row(figures: Iterable[str]) -> str:
 def whole(figures: Iterable[str]) -> str:
     """Return figures in the size of their pictures."""
     return f'<div class="whole">{"".join(figures)}</div>'
+
+
+def thumbnails(figures: Iterable[str]) -> str:
+    """Return small figures of one size, side by side."""
+    return f'<div class="row thumbnails">{"".join(figures)}</div>'
+
+
+def drawing(svg: str, alternative: str) -> str:
+    """Return an `<svg>` element with a description.
+
+    Args:
+        svg: the element.
+        alternative: description for people who cannot see the drawing.
+    """
+    return f'<div role="img" aria-label="{html.escape(alternative)}">{svg}</div>'
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table whose first column names its rows.
+
+    Args:
+        header: names of the columns, text.
+        rows: cells of the rows, text.
+    """
+    names = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
+    lines = [f"<thead><tr>{names}</tr></thead>"] if header else []
+    for first, *others in rows:
+        cells = "".join(f"<td>{html.escape(text)}</td>" for text in others)
+        lines.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+
+
+def folded(summary: str, content: str) -> str:
+    """Return HTML that is shown after a click on its summary."""
+    return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
+
+
+def command(text: str) -> str:
+    """Return a command with a button that copies it."""
+    copy = (
+        "navigator.clipboard.writeText(this.nextElementSibling.textContent)"
+        ".then(() => { this.textContent = 'copied'; })"
+    )
+    return (
+        f'<div class="command"><button type="button" onclick="{copy}">copy</button>'
+        f"<pre><code>{html.escape(text)}</code></pre></div>"
+    )
+
+
+def photograph(pixels: np.ndarray, side: int) -> str:
+    """Return a picture scaled to fit into a square as a URI.
+
+    Pictures of up to 64 pixels are PNG files, in which every pixel is exact; larger ones
+    are JPEG files.
+
+    Args:
+        pixels: `(h, w, c)`, pixel values 0 to 255. With other than 1 or 3 channels, the
+            first three or the first one are shown.
+        side: int, side of the square.
+    """
+    channels = pixels.shape[-1]
+    if channels not in (1, 3):
+        pixels = pixels[..., : 3 if channels > 3 else 1]
+    small = pictures.thumbnail(pixels, side)
+    if max(small.shape[:2]) <= 64:
+        return pictures.data_uri(pictures.png(small))
+    return pictures.data_uri(pictures.jpeg(small), "image/jpeg")
 
 
 def picture(pixels: np.ndarray) -> str:

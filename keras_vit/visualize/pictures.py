@@ -136,6 +136,15 @@ def png(pixels: np.ndarray, scale: int = 1) -> bytes:
     return file.getvalue()
 
 
+def jpeg(pixels: np.ndarray) -> bytes:
+    """Encode pixels `(h, w, 3)`, uint8, as a JPEG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="JPEG", quality=85)
+    return file.getvalue()
+
+
 def data_uri(content: bytes, kind: str = "image/png") -> str:
     """Return a file as a `data:` URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -168,6 +168,11 @@ def test_predict(run, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "broken.png\n  cannot be read: " in printed
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert [row["image"] for row in rows if row["error"]] == [f"{folder}/broken.png"]
+    page = (tmp_path / "predictions.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/png;base64,') == page.count("<img") == 3
+    assert "broken.png</th>" in page
+    rows = [row for row in rows if not row["error"]]
     assert len(rows) == 3 * 2
     model = keras_vit.load_checkpoint(run / "best.keras")
     probabilities = model.predict(np.asarray(model.preprocessor(images)), verbose=0)
