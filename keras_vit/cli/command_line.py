@@ -6,12 +6,13 @@ import json
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_vit.atomic_files import write_text
 from keras_vit.cli.extras import install_command
 from keras_vit.data.host import tensorflow
+from keras_vit.data.source import Source
 from keras_vit.export.staging import disk_is_full
 from keras_vit.training import config as configs
 from keras_vit.training import dry_run, objectives
@@ -160,6 +161,23 @@ def run(
             dry_run.report(config)
         else:
             start(config, options.workdir, options.resume)
+            write_report(options.workdir, config)
+
+
+def write_report(
+    workdir: str, config: configs.Config, sources: Mapping[str, Source] | None = None
+) -> None:
+    """Write report.html and predictions.csv of a run that has ended.
+
+    Args:
+        workdir: directory of the run.
+        config: config of the run.
+        sources: dict of its data sets, if they are open already.
+    """
+    # Needs matplotlib and scikit-learn, which most commands do not.
+    from keras_vit.evaluation.report import write_run_report
+
+    write_run_report(workdir, config, sources)
 
 
 @contextlib.contextmanager

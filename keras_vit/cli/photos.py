@@ -96,6 +96,7 @@ def run(
                 ask(options.yes)
 
         finetuning.start(prepared, options.workdir, options.resume, confirm)
+        command_line.write_report(options.workdir, prepared.config, prepared.sources)
 
 
 def ask(yes: bool) -> None:

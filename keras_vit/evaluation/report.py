@@ -15,12 +15,15 @@ from keras_vit.evaluation import accuracy, report_sections
 from keras_vit.evaluation.classification_figures import figures
 from keras_vit.evaluation.classified import Predictions
 from keras_vit.training import config as configs
+from keras_vit.training.image_sets import open_parts
 from keras_vit.visualize import pictures
 from keras_vit.visualize.page import section, write_page
 
 
 def write_run_report(
-    directory: str | os.PathLike, config: configs.Config, sources: Mapping[str, Source]
+    directory: str | os.PathLike,
+    config: configs.Config,
+    sources: Mapping[str, Source] | None = None,
 ) -> bool:
     """Write report.html and predictions.csv of a run that has ended.
 
@@ -30,7 +33,7 @@ def write_run_report(
     Args:
         directory: directory of the run, with best.keras.
         config: config of the run.
-        sources: dict of its data sets, `validation` and, if there is one, `test`.
+        sources: dict of its data sets, if they are open already.
 
     Returns:
         True if the report was written.
@@ -45,6 +48,8 @@ def write_run_report(
     try:
         checkpoint = configs.Model(weights=str(path / "best.keras"))
         config = dataclasses.replace(config, model=checkpoint)
+        if sources is None:
+            sources = open_parts(config.data)
         source = sources.get("test", sources["validation"])
         model = accuracy.classifier_of(config, source)
         found = accuracy.predictions(model, source, config)

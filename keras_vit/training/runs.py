@@ -18,7 +18,6 @@ from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import evaluation_batches, training_batches
 from keras_vit.data.source import Source
 from keras_vit.data.splits import ids, is_split
-from keras_vit.evaluation.report import write_run_report
 from keras_vit.training import class_weights, pictures
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import RunCallback, variables
@@ -437,7 +436,6 @@ def _finish(plan, directory, model, callback):
                     form = ".2%" if "accuracy" in name else ".4f"
                     print(f"  {name}: {row[name]:{form}}")
     print(f"models, log and curves: {directory.path}/")
-    write_run_report(directory.path, plan.config, plan.sources)
     return results
 
 

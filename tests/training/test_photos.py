@@ -42,6 +42,7 @@ def test_one_command_trains_on_a_folder(data, root, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.index("Images") < printed.index("Training") < printed.index("best")
     assert "an estimate from" in printed
+    assert (tmp_path / "run/report.html").stat().st_size > 10_000
     assert "12x10 pixels" in printed
     config = configs.load(str(tmp_path / "run" / "config.json"))
     splits = tmp_path / "run" / "splits.json"
