@@ -92,9 +92,11 @@ class DetectionLoss(keras.losses.Loss):
         lower = np.repeat(limits, [np.sum(stride == s) for s in self.strides])[:, None]
         upper = np.where(stride == self.strides[-1], np.inf, _REACH_STRIDES * stride)
         boxes, labels = y_true[:, None, :, :4], y_true[:, None, :, 4]
-        sides = _distances(boxes, ops.convert_to_tensor(places[:, None]))
+        # torch's tensors do not subtract arrays.
+        places = ops.convert_to_tensor(places[:, None])
+        sides = _distances(boxes, places)
         middle = (boxes[..., :2] + boxes[..., 2:]) / 2
-        offset = ops.max(ops.abs(middle - places[:, None, :2]), axis=-1)
+        offset = ops.max(ops.abs(middle - places[..., :2]), axis=-1)
         reach = ops.max(sides, axis=-1)
         possible = (
             (labels >= 0)
@@ -104,7 +106,7 @@ class DetectionLoss(keras.losses.Loss):
             & (reach <= ops.convert_to_tensor(upper.astype("float32")))
         )
         area = ops.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
-        area = ops.where(possible, area, np.float32(np.inf))
+        area = ops.where(possible, area, ops.cast(float("inf"), area.dtype))
         best = ops.argmin(area, axis=-1)
         chosen = ops.take_along_axis(y_true, best[..., None], axis=1)
         assigned = ops.cast(ops.any(possible, axis=-1), y_true.dtype)
