@@ -19,9 +19,11 @@ def multi_label(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         list with one value per class, None for classes that do not occur. An answer is
         yes above a probability of one half.
     """
+    from sklearn.metrics import average_precision_score
+
     present = labels.sum(axis=0) > 0
     precision = [
-        average_precision(logits[:, i], labels[:, i]) if present[i] else None
+        float(average_precision_score(labels[:, i], logits[:, i])) if present[i] else None
         for i in range(labels.shape[1])
     ]
     answers = logits > 0
@@ -36,23 +38,6 @@ def multi_label(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         "loss": float(losses.sum(axis=1).mean()),
         "average_precision": precision,
     }
-
-
-def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the area under the curve of precision over recall, as scikit-learn does.
-
-    Args:
-        scores: `(n,)`.
-        labels: zeros and ones, `(n,)`, with at least one 1.
-    """
-    order = np.argsort(-scores, kind="stable")
-    sorted_labels = labels[order]
-    hits = np.cumsum(sorted_labels)
-    # Examples with the same score have the same rank, that of the last of them.
-    last = np.append(np.diff(scores[order]) != 0, True)
-    recall = hits[last] / hits[-1]
-    precision = hits[last] / (np.flatnonzero(last) + 1)
-    return float(np.sum(np.diff(recall, prepend=0) * precision))
 
 
 def regression(outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
