@@ -190,9 +190,7 @@ def _fold_into_dense(values, product):
         return False
     if factor.ndim != 1 or not shape[-1] == factor.size == values.constant(bias).size:
         return False
-    for name in (kernel, bias):
-        values.scale(name, factor)
-    reshape.output[0] = product.output[0]
+    _scale(values, (kernel, bias), factor, reshape, product)
     return True
 
 
@@ -226,10 +224,15 @@ def _fold_into_part_of_dense(values, product):
         return False
     factors = np.ones((parts, width // parts), "float32")
     factors[[*split.output].index(reshape.input[0])] = factor.item()
-    for name in (kernel, bias):
-        values.scale(name, factors.ravel())
-    reshape.output[0] = product.output[0]
+    _scale(values, (kernel, bias), factors.ravel(), reshape, product)
     return True
+
+
+def _scale(values, weights, factor, reshape, product):
+    """Multiply weights by a factor, and let a `Reshape` give the result of a `Mul`."""
+    for name in weights:
+        values.scale(name, factor)
+    reshape.output[0] = product.output[0]
 
 
 def _dense(values, outputs):
