@@ -13,10 +13,7 @@ Reference: ViTDet (arXiv:2203.16527), FCOS (arXiv:1904.01355).
 import argparse
 import json
 import pathlib
-import sys
-import time
 
-import keras
 import numpy as np
 
 import keras_vit
@@ -24,26 +21,17 @@ from keras_vit.models.detection import suppress
 from keras_vit.visualize import pictures
 from recipes import detection_data, digits_on_photographs
 from recipes.average_precision import average_precision
+from recipes.dense_prediction import (
+    check_class_names,
+    load_backbone,
+    optimizer,
+    trained,
+)
 
 
 def main():
     arguments = parse_arguments()
-    keras.utils.set_random_seed(arguments.seed)
-    try:
-        train, test = open_data(arguments)
-        model = make_model(arguments, len(train.class_names))
-        arguments.workdir.mkdir(parents=True)
-    except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"recipes.detection: {error}")
-    print(
-        f"Backend: {keras.backend.backend()}. {train.num_examples} images for training, "
-        f"{test.num_examples} for testing, {len(train.class_names)} classes."
-    )
-    start = time.monotonic()
-    fit(model, train, arguments)
-    print(f"Training took {time.monotonic() - start:.0f} s.")
-    model.save(arguments.workdir / "model.keras")
-    model = keras.models.load_model(arguments.workdir / "model.keras")
+    model, test = trained("detection", arguments, open_data, make_model, fit)
     batches = detection_data.batches(test, model, arguments.batch_size)
     results = evaluate(model, batches, test.class_names)
     print_results(results)
@@ -99,22 +87,13 @@ def open_data(arguments):
         detection_data.tfds(name.removeprefix("tfds:"), arguments.data_dir)
         for name in names
     )
-    if test.class_names != train.class_names:
-        raise ValueError(
-            f"{arguments.data} has the classes {', '.join(train.class_names)}, and "
-            f"{arguments.test_data} {', '.join(test.class_names)}: they must be the same."
-        )
+    check_class_names(arguments, train, test)
     return train, test
 
 
 def make_model(arguments, classes):
     """Return the detection model with a new pyramid and head."""
-    backbone = keras_vit.load_checkpoint(
-        arguments.checkpoint,
-        input_shape=(arguments.size, arguments.size, 3),
-        include_top=False,
-    )
-    backbone.trainable = not arguments.freeze
+    backbone = load_backbone(arguments)
     return keras_vit.DetectionModel(
         backbone,
         classes,
@@ -127,13 +106,14 @@ def make_model(arguments, classes):
 def fit(model, train, arguments):
     """Train a detection model with AdamW, a warm-up and a cosine schedule."""
     data = detection_data.batches(train, model, arguments.batch_size, arguments.seed)
-    steps = arguments.epochs * -(-train.num_examples // arguments.batch_size)
-    rate, warmup = arguments.learning_rate, max(1, steps // 20)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        rate / 100, max(1, steps - warmup), warmup_target=rate, warmup_steps=warmup
+    adamw = optimizer(
+        train,
+        arguments.batch_size,
+        arguments.epochs,
+        arguments.learning_rate,
+        clipnorm=10.0,
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=1e-4, clipnorm=10.0)
-    model.compile(optimizer, keras_vit.DetectionLoss.of(model))
+    model.compile(adamw, keras_vit.DetectionLoss.of(model))
     model.fit(data, shuffle=False, epochs=arguments.epochs, verbose=2)
 
 

@@ -1,39 +1,21 @@
 """Images with boxes for `recipes.detection`: sets of TFDS, and batches."""
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
-
 from keras_vit.data import augment
 from keras_vit.data.host import tensorflow
+from recipes.dense_prediction import CROP_AREA, CROP_ASPECT, Examples, mapped
 
-# Random crops in training, as parts of the area and as width / height.
-CROP_AREA, CROP_ASPECT = (0.5, 1.0), (0.8, 1.25)
 # Smallest part of an object's area that a crop must show to keep the object.
 VISIBLE = 0.5
 # Rows of the boxes of a batch; a fixed number, for which programs are compiled once.
 MAX_BOXES = 100
 
 
-@dataclasses.dataclass(frozen=True)
-class BoxedImages:
+class BoxedImages(Examples):
     """Images with a list of boxes each.
 
-    Args:
-        class_names: name of each class.
-        num_examples: int, number of images.
-        references: `tf.data.Dataset` of dicts.
-        read: function for `tf.data.Dataset.map` from such a dict to an image `(h, w, 3)`,
-            integers, and its boxes `(n, 5)`, float32: `y_min, x_min, y_max, x_max` as
-            parts of the image's sides, and the class.
-        flip: bool, whether a mirrored image keeps its classes; digits do not.
+    `read` returns boxes `(n, 5)`, float32: `y_min, x_min, y_max, x_max` as parts of the
+    image's sides, and the class.
     """
-
-    class_names: tuple[str, ...]
-    num_examples: int
-    references: Any
-    read: Callable
-    flip: bool = True
 
 
 def batches(examples, model, batch_size, seed=None):
@@ -58,16 +40,8 @@ def batches(examples, model, batch_size, seed=None):
             boxes = tf.where(mirrored, flipped + tf.constant([0.0, 1, 0, 1, 0]), boxes)
         return image, boxes[:MAX_BOXES] * [height, width, height, width, 1]
 
-    references = examples.references
-    if seed is not None:
-        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-        references = references.shuffle(min(examples.num_examples, 10_000), seed=seed)
-        references = tf.data.Dataset.zip(references, seeds.batch(2))
-    prepared = references.map(prepare, tf.data.AUTOTUNE)
-    prepared = prepared.apply(
-        tf.data.experimental.assert_cardinality(examples.num_examples)
-    )
     shapes = ((height, width, 3), (MAX_BOXES, 5))
+    prepared = mapped(examples, prepare, seed)
     prepared = prepared.padded_batch(batch_size, shapes, (0.0, -1.0))
     return prepared.prefetch(tf.data.AUTOTUNE)
 

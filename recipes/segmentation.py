@@ -14,8 +14,6 @@ Reference: Segmenter (arXiv:2105.05633).
 import argparse
 import json
 import pathlib
-import sys
-import time
 
 import keras
 import numpy as np
@@ -23,6 +21,12 @@ import numpy as np
 import keras_vit
 from keras_vit.visualize import pictures
 from recipes import digits_on_photographs, segmentation_data
+from recipes.dense_prediction import (
+    check_class_names,
+    load_backbone,
+    optimizer,
+    trained,
+)
 
 # Learning rate of a head that is trained alone before the backbone is fine-tuned.
 HEAD_RATE = 1e-3
@@ -30,23 +34,8 @@ HEAD_RATE = 1e-3
 
 def main():
     arguments = parse_arguments()
-    keras.utils.set_random_seed(arguments.seed)
-    try:
-        train, test = open_data(arguments)
-        model = make_model(arguments, len(train.class_names))
-        arguments.workdir.mkdir(parents=True)
-    except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"recipes.segmentation: {error}")
-    print(
-        f"Backend: {keras.backend.backend()}. {train.num_examples} images for training, "
-        f"{test.num_examples} for testing, {len(train.class_names)} classes."
-    )
-    start = time.monotonic()
-    fit(model, train, arguments)
-    print(f"Training took {time.monotonic() - start:.0f} s.")
-    model.save(arguments.workdir / "model.keras")
+    model, test = trained("segmentation", arguments, open_data, make_model, fit)
     model.backbone.save(arguments.workdir / "backbone.keras")
-    model = keras.models.load_model(arguments.workdir / "model.keras")
     batches = segmentation_data.batches(test, model, arguments.batch_size)
     results = evaluate(model, batches, test.class_names)
     print_results(results)
@@ -110,22 +99,13 @@ def open_data(arguments):
         )
 
     train, test = opened(arguments.data), opened(arguments.test_data)
-    if test.class_names != train.class_names:
-        raise ValueError(
-            f"{arguments.data} has the classes {', '.join(train.class_names)}, and "
-            f"{arguments.test_data} {', '.join(test.class_names)}: they must be the same."
-        )
+    check_class_names(arguments, train, test)
     return train, test
 
 
 def make_model(arguments, classes):
     """Return the segmentation model with a new head."""
-    backbone = keras_vit.load_checkpoint(
-        arguments.checkpoint,
-        input_shape=(arguments.size, arguments.size, 3),
-        include_top=False,
-    )
-    backbone.trainable = not arguments.freeze
+    backbone = load_backbone(arguments)
     if arguments.head == "linear":
         head = keras_vit.layers.Classifier(classes, name="head")
     else:
@@ -163,12 +143,7 @@ def fit_head(model, train, batch_size, epochs, rate):
 
 def compile_for(model, train, batch_size, epochs, rate):
     """Compile a model for AdamW with a warm-up and a cosine schedule."""
-    steps = epochs * -(-train.num_examples // batch_size)
-    warmup = max(1, steps // 20)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        rate / 100, max(1, steps - warmup), warmup_target=rate, warmup_steps=warmup
-    )
-    model.compile(keras.optimizers.AdamW(schedule, weight_decay=1e-4), loss())
+    model.compile(optimizer(train, batch_size, epochs, rate), loss())
 
 
 def loss():

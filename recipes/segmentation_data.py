@@ -1,9 +1,6 @@
 """Images with masks for `recipes.segmentation`: folders, TFDS, and batches of both."""
 
-import dataclasses
 import pathlib
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,31 +8,18 @@ from PIL import Image
 from keras_vit import data
 from keras_vit.data import augment
 from keras_vit.data.host import tensorflow
+from recipes.dense_prediction import CROP_AREA, CROP_ASPECT, Examples, mapped
 
 # Value of the pixels of a mask that count neither in training nor in evaluation.
 IGNORED = 255
-# Random crops in training, as parts of the area and as width / height.
-CROP_AREA, CROP_ASPECT = (0.5, 1.0), (0.8, 1.25)
 
 
-@dataclasses.dataclass(frozen=True)
-class MaskedImages:
+class MaskedImages(Examples):
     """Images with a mask each.
 
-    Args:
-        class_names: name of each class; masks hold indices into it, or 255.
-        num_examples: int, number of images.
-        references: `tf.data.Dataset` of dicts.
-        read: function for `tf.data.Dataset.map` from such a dict to an image `(h, w, 3)`
-            and its mask `(h, w)` or `(h, w, 1)`, both integers.
-        flip: bool, whether a mirrored image keeps its classes; digits do not.
+    Masks hold indices into `class_names`, or 255. `read` returns a mask `(h, w)` or
+    `(h, w, 1)`, integers.
     """
-
-    class_names: tuple[str, ...]
-    num_examples: int
-    references: Any
-    read: Callable
-    flip: bool = True
 
 
 def batches(examples, model, batch_size, seed=None):
@@ -69,15 +53,7 @@ def batches(examples, model, batch_size, seed=None):
             mask = tf.where(mirrored, mask[:, ::-1], mask)
         return image, mask[..., 0]
 
-    references = examples.references
-    if seed is not None:
-        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-        references = references.shuffle(min(examples.num_examples, 10_000), seed=seed)
-        references = tf.data.Dataset.zip(references, seeds.batch(2))
-    prepared = references.map(prepare, tf.data.AUTOTUNE)
-    prepared = prepared.apply(
-        tf.data.experimental.assert_cardinality(examples.num_examples)
-    )
+    prepared = mapped(examples, prepare, seed)
     return prepared.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
