@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from keras_vit.cli import command_line, photos
 from keras_vit.training import config as configs
 from keras_vit.training import runs
-from keras_vit.training.finetuning import base_config, check_weights
+from keras_vit.training.own_images import base_config, check_weights
 
 
 def train(config: configs.Config, workdir: str, resume: bool | None = None) -> dict:

@@ -9,7 +9,7 @@ from typing import Any
 from keras_vit.atomic_files import write_text
 from keras_vit.cli import command_line
 from keras_vit.training import config as configs
-from keras_vit.training import dry_run, finetuning
+from keras_vit.training import dry_run, own_images
 from keras_vit.training.config_source import source_of_config
 from keras_vit.training.run_directory import DESCRIPTIONS, differences
 
@@ -70,9 +70,9 @@ def run(
     ]
     settings += command_line.settings(options)
     if command == "finetune":
-        finetuning.check_weights(configs.override(config, settings))
+        own_images.check_weights(configs.override(config, settings))
     is_config = configs.is_config(options.what)
-    prepared = finetuning.prepare(
+    prepared = own_images.prepare(
         config,
         options.data,
         settings,
@@ -90,12 +90,12 @@ def run(
     elif options.workdir is not None:
 
         def confirm(plan, model):
-            finetuning.announce(plan, model)
+            own_images.announce(plan, model)
             if not is_config:
                 print(f"Settings: {_settings(prepared.config)}")
                 ask(options.yes)
 
-        finetuning.start(prepared, options.workdir, options.resume, confirm)
+        own_images.start(prepared, options.workdir, options.resume, confirm)
         command_line.write_report(options.workdir, prepared.config, prepared.sources)
 
 

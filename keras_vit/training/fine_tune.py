@@ -57,11 +57,11 @@ def finetune(
     0.975
     """
     # Imported here, because the modules need matplotlib and take seconds to import.
-    from keras_vit.training import config, finetuning
+    from keras_vit.training import config, own_images
 
-    base = finetuning.base_config(os.fspath(what))
+    base = own_images.base_config(os.fspath(what))
     lines = [f"{key}={value}" for key, value in (settings or {}).items()]
-    finetuning.check_weights(config.override(base, lines))
+    own_images.check_weights(config.override(base, lines))
     suggest = not config.is_config(os.fspath(what))
     if isinstance(data, str | os.PathLike):
         given = {"validation": validation, "test": test, "class_names": class_names}
@@ -70,11 +70,11 @@ def finetune(
                 f"{', '.join(extra)} can be passed with a dataset or arrays only: put "
                 "the images into train/, val/ and test/, or set data.validation."
             )
-        prepared = finetuning.prepare(base, data, lines, suggest, workdir)
+        prepared = own_images.prepare(base, data, lines, suggest, workdir)
     else:
         sets = {"train": data, "validation": validation, "test": test}
-        prepared = finetuning.prepare_datasets(
+        prepared = own_images.prepare_datasets(
             base, sets, class_names, lines, suggest, workdir
         )
     print(prepared.about, flush=True)
-    return finetuning.start(prepared, workdir, resume, finetuning.announce)
+    return own_images.start(prepared, workdir, resume, own_images.announce)

@@ -1,4 +1,4 @@
-"""Fine-tuning on a user's own photos, from the command line or from Python."""
+"""Runs on a user's own images, from the command line or from Python."""
 
 import dataclasses
 import os
