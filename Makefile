@@ -5,7 +5,7 @@ PYTHON ?= python3
 ENV := .venv
 RUN := $(ENV)/bin/python
 
-.PHONY: help demo test test-slow lint torch clean
+.PHONY: help demo test test-slow lint docs torch clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -46,8 +46,16 @@ lint: $(ENV)/.installed  ## run ruff and mypy
 	$(ENV)/bin/ruff format --check .
 	$(ENV)/bin/mypy
 
+# mkdocs-material announces its successor at every build.
+docs: $(ENV)/.docs  ## build the documentation site in site/
+	NO_MKDOCS_2_WARNING=1 $(ENV)/bin/mkdocs build --strict --quiet
+
+$(ENV)/.docs: $(ENV)/.installed
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
 torch: $(ENV)/.installed  ## add torch to the environment; `make test` then tests it too
 	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
 
-clean:  ## remove the environment and the tests' cache (runs/ stays)
-	rm -rf $(ENV) .jax_cache
+clean:  ## remove the environment, the site and the tests' cache (runs/ stays)
+	rm -rf $(ENV) .jax_cache site
