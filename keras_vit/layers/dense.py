@@ -29,13 +29,10 @@ class AdaptableDense(keras.layers.Dense):
 class Dense(InitialValues, AdaptableDense):
     """`activation(x @ kernel + bias)`: a `keras.layers.Dense` that trains faster.
 
-    Arguments, weights and values are those of `keras.layers.Dense`.
+    The arguments are the same as for `keras.layers.Dense`, and so are the weights and the
+    values.
 
     Input: `(b, ..., d)`. Output: `(b, ..., units)`.
-
-    Args:
-        units: int, width of the output.
-        **kwargs: as for `keras.layers.Dense`.
 
     Example:
 
