@@ -97,13 +97,6 @@ def test_the_table_of_models_in_the_readme():
 
 
 @pytest.mark.any_backend
-def test_the_links_of_the_readme_lead_somewhere():
-    links = re.findall(r"\]\(([\w./]+)\)", README.read_text())
-    assert links
-    assert [link for link in links if not (README.parent / link).exists()] == []
-
-
-@pytest.mark.any_backend
 def test_the_hybrids_in_the_readme():
     numbers = re.findall(r"`(ViTR\w+)`\s+\(([\d,]+)", README.read_text())
     counts = {name: int(count.replace(",", "")) for name, count in numbers}
