@@ -3,10 +3,9 @@
 keras-vit report CHECKPOINT IMAGE [IMAGE ...] --output report.html
 
 CHECKPOINT is the directory of a run (its best model) or anything that
-`keras_vit.load_checkpoint` reads. IMAGE is a JPEG, PNG, BMP, GIF or WebP file, or a
-folder of them. The page has the attention of every block and head, overlays on the
-images, the attention distances, the similarity of positions, the patch filters and the
-features as colors.
+`keras_vit.load_checkpoint` reads. IMAGE is an image file, or a folder of them. The page
+has the attention of every block and head, overlays on the images, the attention
+distances, the similarity of positions, the patch filters and the features as colors.
 
 Example:
 

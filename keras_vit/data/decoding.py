@@ -4,6 +4,7 @@ import functools
 import re
 from typing import Any, NamedTuple
 
+from keras_vit.data import other_formats
 from keras_vit.data.exif import (
     encoded_window,
     orientations,
@@ -27,16 +28,18 @@ _ADOBE = b"\xff\xee\0\x0eAdobe"
 def decode_pixels(content, channels, window=None, exif=True):
     """Decode one image inside `tf.data` or any other TensorFlow graph.
 
-    The function reads JPEG, PNG, WebP, BMP and GIF (the first frame of an animation).
-    Color images are converted to grayscale, and grayscale to color, as `channels`
-    requires. Alpha and transparency are dropped. 16-bit values are divided by 256, while
-    Pillow clips 16-bit grayscale images. Orientations stored only in XMP or in a PNG
-    text chunk are ignored.
+    The function reads JPEG, PNG, WebP, BMP and GIF (the first frame of an animation),
+    and through Python also `.npy` arrays and what Pillow reads of TIFF (the first page),
+    AVIF and HEIC. For 1 or 3 channels, color images are converted to grayscale, or
+    grayscale to color, and alpha is dropped. For any other number, images must have it:
+    PNG, WebP and TIFF with alpha for 4, `.npy` and TIFF for more. 16-bit
+    values are divided by 256, while Pillow clips 16-bit grayscale images. Orientations
+    stored only in XMP or in a PNG text chunk are ignored.
 
     Args:
         content: scalar string tensor, the file; or an array of pixels, which is only
             cropped to the window.
-        channels: int, 1 or 3.
+        channels: int, number of channels of the result.
         window: None for all pixels, or a function from the shape `(h, w, c)` of the
             upright image to the window to decode, an int tensor
             `(row, column, height, width)`.
@@ -49,7 +52,8 @@ def decode_pixels(content, channels, window=None, exif=True):
     Raises:
         tensorflow.errors.InvalidArgumentError: at run time: the file is damaged or not
             an image, a BMP or CMYK JPEG that TensorFlow would decode to wrong colors, an
-            animated WebP, or a GIF whose first frame does not fill its screen.
+            animated WebP, a GIF whose first frame does not fill its screen, or an image
+            with another number of channels.
 
     Example:
 
@@ -77,22 +81,44 @@ def decode_pixels(content, channels, window=None, exif=True):
         file = _asserted(
             good, content, "CMYK JPEG without an Adobe marker: save it as RGB."
         )
+        if channels not in (1, 3):
+            good = shape[2] == -1
+            file = _asserted(good, file, _channels_differ(shape[2], channels))
         if window is None:
             return decode_jpeg(file)
         return tf.image.decode_and_crop_jpeg(file, box(shape), 3, dct_method=_DCT)
 
-    def other():
+    def plain():
         good = tf.strings.length(checks.problem) == 0
         pixels = decode_other(_asserted(good, checks.content, checks.problem))
         message = "GIF whose first frame does not fill its screen: save it as PNG."
-        pixels = in_color(_asserted(whole_screen(checks, pixels), pixels, message))
+        pixels = _asserted(whole_screen(checks, pixels), pixels, message)
+        if channels in (1, 3):
+            return in_color(pixels)
+        found = tf.shape(pixels)[-1]
+        return _asserted(found == channels, pixels, _channels_differ(found, channels))
+
+    def other():
+        pixels = tf.cond(
+            other_formats.is_other(content),
+            lambda: other_formats.decode(content, channels),
+            plain,
+        )
         return pixels if window is None else _cropped(pixels, box(tf.shape(pixels)))
 
     pixels = tf.cond(tf.io.is_jpeg(content), jpeg, other)
     if orientation is not None:
         pixels = upright(pixels, orientation)
-    pixels = tf.ensure_shape(pixels, (None, None, 3))
-    return pixels if channels == 3 else tf.image.rgb_to_grayscale(pixels)
+    if channels == 1:
+        return tf.image.rgb_to_grayscale(tf.ensure_shape(pixels, (None, None, 3)))
+    return tf.ensure_shape(pixels, (None, None, channels))
+
+
+def _channels_differ(found, channels):
+    """Return an error message about the number of channels of an image."""
+    tf = tensorflow()
+    text = tf.strings.as_string(found)
+    return tf.strings.join(["Image of ", text, f" channels; the model takes {channels}."])
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from keras_vit.data import other_formats
 from keras_vit.data.files import contents, missing
 from keras_vit.data.host import tensorflow
 from keras_vit.data.source import Source
@@ -23,7 +24,12 @@ SPLITS = {
 }
 
 # File formats that `tf.io.decode_image` reads.
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+_PLAIN_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+
+
+def image_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of image files that can be read here, in lower case."""
+    return (*_PLAIN_SUFFIXES, *other_formats.suffixes())
 
 
 def folder_source(name, path):
@@ -38,7 +44,7 @@ def folder_source(name, path):
             held = f"; it holds {counted(rest)}" if rest else ""
             raise ValueError(
                 f"{name!r}: {path / class_name} has no images (files that end in "
-                f"{', '.join(IMAGE_SUFFIXES)}){held}. Add some, or remove the folder."
+                f"{', '.join(image_suffixes())}){held}. Add some, or remove the folder."
             )
         files += found
         labels += [label] * len(found)
@@ -161,7 +167,10 @@ def counted(others: dict[str, list[str]]) -> str:
         what = f"{suffix} file" if suffix else "file without an ending"
         if len(names) > 1:
             what = what.replace("file", "files", 1)
-        texts.append(f"{len(names)} {what} ({names[0]}{', ...' * (len(names) > 1)})")
+        more = ", ..." * (len(names) > 1)
+        package = other_formats.PACKAGES.get(suffix)
+        remedy = f"; pip install '{package}' reads them" if package else ""
+        texts.append(f"{len(names)} {what} ({names[0]}{more}{remedy})")
     return ", ".join(texts)
 
 
@@ -169,7 +178,7 @@ def image_files(folder: str | os.PathLike) -> tuple[list[str], dict[str, list[st
     """List the image files below a folder, at any depth, like `folder:` sources do.
 
     Links are followed. Names that start with a dot are ignored, as are files that do not
-    end in one of `IMAGE_SUFFIXES`.
+    end in a suffix of `image_suffixes()`.
 
     Args:
         folder: path.
@@ -184,9 +193,10 @@ def image_files(folder: str | os.PathLike) -> tuple[list[str], dict[str, list[st
     >>> images, others = image_files("photographs")  # doctest: +SKIP
     """
     images: list[str] = []
+    suffixes = image_suffixes()
     others: dict[str, list[str]] = collections.defaultdict(list)
     for file in sorted(_files_below(folder)):
-        if file.lower().endswith(IMAGE_SUFFIXES):
+        if file.lower().endswith(suffixes):
             images.append(file)
         else:
             others[os.path.splitext(file)[1].lower()].append(file)

@@ -21,7 +21,7 @@ class Source:
         class_names: the names of the classes in the order of the labels. For regression,
             the names of the values.
         image_shape: `(height, width, channels)`, or None if images differ in size.
-        channels: int, 1 or 3, the number of channels that images are decoded to.
+        channels: int, the number of channels that images are decoded to.
         references: function of no arguments that returns a finite `tf.data.Dataset` of
             all examples, always in the same order and as small as possible: dicts with
             `id`, a unique string, `label`, and `image`, the argument of `read`. A label
@@ -102,13 +102,12 @@ class Source:
         """Return the source with image files decoded to a model's number of channels.
 
         Args:
-            channels: int; None, and numbers other than 1 and 3, to which files cannot be
-                decoded, change nothing.
+            channels: int; None, which models of any number have, changes nothing.
 
         Returns:
             A `Source`; the same one if its images are arrays.
         """
-        if not self.encoded or channels not in (1, 3):
+        if not self.encoded or channels is None:
             return self
         shape = self.image_shape and (*self.image_shape[:2], channels)
         return dataclasses.replace(self, channels=channels, image_shape=shape)

@@ -38,8 +38,9 @@ def open_source(
               the default is `train`.
             - `"folder:PATH"`: a folder with one subfolder per class; labels follow the
               sorted names of the subfolders. All files in a subfolder, at any depth, that
-              end in .jpg, .jpeg, .png, .bmp, .gif or .webp are images. Links are
-              followed; names that start with a dot are ignored.
+              end in .jpg, .jpeg, .png, .bmp, .gif or .webp are images, and those in .tif,
+              .tiff, .avif, .heic, .heif or .npy if the packages that read them are
+              installed. Links are followed; names that start with a dot are ignored.
             - `"table:PATH[:SPLIT]"`: a CSV or Parquet file with one row for each image.
               Paths of images are relative to the table. SPLIT is `train`, `validation`
               or `test`, and selects rows by the column `split`.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_vit.data import other_formats
 from keras_vit.data.source import Source
 
 # Number of classes that are listed: the first ones and the last ones.
@@ -143,8 +144,7 @@ def image_sizes(source: Source) -> tuple[list[tuple[int, int]], list[str]]:
     found, damaged = [], []
     for name, file in _sample(source):
         try:
-            with Image.open(file) as image:
-                found.append(image.size)
+            found.append(other_formats.size(file))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             damaged.append(name)
     return found, damaged

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from keras_vit.data.files import contents, missing
-from keras_vit.data.folders import IMAGE_SUFFIXES, SPLITS, counted
+from keras_vit.data.folders import SPLITS, counted, image_suffixes
 from keras_vit.data.host import tensorflow
 from keras_vit.data.source import Source
 
@@ -209,9 +209,9 @@ def table_source(name: str, rest: str, columns: Columns, kind: str) -> Source:
         found = ", ".join(sorted({row.split for row in rows} - {""})) or "none"
         raise ValueError(f"{name!r}: {path} has no rows of the split {part!r}: {found}.")
     others = collections.defaultdict(list)
-    kept = []
+    kept, suffixes = [], image_suffixes()
     for i in chosen:
-        if rows[i].path.lower().endswith(IMAGE_SUFFIXES):
+        if rows[i].path.lower().endswith(suffixes):
             kept.append(i)
         else:
             others[pathlib.PurePath(rows[i].path).suffix.lower()].append(rows[i].path)

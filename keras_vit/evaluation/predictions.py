@@ -43,7 +43,7 @@ def read_images(
 
     Args:
         paths: paths of image files.
-        channels: int, number of channels, 1 or 3.
+        channels: int, number of channels; see `keras_vit.data.decode_pixels`.
         exif: bool, whether to rotate images upright by their EXIF orientation.
 
     Yields:

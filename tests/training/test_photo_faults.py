@@ -28,7 +28,7 @@ def root(tmp_path_factory):
     (folder / "empty").mkdir()
     shutil.copytree(folder / "good", folder / "tiff")
     (folder / "tiff" / "scan").mkdir()
-    (folder / "tiff" / "scan" / "a.tiff").write_bytes(b"")
+    (folder / "tiff" / "scan" / "a.svg").write_bytes(b"")
     return folder
 
 
@@ -40,7 +40,7 @@ CASES = {
     "no training set": ("held", [], "has no folder 'train', only val, test"),
     "no such folder": ("missing", [], "there is no such folder"),
     "no class folders": ("empty", [], "has no folders"),
-    "a class without images": ("tiff", [], r"no images .*; it holds 1 \.tiff file"),
+    "a class without images": ("tiff", [], r"no images .*; it holds 1 \.svg file"),
     "unknown key": ("good", ["epoch=3"], "Did you mean epochs"),
     "wrong type": ("good", ["epochs=many"], "epochs must be int"),
     "large batch": ("good", ["batch_size=99"], "batch_size=99 is larger than the 12"),
