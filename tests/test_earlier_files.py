@@ -42,6 +42,7 @@ def test_a_saved_model_loads(name):
     assert list(model.weights_by_path()) == list(build(name).weights_by_path())
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("name", mostly_slow_elsewhere(MODELS, "vit"))
 def test_saved_weights_load(name):
     model = build(name)
@@ -77,6 +78,7 @@ def test_a_run_resumes(tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_an_export_agrees_with_a_new_one(tmp_path, tensorflow):
     model = keras.saving.load_model(EARLIER / "vit.keras")

@@ -78,6 +78,7 @@ def assert_same(first, second):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_one_stream_on_any_number_of_threads_and_after_resume(folder):
     import tensorflow as tf
 

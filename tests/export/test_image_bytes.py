@@ -243,6 +243,7 @@ def test_a_crop_before_the_resize(photograph):
         np.testing.assert_allclose(image, expected(file, "RGB", part), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_other_sizes_where_nothing_resizes(photograph):
     right = encoded(photograph.resize(SIZE[::-1]), "PNG")
     files = [right, encoded(photograph, "PNG"), encoded(photograph.resize(SIZE), "PNG")]

@@ -38,6 +38,7 @@ def test_the_same_step():
         np.testing.assert_allclose(b, a, atol=1e-5, err_msg=path)
 
 
+@pytest.mark.slow_elsewhere
 def test_both_computations_drop_the_same_entries():
     """Compare the gradient with differences of the loss for the same masks."""
     model = perturb(tiny_vit(remat=True, dropout_rate=0.5, classes=5))
@@ -63,7 +64,7 @@ def test_both_computations_drop_the_same_entries():
 @pytest.mark.slow_elsewhere
 @pytest.mark.parametrize(
     ("remat", "jit_compile"),
-    [(True, "auto"), pytest.param(True, False, marks=pytest.mark.any_backend)],
+    [(True, "auto"), pytest.param(True, False, marks=pytest.mark.slow)],
 )
 def test_every_step_drops_others(remat, jit_compile):
     keras.utils.set_random_seed(0)

@@ -42,7 +42,7 @@ def training_step(make, weights, kind):
     [
         "vit",
         pytest.param("vit with remat, by blocks", marks=pytest.mark.slow),
-        pytest.param("t2t", marks=pytest.mark.any_backend),
+        pytest.param("t2t", marks=pytest.mark.slow),
     ],
 )
 def test_models_agree(name, monkeypatch):

@@ -63,6 +63,7 @@ def test_ghost_dense():
     )
 
 
+@pytest.mark.slow_elsewhere
 def test_ghost_block():
     """Compare with the original: half of q, k, v and two thirds of the MLP are copies."""
     x = random_array(2, 5, 8)

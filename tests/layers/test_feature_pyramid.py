@@ -35,6 +35,7 @@ def norm(x, weights, name):
     return formulas.layer_norm(x, weights[f"{name}/gamma"], weights[f"{name}/beta"])
 
 
+@pytest.mark.slow_elsewhere
 def test_the_pyramid_is_that_of_vitdet():
     pyramid = SimpleFeaturePyramid(filters=6)
     grid = random_array(2, 2, 4, 16)

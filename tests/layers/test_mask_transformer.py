@@ -25,6 +25,7 @@ def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
+@pytest.mark.slow_elsewhere
 def test_the_decoder_is_that_of_segmenter():
     layer = MaskTransformer(classes=4, hidden_dim=12, num_heads=3)
     grid = random_array(2, 3, 5, 8)

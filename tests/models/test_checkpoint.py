@@ -14,7 +14,7 @@ from keras_vit.cli import convert as command
 from keras_vit.convert import convert
 from keras_vit.layers import Preprocessor, resize_grid
 from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
-from tests.cases import array, perturb, random_images, tiny_vit
+from tests.cases import array, mostly_slow, perturb, random_images, tiny_vit
 from tests.golden import Golden
 
 pytestmark = pytest.mark.any_backend
@@ -176,7 +176,9 @@ def test_a_given_model_that_disagrees_about_gelu_or_epsilon_is_told():
             keras_vit.ViT.from_config({**config, argument: value, "weights": golden.path})
 
 
-@pytest.mark.parametrize("ending", [".keras", ".weights.h5", ".npz"])
+@pytest.mark.parametrize(
+    "ending", mostly_slow([".keras", ".weights.h5", ".npz"], ".keras")
+)
 @pytest.mark.parametrize(
     "name", ["google_token_prelogits", pytest.param("hf_vit", marks=pytest.mark.slow)]
 )
@@ -255,6 +257,7 @@ def test_the_command(tmp_path, capsys):
     np.testing.assert_allclose(logits, golden.outputs, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_command_is_one_line(tmp_path):
     process = subprocess.run(
         [

@@ -24,6 +24,7 @@ BOXES = np.array(
 )
 
 
+@pytest.mark.slow_elsewhere
 def test_outputs_are_boxes_around_their_locations(detector):
     outputs = array(detector(random_images(detector)))
     assert detector.strides == (4, 8, 16)
@@ -83,6 +84,7 @@ def expected_loss(boxes, outputs, strides):
     return total / count, count
 
 
+@pytest.mark.slow_elsewhere
 def test_the_loss_is_that_of_the_formula(detector):
     outputs = array(detector(random_images(detector))) + random_array(2, 32, 8, seed=1)
     loss = keras_vit.DetectionLoss.of(detector)
@@ -115,6 +117,7 @@ def test_parts_of_the_loss_at_simple_values():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_step_trains_what_is_trainable():
     backbone = tiny_vit()
     backbone.trainable = False

@@ -122,6 +122,7 @@ def test_a_prediction_after_lora_includes_it():
     np.testing.assert_allclose(found, array(expected), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_models_of_features_save_and_the_files_of_the_model_stay_the_same(tmp_path):
     model = perturb(tiny_vit(registers=1))

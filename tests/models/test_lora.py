@@ -87,6 +87,7 @@ def test_saved_and_loaded(case, tmp_path):
         np.testing.assert_allclose(_outputs(loaded), _outputs(part), atol=1e-6)
 
 
+@pytest.mark.slow_elsewhere
 def test_a_loaded_model_goes_on_learning(tmp_path):
     model = _with_lora(tiny_vit())
     model.save(tmp_path / "model.keras")
@@ -131,7 +132,7 @@ def test_frozen_beside_lora():
         keras_vit.ViT.from_config(config)
 
 
-@pytest.mark.slow_elsewhere
+@pytest.mark.slow
 def test_what_a_quantized_model_refuses():
     model = tiny_vit()
     config = keras.quantizers.GPTQConfig(dataset=["a"], tokenizer=lambda text: [0])

@@ -17,7 +17,6 @@ from tests.cases import (
     TINY,
     array,
     mostly_slow,
-    mostly_slow_elsewhere,
     perturb,
     random_images,
     tiny_t2t,
@@ -71,7 +70,7 @@ def test_files_restore_the_model(tmp_path, name):
     np.testing.assert_allclose(array(other(images)), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", mostly_slow_elsewhere(MODELS, "beit"))
+@pytest.mark.parametrize("name", mostly_slow(MODELS, "beit"))
 def test_training_with_everything(name):
     model = tiny_vit(
         **MODELS[name], remat=True, stochastic_depth_rate=0.1, dtype="mixed_bfloat16"
@@ -88,7 +87,7 @@ def test_training_with_everything(name):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mostly_slow(MODELS, "mixed", "beit"))
 def test_other_sizes_and_lora(name):
     model = perturb(tiny_vit(**MODELS[name]))
     larger = model.resized((32, 40, 3))
@@ -161,6 +160,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.parametrize(
     "name",

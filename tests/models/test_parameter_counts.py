@@ -149,6 +149,7 @@ def test_hybrid_sizes(name):
     assert tuple(side // patch_size for side in map_shape[1:3]) == GRIDS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly_slow(TOKEN, "ViTB16"))
 def test_class_token(name):
     assert count_by_blocks(name) == TOKEN[name]
@@ -164,12 +165,14 @@ def test_every_t2t_vit_has_a_row():
     assert set(T2T) == set(T2T_VIT_ARGUMENTS) == public - {"T2TViT"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly_slow(T2T, "T2TViT7", "T2TViT14Wide"))
 def test_t2t_vit(name):
     trained, fixed = count_both(name)
     assert (trained, trained + fixed) == T2T[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly_slow(GAP, "ViTB16"))
 def test_gap(name):
     assert count_by_blocks(name, pooling="gap") == GAP[name]
@@ -182,6 +185,7 @@ def test_imagenet_21k_with_representation_layer(name):
     assert counted == IMAGENET_21K[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly_slow(AUGREG_21K, "ViTRTi16"))
 def test_imagenet_21k_without_representation_layer(name):
     assert count_by_blocks(name, classes=21_843) == AUGREG_21K[name]
@@ -203,6 +207,7 @@ def test_hybrids_with_every_head(name, classes, layer):
             assert expected == table[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly_slow(AT_384, "ViTB16"))
 def test_384_pixels(name):
     assert count_by_blocks(name, input_shape=(384, 384, 3)) == AT_384[name]

@@ -12,7 +12,7 @@ def weights(model):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("resize", RESIZE_CONVENTIONS)
+@pytest.mark.parametrize("resize", mostly_slow(RESIZE_CONVENTIONS, "google", "bicubic"))
 @pytest.mark.parametrize("prefix", mostly_slow([0, 1, 5], 1))
 @pytest.mark.parametrize(
     "size", [(24, 16), pytest.param((16, 48), marks=pytest.mark.slow), (8, 8)]

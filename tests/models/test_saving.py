@@ -139,7 +139,7 @@ def save_case(name, directory):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", mostly_slow(CASES, *SOME_FILES))
 def test_config(name):
     arguments = CASES[name]
     model = tiny_vit(**arguments)
@@ -224,6 +224,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.skipif(not OTHERS, reason="only one backend is installed")
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ def test_a_model_made_from_weights_saves_without_them(goldens, tmp_path):
 
 
 @pytest.mark.slow_elsewhere
-@pytest.mark.parametrize("make", [tiny_vit, tiny_t2t])
+@pytest.mark.parametrize("make", mostly_slow([tiny_vit, tiny_t2t], tiny_vit))
 def test_class_names(make, tmp_path):
     names = ("a", "b", "c", "d", "e")
     model = perturb(make(class_names=names))
@@ -320,7 +321,7 @@ if __name__ == "__main__":  # test_files_on_another_backend runs this file.
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("make", [tiny_vit, tiny_t2t])
+@pytest.mark.parametrize("make", mostly_slow([tiny_vit, tiny_t2t], tiny_vit))
 def test_a_new_head_trains_on_a_frozen_model(make, tmp_path):
     model = make(classes=5)
     perturb(model)

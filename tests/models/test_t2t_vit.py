@@ -19,6 +19,7 @@ XLA = keras.backend.backend() != "torch"
 FAST = keras.backend.backend() == "jax"
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize(
     ("arguments", "dtype", "jit_compile"),
     [

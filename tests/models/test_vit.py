@@ -5,7 +5,15 @@ import pytest
 import keras_vit
 from keras_vit.layers import ResNetStem
 from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
-from tests.cases import TINY, array, perturb, random_images, tiny_vit, weights_of
+from tests.cases import (
+    TINY,
+    array,
+    mostly_slow,
+    perturb,
+    random_images,
+    tiny_vit,
+    weights_of,
+)
 from tests.formulas import below, block, dense, layer_norm, softmax
 
 
@@ -180,7 +188,7 @@ def test_weight_paths_of_a_hybrid():
 
 
 @pytest.mark.slow_elsewhere
-@pytest.mark.parametrize("name", VIT_SIZES)
+@pytest.mark.parametrize("name", mostly_slow(VIT_SIZES, "ViTS14", "ViTB16", "ViTg14"))
 def test_a_variant_passes_its_overrides_on(name):
     model = getattr(keras_vit, name)(**TINY, registers=1, name="mine")
     assert model.get_config() == tiny_vit(registers=1, name="mine").get_config()

@@ -40,6 +40,7 @@ def test_formula(kind, tmp_path):
     np.testing.assert_allclose(probabilities, softmax, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_a_classifier_is_fine_tuned_and_gets_a_new_head():
     model = perturb(tiny_vit(include_top=False))

@@ -184,6 +184,7 @@ def test_the_command_refuses_data_before_it_makes_anything(recipe, tmp_path, mon
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command(recipe, tmp_path, monkeypatch, capsys):
     backbone = tiny_vit(input_shape=(32, 32, 3), include_top=False)
     backbone.save(tmp_path / "vit.keras")
@@ -197,6 +198,7 @@ def test_the_command(recipe, tmp_path, monkeypatch, capsys):
     assert isinstance(model, keras_vit.DetectionModel)
 
 
+@pytest.mark.slow
 def test_a_few_digits_are_learned_by_heart(recipe):
     """Overfit four images, which must be found again almost exactly."""
     backbone = tiny_vit(input_shape=(32, 32, 3), patch_size=4, include_top=False)

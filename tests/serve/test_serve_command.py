@@ -49,6 +49,7 @@ print(json.dumps({"answered": len(answered), "lost": lost, "closed": len(closed)
 """
 
 
+@pytest.mark.slow
 def test_a_stop_loses_no_request(exported):
     server = Served(exported, "--name", "vit")
     body = {"signature_name": "predict_bytes", "instances": [b64(file(pixels(1)[0]))]}

@@ -103,6 +103,7 @@ def cross_entropy(targets, logits):
     return np.log(np.exp(logits).sum(-1)) - rows
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("kind", "error"),

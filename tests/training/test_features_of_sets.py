@@ -40,6 +40,7 @@ def config(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_features_of_a_block_are_its_class_token(config):
     source = open_source("digits:test")
     found, labels = features(feature_network(config, block=-2), source, config)

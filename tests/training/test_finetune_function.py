@@ -43,7 +43,7 @@ class Pairs(keras.utils.PyDataset):
         return tuple(part[4 * index : 4 * index + 4] for part in self.pairs)
 
 
-@pytest.mark.slow_elsewhere
+@pytest.mark.slow
 def test_a_folder(root, tmp_path, capsys):
     run = tmp_path / "run"
     results = keras_vit.training.finetune(

@@ -23,6 +23,7 @@ def images(batch=3):
     return random_array(batch, *SHAPE)
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("size", [4, 8, 12])
 def test_outputs_are_those_of_the_resized_model(size):
     network = backbone(registers=1)
@@ -33,6 +34,7 @@ def test_outputs_are_those_of_the_resized_model(size):
     np.testing.assert_allclose(array(model(images())), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_step_draws_a_size_and_trains_the_underlying_weights():
     network = backbone(pooling="gap")
     model = FlexiblePatches(network, (4, 8, 12), SHAPE[:2], seed=1)

@@ -74,6 +74,7 @@ def test_formula():
         )
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("normalize", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     "by_image", [pytest.param(None, marks=pytest.mark.slow_elsewhere), [1.0, 0.0, 2.0]]

@@ -54,6 +54,7 @@ def objective(request):
     return make
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize(
     "backbone", ["everything", pytest.param("tokens", marks=pytest.mark.slow)]
 )
@@ -193,6 +194,7 @@ def test_images_are_checked(objective):
         objective()(np.zeros((2, 16, 24, 3), "uint8"))
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_the_backbone_is_saved_and_fine_tuned(objective, tmp_path):
     model = perturb(objective(backbone_of(pooling="gap", registers=1)))

@@ -379,6 +379,7 @@ def test_the_weights_come_back_after_an_error():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's"
 )
@@ -434,6 +435,7 @@ def test_averages_that_there_are_not():
         AdamW(ema_decay=0.9).build(low.trainable_variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [AdamW, pytest.param(SGD, marks=pytest.mark.slow)])
 def test_a_saved_model_goes_on_with_the_same_optimizer(cls, tmp_path):
     model, x, y = small_model()

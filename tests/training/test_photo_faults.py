@@ -85,6 +85,7 @@ def test_splits_are_no_classes_in_a_config(root, tmp_path):
         finetune.main([*arguments, "--workdir", str(tmp_path / "run")])
 
 
+@pytest.mark.slow
 def test_a_failed_start_leaves_the_directory_free(root, tmp_path, monkeypatch):
     from keras_vit.training import runs
 

@@ -73,6 +73,7 @@ def test_measuring_the_duration_changes_nothing(root, tmp_path):
         np.testing.assert_array_equal(array(mine), array(theirs))
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_the_same_command_resumes_with_the_settings_of_the_run(
     root, tmp_path, capsys, monkeypatch

@@ -113,6 +113,7 @@ def test_evaluation_compares_class_names(run, sets, tmp_path):
     evaluated(tmp_path / "unnamed.keras", "other")
 
 
+@pytest.mark.slow
 def test_a_head_that_is_kept_has_the_classes_of_the_run(run, sets):
     weights = [f"model.weights={run / 'best.keras'}", "model.arguments.head=keep"]
     kept = configs.override(
@@ -131,6 +132,7 @@ def test_probes_compare_the_classes_of_their_sets(test, run, sets):
         probe.main([str(run), *options(*names, f"data.test={sets[test]}")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", mostly_slow([evaluate, probe], evaluate))
 def test_an_unreadable_image_ends_a_command_in_one_line(command, run, sets, tmp_path):
     bad = write(tmp_path / "bad", count=1)

@@ -68,6 +68,7 @@ def assert_same_state(directory, other):
         np.testing.assert_array_equal(values, theirs[name], err_msg=name)
 
 
+@pytest.mark.slow_elsewhere
 def test_what_a_run_leaves(whole, config):
     names = {path.name for path in whole.iterdir()}
     assert names == {
@@ -198,6 +199,7 @@ def test_an_interrupted_run(tmp_path, monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow_elsewhere
 def test_a_finished_run_is_left_as_it_is(whole, config):
     before = state(whole)
     runs.train(config, whole)

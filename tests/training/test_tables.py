@@ -43,7 +43,9 @@ def root(tmp_path_factory):
 
 
 @pytest.mark.slow_elsewhere
-@pytest.mark.parametrize("kind", ["multi", "regression"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("multi", marks=pytest.mark.slow), "regression"]
+)
 def test_every_kind_trains_evaluates_predicts_and_exports(kind, root, tmp_path, capsys):
     run = tmp_path / "run"
     arguments = [str(root / "tiny.keras"), "--data", str(root / f"{kind}.csv")]

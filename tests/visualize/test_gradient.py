@@ -64,6 +64,7 @@ def relevance(model, tokens, chosen):
     return total - np.eye(len(tokens))
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("pooling", mostly_slow_elsewhere(["token", "gap"], "token"))
 def test_relevance_is_that_of_finite_differences(pooling):
     model = perturb(tiny_vit(pooling=pooling))
@@ -78,6 +79,7 @@ def test_relevance_is_that_of_finite_differences(pooling):
         np.testing.assert_allclose(maps[index].ravel(), row, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_the_predicted_class_is_the_default():
     model = perturb(tiny_t2t())

@@ -43,6 +43,7 @@ def weights(model):
     return attention_weights(model, np.stack(images))
 
 
+@pytest.mark.slow
 def test_rows_of_large_activations_sum_to_1(weights):
     assert weights.shape == (3, 12, 6, 257, 257)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=0, atol=1e-5)
@@ -61,6 +62,7 @@ def test_the_class_token_looks_at_the_elephant(model, weights):
     assert maps[2:14, 2:14].mean() > 1.5 * border.sum() / (256 - 144)
 
 
+@pytest.mark.slow
 def test_positions_are_less_similar_the_farther_apart_they_are(model):
     assert similarity_and_distance(position_similarity(model)) < -0.5
     assert (

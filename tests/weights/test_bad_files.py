@@ -131,7 +131,7 @@ def test_code_in_a_pth_is_never_executed(tmp_path, format):
 
 @pytest.mark.parametrize("name", ["timm_token", "hf_vit"])
 @pytest.mark.parametrize(
-    "wrap", [None, pytest.param("state_dict", marks=pytest.mark.slow), "model_ema"]
+    "wrap", mostly_slow([None, "state_dict", "model_ema"], "model_ema")
 )
 def test_what_torch_saves(tmp_path, name, wrap):
     torch = pytest.importorskip("torch")

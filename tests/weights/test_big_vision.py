@@ -10,7 +10,7 @@ import keras_vit
 from keras_vit.convert import convert
 from keras_vit.weights.detect import open_checkpoint
 from keras_vit.weights.google import save_npz
-from tests.cases import array, perturb, tiny_vit
+from tests.cases import array, mostly_slow, perturb, tiny_vit
 from tests.golden import Golden
 
 pytestmark = pytest.mark.any_backend
@@ -49,7 +49,9 @@ def stacked(arrays):
     return result
 
 
-@pytest.mark.parametrize("prefix", ["params/", "params/img/", "opt/target/"])
+@pytest.mark.parametrize(
+    "prefix", mostly_slow(["params/", "params/img/", "opt/target/"], "params/img/")
+)
 def test_prefixes(golden, tmp_path, prefix):
     arrays = {prefix + name: x for name, x in golden.arrays.items()}
     beside = {"params/img/": "params/txt/head/bias", "opt/target/": "opt/state/step"}
@@ -86,6 +88,7 @@ def test_positions_at_the_top(golden, tmp_path):
     assert_same_logits(write(tmp_path / "top.npz", arrays), golden)
 
 
+@pytest.mark.slow
 def test_positions_of_the_grid_alone(golden, tmp_path):
     """Check that a missing row for the class token counts as zero."""
     arrays = golden.arrays

@@ -11,7 +11,7 @@ from keras_vit.cli import convert as command
 from keras_vit.convert import convert
 from keras_vit.weights.directory import check_same_network
 from keras_vit.weights.timm_writer import timm_directory
-from tests.cases import array, perturb, random_images, tiny_vit
+from tests.cases import array, mostly_slow, perturb, random_images, tiny_vit
 from tests.golden import Golden
 
 pytestmark = pytest.mark.any_backend
@@ -61,7 +61,10 @@ MODELS = {
 SHARED = ("beit",)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+FAST = "dinov2", "rope_mixed", "relpos", "hybrid"
+
+
+@pytest.fixture(scope="module", params=mostly_slow(MODELS, *FAST))
 def converted(request, tmp_path_factory):
     """Return a model, and the directory to which it was converted."""
     model = perturb(with_preprocessor(**MODELS[request.param]))

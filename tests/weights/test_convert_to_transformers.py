@@ -13,7 +13,7 @@ import keras_vit
 from keras_vit.convert import convert
 from keras_vit.weights.transformers.writer import transformers_directory
 from recipes.benchmark import torchvision_stub
-from tests.cases import array, perturb, random_images, tiny_vit
+from tests.cases import array, mostly_slow, perturb, random_images, tiny_vit
 from tests.golden import Golden
 
 pytestmark = pytest.mark.any_backend
@@ -70,7 +70,10 @@ def with_preprocessor(**arguments):
     return tiny_vit(preprocessor=preprocessor, **arguments)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+FAST = "vit", "dinov2_registers_classifier", "dinov3_gated", "siglip", "beit"
+
+
+@pytest.fixture(scope="module", params=mostly_slow(MODELS, *FAST))
 def converted(request, tmp_path_factory):
     """Return a model, and the directory to which it was converted."""
     model = perturb(with_preprocessor(**MODELS[request.param]))

@@ -8,7 +8,6 @@ import keras_vit
 from tests.cases import (
     array,
     mostly_slow,
-    mostly_slow_elsewhere,
 )
 from tests.golden import NAMES, Golden
 
@@ -16,6 +15,7 @@ TIMM = [name for name in NAMES if name.startswith("timm_")]
 HEADLESS = ("hf_vit_headless", "keras_hub_backbone")
 WITH_HEAD = [name for name in NAMES if name not in HEADLESS]
 ONE_PER_SOURCE = (
+    "timm_deit3",  # LayerScale of both branches.
     "google_gap",
     "google_hybrid_stem_only",
     "hf_deit",
@@ -45,7 +45,7 @@ def test_all_sources_are_here():
     assert len(NAMES) == 26
 
 
-@pytest.mark.parametrize("name", mostly_slow_elsewhere(WITH_HEAD, *ONE_PER_SOURCE))
+@pytest.mark.parametrize("name", mostly_slow(WITH_HEAD, *ONE_PER_SOURCE))
 def test_logits(name):
     golden = Golden(name)
     model = golden.load()

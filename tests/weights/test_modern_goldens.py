@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import keras_vit
 from recipes.benchmark import torchvision_stub
-from tests.cases import array, random_array
+from tests.cases import array, mostly_slow_elsewhere, random_array
 from tests.conftest import GOLDENS
 
 DIRECTORY = GOLDENS.parents[2] / "shared" / "goldens_modern"
@@ -71,7 +71,7 @@ def check_outputs(model, inputs, outputs, reference):
         )
 
 
-@pytest.mark.parametrize("name", HUGGING_FACE)
+@pytest.mark.parametrize("name", mostly_slow_elsewhere(HUGGING_FACE, "hf_dinov3"))
 def test_transformers(name):
     inputs, reference = read_reference(name)
     model = keras_vit.load_checkpoint(DIRECTORY / name)
@@ -82,7 +82,7 @@ def test_transformers(name):
     check_outputs(model, inputs, {output: model.output}, reference)
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("name", mostly_slow_elsewhere(TIMM, "timm_rope_mixed"))
 def test_timm(name):
     inputs, reference = read_reference(name)
     model = keras_vit.load_checkpoint(DIRECTORY / name, classifier_activation=None)
@@ -92,7 +92,7 @@ def test_timm(name):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("grid", [(6, 3), (5, 5)])
+@pytest.mark.parametrize("grid", [(6, 3), pytest.param((5, 5), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "name", ["timm_dinov3", "timm_eva02", "timm_rope_mixed", "timm_beit"]
 )

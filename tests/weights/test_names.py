@@ -47,13 +47,19 @@ def publish(mirror, name, golden, monkeypatch):
     path.write_bytes(golden.path.read_bytes())
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize(
     ("name", "golden_name"),
     [
         ("vit_b16.augreg_in21k_ft_in1k_384", "google_token"),
-        ("vit_s16.deit3_in1k_224", "timm_deit3"),
-        ("vit_b16.deit_distilled_in1k_384", "timm_deit_distilled"),
-        ("t2t_vit_14.orig_in1k_224", "t2t_performer"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("vit_s16.deit3_in1k_224", "timm_deit3"),
+                ("vit_b16.deit_distilled_in1k_384", "timm_deit_distilled"),
+                ("t2t_vit_14.orig_in1k_224", "t2t_performer"),
+            )
+        ),
     ],
 )
 def test_a_name_brings_its_preprocessing(mirror, monkeypatch, name, golden_name):

@@ -69,8 +69,10 @@ def test_resized_patches_are_those_of_flexivit(size, tensorflow):
     )
 
 
-@pytest.mark.parametrize("name", ["google_token_prelogits", "timm_map"])
-@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("google_token_prelogits", 1), ("timm_map", 4)],
+)
 def test_checkpoints_for_other_channels(name, channels):
     golden = Golden(name)
     size = (*golden.input_shape[:2], channels)

@@ -74,6 +74,7 @@ def test_features_without_the_head():
     assert model.output_shape == (None, 5, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["t2t_performer", "t2t_transformer"])
 def test_a_grey_image_gives_what_it_gave_as_rgb(name, tmp_path):
     """Check gray images for a first norm that treats all channels equally."""
@@ -167,6 +168,7 @@ def test_files_that_do_not_fit(tmp_path, change, message):
         keras_vit.load_checkpoint(path, **overrides)
 
 
+@pytest.mark.slow
 def test_models_of_another_kind():
     with pytest.raises(ValueError, match=r"T2T-ViT checkpoint: use keras_vit\.T2TViT"):
         keras_vit.ViT(weights=PERFORMER.path)
