@@ -38,7 +38,9 @@ class DetectionLoss(keras.losses.Loss):
     Example:
 
     >>> import numpy as np, keras_vit
-    >>> backbone = keras_vit.ViTTi16(input_shape=(32, 48, 3), include_top=False)
+    >>> backbone = keras_vit.ViTTi16(
+    ...     input_shape=(32, 48, 3), num_layers=1, include_top=False
+    ... )
     >>> model = keras_vit.DetectionModel(backbone, classes=5, filters=32)
     >>> model.compile("adam", keras_vit.DetectionLoss.of(model))
     >>> boxes = np.array([[[4.0, 8.0, 24.0, 30.0, 2.0], [0.0, 0.0, 0.0, 0.0, -1.0]]])

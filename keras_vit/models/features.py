@@ -99,10 +99,10 @@ class FeatureMethods:
 
         >>> import numpy as np
         >>> import keras_vit
-        >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3))
-        >>> network = model.feature_model(blocks=2)
+        >>> model = keras_vit.ViT((32, 48, 3), hidden_dim=192, num_layers=2)
+        >>> network = model.feature_model(blocks=[1])
         >>> maps = network.predict(np.zeros((5, 32, 48, 3)), batch_size=2, verbose=0)
-        >>> maps["block_11"].shape
+        >>> maps["block_1"].shape
         (5, 2, 3, 192)
         """
         if self._feature_models is None:

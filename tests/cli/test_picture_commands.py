@@ -69,6 +69,7 @@ def test_neighbors(checkpoint, photos, tmp_path, capsys):
         neighbors.main([checkpoint, str(photos / "a.png"), "--workdir", str(workdir)])
 
 
+@pytest.mark.slow
 def test_neighbors_classify(checkpoint, tmp_path, capsys):
     data = ["--set", "data.train=digits:train", "--set", "data.test=digits:test"]
     knn.main([checkpoint, *data, "--neighbors", "3", "--workdir", str(tmp_path)])
@@ -77,6 +78,7 @@ def test_neighbors_classify(checkpoint, tmp_path, capsys):
     assert results["of"] == checkpoint
 
 
+@pytest.mark.slow
 def test_robustness(checkpoint, tmp_path, capsys):
     data = ["--set", "data.test=digits:test"]
     robustness.main([checkpoint, *data, "--workdir", str(tmp_path)])

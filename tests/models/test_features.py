@@ -55,7 +55,7 @@ def tokens_by_block(model, images):
     "kind",
     [
         "token",
-        *(pytest.param(k, marks=pytest.mark.any_backend) for k in MODELS if k != "token"),
+        *(pytest.param(k, marks=pytest.mark.slow) for k in MODELS if k != "token"),
     ],
 )
 def test_features_are_the_tokens_of_the_blocks(kind):

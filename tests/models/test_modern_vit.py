@@ -55,7 +55,7 @@ MODELS = {
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mostly_slow(MODELS, "beit"))
 def test_files_restore_the_model(tmp_path, name):
     model = perturb(tiny_vit(**MODELS[name]))
     images = random_images(model)

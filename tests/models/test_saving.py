@@ -195,7 +195,7 @@ def test_config_of_t2t_vit(name):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", mostly_slow(FILES, *SOME_FILES))
+@pytest.mark.parametrize("name", mostly_slow(FILES, *SOME_FILES[::3]))
 def test_files_on_this_backend(saved, name):
     check_files(saved(name), name, atol=0)
 

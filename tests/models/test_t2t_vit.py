@@ -24,12 +24,10 @@ FAST = keras.backend.backend() == "jax"
     ("arguments", "dtype", "jit_compile"),
     [
         ({}, "float32", XLA),
-        pytest.param(
-            *({"remat": True}, "mixed_bfloat16", FAST), marks=pytest.mark.any_backend
-        ),
+        pytest.param(*({"remat": True}, "mixed_bfloat16", FAST), marks=pytest.mark.slow),
         pytest.param(
             *({"tokens": "transformer"}, "float32", FAST),
-            marks=pytest.mark.slow_elsewhere,
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             *({"tokens": "convolution", "pooling": "gap"}, "float32", FAST),
@@ -96,7 +94,14 @@ def test_weight_paths():
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("size", [(224, 224), (384, 384), (192, 256)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (192, 256),
+        pytest.param((224, 224), marks=pytest.mark.slow),
+        pytest.param((384, 384), marks=pytest.mark.slow),
+    ],
+)
 def test_published_sizes(size):
     """Check published image sizes; at 224 pixels the token layers see 3136 tokens."""
     model = tiny_t2t(input_shape=(*size, 3), tokens="transformer")

@@ -45,7 +45,7 @@ def test_gradients_reach_every_trainable_variable(name):
     assert still == []
 
 
-@pytest.mark.slow_elsewhere
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [

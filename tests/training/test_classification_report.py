@@ -18,7 +18,7 @@ from keras_vit.evaluation.classification_figures import (
 )
 from keras_vit.evaluation.classified import Collector
 from keras_vit.training import config as configs
-from tests.cases import perturb, tiny_vit
+from tests.cases import mostly_slow, perturb, tiny_vit
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 pytest.importorskip("matplotlib", reason="reports need matplotlib")
@@ -260,7 +260,9 @@ def examples():
     return images, np.arange(30) % 3
 
 
-@pytest.mark.parametrize("kind", ["arrays", "one-hot", "dataset", "binary"])
+@pytest.mark.parametrize(
+    "kind", mostly_slow(["arrays", "one-hot", "dataset", "binary"], "one-hot")
+)
 def test_the_callback_with_another_model(kind, examples, tmp_path, tensorflow):
     images, labels = examples
     loss, units, last = "sparse_categorical_crossentropy", 3, "softmax"

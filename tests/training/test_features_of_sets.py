@@ -106,6 +106,7 @@ def test_accuracy_of_neighbors(config):
         nearest_neighbors(unset)
 
 
+@pytest.mark.slow
 def test_duplicates_and_outliers():
     rows = random_array(12, 6)
     rows[7] = rows[2] * 3 + 1e-4

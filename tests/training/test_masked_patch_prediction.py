@@ -71,7 +71,9 @@ def test_kept_patches_are_predicted_from_the_tokens_of_the_backbone():
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("weights", [None, [1.0, 0.0, 2.0]])
+@pytest.mark.parametrize(
+    "weights", [pytest.param(None, marks=pytest.mark.slow), [1.0, 0.0, 2.0]]
+)
 def test_loss_and_accuracy(weights):
     model = perturb(model_of())
     # The images are dark (pixels around 28), so that some patches have class 0, which the

@@ -125,6 +125,7 @@ def test_a_dataset_with_labels_and_sample_weights(objective, tensorflow):
     assert weighted != model.evaluate(images, verbose=0, return_dict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_masks_differ_in_training_and_repeat_otherwise(objective):
     model = objective()

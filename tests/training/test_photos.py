@@ -120,6 +120,7 @@ def test_a_config_keeps_its_settings(root, tmp_path, capsys):
         finetune.main([str(config), *photos_of])
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_the_question(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(isatty=lambda: True))

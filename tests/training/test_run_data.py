@@ -125,6 +125,7 @@ def test_a_head_that_is_kept_has_the_classes_of_the_run(run, sets):
         runs.make_plan(kept).objective.build()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", ["other", "fewer"])
 def test_probes_compare_the_classes_of_their_sets(test, run, sets):
     names = [f"data.{part}={sets['train']}" for part in ("train", "validation")]

@@ -14,7 +14,7 @@ from keras_vit.visualize import (
 from tests.cases import (
     DENSE,
     array,
-    mostly_slow_elsewhere,
+    mostly_slow,
     perturb,
     random_images,
     tiny_t2t,
@@ -50,7 +50,7 @@ def weights_by_hand(block, tokens):
 @pytest.mark.parametrize(
     "case",
     [
-        *mostly_slow_elsewhere(list(MODELS)[:-1], "bias"),
+        *mostly_slow(list(MODELS)[:-1], "bias"),
         pytest.param("t2t_dense", marks=pytest.mark.any_backend),
     ],
 )

@@ -49,6 +49,7 @@ def test_rows_of_large_activations_sum_to_1(weights):
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_later_blocks_look_farther(model, weights):
     distances = mean_attention_distance(weights, model.grid_shape, 14, 1).mean(axis=1)
     # Except for the first, which looks far.

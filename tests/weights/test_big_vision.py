@@ -158,13 +158,17 @@ def test_attention_pooling(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "google_token",
+    mostly_slow(
+        [
+            "google_token",
+            "google_token_prelogits",
+            "google_gap",
+            "google_hybrid_r",
+            "google_hybrid_stem_only",
+        ],
         "google_token_prelogits",
-        "google_gap",
         "google_hybrid_r",
-        "google_hybrid_stem_only",
-    ],
+    ),
 )
 def test_there_and_back_is_bit_identical(tmp_path, name):
     golden = Golden(name)

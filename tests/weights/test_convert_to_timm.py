@@ -221,7 +221,11 @@ def test_preprocessors_are_compared():
 
 @pytest.mark.parametrize(
     "name",
-    ["timm_token", "timm_deit_distilled", "timm_registers_layerscale", "timm_map"],
+    mostly_slow(
+        ["timm_token", "timm_deit_distilled", "timm_registers_layerscale", "timm_map"],
+        "timm_deit_distilled",
+        "timm_map",
+    ),
 )
 def test_the_way_back_to_timm_is_bit_identical(tmp_path, name):
     golden = Golden(name)

@@ -71,7 +71,7 @@ def test_a_given_model_gets_the_same_weights(name):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("name", mostly_slow(TIMM, "timm_map", "timm_token"))
 def test_features(name):
     golden = Golden(name)
     model = golden.load()
