@@ -100,7 +100,7 @@ def decode_pixels(content, channels, window=None, exif=True):
 
     def other():
         pixels = tf.cond(
-            other_formats.is_other(content),
+            checks.is_other,
             lambda: other_formats.decode(content, channels),
             plain,
         )
@@ -150,6 +150,7 @@ class Checks(NamedTuple):
     Attributes:
         content: string, the file that should be decoded.
         problem: string, reason not to decode a file that is not a JPEG, or empty.
+        is_other: bool, whether Python decodes the file.
         has_adobe: bool, whether a JPEG states its color space in an Adobe marker.
         is_gif: bool.
         screen: int64, width and height of a GIF's screen.
@@ -158,6 +159,7 @@ class Checks(NamedTuple):
 
     content: Any
     problem: Any
+    is_other: Any
     has_adobe: Any
     is_gif: Any
     screen: Any
@@ -194,6 +196,7 @@ def checked(contents):
     return Checks(
         contents,
         _problem(header),
+        other_formats.is_other(header),
         tf.strings.split(contents, _ADOBE, maxsplit=1).row_lengths() > 1,
         is_gif,
         number(tf.reshape(header[:, 6:10], (-1, 2, 2)), True),

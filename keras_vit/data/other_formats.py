@@ -10,6 +10,7 @@ import io
 
 import numpy as np
 
+from keras_vit.data.file_bytes import starts
 from keras_vit.data.host import tensorflow
 
 # What reads these formats, for pip.
@@ -20,6 +21,10 @@ PACKAGES = {
     ".heic": "keras-vit[images]",
     ".heif": "keras-vit[images]",
 }
+
+
+# First bytes of TIFF, BigTIFF and `.npy` files.
+_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x93NUMPY")
 
 
 @functools.cache
@@ -37,20 +42,18 @@ def suffixes() -> tuple[str, ...]:
     return tuple(found)
 
 
-def is_other(content):
-    """Return whether a file has a format of this module, by its first bytes.
+def is_other(header):
+    """Return whether files have a format of this module, by their first bytes.
 
     Args:
-        content: scalar string tensor, the file.
+        header: int64 tensor `(b, n)`, the first 8 bytes or more of the files.
 
     Returns:
-        Scalar bool tensor.
+        bool tensor `(b,)`.
     """
-    tf = tensorflow()
-    starts = tf.strings.substr(content, 0, 4)
-    brand = tf.strings.substr(content, 4, 4)  # ISO base media files: AVIF and HEIC.
-    known = [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x93NUM"]
-    return tf.reduce_any(starts == known) | (brand == b"ftyp")
+    known = [starts(header, text) for text in _STARTS]
+    known.append(starts(header[:, 4:], b"ftyp"))  # ISO base media files: AVIF and HEIC.
+    return tensorflow().reduce_any(known, axis=0)
 
 
 def decode(content, channels):

@@ -96,6 +96,7 @@ def test_a_tiff_of_many_bands(stored):
 @pytest.mark.parametrize(
     ("content", "channels", "message"),
     [
+        (b"", 3, "empty"),
         (encoded(COLOR, "TIFF")[:60], 3, "."),
         (b"\0\0\0\x1cftypavif" + bytes(20), 3, "cannot identify image"),
         (array(BANDS), 3, r"shape \(6, 9, 7\); the model takes images of 3 channels"),

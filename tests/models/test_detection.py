@@ -94,6 +94,7 @@ def test_the_loss_is_that_of_the_formula(detector):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.slow_elsewhere
 def test_the_loss_of_images_without_objects(detector):
     outputs = array(detector(random_images(detector)))
     empty = np.full((2, 3, 5), -1, "float32")

@@ -94,6 +94,7 @@ def test_what_a_run_leaves(whole, config):
     assert 0 <= results["test_accuracy"] <= 1
 
 
+@pytest.mark.slow_elsewhere
 def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
     # The loss takes logits, but the saved model ends in a softmax.
     model = keras_vit.load_checkpoint(whole / "last.keras", classifier_activation=None)

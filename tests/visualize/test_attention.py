@@ -105,6 +105,7 @@ def test_maps_of_heads_show_the_class_token_or_the_mean_patch():
     )
 
 
+@pytest.mark.slow_elsewhere
 def test_weights_of_attention_pooling():
     model = perturb(tiny_vit(pooling="map", registers=1))
     images = random_images(model, batch=3)

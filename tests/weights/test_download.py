@@ -1,24 +1,17 @@
 """Downloads from a server on the loopback interface, without access to the network."""
 
-import base64
 import contextlib
-import dataclasses
-import errno
-import hashlib
 import http.client
 import http.server
 import importlib.util
-import io
 import json
 import os
 import pathlib
-import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-import types
 
 import keras
 import pytest
@@ -26,125 +19,18 @@ import pytest
 from keras_vit.weights import download, registry
 from keras_vit.weights.connection import Redirects
 from keras_vit.weights.download import fetch_checkpoint
+from tests.weights.download_server import (
+    CONTENT,
+    NAME,
+    PATH,
+    SHA256,
+    cached,
+    etag,
+    expect,
+    leave_part,
+)
 
-pytestmark = pytest.mark.any_backend
-
-NAME = "vit_h14.orig_in21k_224"
-PATH = "/vit_models/imagenet21k/ViT-H_14.npz"
-CONTENT = bytes(range(256)) * 20_000  # 5 MB, which take several reads.
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-def etag(content):
-    return f'"{hashlib.md5(content).hexdigest()}"'
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments):
-        pass
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        server = self.server
-        server.requests.append((self.path, dict(self.headers)))
-        self.close_connection = True
-        if server.gate:
-            server.gate.wait(30)
-        if server.gated and self.path.startswith(server.gated):
-            self.send_response(403)
-            self.send_header("X-Error-Code", "GatedRepo")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if self.path in server.redirects:
-            self.send_response(302)
-            for header in server.redirects[self.path].items():
-                self.send_header(*header)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if server.status != 200 or self.path not in server.files:
-            self.send_error(server.status if server.status != 200 else 404)
-            return
-        content, start = server.files[self.path], 0
-        if (
-            server.ranges
-            and "Range" in self.headers
-            and self.headers["If-Range"] == etag(content)
-        ):
-            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
-        if start >= len(content):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            shown = f"bytes {start + server.shift}-{len(content) - 1}/{len(content)}"
-            self.send_header("Content-Range", shown)
-        if server.length:
-            self.send_header("Content-Length", str(len(content) - start))
-        for header in {"ETag": etag(content), **server.headers}.items():
-            self.send_header(*header)
-        self.end_headers()
-        cut = server.cuts.pop(0) if server.cuts else None
-        if self.command == "GET":
-            with contextlib.suppress(ConnectionError):  # The client may disconnect.
-                self.wfile.write(content[start:][:cut])
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Web server for `files` that cuts off its first responses after `cuts` bytes."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {PATH: CONTENT}
-        self.headers, self.redirects, self.requests, self.cuts = {}, {}, [], []
-        self.status, self.ranges, self.length, self.gate = 200, True, True, None
-        self.shift, self.gated = 0, ""
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-@pytest.fixture
-def server():
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv("HF_ENDPOINT", raising=False)
-    # No server listens on this port, in case a test does not set a mirror.
-    monkeypatch.setenv("KERAS_VIT_MIRROR", "http://127.0.0.1:9")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "home" / "keras_vit"
-
-
-@pytest.fixture
-def mirror(server, monkeypatch):
-    monkeypatch.setenv("KERAS_VIT_MIRROR", server.url + "/")
-    return server
-
-
-def cached(cache):
-    """Return the names of all files in the cache except locks."""
-    return sorted(file.name for file in cache.iterdir() if file.suffix != ".lock")
-
-
-def expect(monkeypatch, **fields):
-    row = dataclasses.replace(registry.published_checkpoints()[NAME], **fields)
-    monkeypatch.setitem(registry.published_checkpoints(), NAME, row)
+pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("cache")]
 
 
 def test_download_once(mirror, cache, capsys):
@@ -363,13 +249,6 @@ def test_a_killed_process_leaves_nothing_under_the_name(mirror, cache):
     assert cached(cache) == [f"{NAME}.npz"]
 
 
-def leave_part(cache, content, version):
-    cache.mkdir(parents=True)
-    (cache / f"{NAME}.npz.part").write_bytes(content)
-    if version:
-        (cache / f"{NAME}.npz.version").write_text(version)
-
-
 @pytest.mark.parametrize("version", ['"another"', None])
 def test_a_part_of_another_version_is_not_resumed(mirror, cache, version):
     leave_part(cache, b"old" * 1000, version)
@@ -395,141 +274,6 @@ def test_a_server_that_cannot_resume(mirror, cache):
     mirror.ranges = False
     mirror.cuts = [2_000_000]
     assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
-
-
-def test_truncated(mirror, cache):
-    mirror.ranges = False
-    mirror.cuts = [2_000_000] * 9
-    with pytest.raises(OSError, match="2000000 of 5120000 bytes") as error:
-        fetch_checkpoint(NAME)
-    for advice in (mirror.url + PATH, str(cache / f"{NAME}.npz"), "KERAS_VIT_MIRROR"):
-        assert advice in str(error.value)
-    assert f"{NAME}.npz" not in cached(cache)
-
-
-def test_wrong_hash(mirror, cache, monkeypatch):
-    expect(monkeypatch, sha256="0" * 64)
-    with pytest.raises(OSError, match=f"its sha256 is {SHA256}, not 0000"):
-        fetch_checkpoint(NAME)
-    assert cached(cache) == []
-    expect(monkeypatch, sha256=SHA256)
-    assert fetch_checkpoint(NAME)
-
-
-def test_the_hash_that_google_sends(mirror, cache):
-    md5 = hashlib.md5(CONTENT).digest()
-    mirror.headers["x-goog-hash"] = (
-        f"crc32c=AAAAAA==,md5={base64.b64encode(md5).decode()}"
-    )
-    mirror.files[PATH] = CONTENT[::-1]
-    with pytest.raises(OSError, match=f"its md5 is .* not {md5.hex()}"):
-        fetch_checkpoint(NAME)
-    assert cached(cache) == []
-    mirror.files[PATH] = CONTENT
-    assert fetch_checkpoint(NAME)
-
-
-def test_neither_length_nor_hash(mirror, cache, monkeypatch):
-    mirror.length = False
-    with pytest.raises(OSError, match="neither the file's length nor its hash"):
-        fetch_checkpoint(NAME)
-    # A hash is sufficient.
-    expect(monkeypatch, sha256=SHA256)
-    assert pathlib.Path(fetch_checkpoint(NAME)).read_bytes() == CONTENT
-
-
-def test_a_web_page_instead_of_the_file(mirror, cache):
-    leave_part(cache, CONTENT[:1000], etag(CONTENT))
-    mirror.ranges = False
-    mirror.headers["Content-Type"] = "text/html; charset=utf-8"
-    with pytest.raises(OSError, match=r"sent a web page .*1000 of unknown bytes .* kept"):
-        fetch_checkpoint(NAME)
-    assert (cache / f"{NAME}.npz.part").stat().st_size == 1000
-
-
-@pytest.mark.parametrize("status", [403, 404, 500, 503])
-def test_errors_of_the_server(mirror, cache, status):
-    mirror.status = status
-    with pytest.raises(OSError, match=f"the server answered {status}") as error:
-        fetch_checkpoint(NAME)
-    assert mirror.url + PATH in str(error.value)
-    assert cached(cache) == []
-
-
-@pytest.mark.parametrize(
-    ("status", "gated", "refused"), [(401, True, ""), (403, True, ""), (200, False, "/")]
-)
-def test_a_gated_file(mirror, monkeypatch, status, gated, refused):
-    mirror.status, mirror.gated = status, refused
-    expect(monkeypatch, gated=gated, url="https://huggingface.co/org/vit/resolve/main/x")
-    with pytest.raises(OSError, match="accept the license at https://h") as error:
-        fetch_checkpoint(NAME)
-    for advice in ("https://huggingface.co/org/vit,", "HF_TOKEN", "`hf auth login`"):
-        assert advice in str(error.value)
-    assert "hf://org/vit" in str(error.value)
-
-
-def test_a_preset_without_its_library(monkeypatch):
-    monkeypatch.setitem(sys.modules, "kagglehub", None)
-    expect(monkeypatch, url="kaggle://keras/vit/keras/vit_base/1")
-    with pytest.raises(ImportError, match="pip install kagglehub"):
-        fetch_checkpoint(NAME)
-
-
-def test_a_preset(monkeypatch, tmp_path):
-    kagglehub = types.ModuleType("kagglehub")
-    kagglehub.model_download = lambda handle: str(tmp_path / handle)
-    monkeypatch.setitem(sys.modules, "kagglehub", kagglehub)
-    expect(monkeypatch, url="kaggle://keras/dinov3/keras/dinov3_vit_small/1")
-    path = str(tmp_path / "keras" / "dinov3" / "keras" / "dinov3_vit_small" / "1")
-    assert fetch_checkpoint(NAME) == path
-
-    def refuse(handle):
-        raise ConnectionError("403")
-
-    kagglehub.model_download = refuse
-    with pytest.raises(OSError, match=r"kaggle.com/models/keras/dinov3\. Then run"):
-        fetch_checkpoint(NAME)
-
-
-def test_connection_refused(cache, monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setenv("KERAS_VIT_MIRROR", f"http://127.0.0.1:{port}")
-    with pytest.raises(
-        OSError, match=r"Connection refused \(0 of unknown bytes"
-    ) as error:
-        fetch_checkpoint(NAME)
-    assert "KERAS_VIT_MIRROR" in str(error.value)
-    assert cached(cache) == []
-
-
-def test_no_room(mirror, cache, monkeypatch):
-    usage = shutil.disk_usage(".")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5_000_000))
-    with pytest.raises(
-        OSError, match="5120000 bytes needed, 5000000 bytes free"
-    ) as error:
-        fetch_checkpoint(NAME)
-    assert "KERAS_HOME" in str(error.value)
-    assert cached(cache) == []
-
-
-def test_the_disk_is_full_after_all(mirror, cache, monkeypatch):
-    class Full(io.FileIO):
-        def write(self, data):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(
-        "builtins.open",
-        lambda file, mode="r", open=open: (
-            Full(file, "a") if mode == "ab" else open(file, mode)
-        ),
-    )
-    with pytest.raises(OSError, match=r"No space left on device.*KERAS_HOME"):
-        fetch_checkpoint(NAME)
-    assert f"{NAME}.npz" not in cached(cache)
 
 
 def test_a_cache_that_cannot_be_made(mirror, tmp_path, monkeypatch):
