@@ -1,6 +1,7 @@
 """Vision Transformers for Keras 3."""
 
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,18 @@ def _is_command() -> bool:
     if sys.argv[:1] == ["-m"]:
         module = words[words.index("-m") + 1] if "-m" in words else ""
         return module.partition(".")[0] == __name__
-    return sys.argv != [] and sys.argv[0].endswith("/keras-vit")
+    program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    return program.removesuffix(".exe") == "keras-vit"
 
 
 if TYPE_CHECKING or not _is_command():
     from keras_vit.api import *  # noqa: F403
     from keras_vit.api import __all__ as __all__
-else:  # Importing Keras takes seconds, and `keras-vit --help` and `serve` do not need it.
+else:
+    # Python executes this file before any module in the package, including the one that
+    # parses the arguments of `keras-vit`. Importing Keras takes seconds, and neither
+    # `--help` nor `serve` needs it. Everywhere else, `import keras_vit` must import all
+    # layers at once, because that registers them for `keras.models.load_model`.
 
     def __getattr__(name):
         if name.startswith("__"):

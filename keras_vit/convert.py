@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vit.choices import check_choice
+from keras_vit.choices import LIBRARIES, TARGETS, check_choice
 from keras_vit.export.staging import place, staged
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.lora import merged
@@ -21,8 +21,6 @@ from keras_vit.weights.timm_writer import timm_directory
 from keras_vit.weights.transformers.source import TransformersSource
 from keras_vit.weights.transformers.writer import transformers_directory
 
-TARGETS = (".keras", ".weights.h5", ".npz")
-LIBRARIES = ("timm", "transformers")
 # Arguments that open a checkpoint, apart from those of the model.
 _OPENING = ("architecture", "state_dict")
 

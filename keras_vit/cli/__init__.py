@@ -1,7 +1,9 @@
 """The command `keras-vit`.
 
-Importing Keras takes seconds, so `main` imports only the module of the command that it
-runs: `keras_vit.cli.pretrain` for `keras-vit pretrain`.
+Importing Keras takes seconds, and `--help` and errors in the arguments must not wait for
+it. Every command therefore has two modules. `keras_vit.cli.parsers.pretrain` parses the
+arguments of `keras-vit pretrain` and imports neither Keras nor a backend; afterwards
+`keras_vit.cli.pretrain` is imported and runs the command.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 import keras_vit
 from keras_vit.cli import interrupts, process
 from keras_vit.cli.extras import install_command
+from keras_vit.cli.quiet_start import quiet_start
 
 COMMANDS = {
     "new-config": "print a config as a Python file to start from",
@@ -64,23 +67,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # faster with it (docs/performance.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     interrupts.install()
-    module_name = f"keras_vit.cli.{name.replace('-', '_')}"
     try:
-        if name in WITHOUT_KERAS:
-            sys.modules["keras"] = None  # type: ignore[assignment]
-        else:
-            importlib.import_module("keras_vit.api")
-        command = importlib.import_module(module_name).main
+        options = parse(name, words[1:])
+        with quiet_start():
+            run = functools.partial(_load(name), options)
     except ImportError as error:
         remedy = install_command(error)
         if remedy is None:
             raise
         sys.exit(f"error: {error}. {remedy}")
-    run = functools.partial(command, words[1:])
     if name in READERS:
         process.run_as_process(run)
     else:
         run()
+
+
+def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a command; exit if there is an error in its arguments.
+
+    Args:
+        name: name of the command.
+        words: the arguments of the command.
+    """
+    module = f"keras_vit.cli.parsers.{name.replace('-', '_')}"
+    return importlib.import_module(module).parse(words)
+
+
+def _load(name):
+    """Import a command with its libraries, and return the function that runs it."""
+    if name in WITHOUT_KERAS:
+        sys.modules["keras"] = None  # type: ignore[assignment]
+    else:
+        importlib.import_module("keras_vit.api")
+    if name in READERS:  # Import TensorFlow here, so that its messages are hidden.
+        importlib.import_module("keras_vit.data.host").tensorflow()
+    return importlib.import_module(f"keras_vit.cli.{name.replace('-', '_')}").run
 
 
 def _parser():

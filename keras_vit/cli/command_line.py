@@ -1,4 +1,4 @@
-"""Argument parsing, error reports and lookup of runs, shared by several commands."""
+"""Error reports, output directories and lookup of runs, shared by several commands."""
 
 import argparse
 import contextlib
@@ -6,7 +6,7 @@ import json
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from keras_vit.atomic_files import write_text
@@ -26,75 +26,6 @@ UNSPECIFIED = configs.Config(
     expected="the published accuracy",
     data=configs.Data(train="", validation="", test=None),
 )
-
-
-def parser(
-    name: str, doc: str | None, what: str, workdir: str
-) -> argparse.ArgumentParser:
-    """Return a parser with the arguments of the commands that take a config.
-
-    Args:
-        name: name of the command, such as `"pretrain"`.
-        doc: docstring of its module, which becomes the description in its help.
-        what: name of its positional argument in the help.
-        workdir: help text of `--workdir`.
-    """
-    made = argparse.ArgumentParser(
-        prog=f"keras-vit {name}",
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    made.add_argument("what", metavar=what)
-    made.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="change a value of the config, for example optimization.learning_rate=3e-4",
-    )
-    made.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        help="directory of the TFDS data sets; short for --set data.data_dir=DIR",
-    )
-    made.add_argument("--workdir", metavar="DIR", help=workdir)
-    return made
-
-
-def add_features(made: argparse.ArgumentParser) -> None:
-    """Add the options that choose and keep features: `--block` and `--features`.
-
-    Args:
-        made: the parser.
-    """
-    made.add_argument(
-        "--block",
-        type=int,
-        metavar="N",
-        help="use the class token of block N, or its mean patch if there is none; -1 is "
-        "the last block (default: the input of the head)",
-    )
-    made.add_argument(
-        "--features",
-        metavar="DIR",
-        help="keep the features in this directory, and look them up there",
-    )
-
-
-def add_image_size(made: argparse.ArgumentParser) -> None:
-    """Add the option `--image-size`.
-
-    Args:
-        made: the parser.
-    """
-    made.add_argument(
-        "--image-size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="size of the images that the model takes; positions are resized to it",
-    )
 
 
 def at_image_size(model: Any, options: argparse.Namespace) -> Any:
@@ -119,43 +50,20 @@ def settings(options: argparse.Namespace) -> list[str]:
     return [*([f"data.data_dir={directory}"] if directory else []), *options.settings]
 
 
-def run(
-    made: argparse.ArgumentParser,
-    arguments: Sequence[str] | None,
-    configured: Callable[[argparse.Namespace], configs.Config],
+def train(
+    options: argparse.Namespace,
+    configured: Callable[[str], configs.Config],
     start: Callable[..., Any],
-    with_photos: Callable[..., None] | None = None,
 ) -> None:
-    """Add the options `--resume` and `--dry-run` to a parser and run a training command.
+    """Run a training command whose images are those of the config.
 
     Args:
-        made: the parser of the command.
-        arguments: arguments of the command; by default, those of the process.
-        configured: function that returns the config for the parsed options.
+        options: the parsed options.
+        configured: function that returns the config for `options.what`.
         start: function that trains, such as `runs.train`.
-        with_photos: function that runs the command if it has the option `--data`.
     """
-    made.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="require a run to resume, or forbid one (default: resume if there is one)",
-    )
-    made.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the config, variables, operations, memory and time per step without "
-        "writing anything",
-    )
-    options = made.parse_args(arguments)
-    if with_photos is not None and options.data is not None:
-        with reported(options.workdir):
-            with_photos(made, options, configured(options))
-        return
-    if options.workdir is None and not options.dry_run:
-        made.error("--workdir is required, except with --dry-run")
     with reported(options.workdir):
-        config = configs.override(configured(options), settings(options))
+        config = configs.override(configured(options.what), settings(options))
         configs.check_data(config, settings(options))
         if options.dry_run:
             dry_run.report(config)
@@ -257,7 +165,7 @@ def evaluation_config(options: argparse.Namespace) -> configs.Config:
     """Return the config of a command that trains nothing, with the values of `--set`.
 
     Args:
-        options: the parsed options of a parser that `parser` returned.
+        options: the parsed options of a command that takes a config.
     """
     return configs.override(config_of(options.what, UNSPECIFIED), settings(options))
 

@@ -1,30 +1,9 @@
-r"""Measure the accuracy of a checkpoint or an export, over every image once.
+"""The command `keras-vit evaluate`."""
 
-keras-vit evaluate CHECKPOINT [--workdir DIR] [--set key=value ...]
-
-CHECKPOINT is the directory of a run (its best model), anything that
-`keras_vit.load_checkpoint` reads (a file, or a name that `keras_vit.checkpoints()`
-lists), or an export: a .onnx or .tflite file, or the directory with the versions of a
-SavedModel. Exports take images of one size only. The images are those of `data.test`. A
-run has its own test set; without one, its validation set is used. Runs on multi-label
-images and on values give the metrics of those. Examples:
-
-  keras-vit evaluate runs/digits
-  keras-vit evaluate runs/digits --set data.test=folder:photographs
-  keras-vit evaluate runs/digits --report
-  keras-vit evaluate vit_b16.augreg_in21k_ft_in1k_224 --set \
-      data.test=tfds:imagenet2012:validation --set model.arguments.input_shape=384,384,3
-  keras-vit evaluate digits.onnx --set data.test=digits:test
-
---workdir DIR writes evaluation.json, and confusion.png for up to 100 classes. --report
-writes report.html and predictions.csv, to the same directory or to that of the run: the
-accuracy with its confidence interval, the figures of every class, the confusion matrix,
-calibration, and the most wrong images.
-"""
-
+import argparse
 import json
 import pathlib
-from collections.abc import Sequence
+import sys
 
 import numpy as np
 
@@ -42,22 +21,17 @@ from keras_vit.training import config as configs
 MOST_CLASSES_SHOWN = 100
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    parser = command_line.parser(
-        "evaluate", __doc__, "CHECKPOINT", "directory for the results, if any"
-    )
-    parser.add_argument(
-        "--report",
-        action="store_true",
-        help="write report.html and predictions.csv",
-    )
-    options = parser.parse_args(arguments)
-    run, workdir = command_line.run_of(options.what), options.workdir
+def run(options: argparse.Namespace) -> None:
+    """Run the command.
+
+    Args:
+        options: the parsed options.
+    """
+    directory, workdir = command_line.run_of(options.what), options.workdir
     if options.report and workdir is None:
-        if run is None:
-            parser.error(f"--report: {options.what} is no run; add --workdir DIR.")
-        workdir = str(run)
+        if directory is None:
+            sys.exit(f"error: --report: {options.what} is no run; add --workdir DIR.")
+        workdir = str(directory)
     with command_line.writing(workdir):
         if workdir is not None:
             from keras_vit.evaluation import report  # Needs matplotlib.
@@ -82,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.workdir is not None:
             _write(pathlib.Path(options.workdir), results, config)
         if options.report:
-            path = report.write_report(workdir, found, model, source, config, run)
+            path = report.write_report(workdir, found, model, source, config, directory)
             print(f"  report: {path}")
 
 

@@ -1,32 +1,6 @@
-r"""Train a model from a checkpoint, with other classes or at another size.
+"""The command `keras-vit finetune`."""
 
-keras-vit finetune CONFIG_OR_CHECKPOINT --data PHOTOS --workdir DIR
-keras-vit finetune CONFIG_OR_CHECKPOINT --workdir DIR [--set key=value ...]
-
-PHOTOS is a folder with one folder of images for each class, a folder with train/, val/
-and test/ in it, or tfds:NAME. The command prints a summary of the images and of the run
-and asks before it starts; --yes skips the question. With a checkpoint, the settings are
-chosen for the number of images, the size of the model and the machine, and --set changes
-them; --save-config FILE.py writes them as a config.
-
-Without --data, the data sets are those of the config or of the checkpoint's run.
-A checkpoint is then trained as in the ViT paper: SGD with momentum 0.9, a cosine
-schedule, gradient clipping at 1 and no weight decay.
-
-A config names its checkpoint in `model.weights`. A checkpoint is anything that
-`keras_vit.load_checkpoint` reads, or the directory of a run. The head is replaced by a
-new one and the position embeddings are resized.
-
-Examples:
-
-  keras-vit finetune vit_b16.augreg_in21k_224 --data photos --workdir runs/photos
-  keras-vit finetune runs/digits --workdir runs/digits_16 \
-      --set model.arguments.input_shape=96,96,1 --set epochs=10
-  keras-vit finetune vit_b16_cifar10 --workdir runs/cifar10 \
-      --set model.weights=ViT-B_16.npz
-"""
-
-from collections.abc import Sequence
+import argparse
 
 from keras_vit.cli import command_line, photos
 from keras_vit.training import config as configs
@@ -52,16 +26,14 @@ def train(config: configs.Config, workdir: str, resume: bool | None = None) -> d
     return runs.train(config, workdir, resume)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    parser = command_line.parser(
-        "finetune", __doc__, "CONFIG_OR_CHECKPOINT", "directory of the run"
-    )
-    photos.add_options(parser)
-    command_line.run(
-        parser,
-        arguments,
-        lambda options: base_config(options.what),
-        train,
-        photos.run,
-    )
+def run(options: argparse.Namespace) -> None:
+    """Run the command.
+
+    Args:
+        options: the parsed options.
+    """
+    if options.data is None:
+        command_line.train(options, base_config, train)
+    else:
+        with command_line.reported(options.workdir):
+            photos.run("finetune", options, base_config(options.what))

@@ -1,29 +1,16 @@
-"""Print a config as a Python file of your own, to change and to train.
-
-keras-vit new-config NAME > my_config.py
-
-NAME is the name of a config, or the config.json of a run. The file holds every value
-that is not a default, each below a comment with its meaning. Examples:
-
-  keras-vit new-config digits_vit > my_config.py
-  keras-vit pretrain my_config.py --workdir runs/mine
-"""
+"""The command `keras-vit new-config`."""
 
 import argparse
-from collections.abc import Sequence
 
 from keras_vit.cli import command_line
 from keras_vit.training.config_source import source_of
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="keras-vit new-config",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("name", metavar="NAME")
-    options = parser.parse_args(arguments)
+def run(options: argparse.Namespace) -> None:
+    """Run the command.
+
+    Args:
+        options: the parsed options.
+    """
     with command_line.reported():
         print(source_of(options.name), end="")

@@ -14,55 +14,15 @@ from keras_vit.training.config_source import source_of_config
 from keras_vit.training.run_directory import DESCRIPTIONS, differences
 
 
-def add_options(made: argparse.ArgumentParser) -> None:
-    """Add the options for a user's own photos to a parser.
-
-    Args:
-        made: the parser.
-    """
-    made.add_argument(
-        "--data",
-        metavar="PHOTOS",
-        help="train on these images: a folder with one folder for each class, a folder "
-        "with train/, val/ and test/ in it, a CSV or Parquet file of paths and labels, "
-        "or tfds:NAME",
-    )
-    for name, default in (("path", "path"), ("label", "label")):
-        made.add_argument(
-            f"--{name}-column",
-            metavar="NAME",
-            help=f"with a table as --data: name of the column of the {default}s; short "
-            f"for --set data.{name}_column=NAME",
-        )
-    made.add_argument(
-        "--yes",
-        action="store_true",
-        help="with --data: start without a question",
-    )
-    made.add_argument(
-        "--save-config",
-        metavar="FILE.py",
-        help="with --data: write the config to a file, to edit and to run; without "
-        "--workdir, do not train",
-    )
-
-
-def run(
-    made: argparse.ArgumentParser, options: argparse.Namespace, config: configs.Config
-) -> None:
+def run(command: str, options: argparse.Namespace, config: configs.Config) -> None:
     """Train on the photos of `--data`, after a summary and a question.
 
     Args:
-        made: the parser of the command, for usage errors.
+        command: name of the command, `"pretrain"` or `"finetune"`.
         options: the parsed options.
         config: config of the run, without the photos.
     """
     saved = options.save_config
-    if options.workdir is None and not options.dry_run and saved is None:
-        made.error("--workdir is required, except with --dry-run or --save-config")
-    if saved is not None and not saved.endswith(".py"):
-        made.error(f"--save-config takes the name of a .py file; received {saved}.")
-    command = made.prog.removeprefix("keras-vit ")
     settings = [
         f"data.{name}={value}"
         for name in ("path_column", "label_column")

@@ -1,34 +1,20 @@
-"""Train a model from a config.
+"""The command `keras-vit pretrain`."""
 
-keras-vit pretrain CONFIG --workdir DIR [--set key=value ...]
-
-CONFIG is the name of a config, a Python file that sets CONFIG (keras-vit new-config
-prints one), or the config.json of a run. --data PHOTOS replaces its data sets: PHOTOS is
-a folder with one folder of images for each class, a folder with train/, val/ and test/ in
-it, or tfds:NAME. Run the same command again to resume an
-interrupted run. Examples:
-
-  keras-vit pretrain digits_vit --workdir runs/digits
-  keras-vit pretrain digits_vit --workdir runs/small --set epochs=5
-  keras-vit pretrain my_config.py --data photos --workdir runs/photos
-  keras-vit pretrain digits_vit --dry-run
-"""
-
-from collections.abc import Sequence
+import argparse
 
 from keras_vit.cli import command_line, photos
 from keras_vit.training import config as configs
 from keras_vit.training import runs
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    parser = command_line.parser("pretrain", __doc__, "CONFIG", "directory of the run")
-    photos.add_options(parser)
-    command_line.run(
-        parser,
-        arguments,
-        lambda options: configs.load(options.what),
-        runs.train,
-        photos.run,
-    )
+def run(options: argparse.Namespace) -> None:
+    """Run the command.
+
+    Args:
+        options: the parsed options.
+    """
+    if options.data is None:
+        command_line.train(options, configs.load, runs.train)
+    else:
+        with command_line.reported(options.workdir):
+            photos.run("pretrain", options, configs.load(options.what))

@@ -1,46 +1,19 @@
-r"""Fit a linear classifier to frozen features, and measure its accuracy.
+"""The command `keras-vit probe`."""
 
-keras-vit probe CONFIG_OR_CHECKPOINT [--workdir DIR] [--set key=value ...]
-
-The classifier is a ridge regression from features to -1 and 1 for each class, solved
-exactly, for 5 and 10 images per class and for all images. A checkpoint is the directory
-of a run (its best model) or anything that `keras_vit.load_checkpoint` reads; the features
-are the inputs of its head. A config without weights gives the features of a random model,
-as a baseline. The regularization is chosen on `data.validation`, and the accuracy is
-measured on `data.test`.
-
-Examples:
-
-  keras-vit probe runs/digits_mae
-  keras-vit probe digits_vit
-  keras-vit probe vit_b16.augreg_in21k_224 --data-dir tfds --set \
-      data.train=tfds:cifar10 --set data.validation=tfds:cifar10:test[:5000] --set \
-      data.test=tfds:cifar10:test[5000:]
-
---workdir DIR writes linear_probe.json. --features DIR keeps the features, so that they
-are computed once.
-
-Reference: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_lsr`.
-"""
-
+import argparse
 import pathlib
-from collections.abc import Sequence
 
 from keras_vit.cli import command_line
 from keras_vit.evaluation.linear_probe import linear_probe
 from keras_vit.training import config as configs
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    parser = command_line.parser(
-        "probe",
-        __doc__,
-        "CONFIG_OR_CHECKPOINT",
-        "directory for linear_probe.json",
-    )
-    command_line.add_features(parser)
-    options = parser.parse_args(arguments)
+def run(options: argparse.Namespace) -> None:
+    """Run the command.
+
+    Args:
+        options: the parsed options.
+    """
     with command_line.writing(options.workdir):
         config = command_line.evaluation_config(options)
         configs.check_data(config, command_line.settings(options))

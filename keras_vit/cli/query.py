@@ -1,12 +1,7 @@
-"""Classify image files with a TF Serving server, over gRPC.
-
-keras-vit query HOST:PORT MODEL IMAGE ...
-
-This needs pip install 'keras_vit[tf-serving]', and no Keras.
-"""
+"""The command `keras-vit query`."""
 
 import argparse
-import pathlib
+import sys
 
 import grpc
 import tensorflow as tf
@@ -15,24 +10,18 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from keras_vit.serve.image_errors import IMAGE_ERRORS
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="keras-vit query",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("server", help="HOST:PORT, such as localhost:8500")
-    parser.add_argument("model", help="name of the model on the server")
-    parser.add_argument("images", nargs="+", type=pathlib.Path, help="image files")
-    parser.add_argument("--timeout", type=float, default=10.0, help="in seconds")
-    options = parser.parse_args(arguments)
+def run(options: argparse.Namespace) -> None:
+    """Run the command.
+
+    Args:
+        options: the parsed options.
+    """
     try:
         files = [path.read_bytes() for path in options.images]
         with grpc.insecure_channel(options.server) as channel:
             answer = classify(channel, options.model, files, options.timeout)
     except OSError as error:
-        parser.exit(1, f"error: {error}\n")
+        sys.exit(f"error: {error}")
     except grpc.RpcError as error:
         reason = f"{error.code()}: {error.details()}"
         if "predict_bytes" in error.details() and "not found" in error.details():
@@ -41,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "classes: request its features with the signature embed or "
                 "features_bytes (docs/serving.md)."
             )
-        parser.exit(1, f"error: {options.server}: {reason}\n")
+        sys.exit(f"error: {options.server}: {reason}")
     for i, path in enumerate(options.images):
         if answer["error"][i]:
             print(f"{path}: {IMAGE_ERRORS[answer['error'][i]]}")

@@ -1,23 +1,7 @@
-"""Measure the accuracy on images with dropped, shuffled and hidden patches.
+"""The command `keras-vit robustness`."""
 
-keras-vit robustness CHECKPOINT [--workdir DIR] [--set key=value ...]
-
-Images of `data.test` are changed after the preprocessing: a random part of the patches is
-set to the mean color, or a part of the patches changes places, or a rectangle in the
-center is set to the mean color. CHECKPOINT is the directory of a run (its best model) or
-anything that `keras_vit.load_checkpoint` reads.
-
-Example:
-
-  keras-vit robustness runs/flowers --workdir robustness
-
---workdir DIR writes robustness.json and a chart, robustness.html.
-
-Reference: Intriguing Properties of Vision Transformers (arXiv:2105.10497).
-"""
-
+import argparse
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,12 +11,12 @@ from keras_vit.training import config as configs
 from keras_vit.visualize import page, pictures
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    parser = command_line.parser(
-        "robustness", __doc__, "CHECKPOINT", "directory for the results"
-    )
-    options = parser.parse_args(arguments)
+def run(options: argparse.Namespace) -> None:
+    """Run the command.
+
+    Args:
+        options: the parsed options.
+    """
     with command_line.writing(options.workdir):
         config = command_line.evaluation_config(options)
         configs.check_data(config, command_line.settings(options))

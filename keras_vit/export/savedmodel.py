@@ -49,7 +49,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_vit.choices import check_choice
+from keras_vit.choices import WEIGHTS_DTYPES, check_choice
 from keras_vit.export.comparison import TOLERANCE
 from keras_vit.export.served_model import (
     check_packages,
@@ -57,7 +57,6 @@ from keras_vit.export.served_model import (
     loaded,
     names_of_classes,
 )
-from keras_vit.export.stored_weights import WEIGHTS_DTYPES
 
 
 def saved_model(

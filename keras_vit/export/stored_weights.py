@@ -6,8 +6,6 @@ import operator
 import ml_dtypes
 import numpy as np
 
-WEIGHTS_DTYPES = ("float32", "bfloat16", "int8")
-
 
 def stored(weight, dtype):
     """Return a list of arrays whose product is the weight, up to rounding.
@@ -18,7 +16,7 @@ def stored(weight, dtype):
 
     Args:
         weight: float32 array.
-        dtype: str, one of `WEIGHTS_DTYPES`.
+        dtype: str, one of `keras_vit.choices.WEIGHTS_DTYPES`.
 
     Returns:
         `[weight]`, rounded to `dtype`; or for int8 `[multiples, step]`, an int8 array of

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.cli import command_line, evaluate, finetune, predict, pretrain, probe
-from keras_vit.cli import list as list_command
-from keras_vit.cli import sweep as sweep_command
+from keras_vit.cli import command_line
 from keras_vit.data import sources
 from keras_vit.data.host import tensorflow
 from keras_vit.evaluation import accuracy, linear_probe
 from keras_vit.training import config as configs
 from keras_vit.training import runs, sweep
 from tests.cases import array, perturb, tiny_vit
+from tests.commands import run_command
 from tests.export.serving import exports_here
 
 TINY = [
@@ -58,16 +57,16 @@ def test_a_checkpoint_without_a_classifier(tmp_path):
     tiny_vit(include_top=False).save(path)
     image.write_bytes(array(tensorflow().io.encode_png(np.zeros((8, 8, 3), "uint8"))))
     for command, arguments in (
-        (predict.main, [str(image)]),
-        (evaluate.main, ["--set", "data.test=digits:test"]),
+        ("predict", [str(image)]),
+        ("evaluate", ["--set", "data.test=digits:test"]),
     ):
         with pytest.raises(SystemExit, match=r"no classifier, only features.*vit probe"):
-            command([str(path), *arguments])
+            run_command(command, [str(path), *arguments])
 
 
 @pytest.mark.any_backend
 def test_evaluate(run, tmp_path, capsys):
-    evaluate.main([str(run), "--workdir", str(tmp_path / "evaluation")])
+    run_command("evaluate", [str(run), "--workdir", str(tmp_path / "evaluation")])
     found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     model = keras_vit.load_checkpoint(run / "best.keras")
     images, labels, _ = sources.digits()["test"]
@@ -127,19 +126,19 @@ def test_evaluate_an_export(file_format, name, package, run, tmp_path):
 )
 def test_nothing_to_evaluate(arguments, message):
     with pytest.raises(SystemExit, match=message):
-        evaluate.main(arguments)
+        run_command("evaluate", arguments)
 
 
 @pytest.mark.any_backend
 def test_other_classes(run):
     settings = set_options("data.test=folder:tests/training")
     with pytest.raises(SystemExit, match="error: "):
-        evaluate.main([str(run), *settings])
+        run_command("evaluate", [str(run), *settings])
 
 
 @pytest.mark.any_backend
 def test_list(capsys):
-    list_command.main(["deit_distilled"])
+    run_command("list", ["deit_distilled"])
     assert "vit_b16.deit_distilled_in1k_384" in capsys.readouterr().out
 
 
@@ -164,7 +163,9 @@ def test_predict(run, tmp_path, capsys):
         (folder / f"{i}.png").write_bytes(png.numpy())
     (folder / "broken.png").write_bytes(b"\x89PNG broken")
     with pytest.raises(SystemExit, match="1 of 4 images could not be read"):
-        predict.main([str(run), str(folder), "--workdir", str(tmp_path), "--top", "2"])
+        run_command(
+            "predict", [str(run), str(folder), "--workdir", str(tmp_path), "--top", "2"]
+        )
     printed = capsys.readouterr().out
     assert "broken.png\n  cannot be read: " in printed
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
@@ -184,7 +185,7 @@ def test_predict(run, tmp_path, capsys):
         [float(row["score"]) for row in rows[::2]], scores, atol=1e-5
     )
     with pytest.raises(SystemExit, match="No image at"):
-        predict.main([str(run), str(tmp_path / "none")])
+        run_command("predict", [str(run), str(tmp_path / "none")])
 
 
 @pytest.mark.any_backend
@@ -202,13 +203,14 @@ def test_predictions_are_the_models_own_outputs(classes, activation, tmp_path, c
     model.save(tmp_path / "model.keras")
     pixels = np.random.default_rng(0).integers(0, 255, model.input_shape[1:], "uint8")
     (tmp_path / "a.png").write_bytes(tensorflow().io.encode_png(pixels).numpy())
-    predict.main(
+    run_command(
+        "predict",
         [
             str(tmp_path / "model.keras"),
             str(tmp_path / "a.png"),
             "--workdir",
             str(tmp_path),
-        ]
+        ],
     )
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     scores = [float(row["score"]) for row in rows]
@@ -238,13 +240,14 @@ def test_the_head_of_an_older_run(run, tmp_path):
 @pytest.mark.any_backend
 def test_finetune_at_another_size(run, tmp_path):
     directory = tmp_path / "larger"
-    finetune.main(
+    run_command(
+        "finetune",
         [
             str(run),
             "--workdir",
             str(directory),
             *set_options("model.arguments.input_shape=(12, 12, 1)", *SHORT),
-        ]
+        ],
     )
     config = configs.load(str(directory / "config.json"))
     assert config.optimization.optimizer == "sgd"
@@ -257,7 +260,7 @@ def test_finetune_at_another_size(run, tmp_path):
     # Fine-tuning started from the weights of the run and changed them.
     assert 0 < np.abs(kernel - before).max() < 0.5 * np.abs(before).max()
     with pytest.raises(SystemExit, match=r"set model\.weights=PATH"):
-        finetune.main(["digits_vit", "--workdir", str(tmp_path / "none")])
+        run_command("finetune", ["digits_vit", "--workdir", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
 
 
@@ -276,7 +279,7 @@ def test_few():
 def test_probe_of_trained_and_random_features(run, tmp_path):
     def probed(what, *settings):
         directory = tmp_path / what.replace("/", "_")
-        probe.main([what, "--workdir", str(directory), *set_options(*settings)])
+        run_command("probe", [what, "--workdir", str(directory), *set_options(*settings)])
         found = json.loads((directory / "linear_probe.json").read_text())
         return {name: found[name]["accuracy"] for name in ("5-shot", "10-shot", "all")}
 
@@ -306,13 +309,14 @@ def test_pretraining_without_labels(objective, tmp_path):
     assert features.output_shape == (None, 32)
     if objective == "mae":
         return
-    finetune.main(
+    run_command(
+        "finetune",
         [
             str(tmp_path / "run"),
             "--workdir",
             str(tmp_path / "tuned"),
             *set_options(*SHORT),
-        ]
+        ],
     )
     tuned = keras_vit.load_checkpoint(tmp_path / "tuned" / "last.keras")
     assert tuned.output_shape == (None, 10)
@@ -331,7 +335,7 @@ def test_sweep(tmp_path, capsys):
     arguments = ["digits_vit", "--workdir", str(tmp_path / "sweep")]
     arguments += ["--grid", "model.arguments.positions=none,learned", "--grid", "seed=0"]
     arguments += set_options(*TINY, "epochs=1")
-    sweep_command.main(arguments)
+    run_command("sweep", arguments)
     rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert {row["run"] for row in rows} == {
         "positions=none,seed=0",
@@ -339,7 +343,7 @@ def test_sweep(tmp_path, capsys):
     }
     assert rows[0]["val_accuracy"] >= rows[1]["val_accuracy"]
     marks = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("state.npz")}
-    sweep_command.main(arguments)  # All runs are complete.
+    run_command("sweep", arguments)  # All runs are complete.
     assert marks == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("state.npz")}
     assert "positions=learned,seed=0" in capsys.readouterr().out
 
@@ -358,7 +362,7 @@ def test_grids():
 
 @pytest.mark.any_backend
 def test_dry_run(tmp_path, capsys):
-    pretrain.main(["digits_vit", "--dry-run", *set_options(*TINY)])
+    run_command("pretrain", ["digits_vit", "--dry-run", *set_options(*TINY)])
     printed = capsys.readouterr().out
     config = tiny()
     model = runs.make_plan(config).objective.build()
@@ -368,5 +372,5 @@ def test_dry_run(tmp_path, capsys):
         assert path in printed
     assert "images/s" in printed
     with pytest.raises(SystemExit):
-        pretrain.main(["digits_vit"])
+        run_command("pretrain", ["digits_vit"])
     assert "--workdir is required" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import pytest
 
 from keras_vit.cli import COMMANDS, interrupts, main
 from keras_vit.cli.extras import install_command
+from keras_vit.cli.quiet_start import quiet_start
 
 pytestmark = pytest.mark.any_backend
 ROOT = pathlib.Path(__file__).parents[2]
@@ -43,9 +44,59 @@ def test_the_console_script_needs_no_keras():
     assert process.stdout.startswith("keras_vit 0.")
 
 
+# Parses the arguments of all commands in one process.
+PARSE = """
+import sys
+sys.argv = ["/usr/bin/keras-vit"]
+from keras_vit.cli import COMMANDS, main
+libraries = {"jax", "keras", "numpy", "tensorflow", "torch"}
+for name in COMMANDS:
+    for word in ("--help", "--nonsense"):
+        try:
+            main([name, word])
+        except SystemExit as stop:
+            loaded = sorted(libraries & sys.modules.keys())
+            print(f"{name} {word}: {stop.code} {loaded}", file=sys.stderr)
+"""
+
+
+def test_arguments_are_parsed_without_the_libraries():
+    process = keras_vit_without_keras("-c", PARSE)
+    assert process.returncode == 0, process.stderr
+    for name in COMMANDS:
+        assert f"usage: keras-vit {name} " in process.stdout
+        assert f"{name} --help: 0 []\n" in process.stderr
+        assert f"{name} --nonsense: 2 []\n" in process.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_module(name):
     assert importlib.util.find_spec(f"keras_vit.cli.{name.replace('-', '_')}")
+
+
+@pytest.mark.parametrize(("level", "noise"), [(None, ""), ("0", "noise\n")])
+def test_libraries_that_write_while_they_are_imported(level, noise, monkeypatch, capfd):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    if level is not None:
+        monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
+    with quiet_start():
+        os.write(2, b"noise\n")
+        print("warning", file=sys.stderr)
+    os.write(2, b"end\n")
+    assert capfd.readouterr().err == f"{noise}warning\nend\n"
+
+
+def test_a_failed_import_shows_what_was_written(monkeypatch, capfd):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+
+    @quiet_start()
+    def fail():
+        os.write(2, b"no CUDA\n")
+        raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+    assert capfd.readouterr().err == "no CUDA\n"
 
 
 @pytest.mark.parametrize("given", [None, "0"])

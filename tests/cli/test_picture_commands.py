@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vit.cli import knn, neighbors, report, robustness
 from tests.cases import perturb, tiny_vit
+from tests.commands import run_command
 
 pytestmark = pytest.mark.any_backend
 Image = pytest.importorskip("PIL.Image", reason="pages need Pillow")
@@ -39,24 +39,28 @@ def photos(tmp_path):
 def test_report(checkpoint, photos, tmp_path, capsys):
     page = tmp_path / "new" / "page.html"
     sizes = ["--image-size", "16", "24"]
-    report.main([checkpoint, str(photos), "--output", str(page), "--limit", "2", *sizes])
+    run_command(
+        "report", [checkpoint, str(photos), "--output", str(page), "--limit", "2", *sizes]
+    )
     printed = capsys.readouterr()
     assert "the report shows the first 2" in printed.out
     text = page.read_text(encoding="utf-8")
     assert "16 x 24 pixels" in text
     assert "a.png" in text
     with pytest.raises(SystemExit, match="No image at"):
-        report.main([checkpoint, "missing.png", "--output", str(page)])
+        run_command("report", [checkpoint, "missing.png", "--output", str(page)])
     broken = str(photos / "broken.png")
     with pytest.raises(SystemExit, match="None of the images"):
-        report.main([checkpoint, broken, "--output", str(tmp_path / "other.html")])
+        run_command(
+            "report", [checkpoint, broken, "--output", str(tmp_path / "other.html")]
+        )
     assert not (tmp_path / "other.html").exists()
 
 
 def test_neighbors(checkpoint, photos, tmp_path, capsys):
     workdir = tmp_path / "neighbors"
     arguments = [checkpoint, str(photos), "--workdir", str(workdir)]
-    neighbors.main([*arguments, "--duplicates", "0.9999"])
+    run_command("neighbors", [*arguments, "--duplicates", "0.9999"])
     printed = capsys.readouterr()
     assert "1 pairs of near duplicates among 4 images" in printed.out
     assert "broken.png cannot be read" in printed.err
@@ -66,13 +70,17 @@ def test_neighbors(checkpoint, photos, tmp_path, capsys):
     assert "copy of c.png" in row
     assert "copy of c.png" in (workdir / "neighbors.html").read_text(encoding="utf-8")
     with pytest.raises(SystemExit, match="two images; 1 could be read"):
-        neighbors.main([checkpoint, str(photos / "a.png"), "--workdir", str(workdir)])
+        run_command(
+            "neighbors", [checkpoint, str(photos / "a.png"), "--workdir", str(workdir)]
+        )
 
 
 @pytest.mark.slow
 def test_neighbors_classify(checkpoint, tmp_path, capsys):
     data = ["--set", "data.train=digits:train", "--set", "data.test=digits:test"]
-    knn.main([checkpoint, *data, "--neighbors", "3", "--workdir", str(tmp_path)])
+    run_command(
+        "knn", [checkpoint, *data, "--neighbors", "3", "--workdir", str(tmp_path)]
+    )
     assert "of 360 images by the 3 nearest of 1257" in capsys.readouterr().out
     results = json.loads((tmp_path / "nearest_neighbors.json").read_text())
     assert results["of"] == checkpoint
@@ -81,7 +89,7 @@ def test_neighbors_classify(checkpoint, tmp_path, capsys):
 @pytest.mark.slow
 def test_robustness(checkpoint, tmp_path, capsys):
     data = ["--set", "data.test=digits:test"]
-    robustness.main([checkpoint, *data, "--workdir", str(tmp_path)])
+    run_command("robustness", [checkpoint, *data, "--workdir", str(tmp_path)])
     assert "12.5% of the patches" in capsys.readouterr().out
     results = json.loads((tmp_path / "robustness.json").read_text())
     assert set(results["shuffled"]) == {"0", "0.125", "0.25", "0.5", "0.75", "0.9"}

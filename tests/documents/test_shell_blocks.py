@@ -53,7 +53,7 @@ def parse(words, monkeypatch):
 
     if words[0] == "keras-vit":
         assert words[1] in COMMANDS
-        module, *rest = f"keras_vit.cli.{words[1].replace('-', '_')}", *words[2:]
+        module, *rest = f"keras_vit.cli.parsers.{words[1].replace('-', '_')}", *words[2:]
     else:
         assert words[1] == "-m"
         module, *rest = words[2:]
@@ -61,9 +61,9 @@ def parse(words, monkeypatch):
             module += ".__main__"
     monkeypatch.setattr(sys, "argv", [words[0], *rest])
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    main = importlib.import_module(module).main
+    program = importlib.import_module(module)
     with pytest.raises(Parsed) as parsed:
-        main(rest) if words[0] == "keras-vit" else main()
+        program.parse(rest) if words[0] == "keras-vit" else program.main()
     return parsed.value.args[0]
 
 

@@ -10,6 +10,7 @@ import keras
 import keras_vit
 from keras_vit.layers import Preprocessor
 from tests.cases import perturb, tiny_vit
+from tests.commands import run_command
 from tests.export.serving import exports_here
 
 
@@ -24,13 +25,12 @@ class Headless:
 
 def export_headless(folder):
     """Save a classifier, and export it without its head by the command."""
-    from keras_vit.cli import export
 
     preprocessor = Preprocessor.imagenet((16, 24), 0.9)
     classifier = tiny_vit(registers=2, activation="gelu", preprocessor=preprocessor)
     path, printed = folder / "model.keras", io.StringIO()
     perturb(classifier).save(path)
     with exports_here(), contextlib.redirect_stdout(printed):
-        export.main([str(path), "--to", str(folder / "features"), "--headless"])
+        run_command("export", [str(path), "--to", str(folder / "features"), "--headless"])
     model = keras_vit.load_checkpoint(path, head="drop")
     return Headless(model, folder / "features", printed.getvalue())

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.cli import export
 from keras_vit.evaluation.exported_model import Export
 from keras_vit.export import comparison, litert, onnx, saved_model
 from keras_vit.export.attention import attention_rollout
 from keras_vit.layers import Preprocessor, ResNetStem, TokenPooling
 from tests.cases import array, perturb, random_array, random_images, tiny_t2t, tiny_vit
+from tests.commands import run_command
 from tests.conftest import GOLDENS
 from tests.export.models import pixels
 from tests.export.program import describe
@@ -166,10 +166,10 @@ def test_options_that_need_a_classifier(tmp_path, capsys):
     tiny_vit(include_top=False).save(tmp_path / "model.keras")
     command = [str(tmp_path / "model.keras"), "--to", str(tmp_path / "served")]
     with pytest.raises(SystemExit, match="--top-k 2 is for models with a classifier"):
-        export.main([*command, "--top-k", "2"])
+        run_command("export", [*command, "--top-k", "2"])
     (tmp_path / "labels.txt").write_text("a\n")
     with pytest.raises(SystemExit, match=r"labels name the classes.*include_top=False"):
-        export.main([*command, "--labels", str(tmp_path / "labels.txt")])
+        run_command("export", [*command, "--labels", str(tmp_path / "labels.txt")])
 
 
 FORMATS = ("saved_model", "onnx", "litert")

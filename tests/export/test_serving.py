@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.cli import export
 from keras_vit.export import models_config, saved_model
 from keras_vit.layers import Preprocessor
 from tests.cases import array, perturb, tiny_vit
+from tests.commands import run_command
 from tests.export.serving import exports_here, serve_here
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
@@ -63,7 +63,7 @@ def exported(model, tmp_path_factory):
     checkpoint, labels = str(folder / "model.keras"), str(folder / "labels.txt")
     command = [checkpoint, "--to", str(folder / "vit"), "--labels", labels]
     with exports_here():
-        export.main([*command, "--version", "12", "--top-k", "2"])
+        run_command("export", [*command, "--version", "12", "--top-k", "2"])
     return folder / "vit" / "12"
 
 
@@ -218,8 +218,6 @@ def test_the_client_over_grpc(exported, photographs, tmp_path, capsys):
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 
-    from keras_vit.cli import query
-
     loaded = tf.saved_model.load(str(exported))
 
     class Servicer(service.PredictionServiceServicer):
@@ -265,10 +263,8 @@ def test_the_client_over_grpc(exported, photographs, tmp_path, capsys):
             (["dinov2", names[0]], "features with the signature embed"),
             (["vit", "nowhere.jpg"], "nowhere.jpg"),
         ):
-            with pytest.raises(SystemExit) as stop:
-                query.main([address, *arguments])
-            assert stop.value.code == 1
-            assert message in capsys.readouterr().err
+            with pytest.raises(SystemExit, match=message):
+                run_command("query", [address, *arguments])
     finally:
         server.stop(None)
 
@@ -279,10 +275,12 @@ def test_the_command_reports_errors(tmp_path, capsys):
         (["nowhere.npz", "--labels", "no.txt"], "no.txt"),
     ]:
         with pytest.raises(SystemExit) as exit_info:
-            export.main([*arguments, "--to", str(tmp_path / "served")])
+            run_command("export", [*arguments, "--to", str(tmp_path / "served")])
         assert message in str(exit_info.value)
     with pytest.raises(SystemExit):
-        export.main(["nowhere.npz", "--version", "0", "--to", str(tmp_path / "served")])
+        run_command(
+            "export", ["nowhere.npz", "--version", "0", "--to", str(tmp_path / "served")]
+        )
     assert "--version must be 1 or more; received 0" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 

@@ -16,6 +16,7 @@ from keras_vit.evaluation import exported_model
 from keras_vit.export import litert, onnx, served_model, single_file
 from keras_vit.export.comparison import TOLERANCE
 from tests.cases import array, mostly_slow, perturb, random_array, tiny_vit
+from tests.commands import run_command
 from tests.export.models import MODELS, exact_copy, pixels, tiny_model
 from tests.export.serving import exports_here
 
@@ -159,7 +160,7 @@ def test_int8_and_the_command(file_format, tmp_path, capsys):
     sizes = {}
     for dtype in ("float32", "int8"):
         path = tmp_path / f"{dtype}-{WRITERS[file_format][1]}"
-        export.main([*command, str(path), "--weights-dtype", dtype])
+        run_command("export", [*command, str(path), "--weights-dtype", dtype])
         printed = capsys.readouterr().out
         assert "within" in printed
         sizes[dtype] = path.stat().st_size
@@ -185,7 +186,7 @@ def test_the_command_exports_another_image_size(tmp_path, monkeypatch):
     )
     size = str(2 * model.input_shape[1]), "8"
     to = ["--to", str(tmp_path / "vit.onnx"), "--format", "onnx", "--image-size"]
-    export.main([str(tmp_path / "model.keras"), *to, *size])
+    run_command("export", [str(tmp_path / "model.keras"), *to, *size])
     assert written[0].input_shape == (None, *map(int, size), model.input_shape[-1])
 
 
@@ -199,7 +200,9 @@ def test_the_command_exports_another_image_size(tmp_path, monkeypatch):
 )
 def test_options_of_another_format(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
-        export.main(["model.keras", "--to", str(tmp_path / "vit.onnx"), *arguments])
+        run_command(
+            "export", ["model.keras", "--to", str(tmp_path / "vit.onnx"), *arguments]
+        )
     assert exit_info.value.code == 2
     assert message in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
@@ -243,7 +246,7 @@ def test_files_of_labels(tmp_path):
     file.write_bytes("crème\nbrûlée".encode("latin-1"))
     command = ["no.keras", "--format", "onnx", "--to", "vit.onnx", "--labels", str(file)]
     with pytest.raises(SystemExit, match=f"error: {file} is not in UTF-8"):
-        export.main(command)
+        run_command("export", command)
     file.write_text("cat\u2028\ndog\n", "utf-8-sig")
     assert export._lines(file) == ["cat\u2028", "dog"]
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.cli import convert as command
 from keras_vit.convert import convert
 from keras_vit.layers import Preprocessor, resize_grid
 from keras_vit.weights.patch_kernels import adapt_channels, resize_patches
 from tests.cases import array, mostly_slow, perturb, random_images, tiny_vit
+from tests.commands import run_command
 from tests.golden import Golden
 
 pytestmark = pytest.mark.any_backend
@@ -249,7 +249,9 @@ def test_the_command(tmp_path, capsys):
     target = tmp_path / "model.keras"
     named = ["--architecture", "vit_base_patch16_siglip_224"]
     with pytest.warns(UserWarning, match="trained with num_heads=12"):
-        command.main([str(golden.path), str(target), "--num-heads", "4", *named])
+        run_command(
+            "convert", [str(golden.path), str(target), "--num-heads", "4", *named]
+        )
     assert f"Wrote {target}" in capsys.readouterr().out
     logits = keras_vit.load_checkpoint(target, classifier_activation=None).predict(
         golden.inputs, verbose=0

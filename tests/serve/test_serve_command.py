@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.commands import run_command
 from tests.serve.served import ROOT, Served, b64, file, pixels
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
@@ -97,14 +98,10 @@ def test_what_the_command_refuses(exported):
         assert message in process.stderr
 
 
-def test_a_missing_library_names_the_extra(exported, monkeypatch, capsys):
-    from keras_vit.cli import serve
-
+def test_a_missing_library_names_the_extra(exported, monkeypatch):
     for name in ("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "TF_NUM_INTEROP_THREADS"):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # Restored after the test.
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "keras_vit.serve.server", raising=False)
-    with pytest.raises(SystemExit) as stop:
-        serve.main([str(exported)])
-    assert stop.value.code == 1
-    assert "pip install 'keras_vit[serve]'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"pip install 'keras_vit\[serve\]'"):
+        run_command("serve", [str(exported)])

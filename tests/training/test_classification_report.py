@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.cli import evaluate
 from keras_vit.evaluation import report
 from keras_vit.evaluation.classification_figures import (
     confused_pairs,
@@ -19,6 +18,7 @@ from keras_vit.evaluation.classification_figures import (
 from keras_vit.evaluation.classified import Collector
 from keras_vit.training import config as configs
 from tests.cases import mostly_slow, perturb, tiny_vit
+from tests.commands import run_command
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 pytest.importorskip("matplotlib", reason="reports need matplotlib")
@@ -153,7 +153,7 @@ def evaluated(checkpoint, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("evaluated")
     data = [f"data.test=folder:{folder}", "data.unreadable=skip", "batch_size=8"]
     options = [word for setting in data for word in ("--set", setting)]
-    evaluate.main([checkpoint, *options, "--report", "--workdir", str(workdir)])
+    run_command("evaluate", [checkpoint, *options, "--report", "--workdir", str(workdir)])
     return workdir
 
 
@@ -173,10 +173,9 @@ def test_the_report_of_a_checkpoint(evaluated):
     assert "b &amp; c.png" in page
 
 
-def test_a_checkpoint_needs_a_directory(checkpoint, capsys):
-    with pytest.raises(SystemExit):
-        evaluate.main([checkpoint, "--report"])
-    assert "is no run; add --workdir" in capsys.readouterr().err
+def test_a_checkpoint_needs_a_directory(checkpoint):
+    with pytest.raises(SystemExit, match="is no run; add --workdir"):
+        run_command("evaluate", [checkpoint, "--report"])
 
 
 def test_a_failure_leaves_the_results(monkeypatch, tmp_path, capsys):

@@ -13,13 +13,13 @@ import pytest
 
 import keras_vit
 import keras_vit.configs
-from keras_vit.cli.new_config import main
 from keras_vit.data.augment import Augmentation
 from keras_vit.models.variants import VIT_SIZES
 from keras_vit.training import config as configs
 from keras_vit.training import sweep
 from keras_vit.training.config_source import WIDTH, meanings, source_of
 from keras_vit.training.objectives import constructor
+from tests.commands import run_command
 
 pytestmark = pytest.mark.any_backend
 
@@ -288,14 +288,14 @@ def test_a_config_file_that_imports_augmentation_from_its_former_place(tmp_path)
 
 
 def test_a_printed_config_explains_its_values(capsys):
-    main(["digits_vit"])
+    run_command("new-config", ["digits_vit"])
     printed = capsys.readouterr().out
     assert "\n    # Number of passes over the training set.\n    epochs=60,\n" in printed
     assert "# Defaults: optimizer=" in printed
     command = "finetune my_config.py --workdir runs/my_config --set model.weights=PATH"
     assert command in source_of("mae_b16_imagenet_finetune")
     with pytest.raises(SystemExit, match=r"Near: digits_vit"):
-        main(["digit_vit"])
+        run_command("new-config", ["digit_vit"])
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from keras_vit.cli import finetune
+from tests.commands import run_command
 from tests.training.photos import settings, write_checkpoint, write_photos
 
 pytestmark = pytest.mark.any_backend
@@ -57,7 +57,7 @@ def test_one_line_and_nothing_written(case, root, tmp_path):
     arguments = [str(root / "tiny.keras"), "--data", str(root / data)]
     arguments += [*settings(*changes), "--workdir", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match=message) as stop:
-        finetune.main(arguments)
+        run_command("finetune", arguments)
     assert len(str(stop.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -65,7 +65,7 @@ def test_one_line_and_nothing_written(case, root, tmp_path):
 def test_only_the_training_set(root, tmp_path):
     arguments = [str(root / "tiny.keras"), *settings(f"data.train=folder:{root}/good")]
     with pytest.raises(SystemExit, match=r"set data\.validation.*split:0\.1"):
-        finetune.main([*arguments, "--workdir", str(tmp_path / "run")])
+        run_command("finetune", [*arguments, "--workdir", str(tmp_path / "run")])
     config = tmp_path / "mine.py"
     config.write_text(
         "from keras_vit.training.config import Config, Data, Model\n"
@@ -74,7 +74,7 @@ def test_only_the_training_set(root, tmp_path):
         f"model=Model(weights='{root}/tiny.keras'))\n"
     )
     with pytest.raises(SystemExit, match=r"set data\.validation.*'split:0\.1'"):
-        finetune.main([str(config), "--workdir", str(tmp_path / "run")])
+        run_command("finetune", [str(config), "--workdir", str(tmp_path / "run")])
     assert list(tmp_path.iterdir()) == [config]
 
 
@@ -82,7 +82,7 @@ def test_splits_are_no_classes_in_a_config(root, tmp_path):
     data = [f"data.train=folder:{root}/bottom", "data.validation=split:0.1"]
     arguments = [str(root / "tiny.keras"), *settings(*data)]
     with pytest.raises(SystemExit, match=r"holds the parts of a set .*--data .*bottom"):
-        finetune.main([*arguments, "--workdir", str(tmp_path / "run")])
+        run_command("finetune", [*arguments, "--workdir", str(tmp_path / "run")])
 
 
 @pytest.mark.slow
@@ -98,8 +98,8 @@ def test_a_failed_start_leaves_the_directory_free(root, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(runs, "_train_phases", stopped)
         with pytest.raises(SystemExit, match="stopped"):
-            finetune.main(arguments)
+            run_command("finetune", arguments)
     assert (tmp_path / "run" / "config.json").exists()
     assert (tmp_path / "run" / "splits.json").exists()
-    finetune.main([*arguments, "--set", "batch_size=4"])
+    run_command("finetune", [*arguments, "--set", "batch_size=4"])
     assert (tmp_path / "run" / "results.json").exists()

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.cli import finetune, photos, pretrain
+from keras_vit.cli import photos
 from keras_vit.data.recognize import recognize
 from keras_vit.training import config as configs
 from keras_vit.training import runs, suggested
 from keras_vit.training.compilation import freeze
 from keras_vit.training.suggested import Facts
 from tests.cases import array, tiny_vit
+from tests.commands import run_command
 from tests.training.photos import settings, write_checkpoint, write_photos
 
 
@@ -32,7 +33,7 @@ def root(tmp_path_factory):
 
 def run(root, data, workdir, *more):
     arguments = [str(root / "tiny.keras"), "--data", str(data), *settings(), *more]
-    finetune.main([*arguments, "--workdir", str(workdir)])
+    run_command("finetune", [*arguments, "--workdir", str(workdir)])
 
 
 @pytest.mark.slow_elsewhere
@@ -95,7 +96,7 @@ def test_the_saved_config_trains_alike(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     saved = ["--save-config", "mine.py"]
     arguments = [str(root / "tiny.keras"), "--data", str(root / "flat"), *settings()]
-    finetune.main([*arguments, *saved])
+    run_command("finetune", [*arguments, *saved])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
     assert "keras-vit finetune mine.py" in (tmp_path / "mine.py").read_text()
     config = configs.load("mine.py")
@@ -112,12 +113,12 @@ def test_a_config_keeps_its_settings(root, tmp_path, capsys):
     made = configs.override(configs.load("digits_vit"), [*changes, "batch_size=5"])
     config.write_text(json.dumps(configs.to_dict(made)))
     photos_of = ["--data", str(root / "flat"), "--workdir", str(tmp_path / "run")]
-    pretrain.main([str(config), *photos_of, *settings()])
+    run_command("pretrain", [str(config), *photos_of, *settings()])
     printed = capsys.readouterr().out
     assert "steps of 5 images" in printed
     assert "Settings:" not in printed
     with pytest.raises(SystemExit, match="begins with a checkpoint"):
-        finetune.main([str(config), *photos_of])
+        run_command("finetune", [str(config), *photos_of])
 
 
 @pytest.mark.slow
@@ -215,5 +216,5 @@ def test_options_that_miss_something(root, capsys):
         (["--save-config", "a.json"], "takes the name of a .py file"),
     ):
         with pytest.raises(SystemExit):
-            finetune.main([*arguments, *more])
+            run_command("finetune", [*arguments, *more])
         assert message in capsys.readouterr().err

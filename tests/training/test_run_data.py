@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 import keras_vit
-from keras_vit.cli import evaluate, predict, pretrain, probe, process
+from keras_vit.cli import process
 from keras_vit.data import files, fingerprint
 from keras_vit.data.sources import open_source
 from keras_vit.training import config as configs
 from keras_vit.training import runs
 from keras_vit.training.image_sets import open_parts
 from tests.cases import mostly_slow
+from tests.commands import run_command
 
 pytestmark = pytest.mark.any_backend
 COLORS = {"cat": 20, "dog": 90, "horse": 160, "zebra": 240}
@@ -98,7 +99,7 @@ def test_one_class_is_nothing_to_learn(sets, tmp_path):
 def test_evaluation_compares_class_names(run, sets, tmp_path):
     def evaluated(what, test, *settings):
         settings = [f"data.test={sets[test]}", *settings]
-        evaluate.main([str(what), *options(*settings)])
+        run_command("evaluate", [str(what), *options(*settings)])
 
     copy = shutil.copy(run / "best.keras", tmp_path / "model.keras")
     unnamed = keras_vit.load_checkpoint(copy, class_names=None)
@@ -130,32 +131,32 @@ def test_a_head_that_is_kept_has_the_classes_of_the_run(run, sets):
 def test_probes_compare_the_classes_of_their_sets(test, run, sets):
     names = [f"data.{part}={sets['train']}" for part in ("train", "validation")]
     with pytest.raises(SystemExit, match=r"error: The classes of data\.test=.*'cat'"):
-        probe.main([str(run), *options(*names, f"data.test={sets[test]}")])
+        run_command("probe", [str(run), *options(*names, f"data.test={sets[test]}")])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", mostly_slow([evaluate, probe], evaluate))
+@pytest.mark.parametrize("command", mostly_slow(["evaluate", "probe"], "evaluate"))
 def test_an_unreadable_image_ends_a_command_in_one_line(command, run, sets, tmp_path):
     bad = write(tmp_path / "bad", count=1)
     (tmp_path / "bad" / "cat" / "1.png").write_bytes(b"no image")
     names = [f"data.{part}={sets['train']}" for part in ("train", "validation")]
     with pytest.raises(SystemExit, match=r"^error: folder:.*: cat/1\.png cannot be read"):
-        command.main([str(run), *options(*names, f"data.test={bad}")])
+        run_command(command, [str(run), *options(*names, f"data.test={bad}")])
 
 
 def test_a_set_that_is_left_over_from_the_config(sets, tmp_path):
     workdir = ["--workdir", str(tmp_path / "run")]
     train = f"data.train={sets['train']}"
     with pytest.raises(SystemExit, match=r"'digits:validation': .*split:0\.1 to"):
-        pretrain.main(["digits_vit", *workdir, *options(train)])
+        run_command("pretrain", ["digits_vit", *workdir, *options(train)])
     settings = [train, "data.validation=split:0.1"]  # The remedy that the error names.
     with pytest.raises(SystemExit, match=r"'digits:test': set data\.test=\.\.\. too or"):
-        pretrain.main(["digits_vit", *workdir, *options(*settings)])
+        run_command("pretrain", ["digits_vit", *workdir, *options(*settings)])
     assert not (tmp_path / "run").exists()
 
 
 def test_a_validation_set_split_off(run, sets, capsys):
-    evaluate.main([str(run)])
+    run_command("evaluate", [str(run)])
     printed = capsys.readouterr().out
     assert "best.keras on split:0.34 of folder:" in printed
     assert "images: 6 (0 unreadable)" in printed
@@ -192,7 +193,7 @@ def test_predict_takes_the_files_of_a_folder_source(run, tmp_path, capsys):
     (folder / "linked").symlink_to(tmp_path / "far" / "dog")
     (folder / "._0.png").write_bytes(b"mac")
     (folder / "notes.txt").write_text("no image")
-    predict.main([str(run), str(folder)])
+    run_command("predict", [str(run), str(folder)])
     printed = capsys.readouterr()
     files = [line for line in printed.out.splitlines() if line.startswith("/")]
     assert files == [str(folder / "linked" / "0.png")]
@@ -200,10 +201,10 @@ def test_predict_takes_the_files_of_a_folder_source(run, tmp_path, capsys):
     assert "left out 1 .txt file" in printed.err
     (folder / "linked").unlink()
     with pytest.raises(SystemExit, match="No image at"):
-        predict.main([str(run), str(folder)])
+        run_command("predict", [str(run), str(folder)])
     (folder / "broken.png").write_bytes(b"not an image")
     with pytest.raises(SystemExit, match="1 of 1 images could not be read"):
-        predict.main([str(run), str(folder)])
+        run_command("predict", [str(run), str(folder)])
     (line,) = [x for x in capsys.readouterr().out.splitlines() if "cannot be read" in x]
     assert "Unknown image file format" in line
     assert "{{" not in line
@@ -218,13 +219,13 @@ def test_pngs_of_16_bits_that_use_12(run, tmp_path, capsys):
         Image.fromarray(pixels).save(folder / name / "0.png")
     (folder / "cat" / "00.png").write_bytes((folder / "cat" / "0.png").read_bytes()[:50])
     source = f"data.test=folder:{folder}"
-    evaluate.main([str(run), *options(source, "data.unreadable=skip")])
+    run_command("evaluate", [str(run), *options(source, "data.unreadable=skip")])
     assert capsys.readouterr().out.count("no value above 4,095 of 65,535") == 1
-    predict.main([str(run), str(folder / "dog")])
+    run_command("predict", [str(run), str(folder / "dog")])
     assert "dog/0.png has 16 bits" in capsys.readouterr().err
     bright = Image.fromarray(pixels * 16)
     bright.save(folder / "dog" / "0.png")
-    predict.main([str(run), str(folder / "dog")])
+    run_command("predict", [str(run), str(folder / "dog")])
     assert not capsys.readouterr().err.count("warning: ")
 
 

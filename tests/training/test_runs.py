@@ -15,7 +15,6 @@ import pytest
 
 import keras_vit
 from keras_vit.cli import command_line
-from keras_vit.cli.pretrain import main
 from keras_vit.evaluation.accuracy import evaluate
 from keras_vit.training import compilation, runs
 from keras_vit.training import config as configs
@@ -23,6 +22,7 @@ from keras_vit.training.callbacks import RunCallback
 from keras_vit.training.objectives import SigmoidLoss
 from keras_vit.training.run_directory import RunDirectory
 from tests.cases import array
+from tests.commands import run_command
 
 # Settings with random numbers (dropout, stochastic depth) and state (EMA, optimizer).
 SETTINGS = [
@@ -121,7 +121,8 @@ def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
 def test_a_killed_run_ends_as_one_that_was_not(whole, config, tmp_path):
     directory = tmp_path / "killed"
     # Not `-m keras_vit`, which turns oneDNN on: this process may run without it.
-    program = "from keras_vit.cli.pretrain import main; main()"
+    program = "import sys; from tests.commands import run_command; "
+    program += "run_command('pretrain', sys.argv[1:])"
     command = [sys.executable, "-c", program, "digits_vit"]
     for setting in SETTINGS:
         command += ["--set", setting]
@@ -190,7 +191,9 @@ def test_an_interrupted_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(RunCallback, "on_train_batch_end", interrupted)
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     with pytest.raises(SystemExit) as exit_info:
-        main(["digits_vit", *settings, "--workdir", str(tmp_path / "run")])
+        run_command(
+            "pretrain", ["digits_vit", *settings, "--workdir", str(tmp_path / "run")]
+        )
     assert exit_info.value.code == 130
     assert re.search(
         r"^interrupted at step 2\d; the same command resumes from the checkpoint of step "
@@ -412,12 +415,22 @@ def test_an_unknown_frozen_path_leaves_no_directory(config, tmp_path):
 
 def test_the_command(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="Unknown key 'epoch'"):
-        main(["digits_vit", "--set", "epoch=1", "--workdir", str(tmp_path / "run")])
+        run_command(
+            "pretrain",
+            ["digits_vit", "--set", "epoch=1", "--workdir", str(tmp_path / "run")],
+        )
     with pytest.raises(SystemExit, match="No config is called 'nothing'"):
-        main(["nothing", "--workdir", str(tmp_path / "run")])
+        run_command("pretrain", ["nothing", "--workdir", str(tmp_path / "run")])
     with pytest.raises(SystemExit, match="batch_size=2000 is larger than the 1257"):
-        main(
-            ["digits_vit", "--set", "batch_size=2000", "--workdir", str(tmp_path / "run")]
+        run_command(
+            "pretrain",
+            [
+                "digits_vit",
+                "--set",
+                "batch_size=2000",
+                "--workdir",
+                str(tmp_path / "run"),
+            ],
         )
     assert not (tmp_path / "run").exists()
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.cli import evaluate, finetune, predict
 from keras_vit.data import open_source, split_off
 from keras_vit.data.recognize import recognize
 from keras_vit.evaluation import label_metrics
@@ -16,6 +15,7 @@ from keras_vit.export.head import Head
 from keras_vit.training import class_weights
 from keras_vit.training import config as configs
 from tests.cases import array
+from tests.commands import run_command
 from tests.training.photos import BRIGHTNESS, settings, write_checkpoint, write_photos
 
 ROWS = {
@@ -49,7 +49,7 @@ def root(tmp_path_factory):
 def test_every_kind_trains_evaluates_predicts_and_exports(kind, root, tmp_path, capsys):
     run = tmp_path / "run"
     arguments = [str(root / "tiny.keras"), "--data", str(root / f"{kind}.csv")]
-    finetune.main([*arguments, *settings("epochs=3"), "--workdir", str(run)])
+    run_command("finetune", [*arguments, *settings("epochs=3"), "--workdir", str(run)])
     config = configs.load(str(run / "config.json"))
     assert config.data.labels == kind
     results = json.loads((run / "results.json").read_text())
@@ -58,14 +58,16 @@ def test_every_kind_trains_evaluates_predicts_and_exports(kind, root, tmp_path, 
     metric = metrics[kind]
     assert f"val_{metric}: " in printed
 
-    evaluate.main([str(run), "--workdir", str(tmp_path / "evaluation")])
+    run_command("evaluate", [str(run), "--workdir", str(tmp_path / "evaluation")])
     measured = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     assert measured["loss"] == pytest.approx(results["val_loss"], rel=1e-4)
     if kind != "multi":  # Keras approximates the average precision by thresholds.
         assert measured[metric] == pytest.approx(results[f"val_{metric}"], rel=1e-4)
 
     image = root / "cat" / "0.jpg"
-    predict.main([str(run), str(image), "--workdir", str(tmp_path / "predicted")])
+    run_command(
+        "predict", [str(run), str(image), "--workdir", str(tmp_path / "predicted")]
+    )
     with open(tmp_path / "predicted" / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
     names = {"multi": {"cat", "dog", "first"}, "regression": {"label"}}
@@ -85,7 +87,7 @@ def test_a_model_of_values_learns_them(root, tmp_path):
     arguments = [str(root / "tiny.keras"), "--data", str(root / "regression.csv")]
     more = ["epochs=200", "optimization.learning_rate=0.01", "checkpoint_steps=100"]
     arguments += [*settings(*more), "--workdir", str(tmp_path / "run")]
-    finetune.main(arguments)
+    run_command("finetune", arguments)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["val_mean_absolute_error"] < 0.07
     assert results["val_r2"] > 0.5
@@ -216,6 +218,6 @@ def test_metrics_equal_those_of_scikit_learn():
 def test_class_weights_train(root, tmp_path):
     arguments = [str(root / "tiny.keras"), "--data", str(root), "--workdir"]
     more = settings("data.class_weights=balanced")
-    finetune.main([*arguments, str(tmp_path / "run"), *more])
+    run_command("finetune", [*arguments, str(tmp_path / "run"), *more])
     model = keras_vit.load_checkpoint(tmp_path / "run" / "last.keras")
     assert all(np.isfinite(array(weight)).all() for weight in model.weights)

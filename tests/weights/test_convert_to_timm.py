@@ -7,11 +7,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import keras_vit
-from keras_vit.cli import convert as command
 from keras_vit.convert import convert
 from keras_vit.weights.directory import check_same_network
 from keras_vit.weights.timm_writer import timm_directory
 from tests.cases import array, mostly_slow, perturb, random_images, tiny_vit
+from tests.commands import run_command
 from tests.golden import Golden
 
 pytestmark = pytest.mark.any_backend
@@ -243,8 +243,7 @@ def test_the_way_back_to_timm_is_bit_identical(tmp_path, name):
 def test_the_command(tmp_path, capsys):
     perturb(with_preprocessor(activation="gelu")).save(tmp_path / "model.keras")
     target = str(tmp_path / "timm")
-    command.main([str(tmp_path / "model.keras"), target, "--to", "timm"])
+    run_command("convert", [str(tmp_path / "model.keras"), target, "--to", "timm"])
     assert f"Wrote {target}" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        command.main([str(tmp_path / "model.keras"), target, "--to", "timm"])
-    assert "delete it or choose another path" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="delete it or choose another path"):
+        run_command("convert", [str(tmp_path / "model.keras"), target, "--to", "timm"])

@@ -1,0 +1,1 @@
+"""Parsers of the commands; they import none of the libraries."""
