@@ -117,11 +117,15 @@ def of_vectors(
     """Return the results of `evaluate` for multi-label images or regression."""
     pairs = list(outputs(model, source, config))
     values, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    if source.labels == "multi":
+        metrics = label_metrics.multi_label(values, labels)
+    else:
+        metrics = label_metrics.regression(values, labels, config.data.scale)
     return {
         "set": source.name,
         "images": len(labels),
         "unreadable": source.num_examples - len(labels),
-        **label_metrics.METRICS[source.labels](values, labels),
+        **metrics,
     }
 
 

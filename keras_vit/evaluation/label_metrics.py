@@ -1,5 +1,6 @@
 """Metrics of multi-label classification and of regression, over whole data sets."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,27 +41,31 @@ def multi_label(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     }
 
 
-def regression(outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def regression(
+    outputs: np.ndarray,
+    labels: np.ndarray,
+    scale: Sequence[tuple[float, float]] | None = None,
+) -> dict[str, Any]:
     """Return the errors of predicted values.
 
     Args:
         outputs: `(n, values)`.
         labels: `(n, values)`.
+        scale: mean and standard deviation by which the training of the model
+            standardized each value; None for a loss in the units of the values.
 
     Returns:
         Dict with `mean_absolute_error`, `root_mean_squared_error` and `r2`, means over
-        the values, and `loss`, the mean squared error. `r2` is None if a value is the
-        same for all images.
+        the values, and `loss`, the mean squared error in training. `r2` is None if a
+        value is the same for all images.
     """
     errors = outputs - labels
+    deviations = 1.0 if scale is None else np.array(scale)[:, 1]
     squares = (errors**2).sum(axis=0)
     spread = ((labels - labels.mean(axis=0)) ** 2).sum(axis=0)
     return {
         "mean_absolute_error": float(np.abs(errors).mean()),
         "root_mean_squared_error": float(np.sqrt((errors**2).mean())),
         "r2": float((1 - squares / spread).mean()) if (spread > 0).all() else None,
-        "loss": float((errors**2).mean()),
+        "loss": float(((errors / deviations) ** 2).mean()),
     }
-
-
-METRICS = {"multi": multi_label, "regression": regression}

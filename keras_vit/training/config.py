@@ -65,6 +65,8 @@ class Data:
         path_column: name of the column of a table with the paths of the images.
         label_column: name of the column with the labels, or several names separated by
             commas.
+        scale: mean and standard deviation that standardize each value of a regression;
+            None for those of the training set.
         class_weights: None, or `"balanced"` to weight each training image by the inverse
             of the number of images in its class.
     """
@@ -81,6 +83,7 @@ class Data:
     labels: str = "single"
     path_column: str = "path"
     label_column: str = "label"
+    scale: tuple[tuple[float, float], ...] | None = None
     class_weights: str | None = None
 
 

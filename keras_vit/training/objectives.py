@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 import keras_vit
 from keras_vit.data.class_names import check_class_names
@@ -16,6 +17,7 @@ from keras_vit.training import (
     MaskedAutoencoder,
     MaskedPatchPrediction,
     known_class_names,
+    regression,
 )
 from keras_vit.training import config as configs
 from keras_vit.training.losses import SigmoidLoss
@@ -154,6 +156,14 @@ class Classification:
         """
         return model
 
+    def restored(self, saved: keras.Model) -> keras.Model:
+        """Return the model to test from one that `saved` returned.
+
+        Args:
+            saved: the model from the file, without the activation of its classifier.
+        """
+        return self.trainer(saved)
+
     def saved(self, model: keras.Model) -> keras.Model:
         """Return the model to save, a copy that ends in the activation of the loss.
 
@@ -243,24 +253,58 @@ class MultiLabel(Classification):
 
 
 class Regression(Classification):
-    """Prediction of one or several numbers."""
+    """Prediction of one or several numbers, which are standardized for training."""
 
     watched, better = "val_mean_absolute_error", min
     printed = ("mean_absolute_error", "r2")
 
+    @property
+    def _scale(self):
+        scale = self.config.data.scale
+        assert scale is not None  # A run sets it before it builds the objective.
+        return scale
+
+    def build(self) -> keras.Model:
+        """Build the model to train, which returns standardized values."""
+        model = super().build()
+        if self.config.model.arguments.get("head") == "keep":
+            regression.standardized(model, self._scale)
+        return model
+
+    def saved(self, model: keras.Model) -> keras.Model:
+        """Return the model to save, a copy that returns the values in their own units."""
+        copy = super().saved(model)
+        regression.in_own_units(copy, self._scale)
+        return copy
+
+    def restored(self, saved: keras.Model) -> keras.Model:
+        """Return the model to test from one that `saved` returned."""
+        regression.standardized(saved, self._scale)
+        return saved
+
     def compilation(self) -> dict[str, Any]:
         """Return the arguments of `compile` for the loss and the metrics."""
+        deviations = [deviation for _, deviation in self._scale]
         return {
             "loss": keras.losses.MeanSquaredError(),
             "weighted_metrics": [
-                keras.metrics.MeanAbsoluteError(name="mean_absolute_error"),
+                regression.MeanAbsoluteError(deviations),
                 keras.metrics.R2Score(name="r2"),
             ],
         }
 
+    def examples(self, batches: Any) -> Any:
+        """Return the batches with standardized values."""
+        mean, deviation = np.array(self._scale, "float32").T
+
+        def standardized(images, values, *weights):
+            return images, (values - mean) / deviation, *weights
+
+        return batches.map(standardized)
+
     def loss_of_guessing(self) -> float:
-        """Return infinity: the loss depends on the unit of the values."""
-        return math.inf
+        """Return the loss of predicting the means."""
+        return 1.0
 
 
 class FlexibleClassification(Classification):

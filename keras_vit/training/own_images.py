@@ -15,7 +15,7 @@ from keras_vit.data.source import Source
 from keras_vit.data.splits import split_off
 from keras_vit.data.tables import Columns, split_names
 from keras_vit.training import config as configs
-from keras_vit.training import cost, runs
+from keras_vit.training import cost, regression, runs
 from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import objective
 from keras_vit.training.overview import overview
@@ -201,6 +201,7 @@ def facts(config: configs.Config, sources: dict[str, Source]) -> Facts:
         sources: dict of the data sets.
     """
     train = sources["train"]
+    config = regression.with_scale(config, sources)
     model = objective(config, train.class_names).build()
     return Facts(
         images=train.num_examples,

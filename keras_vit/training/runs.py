@@ -18,7 +18,7 @@ from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import evaluation_batches, training_batches
 from keras_vit.data.source import Source
 from keras_vit.data.splits import ids, is_split
-from keras_vit.training import class_weights, pictures
+from keras_vit.training import class_weights, pictures, regression
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import RunCallback, variables
 from keras_vit.training.compilation import compile, freeze
@@ -92,6 +92,7 @@ def make_plan(
     if config.objective == "classification":
         check_classes(sources)
         class_weights.check(config.data.class_weights, train)
+        config = regression.with_scale(config, sources)
     interval = config.checkpoint_steps or train.num_examples // config.batch_size
     if interval < 1:
         raise ValueError(
@@ -271,6 +272,9 @@ def train(
             checkpoint, or the state of the run is damaged.
     """
     keras.utils.set_random_seed(config.seed)
+    if config.data.labels == "regression":
+        sources = open_parts(config.data) if sources is None else sources
+        config = regression.with_scale(config, sources)
     directory = RunDirectory(workdir, configs.to_dict(config), resume)
     with directory.held():
         plan = make_plan(config, sources)
@@ -418,7 +422,7 @@ def _finish(plan, directory, model, callback):
         saved = keras_vit.load_checkpoint(
             directory.path / "best.keras", classifier_activation=None
         )
-        saved = plan.objective.trainer(saved)
+        saved = plan.objective.restored(saved)
         saved.compile(**plan.objective.compilation())
         best |= _tested(plan, saved)
     else:  # The saved backbone cannot be tested without the rest of its objective.
