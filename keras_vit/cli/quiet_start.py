@@ -14,9 +14,10 @@ def quiet_start() -> Iterator[None]:
     TensorFlow logs which CUDA libraries and CPU features it finds before
     TF_CPP_MIN_LOG_LEVEL takes effect, so this redirects the file descriptor. Python
     writes to stderr as usual. The messages are printed if the import fails, or always if
-    TF_CPP_MIN_LOG_LEVEL is 0.
+    TF_CPP_MIN_LOG_LEVEL is 0. Level 3 also hides later ones, about a CUDA driver that is
+    not there and about data types that oneDNN leaves to Eigen; errors are exceptions.
     """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         yield
         return
     stderr, hidden = sys.stderr, tempfile.TemporaryFile()  # noqa: SIM115
