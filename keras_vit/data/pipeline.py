@@ -150,9 +150,9 @@ def evaluation_batches(
     the whole batch regardless of the weights, so with padding `model.evaluate` would
     report a loss that is too small.
 
-    A `keras.distribution` needs batches that can be divided by its number of devices. The
-    last batch is then padded with black images of label 0 and weight 0, and the weights
-    of all other images are scaled up to compensate. Compile with `weighted_metrics=`
+    A `keras.distribution` needs batches that can be divided by its number of devices.
+    Other batches are then padded with black images of label 0 and weight 0, and the
+    weights of all other images are scaled up to compensate. Compile with `weighted_metrics=`
     instead of `metrics=` in this case.
 
     Args:
@@ -198,7 +198,8 @@ def evaluation_batches(
 
     reader = ReadableImages(source, stream, image, shape, unreadable, fill=False)
     number = source.num_examples
-    padding = -(number % batch_size) % devices
+    batches, rest = divmod(number, batch_size)
+    padding = batches * (-batch_size % devices) + -rest % devices
     weight = (number + padding) / number
 
     def batch(examples):
