@@ -15,6 +15,7 @@ from keras_vit.cli import COMMANDS
 from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
 from keras_vit.training import config as configs
 from tests.conftest import GOLDENS
+from tests.documents.stand_ins import VARIANTS
 from tests.export.serving import exports_here
 from tests.models.test_parameter_counts import T2T, TOKEN
 
@@ -64,6 +65,7 @@ def test_every_argument_is_documented(name):
 
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
+MODELS = README.parent / "docs" / "models.md"
 
 
 @pytest.mark.any_backend
@@ -76,19 +78,21 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 )
 def test_the_examples_of_the_readme_run(layers, tmp_path, monkeypatch, tensorflow):
     text = README.read_text()
-    example, checkpoint, serving = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    example, checkpoint, variant, serving = blocks
     assert example.count(", classes=10") == 1
     monkeypatch.chdir(tmp_path)
     with exports_here():
         exec(example.replace(", classes=10", f", classes=10{layers}"), {})
     shutil.copy(GOLDENS / "google_token_prelogits.checkpoint.npz", "ViT-B_16.npz")
     exec(checkpoint, {"keras_vit": keras_vit})
+    exec(variant, {"keras_vit": keras_vit})
     exec(serving, {})
 
 
 @pytest.mark.any_backend
-def test_the_table_of_models_in_the_readme():
-    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", README.read_text(), re.MULTILINE)
+def test_the_table_of_models():
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", MODELS.read_text(), re.MULTILINE)
     numbers = {
         name: [int(cell.replace(",", "")) for cell in cells.split(" | ")]
         for name, cells in rows
@@ -97,18 +101,28 @@ def test_the_table_of_models_in_the_readme():
 
 
 @pytest.mark.any_backend
-def test_the_hybrids_in_the_readme():
-    numbers = re.findall(r"`(ViTR\w+)`\s+\(([\d,]+)", README.read_text())
+def test_the_hybrids():
+    numbers = re.findall(r"`(ViTR\w+)`\s+\(([\d,]+)", MODELS.read_text())
     counts = {name: int(count.replace(",", "")) for name, count in numbers}
     assert counts == {name: TOKEN[name] for name in HYBRID_SIZES}
 
 
 @pytest.mark.any_backend
-def test_the_table_of_t2t_vits_in_the_readme():
-    (table,) = re.findall(r"keras_vit.T2TViT(.*?)\n\n", README.read_text(), re.DOTALL)
+def test_the_table_of_t2t_vits():
+    (table,) = re.findall(r"keras_vit.T2TViT(.*?)\n\n", MODELS.read_text(), re.DOTALL)
     numbers = re.findall(r"`(\w+)` ([\d,]+)", table)
     counts = {f"T2TViT{name}": int(count.replace(",", "")) for name, count in numbers}
     assert counts == {name: trained for name, (trained, _) in T2T.items()}
+
+
+@pytest.mark.any_backend
+def test_every_variant_is_listed():
+    text = MODELS.read_text()
+    listed = {*re.findall(r"`(\w+)`", text)}
+    listed |= {f"T2TViT{name}" for name in re.findall(r"`(\w+)` [\d,]+", text)}
+    assert VARIANTS.keys() - listed == set()
+    (number,) = re.findall(r"There are (\d+) named variants", README.read_text())
+    assert int(number) == len(VARIANTS)
 
 
 @pytest.mark.any_backend

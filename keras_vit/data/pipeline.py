@@ -152,8 +152,8 @@ def evaluation_batches(
 
     A `keras.distribution` needs batches that can be divided by its number of devices.
     Other batches are then padded with black images of label 0 and weight 0, and the
-    weights of all other images are scaled up to compensate. Compile with `weighted_metrics=`
-    instead of `metrics=` in this case.
+    weights of all other images are scaled up to compensate. Compile with
+    `weighted_metrics=` instead of `metrics=` in this case.
 
     Args:
         source: a `Source`.

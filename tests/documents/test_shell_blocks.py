@@ -14,7 +14,7 @@ from tests.documents.pages import BLOCKS, ROOT
 
 SHELL = [block for block in BLOCKS if block.language in ("", "bash", "sh")]
 # Programs that are not ours; the shell's own words are read like them.
-FOREIGN = {"curl", "docker", "done", "export", "printf"}
+FOREIGN = {"curl", "docker", "done", "export", "printf", "python"}
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 
 
@@ -78,7 +78,7 @@ def test_commands(block, monkeypatch):
 def check(words, monkeypatch):
     """Check one command of a block."""
     program, *rest = words
-    if program in ("keras-vit", "python"):
+    if program == "keras-vit" or rest[:1] == ["-m"]:
         options = parse(words, monkeypatch)
         if not hasattr(options, "settings"):
             return
