@@ -15,9 +15,9 @@ from tests.documents import stand_ins
 from tests.documents.pages import DOCS, PAGES, blocks_of, name_of
 from tests.export.serving import exports_here
 
-SLOW = {
-    *("docs/checkpoints.md", "docs/dense_prediction.md", "docs/from_scratch.md"),
-    *("docs/migration.md", "docs/resolution.md", "docs/serving.md", "docs/training.md"),
+FAST = {
+    *("docs/index.md", "docs/models.md", "docs/performance.md", "docs/start.md"),
+    *("docs/troubleshooting.md", "docs/visualize.md"),
 }
 # Executed by tests/test_documentation.py, and by `test_devices` below.
 ELSEWHERE = {"README.md", "docs/devices.md"}
@@ -119,7 +119,7 @@ def pages_with_code():
     for page in PAGES:
         blocks = [block for block in blocks_of(page) if block.language == "python"]
         if blocks and name_of(page) not in ELSEWHERE:
-            marks = [pytest.mark.slow] if name_of(page) in SLOW else []
+            marks = [] if name_of(page) in FAST else [pytest.mark.slow]
             yield pytest.param(page, blocks, id=name_of(page), marks=marks)
 
 
