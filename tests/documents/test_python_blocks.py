@@ -10,6 +10,7 @@ import pytest
 
 import keras_vit
 from keras_vit.data.host import tensorflow
+from keras_vit.weights.google import save_npz
 from tests.conftest import GOLDENS
 from tests.documents import stand_ins
 from tests.documents.pages import DOCS, PAGES, blocks_of, name_of
@@ -77,7 +78,8 @@ def start(directory):
 
 
 def checkpoints(directory):
-    shutil.copy(GOLDENS / "google_token.checkpoint.npz", "ViT-B_16.npz")
+    google = stand_ins.build("vit_b16.augreg_in21k_ft_in1k_224")
+    save_npz(google, directory / "ViT-B_16.npz")
     shutil.copytree(GOLDENS / "keras_hub_token.checkpoint", "my_preset")
     return visualize(directory)
 
