@@ -5,6 +5,7 @@ the real one, whose network has few and narrow layers.
 """
 
 import contextlib
+import importlib
 import pathlib
 import types
 from unittest import mock
@@ -75,6 +76,14 @@ def _with_scores(model):
     return model
 
 
+def _kagglehub():
+    """Return the package that downloads presets, or an empty module without it."""
+    try:
+        return importlib.import_module("kagglehub")
+    except ImportError:
+        return types.SimpleNamespace(model_download=None)
+
+
 @contextlib.contextmanager
 def published(directory: pathlib.Path):
     """Replace downloads by narrow networks that are written to a directory."""
@@ -97,9 +106,10 @@ def published(directory: pathlib.Path):
 
     # A KerasHub preset needs no stand-in: the goldens have a small one.
     preset = str(GOLDENS / "keras_hub_token.checkpoint")
-    kagglehub = types.SimpleNamespace(model_download=lambda handle: preset)
+    kagglehub = _kagglehub()
     with (
         mock.patch.dict("sys.modules", kagglehub=kagglehub),
+        mock.patch.object(kagglehub, "model_download", lambda handle: preset),
         mock.patch.dict("os.environ", KERAS_HOME=str(directory)),
         mock.patch.object(download._Download, "run", file),
         mock.patch("huggingface_hub.snapshot_download", repository),

@@ -1,9 +1,11 @@
 """Links and anchors of README and the documentation, on GitHub and on the site."""
 
+import inspect
 import re
 
 import pytest
 
+import keras_vit
 from tests.documents.pages import DOCS, FENCE, PAGES, ROOT, name_of
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -60,3 +62,15 @@ def test_every_page_is_in_the_navigation():
     named = re.findall(r"([\w/]+\.md)$", navigation, re.MULTILINE)
     pages = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
     assert sorted(named) == sorted(pages)
+
+
+@pytest.mark.any_backend
+def test_every_public_package_has_an_api_page():
+    pages = "".join(page.read_text() for page in DOCS.glob("api/*.md"))
+    named = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
+    packages = {
+        f"keras_vit.{name}"
+        for name in keras_vit.__all__
+        if inspect.ismodule(getattr(keras_vit, name))
+    }
+    assert named == packages | {"keras_vit.api"}
