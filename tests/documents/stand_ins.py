@@ -5,9 +5,7 @@ the real one, whose network has few and narrow layers.
 """
 
 import contextlib
-import importlib
 import pathlib
-import types
 from unittest import mock
 
 import numpy as np
@@ -76,14 +74,6 @@ def _with_scores(model):
     return model
 
 
-def _kagglehub():
-    """Return the package that downloads presets, or an empty module without it."""
-    try:
-        return importlib.import_module("kagglehub")
-    except ImportError:
-        return types.SimpleNamespace(model_download=None)
-
-
 @contextlib.contextmanager
 def published(directory: pathlib.Path):
     """Replace downloads by narrow networks that are written to a directory."""
@@ -106,10 +96,8 @@ def published(directory: pathlib.Path):
 
     # A KerasHub preset needs no stand-in: the goldens have a small one.
     preset = str(GOLDENS / "keras_hub_token.checkpoint")
-    kagglehub = _kagglehub()
     with (
-        mock.patch.dict("sys.modules", kagglehub=kagglehub),
-        mock.patch.object(kagglehub, "model_download", lambda handle: preset),
+        mock.patch.object(download, "_fetch_preset", return_value=preset),
         mock.patch.dict("os.environ", KERAS_HOME=str(directory)),
         mock.patch.object(download._Download, "run", file),
         mock.patch("huggingface_hub.snapshot_download", repository),
