@@ -10,7 +10,7 @@ import pytest
 
 from keras_vit.cli import COMMANDS, command_line
 from keras_vit.training import config as configs
-from tests.documents.pages import BLOCKS, ROOT
+from tests.documents.pages import BLOCKS, PAGES, ROOT
 
 SHELL = [block for block in BLOCKS if block.language in ("", "bash", "sh")]
 # Programs that are not ours; the shell's own words are read like them.
@@ -100,3 +100,18 @@ def check(words, monkeypatch):
         assert set(filter(None, named.split(","))) <= set(extras)
     else:
         assert program in FOREIGN
+
+
+@pytest.mark.any_backend
+def test_settings_that_the_text_names():
+    text = "".join(page.read_text() for page in PAGES)
+    settings = set(re.findall(r"`(?:--set )?([a-z_]+(?:\.[a-z_]+)?=[^`=]+)`", text))
+    sections = "augmentation|data|flexible|masking|model|optimization"
+    settings = {s for s in settings if re.match(rf"({sections})\.", s)}
+    config = configs.load("digits_vit")
+    for setting in settings:
+        if not setting.endswith("..."):
+            configs.override(config, [setting])
+    for section, key in re.findall(rf"`({sections})\.([a-z_]+)", text):
+        assert hasattr(getattr(config, section), key), f"{section}.{key}"
+    assert len(settings) > 3
