@@ -41,13 +41,18 @@ def at_image_size(model: Any, options: argparse.Namespace) -> Any:
 
 
 def settings(options: argparse.Namespace) -> list[str]:
-    """Return the values of `--set` and `--data-dir` as settings for `configs.override`.
+    """Return the options that change a config as settings for `configs.override`.
 
     Args:
-        options: the parsed options.
+        options: the parsed options: `--set`, `--data-dir` and, in some commands,
+            `--epochs`.
     """
-    directory = options.data_dir
-    return [*([f"data.data_dir={directory}"] if directory else []), *options.settings]
+    short = []
+    if options.data_dir is not None:
+        short += [f"data.data_dir={options.data_dir}"]
+    if getattr(options, "epochs", None) is not None:
+        short += [f"epochs={options.epochs}", "steps=None"]
+    return [*short, *options.settings]
 
 
 def train(
@@ -138,6 +143,18 @@ def _reading_error(error):
     reason = r"^ValueError: (.*)$|(Labels must be .*)"
     found = re.search(reason, error.message, flags=re.MULTILINE)
     return found and (found[1] or found[2])
+
+
+def chosen_file(checkpoint: str) -> str:
+    """Return the file of a checkpoint, and print it if a run stands for its best model.
+
+    Args:
+        checkpoint: a checkpoint, or the directory of a run.
+    """
+    file = checkpoint_file(checkpoint)
+    if file != checkpoint:
+        print(f"model: {file}", flush=True)
+    return file
 
 
 def head_of(checkpoint: str) -> dict[str, Any]:

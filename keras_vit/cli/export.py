@@ -100,7 +100,7 @@ def _loaded(options):
     head = command_line.head_of(options.checkpoint)
     if options.headless:
         head = {"head": "drop"}
-    file = command_line.checkpoint_file(options.checkpoint)
+    file = command_line.chosen_file(options.checkpoint)
     model = keras_vit.load_checkpoint(file, **head)
     return command_line.at_image_size(model, options)
 

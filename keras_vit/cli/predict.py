@@ -22,6 +22,7 @@ def run(options: argparse.Namespace) -> None:
     with command_line.writing(options.workdir):
         config = command_line.evaluation_config(options)
         paths = images_in(options.images)
+        command_line.chosen_file(options.what)
         head = command_line.head_of(config.model.weights or "")
         model = classifier(config, **head)
         shown = Head.of(model.get_config()).shown

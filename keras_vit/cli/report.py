@@ -24,7 +24,7 @@ def _write(options):
     if len(paths) > options.limit:
         print(f"{len(paths)} images; the report shows the first {options.limit}")
     model = keras_vit.load_checkpoint(
-        command_line.checkpoint_file(options.checkpoint),
+        command_line.chosen_file(options.checkpoint),
         **command_line.head_of(options.checkpoint),
     )
     model = command_line.at_image_size(model, options)

@@ -2,13 +2,14 @@
 
 import contextlib
 import math
+import shlex
+import sys
 import time
 from typing import Any
 
 import keras
 
 from keras_vit.data.fingerprint import check_unchanged, fingerprints
-from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import batch_ids
 from keras_vit.training import cost
 from keras_vit.training.run_directory import RunDirectory
@@ -25,13 +26,19 @@ class RunCallback(keras.callbacks.Callback):
         directory: the `RunDirectory` of the run.
         model: the compiled model to train.
         validation: the validation set, in a form that `model.evaluate` accepts.
+
+    Attributes:
+        trackers: callbacks that log the metrics of every checkpoint; see
+            `keras_vit.training.trackers`.
     """
 
-    # Keras's ModelCheckpoint, CSVLogger, TensorBoard and BackupAndRestore would write at
-    # different times, evaluate the raw weights instead of their EMA, and not save the
-    # states of torch's random number generators.
+    # Keras's ModelCheckpoint, CSVLogger and BackupAndRestore would write at different
+    # times, evaluate the raw weights instead of their EMA, and not save the states of
+    # torch's random number generators. Keras's EarlyStopping would count from 0 again
+    # when a run resumes; here, the count follows from the history.
     def __init__(self, plan, directory: RunDirectory, model, validation):
         super().__init__()
+        self.trackers = keras.callbacks.CallbackList()
         self.plan, self.directory = plan, directory
         self.config, self.objective = plan.config, plan.objective
         self.failure: str | None = None
@@ -90,15 +97,32 @@ class RunCallback(keras.callbacks.Callback):
         watched, best = self.objective.watched, self.best()
         return next(row for row in self.history if row[watched] == best)
 
+    def stops_early(self) -> bool:
+        """Return True if the run ends before its last step, for lack of progress."""
+        patience, done = self.config.early_stopping, len(self.history)
+        if patience is None or not 0 < done * self.plan.interval < self.plan.steps:
+            return False
+        last = self.history.index(self.best_row())
+        return done - 1 - last >= patience
+
     def interruption(self) -> str:
         """Return the message to print when the run is interrupted."""
         resumed = "starts from the first step"
         if self.last_saved:
             resumed = f"resumes from the checkpoint of step {self.last_saved:,}"
-        return f"interrupted at step {self.step:,}; the same command {resumed}"
+        text = f"interrupted at step {self.step:,}; the same command {resumed}"
+        if sys.argv[:1] == ["keras-vit"]:
+            words = [word for word in sys.argv if word != "--no-resume"]
+            text += f":\n  {shlex.join(words)}"
+        return text
 
     def on_train_begin(self, logs=None):
         self.pending = self.generators
+        self.trackers.set_model(self.model)
+        self.trackers.on_train_begin()
+
+    def on_train_end(self, logs=None):
+        self.trackers.on_train_end()
 
     def on_train_batch_begin(self, batch, logs=None):
         # Restore the states as late as this, because `fit` and torch's DataLoader draw
@@ -108,6 +132,7 @@ class RunCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.start = time.monotonic()
+        self.trackers.on_epoch_begin(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
         self.step = len(self.history) * self.plan.interval + batch + 1
@@ -157,7 +182,7 @@ class RunCallback(keras.callbacks.Callback):
                 saved = self.objective.saved(self.model_of_run)
                 self.directory.save_model(saved, "best")
         self.directory.save_history(self.history)
-        self._write_tensorboard(row)
+        self.trackers.on_epoch_end(epoch, row)
         self.generators = generators()
         self.directory.save_state(
             variables(self.model),
@@ -170,6 +195,7 @@ class RunCallback(keras.callbacks.Callback):
         self.last_saved = row["step"]
         left = (self.plan.steps - row["step"]) * seconds / self.plan.interval
         print(f"  {self._described(row)}; {left / 60:.0f} min left", flush=True)
+        self.model.stop_training = self.stops_early()
 
     def _described(self, row):
         watched = self.objective.watched
@@ -177,20 +203,13 @@ class RunCallback(keras.callbacks.Callback):
         name, form = f"validation {metric}", ".4f"
         if watched == "val_accuracy":
             name, form = "validation", ".2%"
-        text = f"{name} {row[watched]:{form}} (best {self.best():{form}})"
+        best = self.best_row()
+        kept = f"best {best[watched]:{form}}, of step {best['step']:,}"
+        text = f"{name} {row[watched]:{form}} ({'best so far' if row is best else kept})"
         text += f"; {row['images_per_second']:,} images/s"
         if self.utilization is not None:
             text += f", {row['model_flops_utilization']:.1%} of the device's peak"
         return text
-
-    def _write_tensorboard(self, row):
-        tf = tensorflow()
-        writer = tf.summary.create_file_writer(str(self.directory.path / "tensorboard"))
-        with writer.as_default(step=row["step"]):
-            for name, value in row.items():
-                if name != "step":
-                    tf.summary.scalar(name, value)
-        writer.close()
 
 
 def given_optimizer(model: keras.Model) -> Any:

@@ -205,6 +205,10 @@ class Config:
         steps_per_execution: batches that TensorFlow processes in one call; None for the
             default, 8.
         checkpoint_steps: batches between checkpoints; None for an epoch.
+        early_stopping: number of checkpoints without a better validation result after
+            which training stops; None to train all steps.
+        trackers: where the metrics of every checkpoint are logged, besides log.csv:
+            `"tensorboard"`, `"wandb"` or `"mlflow"`, or several of them.
         resolutions: progressive resizing: pairs of a fraction of the batches and a side
             in pixels. In `((0.5, 160), (0.5, 224))` the fractions add up to 1. Empty for
             the model's own size throughout.
@@ -232,6 +236,8 @@ class Config:
     dtype: str = "float32"
     steps_per_execution: int | None = None
     checkpoint_steps: int | None = None
+    early_stopping: int | None = None
+    trackers: tuple[str, ...] = ("tensorboard",)
     resolutions: tuple[tuple[float, int], ...] = ()
     jit_compile: bool = True
     grid: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -471,6 +477,8 @@ def _checked(value, hint, key):
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         origin = typing.get_origin(option) or option
+        if origin is tuple and isinstance(value, str):
+            value = value.split(",")  # --set trackers=tensorboard,wandb
         if origin is tuple and isinstance(value, list | tuple):
             if typing.get_args(option)[:1] == (str,) and any(
                 not isinstance(part, str) for part in value

@@ -8,6 +8,7 @@ log.csv             metrics, one row per checkpoint
 tensorboard/        the same metrics for TensorBoard
 classes.json        the names of the classes, in the order of the labels
 splits.json         the images of each split, if the validation set was split off
+trackers.json       the ids of the run in W&B and MLflow, if it is logged there
 best.keras          the model with the best validation result
 last.keras          the model at the end of the run
 results.json        the results at the end of the run
@@ -42,9 +43,19 @@ from keras_vit.training.directory_lock import FILES, locked
 # Files with the state of a run, the newest first.
 STATES = ("state.npz", "state-previous.npz")
 # Files that a run writes before its first checkpoint.
-STARTED = {"config.json", "environment.json", "classes.json", "splits.json"}
+STARTED = {
+    "classes.json",
+    "config.json",
+    "environment.json",
+    "splits.json",
+    "trackers.json",
+}
 # Keys of a config that describe a run without affecting it.
 DESCRIPTIONS = ("about", "command", "hardware", "expected", "measured")
+# Keys that may change between checkpoints: they do not affect the steps of a run, except
+# for its duration, which changes the learning rates from there on.
+DURATION = ("epochs", "steps")
+CHANGEABLE = {*DESCRIPTIONS, "early_stopping", "trackers", *DURATION}
 
 
 def environment() -> dict[str, Any]:
@@ -96,6 +107,8 @@ class RunDirectory:
         path: the directory.
         progress: the `progress` that was passed to `save_state` for the state that the
             run resumes from; None for a new run.
+        before: the config of the run in the directory, whose duration may be another
+            one; None for a new run.
         damage: the reason why the run resumes from the previous state instead of the
             newest one; empty if it does not.
 
@@ -110,6 +123,7 @@ class RunDirectory:
         self.config, self.resume = config, resume
         self._state: pathlib.Path | None = None
         self.progress: dict[str, Any] | None = None
+        self.before: configs.Config | None = None
         self.damage = ""
         self._check_not_foreign()
 
@@ -144,7 +158,13 @@ class RunDirectory:
 
     def record(self) -> None:
         """Write the config and the environment, after all checks have passed."""
-        write_text(self.path / "environment.json", json.dumps(environment(), indent=1))
+        found = environment()
+        if extensions := self._extensions():
+            found["extensions"] = extensions
+        write_text(self.path / "environment.json", json.dumps(found, indent=1))
+        if self.duration_before():
+            # These results are not those of the run any more.
+            (self.path / "results.json").unlink(missing_ok=True)
         # Written last, so that a directory with config.json also has environment.json.
         write_text(self.path / "config.json", json.dumps(self.config, indent=1))
         if self.damage:
@@ -160,37 +180,44 @@ class RunDirectory:
         names = {n for n in names - FILES if not n.startswith(PARTIAL)}
         # A config.json alone may belong to a checkpoint in the Hugging Face format.
         is_run = {"config.json", "environment.json"} <= names
-        if not is_run and names - {"environment.json"}:
+        if not is_run and names - {"environment.json", "trackers.json"}:
             raise FileExistsError(
                 f"{self.path} is not empty and holds no run; choose another --workdir."
             )
         return names
 
     def _check_same(self):
-        # A config from an older version may lack keys; add them with their defaults.
-        old = _read_json(self.path / "config.json")
-        old = configs.to_dict(configs.from_dict(old))
-        changed = {
-            key: f"{key}: {a!r} there, {b!r} here"
-            for key, a, b in differences(old, self.config)
-            if key.partition(".")[0] not in DESCRIPTIONS
-        }
-        if not changed:
-            return
-        remedy = "Choose another --workdir."
-        if set(changed) <= {"epochs", "steps"}:
-            last = self.path / "last.keras"
-            remedy = (
-                "The learning-rate schedule spans the whole run, so a longer run differs "
-                "from its first step on: choose another --workdir for it. To train the "
-                "weights of this run further with a new schedule, run the same command "
-                f"with --set model.weights={last}, --set model.arguments.head=keep, "
-                "another --workdir, and the number of additional epochs."
+        # A config from an older version may lack keys, which get their defaults.
+        self.before = configs.from_dict(_read_json(self.path / "config.json"))
+        changed = [
+            f"{key}: {a!r} there, {b!r} here"
+            for key, a, b in differences(configs.to_dict(self.before), self.config)
+            if key.partition(".")[0] not in CHANGEABLE
+        ]
+        if changed:
+            raise FileExistsError(
+                f"{self.path} holds the run of another config ({'; '.join(changed)}). "
+                "Choose another --workdir. Only epochs and steps may grow, and "
+                "early_stopping and trackers may change."
             )
-        raise FileExistsError(
-            f"{self.path} holds the run of another config "
-            f"({'; '.join(changed.values())}). {remedy}"
-        )
+
+    def duration_before(self) -> dict[str, Any]:
+        """Return the earlier values of `epochs` and `steps` that change now."""
+        if self.before is None:
+            return {}
+        before = {key: getattr(self.before, key) for key in DURATION}
+        return {key: value for key, value in before.items() if value != self.config[key]}
+
+    def _extensions(self):
+        """Return the list of changes of the duration of the run, including a new one."""
+        path = self.path / "environment.json"
+        found = _read_json(path).get("extensions", []) if path.exists() else []
+        if before := self.duration_before():
+            after = {key: self.config[key] for key in before}
+            row = {"checkpoint": self.checkpoints(), "before": before, "after": after}
+            # A run that is killed before it writes its config makes the change again.
+            found = [*(old for old in found if old != row), row]
+        return found
 
     def _check_backend(self):
         path, backend = self.path / "environment.json", keras.backend.backend()

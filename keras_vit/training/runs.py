@@ -18,7 +18,7 @@ from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import evaluation_batches, training_batches
 from keras_vit.data.source import Source
 from keras_vit.data.splits import ids, is_split
-from keras_vit.training import class_weights, pictures, regression
+from keras_vit.training import class_weights, duration, pictures, regression, trackers
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import RunCallback, variables
 from keras_vit.training.compilation import compile, freeze
@@ -93,14 +93,9 @@ def make_plan(
         check_classes(sources)
         class_weights.check(config.data.class_weights, train)
         config = regression.with_scale(config, sources)
-    interval = config.checkpoint_steps or train.num_examples // config.batch_size
-    if interval < 1:
-        raise ValueError(
-            f"batch_size={config.batch_size} is larger than the {train.num_examples} "
-            f"images of {train.name!r}: set a smaller batch_size."
-        )
-    steps = config.steps or config.epochs * train.num_examples / config.batch_size
-    intervals = max(round(steps / interval), 1)
+    duration.check_stopping(config)
+    trackers.check(config.trackers)
+    interval, intervals = duration.intervals(config, train)
     steps = intervals * interval
     updates = steps // config.optimization.accumulation_steps
     if updates < 1:
@@ -263,10 +258,12 @@ def train(
     Returns:
         The contents of results.json: the row of the log that belongs to best.keras, with
         `test_accuracy` and the other test metrics if there is a test set; `weights`, the
-        name of the file; and `last`, the same for last.keras.
+        name of the file; `last`, the same for last.keras; and `stopped_early=True` if
+        early stopping ended the run.
 
     Raises:
-        FileExistsError: the directory holds another run or other files, or is in use.
+        FileExistsError: the directory holds another run or a longer one or other files,
+            or is in use.
         FileNotFoundError: `resume=True`, and there is no run.
         ValueError: the config is invalid, the data sets have changed since the last
             checkpoint, or the state of the run is damaged.
@@ -278,6 +275,7 @@ def train(
     directory = RunDirectory(workdir, configs.to_dict(config), resume)
     with directory.held():
         plan = make_plan(config, sources)
+        duration.check_longer(plan, directory)
         model = plan.objective.build()
         freeze(model, config.optimization.frozen)
         done = directory.checkpoints()
@@ -291,10 +289,12 @@ def train(
         if confirm is not None and done == 0:
             confirm(plan, model)
             described = True
-        _announce(plan, directory, model, callback, described)
         try:
-            model = _train_phases(plan, model, callback, phases, done)
-            return _finish(plan, directory, model, callback)
+            with trackers.tracking(directory.path, config) as found:
+                callback.trackers = keras.callbacks.CallbackList(found)
+                _announce(plan, directory, model, callback, described)
+                model = _train_phases(plan, model, callback, phases, done)
+                return _finish(plan, directory, model, callback)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(callback.interruption()) from None
 
@@ -325,6 +325,12 @@ def _announce(plan, directory, model, callback, described):
         # between the two writes, or a damaged state was replaced by the one before.
         directory.save_history(callback.history)
         print(f"Resumed at step {callback.step:,}.", flush=True)
+    if directory.duration_before():
+        print(
+            f"The run becomes longer: it now has {plan.steps:,} steps. From step "
+            f"{callback.step:,} on, the learning rate is that of a run of this length.",
+            flush=True,
+        )
     if directory.damage:
         print(
             f"warning: {directory.damage}. The run resumes from the state before it: the "
@@ -391,7 +397,7 @@ def _grown(model, side, plan):
 
 
 def _fit(plan, model, callback, first, last):
-    if first < last:
+    if first < last and not callback.stops_early():
         model.fit(
             training_data(plan, model, first * plan.interval),
             steps_per_epoch=plan.interval,
@@ -403,6 +409,13 @@ def _fit(plan, model, callback, first, last):
         )
     if callback.failure:
         sys.exit(callback.failure)
+    if callback.stops_early():
+        print(
+            f"Early stopping: the last {plan.config.early_stopping} checkpoints have no "
+            f"better {callback.objective.watched} than {callback.best():.4f}. To train "
+            "further, repeat the command with a larger early_stopping, or None.",
+            flush=True,
+        )
 
 
 def _finish(plan, directory, model, callback):
@@ -428,18 +441,27 @@ def _finish(plan, directory, model, callback):
     else:  # The saved backbone cannot be tested without the rest of its objective.
         best = last
     results = {**best, "last": last}
+    if callback.stops_early():
+        results["stopped_early"] = True
     write_text(directory.path / "results.json", json.dumps(results, indent=1))
     pictures.learning_curves(
         {plan.config.model.architecture: callback.curves()}, directory.path / "curves.png"
     )
-    for row in (best,) if best is last else (best, last):
-        print(f"{row['weights']}, of step {row['step']:,}:")
+    same = best["step"] == last["step"]
+    for row in (best,) if same else (best, last):
+        files = "best.keras and last.keras" if same else row["weights"]
+        print(f"{files}, of step {row['step']:,}:")
         for metric in (*plan.objective.printed, "loss"):
             for name in (f"test_{metric}", f"val_{metric}"):
                 if name in row:
                     form = ".2%" if "accuracy" in name else ".4f"
                     print(f"  {name}: {row[name]:{form}}")
     print(f"models, log and curves: {directory.path}/")
+    if not same:
+        print(
+            f"Commands that are given {directory.path} use its best.keras; to use the "
+            f"other one, give them {directory.path}/last.keras."
+        )
     return results
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -189,10 +188,19 @@ def test_a_start_without_a_checkpoint_can_be_corrected(tmp_path):
 
 
 def test_more_epochs(run):
-    longer = {**CONFIG, "epochs": CONFIG["epochs"] + 1}
-    message = rf"model\.weights={re.escape(str(run))}/last\.keras.*head=keep"
-    with pytest.raises(FileExistsError, match=message):
-        resumed(run, longer)
+    (run / "results.json").write_text("{}")
+    assert resumed(run) == (2, 2.0, "")
+    assert (run / "results.json").exists()
+    before = CONFIG["epochs"]
+    for epochs in (before + 1, before + 1, before + 2):  # The second changes nothing.
+        assert resumed(run, {**CONFIG, "epochs": epochs}) == (2, 2.0, "")
+        assert json.loads((run / "config.json").read_text())["epochs"] == epochs
+    assert not (run / "results.json").exists()
+    extensions = json.loads((run / "environment.json").read_text())["extensions"]
+    assert extensions == [
+        {"checkpoint": 2, "before": {"epochs": n}, "after": {"epochs": n + 1}}
+        for n in (before, before + 1)
+    ]
 
 
 def test_descriptions_may_change(run):

@@ -28,6 +28,13 @@ def parse(name: str, doc: str, what: str, words: Sequence[str]) -> argparse.Name
         help="print the config, variables, operations, memory and time per step without "
         "writing anything",
     )
+    made.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="passes over the training images; short for --set epochs=N --set "
+        "steps=None. A larger N makes an existing run longer",
+    )
     _add_photos(made)
     options = made.parse_args(words)
     saved = options.data and options.save_config

@@ -1,0 +1,82 @@
+"""Duration of a run: its number of steps, early stopping and extension."""
+
+from typing import Any
+
+from keras_vit.data.source import Source
+from keras_vit.training import config as configs
+from keras_vit.training.run_directory import RunDirectory
+
+
+def intervals(config: configs.Config, train: Source) -> tuple[int, int]:
+    """Return the number of batches between checkpoints and the number of checkpoints.
+
+    Args:
+        config: config of the run.
+        train: the training set.
+
+    Raises:
+        ValueError: the training set is smaller than a batch.
+    """
+    interval = config.checkpoint_steps or train.num_examples // config.batch_size
+    if interval < 1:
+        raise ValueError(
+            f"batch_size={config.batch_size} is larger than the {train.num_examples} "
+            f"images of {train.name!r}: set a smaller batch_size."
+        )
+    steps = config.steps or config.epochs * train.num_examples / config.batch_size
+    return interval, max(round(steps / interval), 1)
+
+
+def check_stopping(config: configs.Config) -> None:
+    """Check `early_stopping`.
+
+    Args:
+        config: config of the run.
+
+    Raises:
+        ValueError: the number is below 1, or the run has several image sizes.
+    """
+    patience = config.early_stopping
+    if patience is None:
+        return
+    if patience < 1:
+        raise ValueError(
+            "early_stopping must be None or a number of checkpoints, 1 or more; "
+            f"received {patience}."
+        )
+    if config.resolutions:
+        raise ValueError(
+            f"early_stopping={patience} would stop a run before its larger image sizes: "
+            "set early_stopping or resolutions, not both."
+        )
+
+
+def check_longer(plan: Any, directory: RunDirectory) -> None:
+    """Check that a run whose duration changes becomes longer.
+
+    Args:
+        plan: the `runs.Plan` of the run.
+        directory: the directory of the run, locked.
+
+    Raises:
+        FileExistsError: the run would become shorter, or its image sizes would change.
+    """
+    before = directory.duration_before()
+    if not before or directory.before is None:
+        return
+    shown = ", ".join(f"{key}={value}" for key, value in before.items())
+    now = ", ".join(f"{key}={getattr(plan.config, key)}" for key in before)
+    if plan.config.resolutions:
+        raise FileExistsError(
+            f"{directory.path} holds a run with {shown}; this command has {now}. The "
+            "image sizes of resolutions depend on the duration, so it cannot change: "
+            "choose another --workdir."
+        )
+    interval, checkpoints = intervals(directory.before, plan.sources["train"])
+    if plan.steps <= interval * checkpoints:
+        raise FileExistsError(
+            f"{directory.path} holds a run with {shown}; this command has {now}. A run "
+            "can become longer, but not shorter: repeat the command with "
+            f"{' '.join(f'--set {key}={value}' for key, value in before.items())} or "
+            "more, or choose another --workdir."
+        )
