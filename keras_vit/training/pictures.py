@@ -1,10 +1,9 @@
 """Plots of training runs, predictions and feature maps."""
 
-import matplotlib
-
-matplotlib.use("Agg")  # Writes files without a display.
-import matplotlib.pyplot as plt
 import numpy as np
+
+# pyplot would open windows, or take over the pictures of a notebook.
+from matplotlib.figure import Figure
 
 
 def learning_curves(histories, path):
@@ -19,10 +18,8 @@ def learning_curves(histories, path):
         for metric in ("loss", "accuracy")
         if all(f"val_{metric}" in history for history in histories.values())
     ]
-    figure, axes = plt.subplots(
-        1, len(shown), figsize=(5 * len(shown), 4.5), layout="constrained", squeeze=False
-    )
-    axes = axes[0]
+    figure = Figure(figsize=(5 * len(shown), 4.5), layout="constrained")
+    axes = figure.subplots(1, len(shown), squeeze=False)[0]
     for axis, metric in zip(axes, shown, strict=True):
         start = 0
         for color, (stage, history) in enumerate(histories.items()):
@@ -46,7 +43,6 @@ def learning_curves(histories, path):
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(histories))
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def predictions(images, labels, probabilities, path, count=60):
@@ -62,7 +58,8 @@ def predictions(images, labels, probabilities, path, count=60):
     predicted = probabilities.argmax(axis=1)
     order = np.argsort(predicted == labels, kind="stable")[:count]
     mistakes = int(np.sum(predicted != labels))
-    figure, axes = plt.subplots(6, 10, figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(6, 10)
     for axis in axes.flat:
         axis.axis("off")
     for axis, i in zip(axes.flat, order, strict=False):
@@ -76,7 +73,6 @@ def predictions(images, labels, probabilities, path, count=60):
         f"{mistakes} of {len(labels)} test images wrong; the mistakes come first"
     )
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def feature_maps(image, columns, path):
@@ -90,14 +86,9 @@ def feature_maps(image, columns, path):
     """
     rows = 1 + max(len(maps) for maps in columns.values())
     size = (5 * len(columns), 4 + 5 * (rows - 1))
-    figure, axes = plt.subplots(
-        rows,
-        len(columns),
-        figsize=size,
-        layout="constrained",
-        squeeze=False,
-        height_ratios=[0.7, *[1] * (rows - 1)],
-    )
+    figure = Figure(figsize=size, layout="constrained")
+    heights = [0.7, *[1] * (rows - 1)]
+    axes = figure.subplots(rows, len(columns), squeeze=False, height_ratios=heights)
     for axis in axes.flat:
         axis.axis("off")
     for column, (model, maps) in enumerate(columns.items()):
@@ -107,7 +98,6 @@ def feature_maps(image, columns, path):
             axis.imshow(_sheet(channels), cmap="viridis", vmin=0, vmax=1)
             axis.set_title(block)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def _sheet(channels):
@@ -130,7 +120,8 @@ def confusion(counts, path):
         path: PNG file to write.
     """
     parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axis = plt.subplots(figsize=(6, 5), layout="constrained")
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axis = figure.subplots()
     image = axis.imshow(parts, cmap="viridis", vmin=0, vmax=1)
     axis.set(xlabel="predicted", ylabel="label")
     if len(counts) <= 20:
@@ -138,4 +129,3 @@ def confusion(counts, path):
         axis.set_yticks(range(len(counts)))
     figure.colorbar(image, label="part of the label's images")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
