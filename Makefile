@@ -5,7 +5,7 @@ PYTHON ?= python3
 ENV := .venv
 RUN := $(ENV)/bin/python
 
-.PHONY: help demo test test-slow lint docs torch clean
+.PHONY: help demo test test-slow lint docs notebooks torch clean
 .DEFAULT_GOAL := help
 
 help:  ## print this help
@@ -52,6 +52,14 @@ docs: $(ENV)/.docs  ## build the documentation site in site/
 
 $(ENV)/.docs: $(ENV)/.installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+# NOTEBOOKS are arguments, such as a name or --set checkpoint=DIRECTORY; the default builds all.
+notebooks: $(ENV)/.notebooks  ## run the notebooks in examples/ and store their outputs
+	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m recipes.notebooks $(NOTEBOOKS)
+
+$(ENV)/.notebooks: $(ENV)/.installed
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[notebooks]'
 	@touch $@
 
 torch: $(ENV)/.installed  ## add torch to the environment; `make test` then tests it too
