@@ -1,6 +1,6 @@
 """Public names of the package: `import keras_vit` loads them from here."""
 
-from keras_vit import callbacks, data, export, kernels, layers, training, visualize
+from keras_vit import callbacks, data, export, kernels, layers, lora, training, visualize
 from keras_vit.labels import decode_predictions
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.detection import DetectionModel
@@ -144,6 +144,7 @@ __all__ = [
     "kernels",
     "layers",
     "load_checkpoint",
+    "lora",
     "training",
     "visualize",
 ]

@@ -17,6 +17,7 @@ from keras_vit.export.staging import disk_is_full
 from keras_vit.training import config as configs
 from keras_vit.training import dry_run, objectives
 from keras_vit.training.directory_lock import locked
+from keras_vit.training.image_sets import check_data
 from keras_vit.training.starting_point import checkpoint_file, config_of, run_of
 
 UNSPECIFIED = configs.Config(
@@ -69,7 +70,7 @@ def train(
     """
     with reported(options.workdir):
         config = configs.override(configured(options.what), settings(options))
-        configs.check_data(config, settings(options))
+        check_data(config, settings(options))
         if options.dry_run:
             dry_run.report(config)
         else:

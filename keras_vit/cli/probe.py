@@ -5,7 +5,7 @@ import pathlib
 
 from keras_vit.cli import command_line
 from keras_vit.evaluation.linear_probe import linear_probe
-from keras_vit.training import config as configs
+from keras_vit.training.image_sets import check_data
 
 
 def run(options: argparse.Namespace) -> None:
@@ -16,7 +16,7 @@ def run(options: argparse.Namespace) -> None:
     """
     with command_line.writing(options.workdir):
         config = command_line.evaluation_config(options)
-        configs.check_data(config, command_line.settings(options))
+        check_data(config, command_line.settings(options))
         results = linear_probe(config, options.block, options.features)
         what = config.model.weights or f"{options.what}, random weights"
         print(f"{what}, test accuracy of a linear probe:")

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_vit.cli import command_line
 from keras_vit.evaluation.robustness import robustness
-from keras_vit.training import config as configs
+from keras_vit.training.image_sets import check_data
 from keras_vit.visualize import page, pictures
 
 
@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> None:
     """
     with command_line.writing(options.workdir):
         config = command_line.evaluation_config(options)
-        configs.check_data(config, command_line.settings(options))
+        check_data(config, command_line.settings(options))
         results = robustness(config)
         for name, row in results.items():
             print(f"{name}:")

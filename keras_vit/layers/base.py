@@ -35,6 +35,21 @@ class Layer(keras.layers.Layer):
         return config
 
 
+def make_trainable(whole: Any) -> None:
+    """Make all weights trainable, except those that are created as constants.
+
+    Under TensorFlow, `whole.trainable = True` has no effect if it is True already, even
+    if layers or weights in it are frozen.
+
+    Args:
+        whole: a layer or model.
+    """
+    for layer in whole._flatten_layers():
+        layer.trainable = True
+        for weight in layer._trainable_variables:
+            weight.trainable = True
+
+
 def adaptable_layers(whole: Any, scope: str) -> dict[str, Any]:
     """Return the layers to which Keras can add LoRA or quantization, by path.
 
@@ -88,16 +103,23 @@ def adapt(whole: Any, scope: str, entries: dict[str, dict[str, Any]]) -> None:
                 layers[path].quantize(mode, type_check=False, config=config)
         for path, (rank, alpha) in entries.get("lora", {}).items():
             if path in layers:
-                _check_rank(path, layers[path], rank)
+                check_rank(path, layers[path], rank)
                 layers[path].enable_lora(rank, lora_alpha=alpha)
 
 
-def _check_rank(path, layer, rank):
+def check_rank(path: str, layer: Any, rank: Any) -> None:
+    """Raise a `ValueError` unless LoRA of a layer can have a rank.
+
+    Args:
+        path: path of the layer, for the message.
+        layer: the layer.
+        rank: the rank.
+    """
     largest = max(size for weight in layer.weights for size in weight.shape)
     if not isinstance(rank, int) or not 0 < rank <= largest:
         raise ValueError(
             f"LoRA of {path} must have a rank from 1 to {largest}, the layer's width; "
-            f"the config has {rank!r}."
+            f"received {rank!r}."
         )
 
 

@@ -1,13 +1,29 @@
 """The dense layer."""
 
 import keras
+from keras import ops
 
 from keras_vit.kernels.initial_values import InitialValues
 from keras_vit.kernels.rows import over_rows
+from keras_vit.kernels.switch import in_use
 
 
 class AdaptableDense(keras.layers.Dense):
     """A `keras.layers.Dense` whose subclasses support quantization and LoRA."""
+
+    def call(self, inputs, training=None):
+        if not self.lora_enabled or in_use() == "plain":
+            return super().call(inputs, training=training)
+        # Keras adds the update to the kernel, whose gradient the backward pass then
+        # computes in full: as much work and memory as without LoRA.
+        update = ops.matmul(inputs, self.lora_kernel_a)
+        update = ops.matmul(
+            update * (self.lora_alpha / self.lora_rank), self.lora_kernel_b
+        )
+        x = ops.matmul(inputs, self._kernel) + update
+        if self.bias is not None:
+            x = ops.add(x, self.bias)
+        return x if self.activation is None else self.activation(x)
 
     def quantize(self, mode=None, type_check=True, config=None):
         # Keras quantizes only exact instances of its Dense, because subclasses may

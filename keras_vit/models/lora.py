@@ -1,5 +1,6 @@
 """Merging of LoRA into kernels, and checks of quantization."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -39,37 +40,46 @@ def merged(model: Any) -> Any:
     Raises:
         ValueError: the model is quantized.
     """
-    found = adaptations(model, model.weights_scope())
-    refuse_quantized(found.get("quantized", {}))
-    if "lora" not in found:
+    refuse_quantized(model)
+    config = model.get_config()
+    if config.pop("lora", None) is None:
         return model
+    return copied(model, config, merged_values(model))
+
+
+def merged_values(model: Any) -> dict[str, np.ndarray]:
+    """Return the weights with LoRA updates merged into the kernels, by path.
+
+    Args:
+        model: a `keras_vit.ViT`, with or without LoRA.
+    """
     values = model._values()
+    updates = adaptations(model, model.weights_scope()).get("lora", {})
     leaves = adaptable_layers(model, model.weights_scope())
-    for path, (rank, alpha) in found["lora"].items():
+    for path, (rank, alpha) in updates.items():
         product = np.matmul(
             *(values.pop(_path_of(model, factor)) for factor in _factors(leaves[path]))
         )
         kernel = _path_of(model, _base(leaves[path]))
         value = values[kernel].astype("float32") + alpha / rank * product
         values[kernel] = value.astype(values[kernel].dtype)
-    config = model.get_config()
-    del config["lora"]
-    return copied(model, config, values)
+    return values
 
 
-def refuse_quantized(quantized: dict[str, Any]) -> None:
+def refuse_quantized(model: Any) -> None:
     """Raise a `ValueError` if a model has quantized layers.
 
     Args:
-        quantized: dict of them, the entry `quantized` of `adaptations(model)`.
+        model: a `keras_vit.ViT`.
     """
+    quantized = adaptations(model, model.weights_scope()).get("quantized")
     if quantized:
         path, (mode, _) = next(iter(quantized.items()))
         raise ValueError(
             f"The model is quantized ({mode}; {len(quantized)} layers, the first is "
-            f"{path}), and exports and conversions start from float weights. Export the "
-            "model as it was before quantize(); keras_vit.export stores and computes in "
-            "8 bits with weights_dtype='int8'."
+            f"{path}), and LoRA, exports and conversions start from float weights. Use "
+            "the model as it was before quantize(); keras_vit.export stores and computes "
+            "in 8 bits with weights_dtype='int8'."
         )
 
 
@@ -87,6 +97,15 @@ def _factors(layer):
 def _base(layer):
     """Return the weight that LoRA freezes."""
     return layer._embeddings if hasattr(layer, "_embeddings") else layer._kernel
+
+
+def is_factor(path: str) -> bool:
+    """Return True for the path of a low-rank factor that LoRA adds to a layer.
+
+    Args:
+        path: path of a weight.
+    """
+    return re.search(r"/lora_(kernel|embeddings)_[ab]$", path) is not None
 
 
 def bases(model: Any) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_vit import lora
 from keras_vit.data.fingerprint import check_unchanged, fingerprints
 from keras_vit.data.pipeline import batch_ids
 from keras_vit.training import cost
@@ -72,6 +73,18 @@ class RunCallback(keras.callbacks.Callback):
             return contextlib.nullcontext()
         optimizer = given_optimizer(self.model_of_run)
         return optimizer.averaged_weights(self.model_of_run)
+
+    def save(self, model: keras.Model, name: str) -> None:
+        """Write a model to `name.keras`, and its LoRA updates to `name.lora.safetensors`.
+
+        Args:
+            model: the model that is trained.
+            name: name of the files.
+        """
+        self.directory.save_model(self.objective.saved(model), name)
+        if self.config.lora.rank is not None:
+            path = self.directory.path / f"{name}.lora.safetensors"
+            lora.save(self.objective.kept(model), path)
 
     def curves(self) -> dict[str, list[float]]:
         """Return the history of every metric that is also measured in validation.
@@ -179,8 +192,7 @@ class RunCallback(keras.callbacks.Callback):
             row |= {f"val_{name}": float(value) for name, value in results.items()}
             self.history.append(row)
             if self.best() != before:
-                saved = self.objective.saved(self.model_of_run)
-                self.directory.save_model(saved, "best")
+                self.save(self.model_of_run, "best")
         self.directory.save_history(self.history)
         self.trackers.on_epoch_end(epoch, row)
         self.generators = generators()

@@ -7,11 +7,13 @@ from typing import Any
 
 import keras
 
-from keras_vit.models.lora import bases
+from keras_vit.layers.base import make_trainable
+from keras_vit.models.lora import bases, is_factor
 from keras_vit.training import SGD, AdamW, ParameterTable, WarmupSchedule, parameter_table
 from keras_vit.training import config as configs
 
-# Name in `optimization.frozen` that stands for all weights except the head's.
+# Name in `optimization.frozen` that stands for all weights except those of the head and
+# the factors of LoRA.
 BACKBONE = "backbone"
 # Pattern of the paths of the head's weights.
 HEAD = "^(pre_logits|.*classifier)/"
@@ -28,7 +30,7 @@ def compile(model: keras.Model, plan: Any) -> None:
         ValueError: an invalid value in `optimization` of the config.
     """
     settings = plan.config.optimization
-    freeze(model, settings.frozen)
+    freeze(model, frozen_parts(plan.config))
 
     def part(steps):
         return round(steps * plan.updates) if isinstance(steps, float) else steps
@@ -70,6 +72,16 @@ def compile(model: keras.Model, plan: Any) -> None:
     model.optimizer.build(model.trainable_variables)
 
 
+def frozen_parts(config: configs.Config) -> tuple[str, ...]:
+    """Return the prefixes of the paths of weights that do not train in a run.
+
+    Args:
+        config: config of the run.
+    """
+    backbone = () if config.lora.rank is None else (BACKBONE,)
+    return (*backbone, *config.optimization.frozen)
+
+
 def freeze(model: keras.Model, frozen: Sequence[str]) -> None:
     """Make all weights of a model trainable except those with some path prefixes.
 
@@ -79,13 +91,12 @@ def freeze(model: keras.Model, frozen: Sequence[str]) -> None:
         model: the model to train.
         frozen: prefixes of paths. The whole path of a layer matches that layer only:
             `"block_1"` does not freeze block_10, and `"block_"` freezes all blocks.
-            `"backbone"` freezes everything except the head.
+            `"backbone"` freezes everything except the head and the factors of LoRA.
 
     Raises:
         ValueError: a prefix matches no path, or no trainable weight is left.
     """
-    # This does not affect weights that never train, such as random features.
-    model.trainable = True
+    make_trainable(model)
     paths = model.weights_by_path()
     for path in bases(getattr(model, "backbone", model)):
         paths[path].trainable = False  # LoRA trains low-rank factors instead.
@@ -111,7 +122,7 @@ def _of_prefix(paths, prefix):
     if not prefix or not isinstance(prefix, str):
         return []
     if prefix == BACKBONE:
-        return [path for path in paths if not re.match(HEAD, path)]
+        return [p for p in paths if not (re.match(HEAD, p) or is_factor(p))]
     whole = [p for p in paths if f"{p}/".startswith(f"{prefix.rstrip('/')}/")]
     return whole or [p for p in paths if p.startswith(prefix)]
 

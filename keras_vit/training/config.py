@@ -12,14 +12,12 @@ import importlib
 import json
 import pathlib
 import pkgutil
-import re
 import traceback
 import types
 import typing
 from typing import Any
 
 from keras_vit.data.augment import Augmentation
-from keras_vit.data.splits import is_split, tfds_slices
 from keras_vit.weights.tensor_file import check_regular_file, parse_json
 
 
@@ -113,8 +111,8 @@ class Optimization:
             the head's.
         frozen: prefixes of the paths of weights that do not train. `"block_0/attention"`
             and `"block_1"` match only those layers, `"block_"` all blocks, `"backbone"`
-            everything except the head. All other weights train, even if the checkpoint
-            had them frozen.
+            everything except the head and the factors of LoRA. All other weights train,
+            even if the checkpoint had them frozen.
         accumulation_steps: number of batches whose gradients make one update.
         ema: momentum of the weight average that is evaluated and saved; None for none.
         loss: `"softmax"` or `"sigmoid"`, for one class per image. The loss of
@@ -143,6 +141,24 @@ class Optimization:
     ema: float | None = None
     loss: str = "softmax"
     label_smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Settings of fine-tuning with LoRA; see `keras_vit.lora.enable`.
+
+    Only the low-rank factors and the head train.
+
+    Attributes:
+        rank: rank of the updates; None for no LoRA.
+        alpha: factor of the updates, divided by the rank; None for the rank.
+        layers: parts of the paths of the dense layers that get updates, such as
+            `"attention/qkv"` or `"block_11"`.
+    """
+
+    rank: int | None = None
+    alpha: float | None = None
+    layers: tuple[str, ...] = ("attention", "mlp")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,6 +210,7 @@ class Config:
         masking: settings of `"masked_patch_prediction"` and `"mae"`.
         model: the network.
         flexible: random patch sizes of `"classification"`.
+        lora: low-rank updates of a frozen backbone in `"classification"`.
         data: the data sets.
         augmentation: changes to the training images.
         optimization: optimizer, learning-rate schedule and loss.
@@ -226,6 +243,7 @@ class Config:
     masking: Masking = Masking()
     model: Model = Model()
     flexible: FlexibleSizes = FlexibleSizes()
+    lora: LoRA = LoRA()
     data: Data = Data()
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     optimization: Optimization = Optimization()
@@ -378,54 +396,6 @@ def override(config: Any, settings: typing.Iterable[str]) -> Any:
             raise ValueError(f"--set takes key=value; received {setting!r}.")
         config = _replace(config, key.strip().split("."), text.strip(), key.strip())
     return config
-
-
-def check_data(config: Config, settings: typing.Iterable[str]) -> None:
-    """Check that settings that change `data.train` also change the other data sets.
-
-    Args:
-        config: the config after `override`.
-        settings: the settings that were passed to `override`.
-
-    Raises:
-        ValueError: `data.train` is set, but `data.validation` or `data.test` still has
-            the value of the config and belongs to another data set.
-    """
-    data = config.data
-    changed = {setting.partition("=")[0].strip() for setting in settings}
-    if "data.train" not in changed:
-        return
-    for part in ("validation", "test"):
-        name = getattr(data, part)
-        if not name or f"data.{part}" in changed or is_split(name):
-            continue
-        if _kind(name) != _kind(data.train):
-            remedy = " or to None"
-            if part == "validation":
-                remedy = _split_remedy(data.train)
-            raise ValueError(
-                f"data.train={data.train!r} is set, and data.{part} is still the "
-                f"config's {name!r}: set data.{part}=... too{remedy}."
-            )
-
-
-def _split_remedy(train):
-    """Return the end of an error message that explains how to split `train`."""
-    if train.startswith(("folder:", "table:", "datasets:")):
-        return (
-            ", or data.validation=split:0.1 to take a tenth of the images of every class "
-            "out of data.train for it"
-        )
-    slices = tfds_slices(train, 0.1)
-    if slices is None:
-        return ""
-    return ", for instance 'data.train={}' and 'data.validation={}'".format(*slices)
-
-
-def _kind(name):
-    """Return the part of a data source's name that identifies it, without the split."""
-    kind, _, rest = name.partition(":")
-    return (kind, re.split("[/:]", rest)[0]) if kind == "tfds" else kind
 
 
 def _replace(config, keys, text, whole):

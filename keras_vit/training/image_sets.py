@@ -1,10 +1,11 @@
 """Data sets of a config."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from keras_vit.data.source import Source
 from keras_vit.data.sources import open_source
-from keras_vit.data.splits import is_split, split_off
+from keras_vit.data.splits import is_split, split_off, tfds_slices
 from keras_vit.training import config as configs
 
 PARTS = ("train", "validation", "test")
@@ -80,3 +81,51 @@ def _check_default(data, names):
             "'split:0.1' to take a tenth of the images of every class out of data.train "
             "for it."
         )
+
+
+def check_data(config: configs.Config, settings: Iterable[str]) -> None:
+    """Check that settings that change `data.train` also change the other data sets.
+
+    Args:
+        config: the config after `config.override`.
+        settings: the settings that were passed to `override`.
+
+    Raises:
+        ValueError: `data.train` is set, but `data.validation` or `data.test` still has
+            the value of the config and belongs to another data set.
+    """
+    data = config.data
+    changed = {setting.partition("=")[0].strip() for setting in settings}
+    if "data.train" not in changed:
+        return
+    for part in ("validation", "test"):
+        name = getattr(data, part)
+        if not name or f"data.{part}" in changed or is_split(name):
+            continue
+        if _kind(name) != _kind(data.train):
+            remedy = " or to None"
+            if part == "validation":
+                remedy = _split_remedy(data.train)
+            raise ValueError(
+                f"data.train={data.train!r} is set, and data.{part} is still the "
+                f"config's {name!r}: set data.{part}=... too{remedy}."
+            )
+
+
+def _split_remedy(train):
+    """Return the end of an error message that explains how to split `train`."""
+    if train.startswith(("folder:", "table:", "datasets:")):
+        return (
+            ", or data.validation=split:0.1 to take a tenth of the images of every class "
+            "out of data.train for it"
+        )
+    slices = tfds_slices(train, 0.1)
+    if slices is None:
+        return ""
+    return ", for instance 'data.train={}' and 'data.validation={}'".format(*slices)
+
+
+def _kind(name):
+    """Return the part of a data source's name that identifies it, without the split."""
+    kind, _, rest = name.partition(":")
+    return (kind, re.split("[/:]", rest)[0]) if kind == "tfds" else kind

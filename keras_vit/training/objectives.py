@@ -8,10 +8,12 @@ import keras
 import numpy as np
 
 import keras_vit
+from keras_vit import lora
 from keras_vit.data.class_names import check_class_names
 from keras_vit.data.host import tensorflow
 from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.models.checkpoint import NoHeadError
+from keras_vit.models.lora import merged_values
 from keras_vit.training import (
     FlexiblePatches,
     MaskedAutoencoder,
@@ -21,6 +23,7 @@ from keras_vit.training import (
 )
 from keras_vit.training import config as configs
 from keras_vit.training.losses import SigmoidLoss
+from keras_vit.weights.checks import assign
 
 
 def constructor(config: configs.Config) -> Any:
@@ -120,10 +123,13 @@ class Classification:
         if self.config.model.arguments.get("head") == "keep":
             model = network(self.config, **arguments)
             self._check_head(model)
-            return self.trainer(model)
-        model = network(
-            self.config, classes=self.classes, class_names=self.names, **arguments
-        )
+        else:
+            model = network(
+                self.config, classes=self.classes, class_names=self.names, **arguments
+            )
+        settings = self.config.lora
+        if settings.rank is not None:
+            lora.enable(model, settings.rank, settings.alpha, settings.layers)
         return self.trainer(model)
 
     def trainer(self, network: keras.Model) -> keras.Model:
@@ -168,7 +174,8 @@ class Classification:
         """Return the model to save, a copy that ends in the activation of the loss.
 
         The model itself returns logits, because it is compiled with a loss on logits. The
-        copy is built only once and receives the weights of the model in every call.
+        copy is built only once and receives the weights of the model in every call, with
+        the updates of LoRA merged into the kernels.
 
         Args:
             model: the model that was trained.
@@ -176,10 +183,15 @@ class Classification:
         if self._saved is None or self._saved[0] is not model:
             config = model.get_config()
             config["classifier_activation"] = activation(self.config)
+            if self.config.lora.rank is not None:
+                config |= {"lora": {}, "frozen": ()}
             with checkpoint_follows(), keras.device("cpu"):
                 self._saved = model, type(model).from_config(config)
         _, copy = self._saved
-        copy.set_weights(model.get_weights())
+        if self.config.lora.rank is None:
+            copy.set_weights(model.get_weights())
+        else:
+            assign(copy.weights_by_path(), merged_values(model).items())
         return copy
 
     def compilation(self) -> dict[str, Any]:
@@ -421,6 +433,7 @@ def objective(config: configs.Config, names: Sequence[str]) -> Any:
             f"objective must be one of {', '.join(map(repr, OBJECTIVES))}; received "
             f"{config.objective!r}."
         )
+    _check_lora(config)
     labels = config.data.labels
     if labels != "single" and config.objective == "classification":
         if config.flexible.patch_sizes:
@@ -437,6 +450,17 @@ def objective(config: configs.Config, names: Sequence[str]) -> Any:
             f"resolutions; received {config.objective!r} and {config.resolutions}."
         )
     return FlexibleClassification(config, names)
+
+
+def _check_lora(config):
+    if config.lora.rank is None:
+        return
+    if config.objective != "classification" or config.model.weights is None:
+        raise ValueError(
+            f"lora.rank={config.lora.rank} requires objective='classification' and "
+            f"model.weights; received {config.objective!r} and {config.model.weights!r}. "
+            "LoRA adapts a trained model: use the command keras-vit finetune."
+        )
 
 
 def one_hot(batches: Any, classes: int) -> Any:

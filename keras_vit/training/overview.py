@@ -7,6 +7,7 @@ from keras_vit.data.augment import Augmentation
 from keras_vit.data.summary import summary, table
 from keras_vit.training import cost, dry_run, runs
 from keras_vit.training.callbacks import generators, set_generators, variables
+from keras_vit.training.compilation import frozen_parts
 
 # Number of calls of the train function that are measured.
 MEASURED_CALLS = 2
@@ -24,7 +25,7 @@ def overview(plan: runs.Plan, model: keras.Model) -> str:
     network = plan.objective.kept(model)
     height, width, channels = network.input_shape[1:]
     trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-    count, frozen = model.count_params(), ", ".join(settings.frozen)
+    count, frozen = model.count_params(), ", ".join(frozen_parts(config))
     parameters = f"{count:,} parameters, of which {trained:,} train"
     rate = f"learning rate {settings.learning_rate:g}"
     if settings.backbone_multiplier != 1:
@@ -34,6 +35,7 @@ def overview(plan: runs.Plan, model: keras.Model) -> str:
     rows = [
         ("model", f"{config.model.weights or config.model.architecture}: {parameters}"),
         ("frozen", frozen or "nothing"),
+        *_lora(config.lora),
         ("images", f"{width}x{height} pixels, {channels} channels"),
         (
             "training",
@@ -44,6 +46,14 @@ def overview(plan: runs.Plan, model: keras.Model) -> str:
         ("duration", _duration(plan, model)),
     ]
     return f"{summary(plan.sources)}\n{table('Training', rows)}"
+
+
+def _lora(settings):
+    """Return a row about LoRA, or none."""
+    if settings.rank is None:
+        return []
+    layers = ", ".join(settings.layers)
+    return [("LoRA", f"rank {settings.rank} for the dense layers of {layers}")]
 
 
 def described(augmentation: Augmentation) -> str:

@@ -11,6 +11,7 @@ splits.json         the images of each split, if the validation set was split of
 trackers.json       the ids of the run in W&B and MLflow, if it is logged there
 best.keras          the model with the best validation result
 last.keras          the model at the end of the run
+*.lora.safetensors  with LoRA, the updates and the head of these two models
 results.json        the results at the end of the run
 curves.png          learning curves
 report.html         the results, the confusions and the most wrong images as a page

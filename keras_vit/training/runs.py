@@ -21,7 +21,7 @@ from keras_vit.data.splits import ids, is_split
 from keras_vit.training import class_weights, duration, pictures, regression, trackers
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import RunCallback, variables
-from keras_vit.training.compilation import compile, freeze
+from keras_vit.training.compilation import compile, freeze, frozen_parts
 from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import objective
 from keras_vit.training.run_directory import RunDirectory
@@ -277,7 +277,7 @@ def train(
         plan = make_plan(config, sources)
         duration.check_longer(plan, directory)
         model = plan.objective.build()
-        freeze(model, config.optimization.frozen)
+        freeze(model, frozen_parts(config))
         done = directory.checkpoints()
         phases = [phase for phase in plan.phases if phase.last >= max(done, 1)]
         model = _of_size(model, phases[0].side)
@@ -428,7 +428,7 @@ def _finish(plan, directory, model, callback):
     best = {"weights": "best.keras", **callback.best_row()}
     with callback.averaged():
         last |= _tested(plan, model)
-        directory.save_model(plan.objective.saved(model), "last")
+        callback.save(model, "last")
     if best["step"] == last["step"]:
         best = {**last, "weights": "best.keras"}
     elif plan.objective.tests_saved:

@@ -19,6 +19,9 @@ class SafetensorsFile(TensorFile):
     Args:
         path: path of the file, or of the index (`.safetensors.index.json`).
 
+    Attributes:
+        metadata: dict of the texts in the header of the file.
+
     Raises:
         ValueError: if a file is damaged or holds anything other than floats, or if the
             index does not match its files or names files in other directories.
@@ -31,6 +34,7 @@ class SafetensorsFile(TensorFile):
         index = self.read_index() if self.path.endswith(".json") else None
         files = [self.path] if index is None else sorted(set(index.values()))
         self._file_of: dict[str, str] = {}
+        self.metadata: dict[str, str] = {}
         for part in files:
             self._read_header(part)
         if index is not None and index != self._file_of:
@@ -49,6 +53,7 @@ class SafetensorsFile(TensorFile):
                 f"limit of {LARGEST_JSON}"
             )
         with self._open(part) as tensors:
+            self.metadata |= tensors.metadata() or {}
             for name in tensors.keys():  # noqa: SIM118 (no dict)
                 if name in self._file_of:
                     raise self.unreadable(

@@ -367,7 +367,8 @@ def test_rates_and_frozen_parts(config):
 
 def frozen_by(plan, *frozen):
     model = plan.objective.build()
-    model.trainable = False  # Checkpoints may be saved with this setting.
+    for layer in model.layers[:-1]:  # Checkpoints may be saved with this setting.
+        layer.trainable = False
     compilation.freeze(model, frozen)
     return {path for path, w in model.weights_by_path().items() if not w.trainable}
 
