@@ -24,14 +24,14 @@ from keras_vit.layers.base import (
 from keras_vit.models.lora import is_factor, merged, refuse_quantized
 from keras_vit.weights.checks import check_tensors
 from keras_vit.weights.pieces import HEAD_PATHS
-from keras_vit.weights.safetensors import SafetensorsFile
+from keras_vit.weights.safetensors import LORA, SafetensorsFile
 from keras_vit.weights.tensor_file import parse_json
 
 # Parts of the paths of the layers that get updates by default.
 LAYERS = ("attention", "mlp")
-# Entry of a file's metadata, and the keys of the JSON object in it. The order of several
-# entries would be random, and equal weights should give equal files.
-_ENTRY, _UPDATES, _CHECKSUM = "keras_vit.lora", "layers", "checksum"
+# Keys of the JSON object in a file's metadata. It is the only entry there: the order of
+# several would be random, and equal weights should give equal files.
+_UPDATES, _CHECKSUM = "layers", "checksum"
 
 
 def enable(
@@ -190,7 +190,7 @@ def save(model: Any, path: str | os.PathLike) -> None:
     }
     stated = {_UPDATES: updates, _CHECKSUM: _checksum(model, updates)}
     with replacing(path) as temporary:
-        save_file(values, temporary, {_ENTRY: json.dumps(stated)})
+        save_file(values, temporary, {LORA: json.dumps(stated)})
 
 
 def load(model: Any, path: str | os.PathLike) -> None:
@@ -236,12 +236,12 @@ def load(model: Any, path: str | os.PathLike) -> None:
 
 def _stated(file):
     """Return the rank and alpha of each updated layer by its path, and the checksum."""
-    if _ENTRY not in file.metadata:
+    if LORA not in file.metadata:
         raise ValueError(
             f"{file.path} was not written by keras_vit.lora.save. Load models by "
             "keras_vit.load_checkpoint."
         )
-    stated = parse_json(file.metadata[_ENTRY].encode(), file.path)
+    stated = parse_json(file.metadata[LORA].encode(), file.path)
     updates = stated.get(_UPDATES) if isinstance(stated, dict) else None
     if not isinstance(updates, dict) or not all(map(_is_update, updates.values())):
         raise file.unreadable("it does not state a rank and an alpha for each layer")

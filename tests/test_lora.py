@@ -1,7 +1,6 @@
 """LoRA in plain Keras: `keras_vit.lora`."""
 
 import re
-import shutil
 
 import keras
 import numpy as np
@@ -169,7 +168,7 @@ def test_models_that_cannot_be_enabled():
 
 
 @pytest.mark.any_backend
-def test_files_that_do_not_fit(trained, tmp_path):
+def test_files_that_do_not_fit(trained, tmp_path, goldens):
     path = trained[2] / "updates.safetensors"
     model = base_model()
     before = values(model)
@@ -195,10 +194,11 @@ def test_files_that_do_not_fit(trained, tmp_path):
     damaged.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(ValueError, match=re.escape(str(damaged))):
         lora.load(model, damaged)
-    whole = tmp_path / "whole.safetensors"
-    shutil.copy("tests/goldens/timm_map.checkpoint.safetensors", whole)
+    whole = goldens / "timm_map.checkpoint.safetensors"
     with pytest.raises(ValueError, match=r"not written by keras_vit\.lora\.save"):
         lora.load(model, whole)
+    with pytest.raises(ValueError, match="holds the LoRA updates of a model"):
+        keras_vit.load_checkpoint(path)
     for name, value in values(model).items():
         np.testing.assert_array_equal(value, before[name])
 

@@ -122,9 +122,13 @@ def _of_prefix(paths, prefix):
     if not prefix or not isinstance(prefix, str):
         return []
     if prefix == BACKBONE:
-        return [p for p in paths if not (re.match(HEAD, p) or is_factor(p))]
+        return [path for path in paths if _is_backbone(path)]
     whole = [p for p in paths if f"{p}/".startswith(f"{prefix.rstrip('/')}/")]
     return whole or [p for p in paths if p.startswith(prefix)]
+
+
+def _is_backbone(path):
+    return not re.match(HEAD, path) and not is_factor(path)
 
 
 def _beginnings(paths, depth=None):
@@ -145,7 +149,9 @@ def parameters(model: keras.Model, settings: configs.Optimization) -> ParameterT
         settings: the settings of the optimizer.
     """
     rates = {}
-    if settings.backbone_multiplier != 1.0:
+    trained = [path for path, w in model.weights_by_path().items() if w.trainable]
+    backbone = any(_is_backbone(path) for path in trained)
+    if backbone and settings.backbone_multiplier != 1.0:
         # The first matching rule applies.
         rates = {HEAD: 1.0, "": settings.backbone_multiplier}
     return parameter_table(

@@ -108,7 +108,7 @@ class Optimization:
         clip_norm: largest norm of the whole gradient; None for no clipping.
         layer_decay: learning rate of each block relative to the block above it.
         backbone_multiplier: learning rate of all weights except the head's, relative to
-            the head's.
+            the head's. It has no effect on LoRA, whose factors have the head's rate.
         frozen: prefixes of the paths of weights that do not train. `"block_0/attention"`
             and `"block_1"` match only those layers, `"block_"` all blocks, `"backbone"`
             everything except the head and the factors of LoRA. All other weights train,

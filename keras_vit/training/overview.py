@@ -7,7 +7,7 @@ from keras_vit.data.augment import Augmentation
 from keras_vit.data.summary import summary, table
 from keras_vit.training import cost, dry_run, runs
 from keras_vit.training.callbacks import generators, set_generators, variables
-from keras_vit.training.compilation import frozen_parts
+from keras_vit.training.compilation import BACKBONE, frozen_parts
 
 # Number of calls of the train function that are measured.
 MEASURED_CALLS = 2
@@ -28,7 +28,7 @@ def overview(plan: runs.Plan, model: keras.Model) -> str:
     count, frozen = model.count_params(), ", ".join(frozen_parts(config))
     parameters = f"{count:,} parameters, of which {trained:,} train"
     rate = f"learning rate {settings.learning_rate:g}"
-    if settings.backbone_multiplier != 1:
+    if settings.backbone_multiplier != 1 and BACKBONE not in frozen_parts(config):
         lower = settings.learning_rate * settings.backbone_multiplier
         rate += f" for the head and {lower:.2g} for the backbone"
     epochs = plan.steps * config.batch_size / plan.sources["train"].num_examples

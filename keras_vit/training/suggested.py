@@ -23,8 +23,14 @@ FROZEN_BELOW, FROZEN_FROM = 20, 1_000_000
 # On CPUs, a backbone with more parameters stays frozen for sets of less than so many
 # images: its backward pass takes hours there and gains a few percent.
 FROZEN_ON_CPU = (50_000_000, 1_000)
-# Learning rate of a new head with AdamW, and of the pretrained weights relative to it, by
-# their number: large models diverge or forget at rates that small ones need.
+# Sets of up to so many images train low-rank updates (LoRA) of backbones with at least so
+# many parameters, on CPUs and on accelerators. A step takes less time and memory, which
+# matters for smaller models on CPUs. Larger sets gain from training all weights.
+LORA_UP_TO, LORA_FROM = 10_000, {"cpu": 20_000_000, "accelerator": 150_000_000}
+LORA_RANK = 8
+# Learning rate of a new head and of the factors of LoRA with AdamW, and of the pretrained
+# weights relative to it, by their number: large models diverge or forget at rates that
+# small ones need.
 HEAD_RATE = 1e-3
 BACKBONE_RATES = ((1e6, 1.0), (3e7, 0.1), (1.5e8, 0.05), (math.inf, 0.02))
 # Smallest share of the image's area that a random crop covers, by the number of images:
@@ -72,8 +78,11 @@ def suggested(config: configs.Config, facts: Facts) -> configs.Config:
     optimization = configs.Optimization(
         optimizer="adamw", learning_rate=HEAD_RATE, weight_decay=0.05
     )
+    lora = config.lora
     if freezes(facts):
         optimization = dataclasses.replace(optimization, frozen=(BACKBONE,))
+    elif adapts(facts):
+        lora = configs.LoRA(rank=LORA_RANK)
     else:
         rate = _of(BACKBONE_RATES, facts.parameters)
         optimization = dataclasses.replace(optimization, backbone_multiplier=rate)
@@ -82,6 +91,7 @@ def suggested(config: configs.Config, facts: Facts) -> configs.Config:
         batch_size=batch,
         epochs=epochs,
         optimization=optimization,
+        lora=lora,
         augmentation=Augmentation(
             crop_area=(crop, 1.0),
             horizontal_flip=True,
@@ -94,8 +104,6 @@ def suggested(config: configs.Config, facts: Facts) -> configs.Config:
 def freezes(facts: Facts) -> bool:
     """Return True if only the head trains.
 
-    LoRA, where it is available, belongs here: it trains a few weights of the backbone.
-
     Args:
         facts: the facts that the settings depend on.
     """
@@ -105,6 +113,16 @@ def freezes(facts: Facts) -> bool:
     )
     tiny = facts.images < FROZEN_BELOW * facts.classes
     return slow or (tiny and facts.parameters >= FROZEN_FROM)
+
+
+def adapts(facts: Facts) -> bool:
+    """Return True if low-rank updates of the backbone train, and the head.
+
+    Args:
+        facts: the facts that the settings depend on.
+    """
+    smallest = LORA_FROM["accelerator" if facts.accelerator else "cpu"]
+    return facts.images <= LORA_UP_TO and facts.parameters >= smallest
 
 
 def _of(table, number):

@@ -14,7 +14,7 @@ from keras_vit.weights.npz import NpzFile
 from keras_vit.weights.open_clip import OpenClipSource
 from keras_vit.weights.parts import TorchShards, Unwrapped
 from keras_vit.weights.registry import find_checkpoint
-from keras_vit.weights.safetensors import SafetensorsFile
+from keras_vit.weights.safetensors import LORA, SafetensorsFile
 from keras_vit.weights.source import Source
 from keras_vit.weights.t2t import T2TSource
 from keras_vit.weights.tensor_file import TensorFile, read_json
@@ -176,6 +176,12 @@ def _open(path, architecture, state_dict, published):
         )
     if isinstance(file, NpzFile):
         return GoogleSource(file)
+    if isinstance(file, SafetensorsFile) and LORA in file.metadata:
+        raise ValueError(
+            f"{path} holds the LoRA updates of a model, and not the model: load the "
+            "checkpoint that was fine-tuned, then keras_vit.lora.load(model, path). In "
+            "the directory of a run, best.keras is the whole model."
+        )
     file, source = _unwrapped(file, state_dict)
     is_timm = source in (TimmSource, NaFlexSource)
     return source(file, architecture) if is_timm else source(file)

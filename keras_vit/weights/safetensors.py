@@ -10,6 +10,9 @@ from keras_vit.weights.tensor_file import (
     check_regular_file,
 )
 
+# Entry of the metadata of files with LoRA updates, which `keras_vit.lora.save` writes.
+LORA = "keras_vit.lora"
+
 _DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
 
 

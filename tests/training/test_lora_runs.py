@@ -11,7 +11,7 @@ import pytest
 
 import keras_vit
 from keras_vit import lora
-from keras_vit.cli import command_line, export
+from keras_vit.cli import command_line
 from keras_vit.evaluation.accuracy import evaluate
 from keras_vit.models.lora import is_factor
 from keras_vit.training import config as configs
@@ -21,6 +21,8 @@ from keras_vit.training.run_directory import RunDirectory
 from keras_vit.training.starting_point import config_of
 from keras_vit.weights.pieces import HEAD_PATHS
 from tests.cases import array, perturb, tiny_vit
+from tests.commands import run_command
+from tests.export.serving import exports_here
 from tests.training.test_runs import assert_same_state, state
 
 # Settings with random numbers (dropout) and state (EMA, optimizer).
@@ -111,7 +113,8 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
 @pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(whole, base, config, tmp_path):
     directory = tmp_path / "killed"
-    program = "from keras_vit.cli.finetune import main; main()"
+    program = "import sys; from tests.commands import run_command; "
+    program += "run_command('finetune', sys.argv[1:])"
     command = [sys.executable, "-c", program, base]
     for setting in SETTINGS:
         command += ["--set", setting]
@@ -146,8 +149,9 @@ def test_the_run_is_evaluated(whole):
     ],
 )
 def test_exports_of_a_run(file_format, name, whole, tmp_path, capsys):
-    arguments = [str(whole), "--to", str(tmp_path / name), "--format", file_format]
-    export.main(arguments)
+    words = [str(whole), "--to", str(tmp_path / name), "--format", file_format]
+    with exports_here():
+        run_command("export", words)
     assert "every output within" in capsys.readouterr().out
 
 
