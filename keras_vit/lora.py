@@ -170,7 +170,7 @@ def save(model: Any, path: str | os.PathLike) -> None:
     >>> keras_vit.lora.enable(model)
     >>> keras_vit.lora.save(model, "updates.safetensors")  # doctest: +SKIP
     """
-    from safetensors.numpy import save_file
+    import safetensors.numpy
 
     path = pathlib.Path(path)
     if path.suffix != ".safetensors":
@@ -189,8 +189,9 @@ def save(model: Any, path: str | os.PathLike) -> None:
         if weight.trainable or is_factor(path) or path.startswith(HEAD_PATHS)
     }
     stated = {_UPDATES: updates, _CHECKSUM: _checksum(model, updates)}
+    contents = safetensors.numpy.save(values, {LORA: json.dumps(stated)})
     with replacing(path) as temporary:
-        save_file(values, temporary, {LORA: json.dumps(stated)})
+        temporary.write_bytes(contents)
 
 
 def load(model: Any, path: str | os.PathLike) -> None:
