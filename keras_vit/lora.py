@@ -150,7 +150,7 @@ def merge(model: Any) -> Any:
     return plain
 
 
-def save(model: Any, path: str | os.PathLike) -> None:
+def save(model: Any, path: str | os.PathLike, *, head_of: Any = None) -> None:
     """Write the factors, the head and all other trainable weights to a small file.
 
     The file belongs to the weights that the model had before `enable`. It holds a
@@ -159,6 +159,7 @@ def save(model: Any, path: str | os.PathLike) -> None:
     Args:
         model: a `keras_vit.ViT` with LoRA.
         path: path of the file, which ends in `.safetensors`. It is replaced atomically.
+        head_of: None, or a model with the head to write instead of that of `model`.
 
     Raises:
         ValueError: the model does not use LoRA, or the path has another ending.
@@ -183,11 +184,15 @@ def save(model: Any, path: str | os.PathLike) -> None:
             f"{model.name} does not use LoRA: call keras_vit.lora.enable(model), or save "
             "the whole model by model.save('name.keras')."
         )
-    values = {
-        path: keras.ops.convert_to_numpy(weight)
+    weights = {
+        path: weight
         for path, weight in model.weights_by_path().items()
-        if weight.trainable or is_factor(path) or path.startswith(HEAD_PATHS)
+        if weight.trainable or is_factor(path)
     }
+    for name, weight in (head_of or model).weights_by_path().items():
+        if name.startswith(HEAD_PATHS):
+            weights[name] = weight
+    values = {p: keras.ops.convert_to_numpy(weight) for p, weight in weights.items()}
     stated = {_UPDATES: updates, _CHECKSUM: _checksum(model, updates)}
     contents = safetensors.numpy.save(values, {LORA: json.dumps(stated)})
     with replacing(path) as temporary:

@@ -120,6 +120,19 @@ def test_the_fast_form_trains_as_keras_does():
 
 
 @pytest.mark.any_backend
+def test_the_head_of_another_model(trained, tmp_path):
+    model, path = trained[0], tmp_path / "updates.safetensors"
+    other, loaded = tiny_vit(num_layers=1), base_model()
+    other.get_layer("classifier").bias.assign(np.arange(5.0))
+    lora.save(model, path, head_of=other)
+    lora.load(loaded, path)
+    found, expected = values(loaded), {**values(model), "classifier/bias": np.arange(5.0)}
+    expected["classifier/kernel"] = array(other.get_layer("classifier").kernel)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.any_backend
 def test_layers_by_path():
     model = tiny_vit(representation_size=12)
     lora.enable(model, 3, layers=["attention/qkv", "block_1/mlp"])

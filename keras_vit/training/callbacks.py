@@ -81,10 +81,12 @@ class RunCallback(keras.callbacks.Callback):
             model: the model that is trained.
             name: name of the files.
         """
-        self.directory.save_model(self.objective.saved(model), name)
+        saved = self.objective.saved(model)
+        self.directory.save_model(saved, name)
         if self.config.lora.rank is not None:
             path = self.directory.path / f"{name}.lora.safetensors"
-            lora.save(self.objective.kept(model), path)
+            # The saved head returns the values of a regression in their own units.
+            lora.save(self.objective.kept(model), path, head_of=saved)
 
     def curves(self) -> dict[str, list[float]]:
         """Return the history of every metric that is also measured in validation.
