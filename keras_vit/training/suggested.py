@@ -24,8 +24,8 @@ FROZEN_BELOW, FROZEN_FROM = 20, 1_000_000
 # images: its backward pass takes hours there and gains a few percent.
 FROZEN_ON_CPU = (50_000_000, 1_000)
 # Sets of up to so many images train low-rank updates (LoRA) of backbones with at least so
-# many parameters, on CPUs and on accelerators. A step takes less time and memory, which
-# matters for smaller models on CPUs. Larger sets gain from training all weights.
+# many parameters, on CPUs and on accelerators: the gradients and moments of all weights
+# take four times the memory of the model. Larger sets gain from training all weights.
 LORA_UP_TO, LORA_FROM = 10_000, {"cpu": 20_000_000, "accelerator": 150_000_000}
 LORA_RANK = 8
 # Learning rate of a new head and of the factors of LoRA with AdamW, and of the pretrained
