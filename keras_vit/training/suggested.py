@@ -25,7 +25,7 @@ FROZEN_BELOW, FROZEN_FROM = 20, 1_000_000
 FROZEN_ON_CPU = (50_000_000, 1_000)
 # Sets of up to so many images train low-rank updates (LoRA) of backbones with at least so
 # many parameters, on CPUs and on accelerators: the gradients and moments of all weights
-# take four times the memory of the model. Larger sets gain from training all weights.
+# take four times the memory of the model. Larger sets can afford to train all weights.
 LORA_UP_TO, LORA_FROM = 10_000, {"cpu": 20_000_000, "accelerator": 150_000_000}
 LORA_RANK = 8
 # Learning rate of a new head and of the factors of LoRA with AdamW, and of the pretrained
