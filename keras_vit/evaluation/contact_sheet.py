@@ -81,7 +81,7 @@ def write_contact_sheet(
             f". The page shows the first {MOST_PICTURES:,}; predictions.csv has all "
             f"{len(good):,}"
         )
-    sections = [section("Predictions", f"{about}.", [thumbnails(figures)])]
+    sections = [section("Best classes", f"{about}.", [thumbnails(figures)])]
     if bad:
         rows = [(str(entry.path), str(entry.error)) for entry in bad]
         sections.append(

@@ -47,7 +47,8 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             DINOv3, CLIP and SigLIP.
             A `.pth.tar` file from T2T-ViT, or the directory of a KerasHub preset (ViT,
             DeiT, DINOv2).
-            A `keras_vit` model saved as `.keras`.
+            A `keras_vit` model saved as `.keras`, or the directory of a run, whose best
+            model is loaded.
         **overrides: arguments of `keras_vit.ViT` (or `T2TViT`) that override what the
             file implies, for example:
             `input_shape`: position embeddings are resized to the new grid by the
@@ -98,6 +99,8 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     ...     "ViT-B_16.npz", input_shape=(384, 384, 3), classes=10, head="new"
     ... )  # doctest: +SKIP
     """
+    if os.path.isfile(best := os.path.join(path, "best.keras")):
+        path = best
     if os.fspath(path).endswith(".keras"):
         return _load_keras(path, overrides)
     if os.fspath(path).endswith(".weights.h5"):

@@ -11,8 +11,8 @@ from keras_vit.training.compilation import BACKBONE
 # smooth gradients.
 BATCH_SIZES = ((400, 8), (1_500, 16), (20_000, 32), (100_000, 64), (math.inf, 128))
 # Range of the number of steps: below the first, a new head does not converge; above the
-# second, a pretrained model gains little on a small set.
-STEPS = (500, 2_000)
+# second, a pretrained model gains little on a small set. A step takes seconds on CPUs.
+STEPS = {"cpu": (300, 2_000), "accelerator": (500, 2_000)}
 # Range of the number of epochs. The upper limit keeps tiny sets from being memorized; the
 # lower limit lets large sets exceed the range of the steps.
 EPOCHS = (3, 40)
@@ -71,8 +71,10 @@ def suggested(config: configs.Config, facts: Facts) -> configs.Config:
     """
     batch = min(_of(BATCH_SIZES, facts.images), facts.images)
     steps_per_epoch = facts.images / batch
-    most = max(STEPS[1] / steps_per_epoch, EPOCHS[0])
-    epochs = math.ceil(min(max(STEPS[0] / steps_per_epoch, EPOCHS[0]), EPOCHS[1], most))
+    fewest, most = (
+        max(steps / steps_per_epoch, EPOCHS[0]) for steps in STEPS[_machine(facts)]
+    )
+    epochs = math.ceil(min(fewest, EPOCHS[1], most))
     crop, channels = _of(CROPS, facts.images), facts.channels
     strong = facts.images >= RAND_AUGMENT_FROM and channels == 3
     optimization = configs.Optimization(
@@ -121,8 +123,12 @@ def adapts(facts: Facts) -> bool:
     Args:
         facts: the facts that the settings depend on.
     """
-    smallest = LORA_FROM["accelerator" if facts.accelerator else "cpu"]
-    return facts.images <= LORA_UP_TO and facts.parameters >= smallest
+    large = facts.parameters >= LORA_FROM[_machine(facts)]
+    return large and facts.images <= LORA_UP_TO
+
+
+def _machine(facts):
+    return "accelerator" if facts.accelerator else "cpu"
 
 
 def _of(table, number):

@@ -181,12 +181,12 @@ def test_sets_of_tfds_that_are_recognized(monkeypatch):
     ("images", "classes", "parameters", "accelerator", "expected"),
     [
         (40, 4, 86_000_000, True, (8, 40, ("backbone",), 1.0)),
-        (160, 2, 86_000_000, False, (8, 25, ("backbone",), 1.0)),
+        (160, 2, 86_000_000, False, (8, 15, ("backbone",), 1.0)),
         (160, 2, 86_000_000, True, (8, 25, (), 0.05)),
-        (160, 2, 6_000_000, False, (8, 25, (), 0.1)),
+        (160, 2, 6_000_000, False, (8, 15, (), 0.1)),
         (50_000, 100, 300_000_000, True, (64, 3, (), 0.02)),
         (2_000, 10, 300_000_000, True, (32, 8, (), 1.0)),
-        (2_000, 10, 22_000_000, False, (32, 8, (), 1.0)),
+        (2_000, 10, 22_000_000, False, (32, 5, (), 1.0)),
     ],
 )
 def test_suggested_settings(images, classes, parameters, accelerator, expected):

@@ -118,6 +118,13 @@ def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
     assert not same[0]
 
 
+def test_the_directory_of_a_run_is_its_best_model(whole):
+    loaded = keras_vit.load_checkpoint(whole)
+    best = keras_vit.load_checkpoint(whole / "best.keras")
+    for weight, expected in zip(loaded.weights, best.weights, strict=True):
+        np.testing.assert_array_equal(array(weight), array(expected))
+
+
 def test_a_killed_run_ends_as_one_that_was_not(whole, config, tmp_path):
     directory = tmp_path / "killed"
     # Not `-m keras_vit`, which turns oneDNN on: this process may run without it.
