@@ -1,5 +1,6 @@
 import os
 import pathlib
+import shutil
 import warnings
 
 # Share compiled programs between tests, workers and the commands that tests start.
@@ -55,6 +56,21 @@ def headless(tmp_path_factory):
     from tests.export.headless import export_headless
 
     return export_headless(tmp_path_factory.mktemp("headless"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return headless Chromium, which opens the pages that users look at."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="the page is NOT TESTED"
+    )
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("the page is NOT TESTED: no Chromium (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ def quiet_start() -> Iterator[None]:
     TensorFlow logs which CUDA libraries and CPU features it finds before
     TF_CPP_MIN_LOG_LEVEL takes effect, so this redirects the file descriptor. Python
     writes to stderr as usual. The messages are printed if the import fails, or always if
-    TF_CPP_MIN_LOG_LEVEL is 0. Level 3 also hides later ones, about a CUDA driver that is
-    not there and about data types that oneDNN leaves to Eigen; errors are exceptions.
+    TF_CPP_MIN_LOG_LEVEL is 0. The level 3 also hides later messages, about a missing CUDA
+    driver and about data types that oneDNN does not have. TensorFlow's errors still reach
+    the user, as exceptions.
     """
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         yield

@@ -13,7 +13,7 @@ import numpy as np
 from keras_vit.data.file_bytes import starts
 from keras_vit.data.host import tensorflow
 
-# What reads these formats, for pip.
+# Arguments of `pip install` for the packages that read these formats.
 PACKAGES = {
     ".tif": "keras-vit[train]",
     ".tiff": "keras-vit[train]",
@@ -21,8 +21,6 @@ PACKAGES = {
     ".heic": "keras-vit[images]",
     ".heif": "keras-vit[images]",
 }
-
-
 # First bytes of TIFF, BigTIFF and `.npy` files.
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x93NUMPY")
 
@@ -71,6 +69,7 @@ def decode(content, channels):
         tensorflow.errors.InvalidArgumentError: at run time: the file cannot be read.
     """
     tf = tensorflow()
+    decoded = _decoded_channels(channels)
 
     def run(content):
         try:
@@ -80,13 +79,13 @@ def decode(content, channels):
         # Pillow raises errors of many types for damaged files.
         except Exception as error:
             text = str(error).splitlines()
-            nothing = np.zeros((0, 0, max(channels, 3)), "uint8")
+            nothing = np.zeros((0, 0, decoded), "uint8")
             return nothing, (text[0] if text else type(error).__name__).encode()
 
     pixels, problem = tf.numpy_function(run, [content], [tf.uint8, tf.string])
     check = tf.raw_ops.Assert(condition=tf.strings.length(problem) == 0, data=[problem])
     with tf.control_dependencies([check]):
-        return tf.ensure_shape(tf.identity(pixels), (None, None, max(channels, 3)))
+        return tf.ensure_shape(tf.identity(pixels), (None, None, decoded))
 
 
 def size(file) -> tuple[int, int]:
@@ -102,7 +101,10 @@ def size(file) -> tuple[int, int]:
     from PIL import Image
 
     if isinstance(file, str) and file.lower().endswith(".npy"):
-        height, width = np.load(file, mmap_mode="r").shape[:2]
+        try:
+            height, width = np.load(file, mmap_mode="r").shape[:2]
+        except EOFError as error:
+            raise ValueError(f"{file} is empty.") from error
         return width, height
     _register_heif()
     with Image.open(file) as image:
@@ -121,13 +123,17 @@ def _pixels(content, channels):
     pixels = _as_bytes(pixels)
     if channels in (1, 3) and pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
-    expected = max(channels, 3)
-    if pixels.ndim != 3 or pixels.shape[-1] != expected:
+    if pixels.ndim != 3 or pixels.shape[-1] != _decoded_channels(channels):
         raise ValueError(
             f"Image of shape {pixels.shape}; the model takes images of {channels} "
             "channels, (h, w, channels)."
         )
     return np.ascontiguousarray(pixels)
+
+
+def _decoded_channels(channels):
+    """Return the number of channels to decode; `decode_pixels` makes 1 out of 3."""
+    return 3 if channels == 1 else channels
 
 
 def _opened(content, channels):

@@ -169,7 +169,7 @@ def prepare_datasets(
 
 def _settled(config, sources, settings, suggest, workdir, about):
     """Return the prepared run with suggested settings, or those of the existing run."""
-    changed = configs.override(config, settings)
+    changed = regression.with_scale(configs.override(config, settings), sources)
     if changed.objective == "classification":
         runs.check_classes(sources)
     if suggest:
@@ -201,7 +201,6 @@ def facts(config: configs.Config, sources: dict[str, Source]) -> Facts:
         sources: dict of the data sets.
     """
     train = sources["train"]
-    config = regression.with_scale(config, sources)
     model = objective(config, train.class_names).build()
     return Facts(
         images=train.num_examples,
@@ -223,7 +222,10 @@ def _config_of_run(workdir):
 
 
 def _same(before, now):
-    return before.model.weights == now.model.weights and before.data == now.data
+    # A config that was read has lists in place of the tuples in tuples.
+    before, now = configs.to_dict(before), configs.to_dict(now)
+    same_weights = before["model"]["weights"] == now["model"]["weights"]
+    return same_weights and before["data"] == now["data"]
 
 
 def start(

@@ -83,4 +83,3 @@ class MeanAbsoluteError(keras.metrics.MeanMetricWrapper):
             return ops.mean(ops.multiply(errors, scales), axis=-1)
 
         super().__init__(error, name=name)
-        self._direction = "down"

@@ -72,6 +72,14 @@ def test_heic():
         np.testing.assert_array_equal(decoded(content), np.asarray(image.convert("RGB")))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_two_channels(kind):
+    file = io.BytesIO()
+    Image.fromarray(CLEAR).convert("LA").save(file, kind)
+    pixels = np.asarray(Image.open(file))
+    np.testing.assert_array_equal(decoded(file.getvalue(), 2), pixels)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_four_channels(kind):
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
@@ -139,6 +147,9 @@ def test_the_summary_has_their_sizes(folder):
     text = summary({"train": open_source(f"folder:{folder}")})
     assert "9x6 pixels (6 images were looked at)" in text
     assert "unreadable" not in text
+    (folder / "cat" / "c.npy").write_bytes(b"")
+    text = summary({"train": open_source(f"folder:{folder}")})
+    assert "unreadable   1 of 6 (cat/c.npy)" in text
 
 
 def test_formats_without_a_reader_are_counted_with_the_package(folder, monkeypatch):

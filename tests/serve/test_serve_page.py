@@ -1,14 +1,11 @@
 """Web page of the server in headless Chromium."""
 
-import shutil
-
 import numpy as np
 import pytest
 
 from tests.cases import array
 from tests.serve.served import LABELS, b64, file
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the page is NOT TESTED")
 Image = pytest.importorskip("PIL.Image")
 saved = pytest.importorskip("tests.serve.attacks").saved
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
@@ -30,17 +27,6 @@ BRIGHTNESS = """() => {
     return { width, height, corner: at(0, 0), grid: [1 / 4, 3 / 4].map((y) =>
         [1 / 6, 3 / 6, 5 / 6].map((x) => at(0.05 + 0.9 * x, 0.05 + 0.9 * y))) };
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("the page is NOT TESTED: no Chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def drop(page, content, name):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 
 import keras
 import numpy as np
@@ -193,20 +192,6 @@ def test_a_failure_leaves_the_results(monkeypatch, tmp_path, capsys):
 def test_paths_are_words_of_a_shell():
     assert report.quoted("runs/it's") == "'runs/it'\"'\"'s'"
     assert report.quoted("-run") == "./-run"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="the page is NOT TESTED"
-    )
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("the page is NOT TESTED: no Chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def test_the_page_in_a_browser(evaluated, browser):

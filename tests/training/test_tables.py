@@ -12,7 +12,7 @@ from keras_vit.data import open_source, split_off
 from keras_vit.data.recognize import recognize
 from keras_vit.evaluation import label_metrics
 from keras_vit.export.head import Head
-from keras_vit.training import class_weights, regression
+from keras_vit.training import class_weights, own_images, regression
 from keras_vit.training import config as configs
 from tests.cases import array, perturb, random_images, tiny_vit
 from tests.commands import run_command
@@ -222,6 +222,18 @@ def test_class_weights_train(root, tmp_path):
     run_command("finetune", [*arguments, str(tmp_path / "run"), *more])
     model = keras_vit.load_checkpoint(tmp_path / "run" / "last.keras")
     assert all(np.isfinite(array(weight)).all() for weight in model.weights)
+
+
+@pytest.mark.any_backend
+def test_a_regression_that_is_repeated_keeps_the_settings_of_its_run(root, tmp_path):
+    """The config of a run has the scale of its values; that of a command has not."""
+    base = own_images.base_config(str(root / "tiny.keras"))
+    first = own_images.prepare(base, root / "regression.csv", ["batch_size=3"])
+    config = regression.with_scale(first.config, first.sources)
+    (tmp_path / "config.json").write_text(json.dumps(configs.to_dict(config)))
+    (tmp_path / "state.npz").touch()
+    again = own_images.prepare(base, root / "regression.csv", workdir=tmp_path)
+    assert again.config.batch_size == 3
 
 
 @pytest.mark.any_backend

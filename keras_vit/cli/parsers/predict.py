@@ -5,9 +5,9 @@ keras-vit predict CHECKPOINT IMAGE [IMAGE ...] [--workdir DIR] [--top 5]
 CHECKPOINT is the directory of a run (its best model) or anything that
 `keras_vit.load_checkpoint` reads. IMAGE is an image file, or a folder of them. The class
 names are those of the run, or ImageNet's for 1,000 classes. An image that cannot be read
-is reported and skipped. Scores are the outputs of the model:
-probabilities in percent if it ends in a softmax or a sigmoid, otherwise plain numbers. A
-model that predicts values prints all of them.
+is reported and skipped. Scores are the outputs of the model: probabilities in percent if
+it ends in a softmax or a sigmoid, otherwise plain numbers. A model that predicts values
+prints all of them.
 
 Examples:
 
