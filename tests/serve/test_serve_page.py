@@ -98,6 +98,7 @@ def cosines(page):
     return [float(text) for text in page.locator("#grid strong").all_inner_texts()[1:]]
 
 
+@pytest.mark.slow  # A minute of Chromium; the fast suite drops an image to classify.
 def test_a_person_drops_images_to_compare(browser, features_server):
     pictures = {
         "sky.png": np.full((90, 120, 3), (90, 140, 230), "uint8"),
