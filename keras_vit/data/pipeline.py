@@ -9,6 +9,7 @@ from keras_vit.data.augment import Augmentation, mix_images
 from keras_vit.data.decoding import decode_pixels
 from keras_vit.data.host import tensorflow
 from keras_vit.data.readable import ReadableImages, name_of, parallel_map, unconverted
+from keras_vit.data.sampling import balanced, check_sampling
 from keras_vit.data.source import Source
 from keras_vit.data.training_image import training_image
 from keras_vit.layers import Preprocessor
@@ -16,7 +17,7 @@ from keras_vit.layers import Preprocessor
 _BUFFER_BYTES = 2**32
 
 # Constants folded into the seed, so that no two random draws share a seed.
-_SHUFFLE, _EXAMPLE, _BATCH = range(3)
+_SHUFFLE, _EXAMPLE, _BATCH, _SAMPLE = range(4)
 
 
 def training_batches(
@@ -31,13 +32,14 @@ def training_batches(
     shuffle_buffer: int | None = None,
     unreadable: str = "error",
     cache: bool = False,
+    sampling: str | None = None,
 ):
     """Return an endless stream of batches of augmented images for training.
 
-    The stream depends only on the source, the augmentation, `batch_size`, `seed` and
-    `shuffle_buffer`, not on the number of threads. With `first_step=k` it equals the same
-    stream from step k on, so that a run can resume; no image of the earlier steps is
-    decoded, and of a TFDS set at most one epoch of records is read.
+    The stream depends only on the source, the augmentation, `batch_size`, `seed`,
+    `shuffle_buffer` and `sampling`, not on the number of threads. With `first_step=k` it
+    equals the same stream from step k on, so that a run can resume; no image of the
+    earlier steps is decoded, and of a TFDS set at most one epoch of records is read.
 
     If `shuffle_buffer` holds all examples, every epoch is a new random order of all of
     them. Otherwise each example is drawn from the next `shuffle_buffer` examples in the
@@ -60,6 +62,10 @@ def training_batches(
             its `id` and the reason; `"skip"` to log a warning and repeat the next image
             of the stream instead. An epoch without any readable image raises an error.
         cache: bool, whether to keep the encoded images in memory.
+        sampling: None to draw every example once in an epoch, or `"balanced"` to draw as
+            many examples of each class: an epoch keeps its length, repeats examples of
+            small classes and leaves out examples of large ones, other ones in each epoch.
+            It requires one class per image and a folder, a table or arrays.
 
     Returns:
         A `tf.data.Dataset` of `(images, labels)`: float32 `(b, h, w, c)`, scaled by
@@ -82,11 +88,18 @@ def training_batches(
     """
     tf = tensorflow()
     classes = _check(source, batch_size, num_classes, unreadable)
+    check_sampling(sampling, source)
     steps = _steps_left(source, batch_size, first_step, epochs)
     run_seed = tf.constant((seed, 0), "int64")
     shape, image = _augmented(source, preprocessor, augmentation, run_seed, cache)
     stream = functools.partial(
-        _shuffled, source, seed, epochs=epochs, buffer=shuffle_buffer, cache=cache
+        _shuffled,
+        source,
+        seed,
+        epochs=epochs,
+        buffer=shuffle_buffer,
+        cache=cache,
+        sampling=sampling,
     )
     reader = ReadableImages(source, stream, image, shape, unreadable, fill=True)
 
@@ -109,18 +122,20 @@ def batch_ids(
     seed: int,
     step: int,
     shuffle_buffer: int | None = None,
+    sampling: str | None = None,
 ) -> list[str]:
     """Return the ids of the examples in one batch of `training_batches`.
 
     No image is decoded.
 
     Args:
-        source: as for `training_batches`, and so are `batch_size`, `seed` and
-            `shuffle_buffer`.
+        source: as for `training_batches`, and so are `batch_size`, `seed`,
+            `shuffle_buffer` and `sampling`.
         batch_size: int.
         seed: int.
         step: int, index of the batch.
         shuffle_buffer: int or None.
+        sampling: None or `"balanced"`.
 
     Returns:
         List of `batch_size` ids, including those of skipped images.
@@ -131,7 +146,9 @@ def batch_ids(
     >>> len(batch_ids(open_source("digits"), batch_size=32, seed=0, step=100))
     32
     """
-    references = _shuffled(source, seed, step * batch_size, buffer=shuffle_buffer)
+    references = _shuffled(
+        source, seed, step * batch_size, buffer=shuffle_buffer, sampling=sampling
+    )
     references = references.filter(lambda position, end, reference: ~end)
     return [name_of(reference) for *_, reference in references.take(batch_size)]
 
@@ -309,7 +326,7 @@ def _fold(seed, *values):
     return seed
 
 
-def _shuffled(source, seed, first, epochs=None, buffer=None, cache=False):
+def _shuffled(source, seed, first, epochs=None, buffer=None, cache=False, sampling=None):
     """Return shuffled references of all epochs from position `first`; see `_epoch`."""
     tf = tensorflow()
     if buffer is not None and buffer < 1:
@@ -321,7 +338,10 @@ def _shuffled(source, seed, first, epochs=None, buffer=None, cache=False):
 
     def epoch(number):
         epoch_seed = _fold(shuffle_seed, number)
-        shuffled = _shuffle(references, min(buffer, count), epoch_seed)
+        drawn = references
+        if sampling is not None:
+            drawn = balanced(drawn, source, number, _fold(epoch_seed, _SAMPLE))
+        shuffled = _shuffle(drawn, min(buffer, count), epoch_seed)
         return _epoch(shuffled, count, number, tf.maximum(first - number * count, 0))
 
     end = np.iinfo("int64").max // count if epochs is None else epochs

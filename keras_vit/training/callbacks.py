@@ -162,6 +162,7 @@ class RunCallback(keras.callbacks.Callback):
             self.config.seed,
             step,
             shuffle_buffer=self.config.data.shuffle_buffer,
+            sampling=self.config.data.sampling,
         )
         last = self.directory.path / "state.npz"
         kept = "none"

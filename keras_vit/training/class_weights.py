@@ -5,24 +5,39 @@ from typing import Any
 import numpy as np
 
 from keras_vit.data.host import tensorflow
+from keras_vit.data.sampling import check_sampling
 from keras_vit.data.source import Source
+from keras_vit.training import config as configs
 
 
-def check(class_weights: str | None, source: Source) -> None:
-    """Check that the classes of a source can be weighted as a config requires.
+def check(config: configs.Config, source: Source) -> None:
+    """Check that the classes of a source can be balanced as a config requires.
 
     Args:
-        class_weights: None or `"balanced"`.
+        config: config of the run.
         source: the training set.
 
     Raises:
-        ValueError: another value, or the number of images in each class is unknown.
+        ValueError: `data.class_weights` or `data.sampling` has another value than None
+            and `"balanced"`, both are set, or the classes cannot be balanced.
     """
+    check_sampling(config.data.sampling, source)
+    class_weights = config.data.class_weights
     if class_weights is None:
         return
     if class_weights != "balanced":
         raise ValueError(
             f"data.class_weights must be None or 'balanced'; received {class_weights!r}."
+        )
+    if config.data.sampling is not None:
+        raise ValueError(
+            "data.class_weights and data.sampling are both 'balanced', which would favor "
+            "small classes twice. Set one of them to None."
+        )
+    if config.objective != "classification":
+        raise ValueError(
+            "data.class_weights='balanced' requires objective='classification'; received "
+            f"{config.objective!r}. Set data.class_weights to None."
         )
     if source.labels != "single":
         raise ValueError(

@@ -67,6 +67,9 @@ class Data:
             None for those of the training set.
         class_weights: None, or `"balanced"` to weight each training image by the inverse
             of the number of images in its class.
+        sampling: None, or `"balanced"` to draw as many images of each class in every
+            epoch, which repeats images of small classes and leaves out images of large
+            ones.
     """
 
     train: str = "digits:train"
@@ -83,6 +86,7 @@ class Data:
     label_column: str = "label"
     scale: tuple[tuple[float, float], ...] | None = None
     class_weights: str | None = None
+    sampling: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +122,8 @@ class Optimization:
         loss: `"softmax"` or `"sigmoid"`, for one class per image. The loss of
             multi-label images is always the sigmoid's, that of regression the mean
             squared error.
-        label_smoothing: fraction of the label that is spread over all classes.
+        label_smoothing: fraction of each label that is replaced, under a softmax by
+            equal parts of all classes, under a sigmoid by one half. Not for regression.
     """
 
     optimizer: str = "adamw"

@@ -198,15 +198,16 @@ class Classification:
         """Return the arguments of `compile` for the loss and the metrics.
 
         Raises:
-            ValueError: `optimization.loss` is unknown.
+            ValueError: `optimization.loss` is unknown, or `optimization.label_smoothing`
+                is out of its range.
         """
-        settings = self.config.optimization
+        settings, smoothing = self.config.optimization, self._label_smoothing()
         if settings.loss == "softmax":
             loss = keras.losses.CategoricalCrossentropy(
-                from_logits=True, label_smoothing=settings.label_smoothing
+                from_logits=True, label_smoothing=smoothing
             )
         elif settings.loss == "sigmoid":
-            loss = SigmoidLoss(label_smoothing=settings.label_smoothing)
+            loss = SigmoidLoss(label_smoothing=smoothing)
         else:
             raise ValueError(
                 "optimization.loss must be 'softmax' or 'sigmoid'; received "
@@ -220,6 +221,15 @@ class Classification:
                 *(top5 if self.classes > 10 else []),
             ],
         }
+
+    def _label_smoothing(self):
+        smoothing = self.config.optimization.label_smoothing
+        if not 0 <= smoothing < 1:
+            raise ValueError(
+                "optimization.label_smoothing must be at least 0 and below 1; received "
+                f"{smoothing}."
+            )
+        return smoothing
 
     def examples(self, batches: Any) -> Any:
         """Return the batches with one-hot labels.
@@ -243,7 +253,6 @@ class MultiLabel(Classification):
 
     def compilation(self) -> dict[str, Any]:
         """Return the arguments of `compile` for the loss and the metrics."""
-        smoothing = self.config.optimization.label_smoothing
         precision = keras.metrics.AUC(
             curve="PR",
             multi_label=True,
@@ -252,7 +261,7 @@ class MultiLabel(Classification):
             name="mean_average_precision",
         )
         return {
-            "loss": SigmoidLoss(label_smoothing=smoothing),
+            "loss": SigmoidLoss(label_smoothing=self._label_smoothing()),
             "weighted_metrics": [
                 precision,
                 keras.metrics.BinaryAccuracy(threshold=0.0, name="label_accuracy"),
@@ -295,7 +304,16 @@ class Regression(Classification):
         return saved
 
     def compilation(self) -> dict[str, Any]:
-        """Return the arguments of `compile` for the loss and the metrics."""
+        """Return the arguments of `compile` for the loss and the metrics.
+
+        Raises:
+            ValueError: `optimization.label_smoothing` is not 0.
+        """
+        if smoothing := self.config.optimization.label_smoothing:
+            raise ValueError(
+                f"optimization.label_smoothing={smoothing} requires classes, and "
+                "data.labels is 'regression'. Set it to 0."
+            )
         deviations = [deviation for _, deviation in self._scale]
         return {
             "loss": keras.losses.MeanSquaredError(),

@@ -91,8 +91,8 @@ def make_plan(
     train = sources["train"]
     if config.objective == "classification":
         check_classes(sources)
-        class_weights.check(config.data.class_weights, train)
         config = regression.with_scale(config, sources)
+    class_weights.check(config, train)
     duration.check_stopping(config)
     trackers.check(config.trackers)
     interval, intervals = duration.intervals(config, train)
@@ -207,6 +207,7 @@ def training_data(plan: Plan, model: keras.Model, first_step: int = 0) -> Any:
         unreadable=config.data.unreadable,
         cache=config.data.cache,
         shuffle_buffer=config.data.shuffle_buffer,
+        sampling=config.data.sampling,
     )
     batches = plan.objective.examples(batches)
     if config.data.class_weights is not None:

@@ -25,6 +25,7 @@ def test_sizes_imbalance_and_what_is_left_out(tmp_path):
     text = summary({"train": open_source(f"folder:{tmp_path}")})
     assert "6x4 to 11x4 pixels, median 8x4 (9 images were looked at)" in text
     assert "cat (6) has 2.0 times as many images as dog (3)" in text
+    assert "data.sampling=balanced" in text
     assert "unreadable   1 of 9 (dog/bad.jpg)" in text
     assert "left out     1 .svg file" in text
     assert f"1 .png file ({tmp_path / 'stray.png'}) in no class folder" in text

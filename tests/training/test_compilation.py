@@ -84,6 +84,28 @@ def test_the_losses_smooth_labels():
     assert float(sigmoid(labels, logits)) == pytest.approx(np.sum(terms), 1e-5)
 
 
+@pytest.mark.parametrize("classes", [1, 2])
+def test_the_loss_of_several_classes_smooths_labels(classes):
+    config = settings("label_smoothing=0.2")
+    config = configs.override(config, ["data.labels=multi"])
+    loss = objective(config, ["furry", "small"][:classes]).compilation()["loss"]
+    labels = np.array([[1, 1], [0, 1]], "float32")[:, :classes]
+    logits = np.array([[0.5, -1], [2, 3]], "float32")[:, :classes]
+    terms = np.logaddexp(0.0, logits) - (0.8 * labels + 0.1) * logits
+    assert float(loss(labels, logits)) == pytest.approx(terms.sum(axis=1).mean(), 1e-5)
+
+
+def test_label_smoothing_out_of_range():
+    for kind in ("single", "multi"):
+        config = configs.override(settings("label_smoothing=1"), [f"data.labels={kind}"])
+        with pytest.raises(ValueError, match=r"at least 0 and below 1; received 1\.0"):
+            objective(config, ["a", "b"]).compilation()
+    settled = ["data.labels=regression", "data.scale=((0.0, 1.0),)"]
+    config = configs.override(settings("label_smoothing=0.1"), settled)
+    with pytest.raises(ValueError, match=r"label_smoothing=0\.1 requires classes"):
+        objective(config, ["height"]).compilation()
+
+
 def test_top5_counts_five():
     accuracy, top5 = compilation()["weighted_metrics"]
     logits = np.tile(np.arange(11, dtype="float32"), (11, 1))

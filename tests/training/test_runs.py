@@ -40,6 +40,7 @@ SETTINGS = [
     "model.arguments.stochastic_depth_rate=0.1",
     "augmentation.pad_and_crop=2",
     "augmentation.mixup=0.2",
+    "data.sampling=balanced",
 ]
 
 

@@ -194,8 +194,15 @@ def test_balanced_weights(tmp_path):
     weights = class_weights.balanced(source)
     np.testing.assert_allclose(weights, [8 / 12, 2])
     assert np.dot(weights, source.class_counts) == pytest.approx(8)
-    with pytest.raises(ValueError, match="must be None or 'balanced'"):
-        class_weights.check("even", source)
+    base = configs.load("digits_vit")
+    for changed, message in (
+        (["data.class_weights=even"], "must be None or 'balanced'"),
+        (["data.sampling=even"], "must be None or 'balanced'"),
+        (["data.class_weights=balanced", "data.sampling=balanced"], "both 'balanced'"),
+        (["data.class_weights=balanced", "objective=mae"], "requires objective="),
+    ):
+        with pytest.raises(ValueError, match=message):
+            class_weights.check(configs.override(base, changed), source)
 
 
 @pytest.mark.any_backend

@@ -1,0 +1,89 @@
+"""Sampling of training images: as many of each class in every epoch."""
+
+import numpy as np
+
+from keras_vit.data.host import tensorflow
+from keras_vit.data.readable import unconverted
+from keras_vit.data.source import Source
+
+
+def check_sampling(sampling: str | None, source: Source) -> None:
+    """Check that the images of a source can be sampled as required.
+
+    Args:
+        sampling: None or `"balanced"`.
+        source: the training set.
+
+    Raises:
+        ValueError: `sampling` has another value, the images do not have one class each,
+            or their classes are not in memory.
+    """
+    if sampling is None:
+        return
+    if sampling != "balanced":
+        raise ValueError(f"sampling must be None or 'balanced'; received {sampling!r}.")
+    if source.labels != "single":
+        raise ValueError(
+            "sampling='balanced' requires one class per image; the labels of "
+            f"{source.name!r} are {source.labels!r}. Set it to None."
+        )
+    if source.table is None:
+        raise ValueError(
+            "sampling='balanced' requires the class of each image before the images are "
+            f"read, which {source.name!r} does not list. Set it to None, or use a folder "
+            "or a table."
+        )
+
+
+def balanced(references, source: Source, epoch, seed):
+    """Return the references of an epoch with as many examples of each class.
+
+    The number of examples in an epoch remains that of the source. Examples of small
+    classes are repeated, and examples of large classes are left out, each equally often
+    within its class up to one. Another epoch repeats and leaves out others.
+
+    Args:
+        references: a `tf.data.Dataset` of all examples of the source, in its order.
+        source: a source that passes `check_sampling`.
+        epoch: int64 tensor, number of the epoch.
+        seed: int64 tensor `(2,)`, seed of the epoch.
+
+    Returns:
+        A `tf.data.Dataset` of the drawn examples, in the order of the source.
+    """
+    tf = tensorflow()
+
+    def repeated(reference, times):
+        return tf.data.Dataset.from_tensors(reference).repeat(times)
+
+    assert source.table is not None
+    times = repeats(source.table["label"], epoch, seed)
+    pairs = tf.data.Dataset.zip(references, tf.data.Dataset.from_tensor_slices(times))
+    return pairs.flat_map(unconverted(repeated))
+
+
+def repeats(labels: np.ndarray, epoch, seed):
+    """Return the number of times that each example occurs in a balanced epoch.
+
+    Args:
+        labels: ints `(n,)`; classes without examples are ignored.
+        epoch: int64 tensor, number of the epoch.
+        seed: int64 tensor `(2,)`, seed of the epoch.
+
+    Returns:
+        int64 tensor `(n,)`, whose sum is `n`.
+    """
+    tf = tensorflow()
+    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    total = len(labels)
+    # Over several epochs, the classes share what remains of n divided by their number.
+    end = (epoch + 1) * total + np.arange(len(sizes))
+    draws = end // len(sizes) - (end - total) // len(sizes)
+    # Sort the examples by class, and in a random order within each class.
+    order = tf.argsort(
+        classes + tf.random.stateless_uniform([total], seed, dtype="double")
+    )
+    rank = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    draws, sizes = tf.repeat(draws, sizes), np.repeat(sizes, sizes)
+    times = draws * (rank + 1) // sizes - draws * rank // sizes
+    return tf.scatter_nd(order[:, None], times, [total])
