@@ -190,12 +190,7 @@ class RunDirectory:
     def _check_same(self):
         # A config from an older version may lack keys, which get their defaults.
         self.before = configs.from_dict(_read_json(self.path / "config.json"))
-        changed = [
-            f"{key}: {a!r} there, {b!r} here"
-            for key, a, b in differences(configs.to_dict(self.before), self.config)
-            if key.partition(".")[0] not in CHANGEABLE
-        ]
-        if changed:
+        if changed := changes(configs.to_dict(self.before), self.config):
             raise FileExistsError(
                 f"{self.path} holds the run of another config ({'; '.join(changed)}). "
                 "Choose another --workdir. Only epochs and steps may grow, and "
@@ -370,6 +365,20 @@ def _read_json(path):
     if not isinstance(found, dict):
         raise ValueError(f"{path} does not belong to a run; choose another --workdir.")
     return found
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return texts about values that differ although they must not within a run.
+
+    Args:
+        before: the config of a run as a dict.
+        after: another config.
+    """
+    return [
+        f"{key}: {a!r} there, {b!r} here"
+        for key, a, b in differences(before, after)
+        if key.partition(".")[0] not in CHANGEABLE
+    ]
 
 
 def differences(

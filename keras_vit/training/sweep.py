@@ -11,6 +11,7 @@ import keras
 from keras_vit.atomic_files import write_text
 from keras_vit.training import config as configs
 from keras_vit.training import runs
+from keras_vit.training.run_directory import DESCRIPTIONS, STATES, changes, differences
 
 
 def parse(grid: Sequence[str]) -> dict[str, list[str]]:
@@ -64,6 +65,9 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Train all combinations of values in a grid, except runs that are finished.
 
+    A run that is finished and whose duration or early stopping has changed resumes, as it
+    does with `runs.train`.
+
     Args:
         config: config of all runs.
         grid: dict from keys of the config to the values to try.
@@ -72,15 +76,18 @@ def sweep(
     Returns:
         List of dicts, one for each run, sorted by the validation result with the best
         first: `run`, the name of the run, and the results of `runs.train`.
+
+    Raises:
+        FileExistsError: a subdirectory holds the run of another config.
     """
     rows, combined = [], combinations(config, grid)
+    for name, one in combined.items():
+        _check_same(pathlib.Path(workdir, name), one)
     for number, (name, one) in enumerate(combined.items(), 1):
         print(f"\n[{number}/{len(combined)}] {name}", flush=True)
         directory = pathlib.Path(workdir, name)
-        done = directory / "results.json"
-        if done.exists():
-            results = json.loads(done.read_text())
-        else:
+        results = _results(directory, one)
+        if results is None:
             results = runs.train(one, str(directory))
             keras.backend.clear_session()
         rows.append({"run": name, **results})
@@ -88,3 +95,34 @@ def sweep(
     rows.sort(key=lambda row: row[watched], reverse=watched == "val_accuracy")
     write_text(pathlib.Path(workdir, "sweep.json"), json.dumps(rows, indent=1))
     return rows
+
+
+def _check_same(directory, config):
+    """Raise an error if a directory has the checkpoint of a run of another config."""
+    if not any((directory / state).exists() for state in STATES):
+        return
+    if changed := changes(*_configs(directory, config)):
+        raise FileExistsError(
+            f"{directory} holds the run of another config ({'; '.join(changed)}). Choose "
+            f"another --workdir, or remove {directory} to train it again."
+        )
+
+
+def _results(directory, config):
+    """Return the results of a finished run of exactly this config, or None."""
+    path = directory / "results.json"
+    if not path.exists():
+        return None
+    for key, *_ in differences(*_configs(directory, config)):
+        if key not in (*DESCRIPTIONS, "trackers"):
+            return None
+    return json.loads(path.read_text())
+
+
+def _configs(directory, config):
+    """Return the config of the run in a directory and another config, as dicts."""
+    before = configs.to_dict(configs.load(str(directory / "config.json")))
+    after = configs.to_dict(config)
+    if after["data"]["scale"] is None:  # A run derives it from the training set.
+        after["data"]["scale"] = before["data"]["scale"]
+    return before, after

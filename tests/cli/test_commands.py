@@ -1,7 +1,9 @@
 """Commands for fine-tuning, evaluation, prediction, probing and sweeps."""
 
 import csv
+import dataclasses
 import json
+import pathlib
 import shutil
 
 import keras
@@ -346,6 +348,35 @@ def test_sweep(tmp_path, capsys):
     run_command("sweep", arguments)  # All runs are complete.
     assert marks == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("state.npz")}
     assert "positions=learned,seed=0" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"seed=0 holds the run of another config .*0.5"):
+        run_command("sweep", [*arguments, "--set", "augmentation.mixup=0.5"])
+    run_command("sweep", [*arguments, "--set", "epochs=2"])  # Each run becomes longer.
+    for path in tmp_path.rglob("log.csv"):
+        assert len(path.read_text().splitlines()) == 3
+
+
+@pytest.mark.any_backend
+def test_a_sweep_returns_only_results_of_its_config(tmp_path, monkeypatch):
+    trained = []
+
+    def train(config, workdir):
+        trained.append(config.seed)
+        path = pathlib.Path(workdir)
+        path.mkdir(parents=True)
+        (path / "config.json").write_text(json.dumps(configs.to_dict(config)))
+        (path / "state.npz").touch()
+        (path / "results.json").write_text(json.dumps({"val_accuracy": config.seed / 9}))
+        return json.loads((path / "results.json").read_text())
+
+    monkeypatch.setattr(runs, "train", train)
+    config, grid = tiny(), {"seed": [1, 2]}
+    rows = sweep.sweep(config, grid, tmp_path)
+    other = dataclasses.replace(config, about="Another description.", trackers=())
+    assert sweep.sweep(other, grid, tmp_path) == rows
+    changed = dataclasses.replace(config, batch_size=7)
+    with pytest.raises(FileExistsError, match=r"batch_size: .* there, 7 here.*remove"):
+        sweep.sweep(changed, {"seed": [3, 2]}, tmp_path)
+    assert trained == [1, 2]
 
 
 @pytest.mark.any_backend

@@ -3,8 +3,9 @@ r"""Train a config once for every combination of some values, and compare the ru
 keras-vit sweep CONFIG --workdir DIR [--grid KEY=VALUE,VALUE ...] [--set ...]
 
 Each run has its own directory in DIR. Run the same command again to resume an interrupted
-sweep. Without --grid, the grid of the config is used. At the end, a table of all runs is
-printed and written to sweep.json, the best on validation first. Examples:
+sweep; other settings need another DIR. Without --grid, the grid of the config is used. At
+the end, a table of all runs is printed and written to sweep.json, the best on validation
+first. Examples:
 
   keras-vit sweep digits_vit --workdir runs/positions \
       --grid model.arguments.positions=none,learned,learned_2d,relative --grid seed=0,1,2
