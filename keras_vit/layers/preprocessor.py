@@ -263,7 +263,7 @@ class Preprocessor(keras.layers.Rescaling):
         if len(shape) not in (3, 4):
             raise ValueError(
                 "Images must have shape (height, width, channels) or (batch, height, "
-                f"width, channels); received {shape}. Grey images need images[..., None]."
+                f"width, channels); received {shape}. Gray images need images[..., None]."
             )
         if not dtype.startswith(("int", "uint", "float", "bfloat")):
             raise ValueError(
@@ -276,21 +276,21 @@ class Preprocessor(keras.layers.Rescaling):
         own = max(
             (len(v) for v in (self.mean, self.std) if isinstance(v, list)), default=1
         )
-        grey_batch = len(shape) == 3 and (shape[-1] or 0) > _MOST_CHANNELS_UNASKED
+        gray_batch = len(shape) == 3 and (shape[-1] or 0) > _MOST_CHANNELS_UNASKED
         if own not in (1, shape[-1]):
-            grey = f"np.repeat(images[..., None], {own}, axis=-1)"
+            gray = f"np.repeat(images[..., None], {own}, axis=-1)"
             raise ValueError(
                 f"This preprocessor has a mean and std for {own} channels; received "
                 f"images of shape {shape}."
-                + f" A batch of grey images needs {grey}."
-                * grey_batch
+                + f" A batch of gray images needs {gray}."
+                * gray_batch
             )
-        if own == 1 and grey_batch:
+        if own == 1 and gray_batch:
             several = f" An image of {shape[-1]} channels needs "
             several += f"preprocessor.with_channels({shape[-1]})."
             raise ValueError(
                 f"Received shape {shape}, which is one image of {shape[-1]} channels. "
-                "A batch of grey images needs images[..., None]."
+                "A batch of gray images needs images[..., None]."
                 + several
                 * self._holds_for_any_channels()
             )

@@ -213,10 +213,13 @@ def _check_images(images, input_shape):
         return  # The shape of a tf.data tensor may be unknown.
     shape = tuple(images.shape)
     if len(shape) != 4:
+        gray, channels = "images[..., None]", input_shape[2]
+        if channels not in (None, 1):
+            gray = f"np.repeat({gray}, {channels}, axis=-1)"
         raise ValueError(
             "The model takes a batch of images, (batch, "
             f"{', '.join(map(str, input_shape))}); received shape {shape}. One image "
-            "needs images[None], grey images images[..., None]."
+            f"needs images[None], gray images need {gray}."
         )
     if shape[3] not in (None, input_shape[2]):
         raise ValueError(

@@ -277,7 +277,7 @@ def test_a_batch_of_grey_images_without_channels(preprocessor, remedy, tensorflo
     images = np.arange(8 * 9 * 9, dtype="float32").reshape(8, 9, 9)
     data = tensorflow.data.Dataset.from_tensors(images)
     for apply in (preprocessor, lambda _: data.map(preprocessor)):
-        with pytest.raises(ValueError, match=rf"\(8, 9, 9\).*grey.*{remedy}"):
+        with pytest.raises(ValueError, match=rf"\(8, 9, 9\).*gray.*{remedy}"):
             apply(images)
     grey = images[..., None]
     grey = grey if np.size(preprocessor.mean) == 1 else np.repeat(grey, 3, axis=-1)
