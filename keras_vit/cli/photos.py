@@ -46,7 +46,7 @@ def run(command: str, options: argparse.Namespace, config: configs.Config) -> No
         write_text(pathlib.Path(saved), text)
         print(f"config: {saved}")
     if options.dry_run:
-        dry_run.report(prepared.config)
+        dry_run.report(prepared.config, prepared.sources)
     elif options.workdir is not None:
 
         def confirm(plan, model):

@@ -3,10 +3,12 @@
 import json
 import statistics
 import time
+from collections.abc import Mapping
 
 import keras
 import numpy as np
 
+from keras_vit.data.source import Source
 from keras_vit.training import compilation, cost, runs
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import given_optimizer
@@ -14,17 +16,18 @@ from keras_vit.training.callbacks import given_optimizer
 MEASURED_STEPS = 5
 
 
-def report(config: configs.Config) -> None:
+def report(config: configs.Config, sources: Mapping[str, Source] | None = None) -> None:
     """Print the config, variables, operations, memory, steps and time of a run.
 
     Nothing is written to disk.
 
     Args:
         config: config of the run.
+        sources: dict of the data sets, if they are open already.
     """
     print(json.dumps(configs.to_dict(config), indent=1))
     keras.utils.set_random_seed(config.seed)
-    plan = runs.make_plan(config)
+    plan = runs.make_plan(config, sources)
     model = plan.objective.build()
     compilation.compile(model, plan)
     print(f"\n{given_optimizer(model).parameters}\n")
