@@ -1,9 +1,14 @@
 """Web page of the server in headless Chromium."""
 
+import csv
+import pathlib
+
 import numpy as np
 import pytest
 
+from keras_vit.data import Augmentation, batch_ids, open_source, training_batches
 from tests.cases import array
+from tests.commands import run_command
 from tests.serve.served import LABELS, b64, file
 
 Image = pytest.importorskip("PIL.Image")
@@ -173,4 +178,84 @@ def test_a_photo_that_is_stored_turned(kind, browser, server):
     shown = page.evaluate(BRIGHTNESS)
     assert shown["corner"] == pytest.approx(100, abs=3)
     np.testing.assert_allclose(shown["grid"], 255 * picture, atol=3)
+    page.close()
+
+
+# How to store an upright picture for each EXIF orientation.
+STORED = {
+    1: None,
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_90",
+    7: "TRANSVERSE",
+    8: "ROTATE_270",
+}
+
+
+def trained_on(model, folder):
+    """Return the probabilities of the images that training reads, by name."""
+    source = open_source(f"folder:{folder}")
+    (batch,) = training_batches(
+        source, model.preprocessor, Augmentation(), len(STORED), seed=0, epochs=1
+    )
+    names = map(pathlib.Path, batch_ids(source, len(STORED), seed=0, step=0))
+    outputs = array(model(array(batch[0])))
+    return {path.name: row for path, row in zip(names, outputs, strict=True)}
+
+
+def predicted(model, folder, workdir):
+    """Return the probabilities that the command `predict` writes, by name."""
+    model.save(workdir / "model.keras")
+    words = [str(workdir / "model.keras"), str(folder), "--workdir", str(workdir)]
+    run_command("predict", words)
+    found = {}
+    for row in csv.DictReader((workdir / "predictions.csv").open()):
+        scores = found.setdefault(pathlib.Path(row["image"]).name, np.zeros(len(LABELS)))
+        scores[int(row["class"])] = float(row["score"])
+    return found
+
+
+def shown(page, content, name):
+    """Return the texts of the two best classes on the page."""
+    drop(page, content, name)
+    page.get_by_text(name, exact=True).wait_for()
+    page.wait_for_selector("#result:not([hidden])")
+    return page.locator("#bars li").all_inner_texts()
+
+
+@pytest.mark.slow
+def test_orientations_are_the_same_everywhere(browser, server, model, tmp_path):
+    """Training, `keras-vit predict`, the bytes signature and the page agree."""
+    coarse = np.random.default_rng(0).integers(0, 256, (3, 4, 3)).astype("uint8")
+    upright = Image.fromarray(coarse).resize((90, 60))
+    expected = array(model(model.preprocessor(np.asarray(upright)[None])))[0]
+    files = {}
+    for number, stored in STORED.items():
+        exif, turned = Image.Exif(), upright
+        if stored is not None:
+            turned = upright.transpose(getattr(Image.Transpose, stored))
+            raw = array(model(model.preprocessor(np.asarray(turned)[None])))[0]
+            assert np.abs(raw - expected).max() > 0.01  # Turned images do differ.
+        exif[0x112] = number
+        files[f"{number}.png"] = saved(turned, "PNG", exif=exif)
+    folder = tmp_path / "images"
+    for class_name in ("a", "b"):
+        (folder / class_name).mkdir(parents=True)
+    for name, content in files.items():
+        (folder / ("a" if name < "5" else "b") / name).write_bytes(content)
+    seen = trained_on(model, folder)
+    commanded = predicted(model, folder, tmp_path)
+    best = np.argsort(-expected)[:2]
+    wanted = [[LABELS[c], f"{100 * expected[c]:.1f} %"] for c in best]
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    for name, content in files.items():
+        request = {"signature_name": "predict_bytes", "instances": [b64(content)]}
+        (answer,) = server.predict(request)[1]["predictions"]
+        for found in (seen[name], commanded[name], answer["probabilities"]):
+            np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
+        rows = [row.split("\n") for row in shown(page, content, name)]
+        assert [[text for text in row if text] for row in rows] == wanted
     page.close()
