@@ -47,6 +47,8 @@ CASES = {
     "unknown optimizer": ("good", ["optimization.optimizer=lion"], "'adamw'"),
     "unknown layer": ("good", ["optimization.frozen=('blok',)"], "no weight has a path"),
     "unknown argument": ("good", ["model.arguments.num_layer=1"], "num_layer"),
+    "unknown sampling": ("good", ["data.sampling=even"], "None or 'balanced'"),
+    "smoothing": ("good", ["optimization.label_smoothing=1.5"], "at least 0 and below 1"),
     "split of a class": ("good", ["data.validation=split:2"], "above 0 and below 1"),
 }
 
