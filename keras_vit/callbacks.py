@@ -3,7 +3,7 @@
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -150,6 +150,24 @@ class Report(keras.callbacks.Callback):
                 f"class_names has {len(names)} names; the model has {classes} classes."
             )
         return names
+
+
+def write_run_report(
+    workdir: str | os.PathLike, config: Any, sources: Mapping[str, Any]
+) -> bool:
+    """Write report.html and predictions.csv of a training run that has ended.
+
+    Args:
+        workdir: directory of the run.
+        config: config of the run.
+        sources: dict of its data sets.
+
+    Returns:
+        True if the report was written. An error is printed as a warning.
+    """
+    from keras_vit.evaluation import report
+
+    return report.write_run_report(workdir, config, sources)
 
 
 def _logits(outputs, from_logits):

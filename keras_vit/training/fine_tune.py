@@ -18,9 +18,10 @@ def finetune(
 ) -> dict[str, Any]:
     """Fine-tune a checkpoint on a user's own images, like `keras-vit finetune --data`.
 
-    The settings are chosen for the number of images, the size of the model and the
-    device, except those in `settings`. A summary is printed before training starts. The
-    same call resumes a run that was interrupted.
+    It writes the same files as the command, including report.html. The settings are
+    chosen for the number of images, the size of the model and the device, except those in
+    `settings`. A summary is printed before training starts. The same call resumes a run
+    that was interrupted.
 
     Args:
         what: name of a checkpoint, a file, `"hf://organization/name"`, the directory of a
@@ -57,6 +58,7 @@ def finetune(
     0.975
     """
     # Imported here, because the modules need matplotlib and take seconds to import.
+    from keras_vit import callbacks
     from keras_vit.training import config, own_images
 
     base = own_images.base_config(os.fspath(what))
@@ -77,4 +79,6 @@ def finetune(
             base, sets, class_names, lines, suggest, workdir
         )
     print(prepared.about, flush=True)
-    return own_images.start(prepared, workdir, resume, own_images.announce)
+    results = own_images.start(prepared, workdir, resume, own_images.announce)
+    callbacks.write_run_report(workdir, prepared.config, prepared.sources)
+    return results

@@ -87,6 +87,8 @@ def test_arrays_train(root, tmp_path):
     )
     assert "test_accuracy" in results
     assert json.loads((run / "classes.json").read_text()) == ["cat", "dog"]
+    assert len((run / "predictions.csv").read_text().splitlines()) == 1 + 2
+    assert (run / "report.html").stat().st_size > 10_000
 
 
 @pytest.mark.any_backend
