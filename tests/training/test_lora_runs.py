@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_vit
 from keras_vit import lora
@@ -153,6 +154,16 @@ def test_exports_of_a_run(file_format, name, whole, tmp_path, capsys):
     with exports_here():
         run_command("export", words)
     assert "every output within" in capsys.readouterr().out
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("command", ["predict", "evaluate", "export"])
+def test_the_updates_are_no_checkpoint(command, whole, tmp_path):
+    more = {"predict": [str(tmp_path)], "export": ["--to", str(tmp_path / "model")]}
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    words = [str(whole / "best.lora.safetensors"), *more.get(command, [])]
+    with pytest.raises(SystemExit, match=r"not the model: load .*best\.keras is the"):
+        run_command(command, words)
 
 
 @pytest.mark.any_backend
