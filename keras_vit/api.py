@@ -2,6 +2,15 @@
 
 from keras_vit import callbacks, data, export, kernels, layers, lora, training, visualize
 from keras_vit.labels import decode_predictions
+from keras_vit.models.bit import (
+    BiT,
+    BiTR50x1,
+    BiTR50x3,
+    BiTR101x1,
+    BiTR101x3,
+    BiTR152x2,
+    BiTR152x4,
+)
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.detection import DetectionModel
 from keras_vit.models.detection_loss import DetectionLoss
@@ -76,6 +85,13 @@ from keras_vit.weights.registry import checkpoints
 __all__ = [
     "BEiTB16",
     "BEiTL16",
+    "BiT",
+    "BiTR50x1",
+    "BiTR50x3",
+    "BiTR101x1",
+    "BiTR101x3",
+    "BiTR152x2",
+    "BiTR152x4",
     "CLIPViTB16",
     "CLIPViTB32",
     "CLIPViTH14",

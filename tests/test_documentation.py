@@ -12,11 +12,13 @@ import keras_vit
 import keras_vit.data
 import keras_vit.training
 from keras_vit.cli import COMMANDS
+from keras_vit.models.bit import BIT_SIZES
 from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
 from keras_vit.training import config as configs
 from tests.conftest import GOLDENS
 from tests.documents.stand_ins import VARIANTS
 from tests.export.serving import exports_here
+from tests.models.test_bit import PARAMETERS as BIT
 from tests.models.test_parameter_counts import T2T, TOKEN
 
 MODULES = (
@@ -97,7 +99,8 @@ def test_the_table_of_models():
         name: [int(cell.replace(",", "")) for cell in cells.split(" | ")]
         for name, cells in rows
     }
-    assert numbers == {name: [*VIT_SIZES[name], TOKEN[name]] for name in VIT_SIZES}
+    expected = {name: [*VIT_SIZES[name], TOKEN[name]] for name in VIT_SIZES}
+    assert numbers == expected | {name: [BIT[name]] for name in BIT_SIZES}
 
 
 @pytest.mark.any_backend
@@ -120,9 +123,10 @@ def test_every_variant_is_listed():
     text = MODELS.read_text()
     listed = {*re.findall(r"`(\w+)`", text)}
     listed |= {f"T2TViT{name}" for name in re.findall(r"`(\w+)` [\d,]+", text)}
-    assert VARIANTS.keys() - listed == set()
+    names = {*VARIANTS, *BIT_SIZES}
+    assert names - listed == set()
     (number,) = re.findall(r"There are (\d+) named variants", README.read_text())
-    assert int(number) == len(VARIANTS)
+    assert int(number) == len(names)
 
 
 @pytest.mark.any_backend

@@ -14,6 +14,7 @@ from keras_vit.atomic_files import replacing
 from keras_vit.data.fingerprint import fingerprints
 from keras_vit.data.source import Source
 from keras_vit.evaluation.accuracy import outputs
+from keras_vit.models.features import blocks_of
 from keras_vit.training import config as configs
 from keras_vit.training.objectives import network
 
@@ -36,6 +37,11 @@ def feature_network(config: configs.Config, block: int | None = None) -> Any:
     model = network(config, include_top=False)
     if block is None and model.get_config()["pooling"] is not None:
         return model
+    if not blocks_of(model):
+        raise ValueError(
+            f"A {type(model).__name__} has no Transformer blocks: leave out the block "
+            f"{block}, for the features before the head."
+        )
     # The tokens of a model without pooling are the last block's, after its norm.
     numbers = [-1 if block is None else block]
     maps = model.feature_model(numbers, as_grid=False, prefix_tokens=True)

@@ -14,6 +14,7 @@ from keras_vit.data.source import Source
 from keras_vit.evaluation import accuracy, report_sections
 from keras_vit.evaluation.classification_figures import figures
 from keras_vit.evaluation.classified import Predictions
+from keras_vit.models.features import blocks_of
 from keras_vit.training import config as configs
 from keras_vit.training.image_sets import open_parts
 from keras_vit.visualize import pictures
@@ -149,8 +150,8 @@ def picture_sections(model: Any, found: Predictions) -> list[str]:
     # may not fit into the memory: the rest of the page is worth having.
     except Exception as error:
         about = f"Not shown: {type(error).__name__}: {error}"
-        if not hasattr(model, "grid_shape"):
-            about = "Not shown: the model is not a model of keras_vit with a classifier."
+        if not (hasattr(model, "layers") and blocks_of(model)):
+            about = "Not shown: the model has no attention."
         sections.append(section("Where the model looked", about, []))
     return sections
 

@@ -8,6 +8,7 @@ from keras_vit.export.features import network_outputs
 from keras_vit.export.head import features
 from keras_vit.export.image_bytes import FINE, largest_size, read_images
 from keras_vit.export.stored_weights import restored, stored
+from keras_vit.models.features import blocks_of
 
 
 def write(model, head, options, path):
@@ -52,7 +53,8 @@ class Server:
         self._exif = exif
         self._input_shape = model.input_shape[1:]
         self._network = network_outputs(model)
-        self._rollout = attention_rollout(model)
+        # A BiT has no attention.
+        self._rollout = attention_rollout(model) if blocks_of(model) else None
         # Pairs of a weight and the variables that store it in another dtype.
         self._stored = [
             (weight, list(map(tf.Variable, stored(weight.numpy(), weights_dtype))))
@@ -94,11 +96,12 @@ class Server:
 
     def _of_files(self):
         """Return the methods that are the signatures for image files."""
+        maps = [] if self._rollout is None else [self.attention]
         if self._head.classifies:
-            return [self.predict_bytes, self.attention]
+            return [self.predict_bytes, *maps]
         if self._head.output == "tokens":
-            return [self.features_bytes, self.attention]
-        return [self.embed, self.features_bytes, self.attention]
+            return [self.features_bytes, *maps]
+        return [self.embed, self.features_bytes, *maps]
 
     def predict(self, images):
         return self._head.outputs(self._run(self._preprocessed(images)))

@@ -8,6 +8,7 @@ from keras_vit.layers.backbones import (
     SqueezeExcitation,
     SqueezeExcitationBlock,
 )
+from keras_vit.layers.big_transfer import PreActivationUnit
 from keras_vit.layers.block import LayerScale, StochasticDepth, TransformerBlock
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.detection_head import DetectionHead
@@ -76,6 +77,7 @@ __all__ = [
     "PatchEncoder",
     "Patches",
     "PatchesToImage",
+    "PreActivationUnit",
     "PreLogits",
     "Preprocessor",
     "RMSNorm",

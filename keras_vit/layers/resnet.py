@@ -1,6 +1,6 @@
-"""ResNet stem of Google's hybrid models.
+"""Standardized convolutions, group norms, and the ResNet stem of Google's hybrids.
 
-It consists of post-activation bottlenecks with standardized kernels and, as in Big
+The stem consists of post-activation bottlenecks with standardized kernels and, as in Big
 Transfer, group normalization instead of batch normalization: the output for an image does
 not depend on the rest of its batch.
 """
@@ -36,6 +36,7 @@ class Epsilons(NamedTuple):
 # The same networks give slightly different outputs in the two libraries.
 EPSILONS = {
     "google": Epsilons(norm=1e-6, deviation=1e-5, variance=0.0),
+    "bit": Epsilons(norm=1e-5, deviation=0.0, variance=1e-10),
     "timm": Epsilons(norm=1e-5, deviation=0.0, variance=1e-8),
 }
 
@@ -52,7 +53,7 @@ def standardize(kernel, epsilons="google"):
     Args:
         kernel: `(h, w, i, o)`, any float dtype.
         epsilons: str, a key of `EPSILONS`: Google's hybrids add 1e-5 to the standard
-            deviation, timm's add 1e-8 to the variance.
+            deviation, Big Transfer 1e-10 and timm 1e-8 to the variance.
 
     Returns:
         The same shape in float32 (float64 is kept).
@@ -67,13 +68,16 @@ def standardize(kernel, epsilons="google"):
     return centered / (ops.sqrt(ops.maximum(variance + smallest, 1e-30)) + deviation)
 
 
+def pad_images(images, size):
+    """Pad images `(b, h, w, c)` with `size` zeros on every side."""
+    return ops.pad(images, ((0, 0), (size, size), (size, size), (0, 0)))
+
+
 @keras.saving.register_keras_serializable(package="keras_vit")
 class StandardizedConv2D(InitialValues, Layer):
     """Convolution whose filters are standardized to mean 0 and variance 1.
 
-    It has no bias. SAME padding is that of TensorFlow and Flax, which with a stride puts
-    more of the padding after the image than before it. The kernel is standardized in
-    float32 under every policy.
+    It has no bias. The kernel is standardized in float32 under every policy.
 
     Input: `(b, h, w, c)`. Output: `(b, ceil(h / strides), ceil(w / strides), filters)`.
 
@@ -82,6 +86,9 @@ class StandardizedConv2D(InitialValues, Layer):
         kernel_size: int, side of the square kernel.
         strides: int, stride along both axes.
         epsilons: str, see `ResNetStem`.
+        padding: `"same"`, that of TensorFlow and Flax, which with a stride puts more of
+            the zeros after the image than before it; or `"symmetric"`, that of PyTorch
+            and Big Transfer. They differ only with a stride.
 
     Example:
 
@@ -99,14 +106,17 @@ class StandardizedConv2D(InitialValues, Layer):
         kernel_size: int,
         strides: int = 1,
         epsilons: str = "google",
+        padding: str = "same",
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_choice("epsilons", epsilons, tuple(EPSILONS))
+        check_choice("padding", padding, ("same", "symmetric"))
         self.filters = filters
         self.kernel_size = kernel_size
         self.strides = strides
         self.epsilons = epsilons
+        self.padding = padding
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
@@ -117,11 +127,15 @@ class StandardizedConv2D(InitialValues, Layer):
         )
 
     def call(self, x):
+        # Without a stride, SAME padding is symmetric as well.
+        symmetric = self.padding == "symmetric" and self.strides > 1
+        if symmetric:
+            x = pad_images(x, (self.kernel_size - 1) // 2)
         return ops.conv(
             x,
             ops.cast(standardize(self.kernel, self.epsilons), x.dtype),
             strides=self.strides,
-            padding="same",
+            padding="valid" if symmetric else "same",
             data_format="channels_last",
         )
 
@@ -304,7 +318,8 @@ class ResNetStem(Layer):
             convolution and the max-pool alone.
         width: int, number of channels of the first convolution; a multiple of 32.
         epsilons: `"google"` or `"timm"`, the library whose small numbers are added to
-            variances; the outputs for the same weights differ slightly.
+            variances, or `"bit"` for those of Big Transfer; the outputs for the same
+            weights differ slightly.
 
     Raises:
         ValueError: `num_blocks` holds something other than positive ints, `width` is not

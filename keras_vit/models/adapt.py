@@ -46,7 +46,7 @@ def adapted(
     config = _adapted_config(model, overrides, head)
     with checkpoint_follows():
         new = type(model).from_config(config)
-    values = _adapted_values(model, new, resize)
+    values = model._values_for(new, resize)
     own = new.weights_by_path()
     if head == "new" or not config["include_top"]:
         values = {path: value for path, value in values.items() if not _is_head(path)}
@@ -114,7 +114,8 @@ def _adapted_config(model, overrides, head):
     if channels != config["input_shape"][-1]:
         preprocessor = preprocessor.with_channels(channels)
     if head == "new" or not overrides.get("include_top", True):
-        config |= {"representation_size": None, "class_names": None, "classifier": None}
+        no_head = {"representation_size": None, "class_names": None, "classifier": None}
+        config |= {name: none for name, none in no_head.items() if name in config}
         for name in ("lora", "quantized"):  # Omit the entries of the old head.
             entries = config.get(name, {}).items()
             config[name] = {p: e for p, e in entries if not _is_head(f"{p}/")}
@@ -123,7 +124,17 @@ def _adapted_config(model, overrides, head):
     return {**config, "preprocessor": preprocessor, **overrides}
 
 
-def _adapted_values(model, new, resize):
+def adapted_values(model: Any, new: Any, resize: str) -> dict[str, Any]:
+    """Return the weights of a `ViT`, adapted to the sizes of a new one.
+
+    Args:
+        model: the `ViT` that has the weights.
+        new: the same network with another image size, patch size or channels.
+        resize: convention for resizing position embeddings.
+
+    Returns:
+        Dict from path to array.
+    """
     values = resized_positions(model._values(), model.grid_shape, new, resize)
     before, after = model.resolved_config(), new.resolved_config()
     old, channels = (config["input_shape"][-1] for config in (before, after))

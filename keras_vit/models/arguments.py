@@ -108,14 +108,9 @@ def check_arguments(arguments: Mapping[str, Any]) -> tuple[int, int]:
         ValueError: an argument is out of its range, or two arguments contradict each
             other.
     """
-    for name, (allowed, accepts) in _RULES.items():
-        if not accepts(arguments[name]):
-            raise ValueError(
-                f"{name} must be {allowed}; received {_shorten(arguments[name])}."
-            )
     for name, choices in _CHOICES.items():
         check_choice(name, arguments[name], choices)
-    _check_class_names(arguments["class_names"], arguments["classes"])
+    check_ranges(arguments)
     grid = _grid_shape(
         arguments["input_shape"], arguments["patch_size"], arguments["stem"]
     )
@@ -124,9 +119,28 @@ def check_arguments(arguments: Mapping[str, Any]) -> tuple[int, int]:
     check_positions(arguments["positions"], arguments["hidden_dim"], width)
     get_activation(arguments["activation"])
     _check_parts(arguments)
-    _check_classifier_activation(arguments)
     _check_head(arguments)
     return grid
+
+
+def check_ranges(arguments: Mapping[str, Any]) -> None:
+    """Check arguments that every kind of model may have.
+
+    Args:
+        arguments: dict that has at least those of the classes and the classifier.
+
+    Raises:
+        ValueError: a number is out of its range, `class_names` does not have one name
+            for each of the `classes`, or the `classifier_activation` is unknown or does
+            not go with the number of classes.
+    """
+    for name, (allowed, accepts) in _RULES.items():
+        if name in arguments and not accepts(arguments[name]):
+            raise ValueError(
+                f"{name} must be {allowed}; received {_shorten(arguments[name])}."
+            )
+    _check_class_names(arguments["class_names"], arguments["classes"])
+    _check_classifier_activation(arguments)
 
 
 def resolve(

@@ -9,9 +9,12 @@ from keras_vit.choices import check_choice
 from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
 from keras_vit.models.adapt import adapted
+from keras_vit.models.bit import BiT
 from keras_vit.models.loading import HEADS
+from keras_vit.models.restorable_model import RestorableModel
 from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import ViT
+from keras_vit.weights.big_transfer import BigTransferSource
 from keras_vit.weights.checks import announce_zeros, check_weights
 from keras_vit.weights.detect import config_errors, open_checkpoint
 from keras_vit.weights.download import fetch_checkpoint
@@ -40,7 +43,7 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
         path: one of the following. Names and repositories are downloaded and cached.
             A name that `keras_vit.checkpoints()` lists.
             `hf://organization/name` for a repository on the Hugging Face Hub.
-            A `.npz` file from Google (original, AugReg, SAM, hybrids, big_vision).
+            A `.npz` file from Google (original, AugReg, SAM, hybrids, big_vision, BiT).
             A `.safetensors`, `.pth` or `.bin` file from timm, DeiT or transformers, or
             the directory of a Hugging Face repository with its `config.json`; of
             transformers, those of ViT, DeiT, ViT-MSN, ViT-MAE, I-JEPA, BEiT, DINOv2,
@@ -65,8 +68,8 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             several (`"model_ema"`, or the prefix of the network's tensors).
 
     Returns:
-        A `keras_vit.ViT`, or its subclass `T2TViT`. Its `preprocessor` is that of the
-        checkpoint, as far as the files define it.
+        A `keras_vit.ViT`, its subclass `T2TViT`, or a `BiT`. Its `preprocessor` is that
+        of the checkpoint, as far as the files define it.
 
     The outputs are probabilities, unless the checkpoint states another activation of its
     head (transformers' `problem_type`, KerasHub's `activation`) or has only one class.
@@ -83,6 +86,7 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     If `input_shape` has a single channel, the first kernel is summed over its channels,
     so that a gray image has the same outputs as its RGB version. For other numbers of
     channels, the channels of the kernel are repeated in order and scaled by old / new.
+    The ResNets of hybrids and BiT standardize the result, and outputs change.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -135,8 +139,13 @@ def _load_source(path, overrides):
             "form a square grid, or it has none): pass "
             "input_shape=(height, width, channels)."
         )
-    model = T2TViT if isinstance(source, T2TSource) else ViT
-    return model(weights=source, **merged)
+    return _model_class(source)(weights=source, **merged)
+
+
+def _model_class(source):
+    if isinstance(source, BigTransferSource):
+        return BiT
+    return T2TViT if isinstance(source, T2TSource) else ViT
 
 
 def _describe_head(source, config, overrides):
@@ -157,7 +166,7 @@ def _load_keras(path, overrides):
             f"{os.fspath(path)} contains its model: leave it out."
         )
     path = fetch_checkpoint(path)
-    budget = check_keras_file(path, ViT)
+    budget = check_keras_file(path, RestorableModel)
     try:
         with checkpoint_follows(budget=budget):
             # Do not compile: the classes of its optimizer and loss may be unknown.

@@ -1,11 +1,11 @@
 """Base class of models whose config includes frozen weights, LoRA and quantization."""
 
 import functools
+from typing import Any
 
 import keras
 
 from keras_vit.layers.base import adapt, adaptations
-from keras_vit.models.arguments import resolve
 from keras_vit.models.image_model import ImageModel
 from keras_vit.models.lora import bases, check_mode
 
@@ -13,13 +13,14 @@ from keras_vit.models.lora import bases, check_mode
 class RestorableModel(ImageModel):
     """Image model that its config restores completely, with stable paths of its weights.
 
-    A subclass sets `dtype_policy`, `preprocessor` and `grid_shape`, stores the other
-    arguments of its constructor in `_constructor_config`, and has a layer called
-    `patch_encoder`.
+    A subclass sets `dtype_policy` and `preprocessor`, stores the other arguments of its
+    constructor in `_constructor_config`, has a layer named `_first_layer`, and implements
+    `resolved_config` and `_values_for`.
     """
 
     _constructor_config: dict
-    grid_shape: tuple[int, int]
+    # Name of the first layer that has weights.
+    _first_layer = "patch_encoder"
 
     # If a subclass defined this method, `inspect.signature` of the subclass would return
     # the signature of `__new__`.
@@ -37,14 +38,18 @@ class RestorableModel(ImageModel):
         model.quantize = quantize
         return model
 
-    def resolved_config(self):
-        """Return the constructor's arguments with defaults resolved, for converters.
+    def resolved_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments with defaults resolved, for converters."""
+        raise NotImplementedError
 
-        See `keras_vit.models.arguments.resolve`.
+    def _values_for(self, new: Any, resize: str) -> dict[str, Any]:
+        """Return the values of this model's weights, adapted to a new model.
+
+        Args:
+            new: the same network with another image size, patch size or channels.
+            resize: convention for resizing position embeddings.
         """
-        layers = {layer.name: layer for layer in self.layers}
-        stem = layers.get("stem")
-        return resolve(self._constructor_config, self.grid_shape, stem)
+        raise NotImplementedError
 
     def weights_by_path(self):
         """Return the model's weights by their paths within the model.
@@ -72,7 +77,8 @@ class RestorableModel(ImageModel):
 
     def weights_scope(self):
         """Return the name scope of the model, which is a prefix of all Keras paths."""
-        return self.get_layer("patch_encoder").path.removesuffix("patch_encoder")
+        first = self._first_layer
+        return self.get_layer(first).path.removesuffix(first)
 
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
         """Quantize the dense layers, as `keras.Model.quantize` does.

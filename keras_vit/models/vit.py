@@ -26,7 +26,7 @@ from keras_vit.layers.base import copy_of, stored
 from keras_vit.layers.norms import make_norm
 from keras_vit.layers.positions import AttentionPositions
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
-from keras_vit.models.adapt import adapted, resized_positions
+from keras_vit.models.adapt import adapted, adapted_values, resized_positions
 from keras_vit.models.arguments import (
     POOLING_LAYERS,
     check_arguments,
@@ -274,6 +274,17 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
             settings = {"image_size": (height, width), **settings, "name": "preprocessor"}
             preprocessor = Preprocessor(**settings).with_channels(channels)
         self.preprocessor = preprocessor
+
+    def resolved_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments with defaults resolved, for converters.
+
+        See `keras_vit.models.arguments.resolve`.
+        """
+        layers = {layer.name: layer for layer in self.layers}
+        return resolve(self._constructor_config, self.grid_shape, layers.get("stem"))
+
+    def _values_for(self, new, resize):
+        return adapted_values(self, new, resize)
 
     def resized(self, input_shape: tuple[int, int, int], resize: str = "google") -> "ViT":
         """Return the same network for images of another size.

@@ -27,9 +27,14 @@ def chosen_blocks(model: keras.Model, blocks: Sequence[int] | None) -> list[Any]
     """Return blocks by their numbers, or all blocks for None.
 
     Raises:
-        ValueError: there is no block of such a number.
+        ValueError: there is no block of such a number, or no block at all.
     """
     every = blocks_of(model)
+    if not every:
+        raise ValueError(
+            f"A {type(model).__name__} has no Transformer blocks, and so no attention to "
+            "show. Use a ViT."
+        )
     if blocks is None:
         return every
     for number in blocks:

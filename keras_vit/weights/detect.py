@@ -4,8 +4,15 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from keras_vit.weights import dinov3
+from keras_vit.weights.big_transfer import (
+    GOOGLE_SIGN,
+    TIMM_SIGN,
+    BigTransferSource,
+    TimmBigTransferSource,
+)
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource
 from keras_vit.weights.keras_hub_presets import open_preset
@@ -46,6 +53,7 @@ _SIGNS = {
     "embeddings.patch_embedding.weight": (open_transformers, ("vision_model.", "")),
     "embeddings.patch_embed.weight": (open_transformers, ("vision_model.", "")),
     "ln_pre.weight": (OpenClipSource, ("",)),
+    TIMM_SIGN: (TimmBigTransferSource, ("",)),
 }
 # Tensors that training or another tower keeps beside a network, by the end of the prefix
 # of the network's names. They are ignored.
@@ -108,7 +116,9 @@ def open_checkpoint(
             architecture = architecture or published.architecture
     with config_errors(path):
         source = _open(path, architecture, state_dict, published is not None)
-    if architecture is not None and not isinstance(source, TimmSource):
+    if architecture is not None and not isinstance(
+        source, TimmSource | TimmBigTransferSource
+    ):
         raise ValueError(
             f"architecture={architecture!r} names a network of timm, but {path} is a "
             f"{source.kind} checkpoint. Omit the argument."
@@ -175,7 +185,8 @@ def _open(path, architecture, state_dict, published):
             "reads .keras, and ViT(weights=...) reads .weights.h5."
         )
     if isinstance(file, NpzFile):
-        return GoogleSource(file)
+        is_bit = GOOGLE_SIGN in file.shapes
+        return BigTransferSource(file) if is_bit else GoogleSource(file)
     if isinstance(file, SafetensorsFile) and LORA in file.metadata:
         raise ValueError(
             f"{path} holds the LoRA updates of a model, and not the model: load the "
@@ -183,7 +194,7 @@ def _open(path, architecture, state_dict, published):
             "the directory of a run, best.keras is the whole model."
         )
     file, source = _unwrapped(file, state_dict)
-    is_timm = source in (TimmSource, NaFlexSource)
+    is_timm = source in (TimmSource, NaFlexSource, TimmBigTransferSource)
     return source(file, architecture) if is_timm else source(file)
 
 
@@ -216,8 +227,10 @@ def _unwrapped(file, state_dict):
     Returns:
         The file without the prefix, and the class of its source.
     """
-    networks = {}
+    networks: dict[str, Any] = {}
     for sign, (source, own) in _SIGNS.items():
+        if networks and source is TimmBigTransferSource:
+            continue  # The ResNet is the stem of a hybrid.
         for name in file.shapes:
             if f".{name}".endswith(f".{sign}"):
                 prefix = name.removesuffix(sign)

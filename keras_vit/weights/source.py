@@ -481,6 +481,11 @@ class Source:
     def _check_config(self, config):
         """Check that the model's configuration is one that the source supports."""
         what = f"{self.path} is a {self.kind} checkpoint"
+        if "patch_size" not in config:
+            raise ValueError(
+                f"{what}, not one of a ResNet: keras_vit.load_checkpoint builds the "
+                "model that fits."
+            )
         check_config(what, config, {**_PLAIN, **self.possible}, self._trained())
 
     def _trained(self) -> dict[str, Any]:

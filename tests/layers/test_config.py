@@ -54,12 +54,22 @@ MLP = {
 # Layer: arguments that differ from the defaults, and the shape of an input.
 CASES = {
     "StandardizedConv2D": (
-        {"filters": 5, "kernel_size": 3, "strides": 2, "epsilons": "timm"},
+        {
+            "filters": 5,
+            "kernel_size": 3,
+            "strides": 2,
+            "epsilons": "timm",
+            "padding": "symmetric",
+        },
         (2, 7, 10, 3),
     ),
     "GroupNorm": (
         {"groups": 3, "epsilon": 1e-3, "initial_gamma": 0.0},
         (2, 5, 4, 6),
+    ),
+    "PreActivationUnit": (
+        {"filters": 16, "strides": 2, "groups": 4, "epsilons": "timm"},
+        (2, 5, 4, 8),
     ),
     "BottleneckUnit": ({"width": 32, "strides": 2, "epsilons": "timm"}, (2, 5, 4, 3)),
     "ResNetStem": (
