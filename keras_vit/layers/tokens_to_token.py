@@ -6,9 +6,10 @@ import keras
 from keras import ops
 
 from keras_vit.choices import check_choice
+from keras_vit.kernels.attention import split_heads
 from keras_vit.kernels.precision import to_float32
 from keras_vit.kernels.recompute import recompute
-from keras_vit.layers.attention import self_attention
+from keras_vit.layers.attention import attention_weights, self_attention
 from keras_vit.layers.base import Composite
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.mlp import MLP
@@ -159,6 +160,19 @@ class TokenTransformer(_TokenAttention):
 
     def _attend(self, qkv):
         return self_attention(qkv, num_heads=1, scale=self.scale)
+
+    def attention_weights(self, tokens):
+        """Return the attention weights in inference, whichever kernel `call` runs.
+
+        Args:
+            tokens: `(b, n, d)`, the input of the layer.
+
+        Returns:
+            `(b, n, n)`, float32: for each query a row that sums to 1.
+        """
+        qkv = self.qkv(self.attention_norm(tokens))
+        query, key, _ = split_heads(qkv, 3, num_heads=1)
+        return attention_weights(query * self.scale, key)[:, 0]
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -347,14 +361,31 @@ class TokensToToken(Composite):
 
     def call(self, images, training=None):
         x = images
-        for split, layer in zip(self.splits, self.token_layers, strict=False):
-            rows, columns = split.grid_shape(x.shape)
-            x = split(x)
-            x = layer(x, training=training)
-            x = ops.reshape(x, (-1, rows, columns, self.token_dim))
+        for step in range(len(self.token_layers)):
+            x = self._tokens_of(x, step, training)
         rows, columns = self.splits[-1].grid_shape(x.shape)
         x = self.splits[-1](x)
         return ops.reshape(x, (-1, rows, columns, x.shape[-1]))
+
+    def _tokens_of(self, x, step, training=None):
+        """Return the map `(b, rows, columns, token_dim)` after a split and its layer."""
+        rows, columns = self.splits[step].grid_shape(x.shape)
+        x = self.token_layers[step](self.splits[step](x), training=training)
+        return ops.reshape(x, (-1, rows, columns, self.token_dim))
+
+    def attention_weights(self, images, step):
+        """Return the attention weights of a token Transformer in inference.
+
+        Args:
+            images: `(b, h, w, c)`, the input of the layer.
+            step: 0 for the Transformer after the first split, 1 for the second one.
+
+        Returns:
+            `(b, n, n)`, float32: for each token of the split a row that sums to 1.
+        """
+        for earlier in range(step):
+            images = self._tokens_of(images, earlier)
+        return self.token_layers[step].attention_weights(self.splits[step](images))
 
     def compute_output_shape(self, input_shape):
         self._check_shape(input_shape)

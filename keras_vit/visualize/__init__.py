@@ -13,6 +13,7 @@ from keras_vit.visualize.gradient import gradient_attention
 from keras_vit.visualize.pictures import overlay
 from keras_vit.visualize.positions import position_similarity, similarity_and_distance
 from keras_vit.visualize.report import report
+from keras_vit.visualize.soft_splits import soft_split_maps, soft_split_weights
 
 __all__ = [
     "attention_rollout",
@@ -28,4 +29,6 @@ __all__ = [
     "position_similarity",
     "report",
     "similarity_and_distance",
+    "soft_split_maps",
+    "soft_split_weights",
 ]

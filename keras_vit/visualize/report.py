@@ -25,6 +25,7 @@ from keras_vit.visualize.filters import patch_filters
 from keras_vit.visualize.gradient import gradient_attention
 from keras_vit.visualize.page import figure, picture, row, section, whole, write_page
 from keras_vit.visualize.positions import position_similarity, similarity_and_distance
+from keras_vit.visualize.soft_splits import NO_WEIGHTS, soft_split_maps, stem_of
 
 
 def report(
@@ -38,7 +39,8 @@ def report(
 
     The report has, for every image, the attention of each block and head, rollout, the
     relevance for the predicted class (with a classifier), and principal components and
-    single channels of the features; and for the model the mean attention distance of the
+    single channels of the features; for a T2T-ViT with Transformers between the soft
+    splits also their attention; and for the model the mean attention distance of the
     heads, the similarity of positions and the principal components of the patch filters.
 
     Args:
@@ -99,6 +101,8 @@ class _Page:
         yield self._summary()
         yield self._images()
         yield self._heads()
+        if stem_of(self.model) is not None:
+            yield self._soft_splits()
         yield self._distance()
         if _has_positions(self.model):
             yield self._positions()
@@ -174,6 +178,25 @@ class _Page:
             "head. Each map has its own scale: yellow is the largest attention."
         )
         return section("All heads", about, [whole(figures)])
+
+    def _soft_splits(self):
+        title, tokens = "Between the soft splits", stem_of(self.model).tokens
+        if tokens in NO_WEIGHTS:
+            return section(title, f"No maps. {NO_WEIGHTS[tokens]}", [])
+        steps = soft_split_maps(self.model, self.inputs)
+        rows = []
+        for index, name in enumerate(self.names):
+            figures = [figure(picture(self.pixels[index]), name, name)]
+            for after, maps in zip(("first", "second"), steps, strict=True):
+                shown = pictures.overlay(self.pixels[index], maps[index])
+                text = f"attention after the {after} split of {name}"
+                figures.append(figure(picture(shown), text, f"{after} split"))
+            rows.append(row(figures))
+        about = (
+            "The mean attention that each token receives in the Transformers after the "
+            "first and the second soft split, which have one head each."
+        )
+        return section(title, about, rows)
 
     def _distance(self):
         height = self.model.input_shape[1]

@@ -81,9 +81,10 @@ def test_channels_with_the_largest_variance():
         (tiny_vit, {"input_shape": (16, 24, 1), "pooling": "map"}),
         pytest.param(tiny_vit, {"classifier_activation": None}, marks=pytest.mark.slow),
         (tiny_vit, {"include_top": False, "positions": "none", "pooling": "gap"}),
+        (tiny_t2t, {"tokens": "transformer"}),
         pytest.param(tiny_t2t, {}, marks=pytest.mark.slow),
     ],
-    ids=["grey", "logits", "headless", "t2t"],
+    ids=["grey", "logits", "headless", "t2t_transformer", "t2t"],
 )
 def test_the_page_contains_everything(make, arguments, tmp_path):
     model = perturb(make(**arguments))
@@ -105,6 +106,9 @@ def test_the_page_contains_everything(make, arguments, tmp_path):
     assert ("Relevance:" in page) == ("include_top" not in arguments)
     assert ("Positions" in page) == ("positions" not in arguments)
     assert ("Filters" in page) == (make is tiny_vit)
+    assert page.count("second split of") == (2 if "tokens" in arguments else 0)
+    performer = make is tiny_t2t and "tokens" not in arguments
+    assert ("No maps. Performers approximate" in page) == performer
 
 
 def test_bad_images(tmp_path):
