@@ -245,8 +245,6 @@ def attention(model: Any, found: Predictions, pixels: np.ndarray) -> str:
         )
         kind = "patches" if max(image.shape[:2]) <= 64 else ""
         shown = [figure(photograph(image, THUMBNAIL), f"image {name}", caption, kind)]
-        if image.shape[-1] not in (1, 3):
-            image = image[..., :3] if image.shape[-1] > 3 else image[..., :1]
         for view, maps in views.items():
             overlaid = picture(pictures.overlay(image, maps[place]))
             shown.append(figure(overlaid, f"{view} on image {name}", view, kind))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_vit.layers import TransformerBlock
@@ -65,7 +66,7 @@ class FeatureMethods:
         """
         network = self.feature_model(blocks, as_grid, norm, prefix_tokens)
         outputs = network(images, training=False)
-        names = [f"block_{index}" for index in _block_numbers(self, blocks)]
+        names = [f"block_{index}" for index in block_numbers(self, blocks)]
         if prefix_tokens:
             return [(outputs[name], outputs[f"{name}_prefix"]) for name in names]
         return [outputs[name] for name in names]
@@ -107,7 +108,7 @@ class FeatureMethods:
         """
         if self._feature_models is None:
             self._feature_models = _Cache()
-        numbers = tuple(sorted(set(_block_numbers(self, blocks))))
+        numbers = tuple(sorted(set(block_numbers(self, blocks))))
         options = (bool(as_grid), bool(norm), bool(prefix_tokens))
         return self._feature_models.get(self, numbers, options)
 
@@ -151,7 +152,7 @@ class FeatureModel(ImageModel):
         prefix_tokens: bool = False,
         name: str | None = None,
     ):
-        numbers = _block_numbers(model, blocks)
+        numbers = block_numbers(model, blocks)
         blocks_of_model = blocks_of(model)
         outputs = {}
         for number in numbers:
@@ -194,9 +195,11 @@ def blocks_of(model: keras.Model) -> list[Any]:
     return [layer for layer in model.layers if isinstance(layer, TransformerBlock)]
 
 
-def _block_numbers(model, blocks):
+def block_numbers(model, blocks):
     """Return the numbers of the chosen blocks, from 0; raise if there is none such."""
     depth = len(blocks_of(model))
+    if isinstance(blocks, np.ndarray):
+        blocks = blocks.tolist()
     remedy = (
         f"The model has {depth} blocks. Pass an int from 1 to {depth} for the last "
         f"blocks, or a list of block numbers from {-depth} to {depth - 1}."

@@ -8,8 +8,8 @@ import numpy as np
 
 from keras_vit.export.attention import attention_rollout as rollout_function
 from keras_vit.layers import AttentionPooling
-from keras_vit.models.features import blocks_of
-from keras_vit.visualize.batches import in_batches
+from keras_vit.models.features import block_numbers, blocks_of
+from keras_vit.visualize.batches import check_vit, in_batches
 
 
 class _AttentionWeights(keras.layers.Layer):
@@ -23,8 +23,8 @@ class _AttentionWeights(keras.layers.Layer):
         return self.layer.attention_weights(tokens)
 
 
-def chosen_blocks(model: keras.Model, blocks: Sequence[int] | None) -> list[Any]:
-    """Return blocks by their numbers, or all blocks for None.
+def chosen_blocks(model: keras.Model, blocks: int | Sequence[int] | None) -> list[Any]:
+    """Return blocks as `ViT.features` chooses them, or all blocks for None.
 
     Raises:
         ValueError: there is no block of such a number, or no block at all.
@@ -37,19 +37,13 @@ def chosen_blocks(model: keras.Model, blocks: Sequence[int] | None) -> list[Any]
         )
     if blocks is None:
         return every
-    for number in blocks:
-        if not -len(every) <= number < len(every):
-            raise ValueError(
-                f"blocks={list(blocks)} has {number}; the model has {len(every)} blocks, "
-                f"0 to {len(every) - 1}, or -{len(every)} to -1 from the end."
-            )
-    return [every[number] for number in blocks]
+    return [every[number] for number in block_numbers(model, blocks)]
 
 
 def attention_weights(
     model: keras.Model,
     images: Any,
-    blocks: Sequence[int] | None = None,
+    blocks: int | Sequence[int] | None = None,
     batch_size: int = 8,
 ) -> np.ndarray:
     """Compute the attention weights of blocks by their plain formula.
@@ -60,7 +54,8 @@ def attention_weights(
     Args:
         model: a `keras_vit` model with `L` blocks.
         images: `(b, h, w, c)`, floats as `model.preprocessor` returns them.
-        blocks: None for all blocks, or their numbers; negative ones count from the end.
+        blocks: None for all blocks; otherwise as for `ViT.features`: int n for the last n
+            blocks, or a list of block numbers, of which negative ones count from the end.
         batch_size: int, number of images that are computed together.
 
     Returns:
@@ -109,6 +104,7 @@ def pooling_weights(model: keras.Model, images: Any, batch_size: int = 8) -> np.
     >>> keras_vit.visualize.pooling_weights(model, images).shape
     (2, 12, 2, 3)
     """
+    check_vit(model)
     pooling = next((la for la in model.layers if isinstance(la, AttentionPooling)), None)
     if pooling is None:
         raise ValueError(
@@ -136,6 +132,9 @@ def head_maps(weights: np.ndarray, model: keras.Model) -> np.ndarray:
         `(b, L, heads, gh, gw)`. The values of a map sum to 1 minus the attention to the
         prefix tokens.
 
+    Raises:
+        ValueError: the weights are those of another number of tokens.
+
     Example:
 
     >>> import keras, keras_vit
@@ -145,7 +144,9 @@ def head_maps(weights: np.ndarray, model: keras.Model) -> np.ndarray:
     >>> keras_vit.visualize.head_maps(weights, model).shape
     (2, 2, 12, 2, 3)
     """
+    check_vit(model)
     prefix = model.num_prefix_tokens
+    _check_tokens(weights, model.grid_shape, prefix)
     if has_class_token(model):
         rows = weights[..., 0, prefix:]
     else:
@@ -183,6 +184,7 @@ def attention_rollout(model: keras.Model, images: Any, batch_size: int = 8) -> n
 
     Reference: arXiv:2005.00928.
     """
+    check_vit(model)
     rollout = rollout_function(model)
     return in_batches(rollout, model, images, batch_size)
 
@@ -220,6 +222,17 @@ def mean_attention_distance(
 
     Reference: ViT (arXiv:2010.11929) figure 7 (right) and figure 11.
     """
+    _check_tokens(weights, grid_shape, num_prefix_tokens)
+    gh, gw = grid_shape
+    places = np.mgrid[:gh, :gw].reshape(2, -1).T * float(patch_size)
+    distances = np.linalg.norm(places[:, None] - places, axis=-1)
+    weights = weights[..., num_prefix_tokens:, num_prefix_tokens:]
+    mean = (weights * distances).sum(axis=-1) / weights.sum(axis=-1)
+    return mean.mean(axis=(0, -1))
+
+
+def _check_tokens(weights, grid_shape, num_prefix_tokens):
+    """Raise a `ValueError` unless weights are those of a grid and its prefix tokens."""
     gh, gw = grid_shape
     tokens = num_prefix_tokens + gh * gw
     if weights.shape[-2:] != (tokens, tokens):
@@ -227,8 +240,3 @@ def mean_attention_distance(
             f"A grid of {gh}x{gw} and {num_prefix_tokens} prefix tokens has {tokens} "
             f"tokens; received attention weights of shape {weights.shape}."
         )
-    places = np.mgrid[:gh, :gw].reshape(2, -1).T * float(patch_size)
-    distances = np.linalg.norm(places[:, None] - places, axis=-1)
-    weights = weights[..., num_prefix_tokens:, num_prefix_tokens:]
-    mean = (weights * distances).sum(axis=-1) / weights.sum(axis=-1)
-    return mean.mean(axis=(0, -1))

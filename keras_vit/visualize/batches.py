@@ -6,6 +6,18 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_vit.models.vit import ViT
+
+
+def check_vit(model: Any) -> None:
+    """Raise a `ValueError` unless a model is a `ViT`, such as a `T2TViT`."""
+    if not isinstance(model, ViT):
+        remedy = " Pass its `backbone`." if hasattr(model, "backbone") else ""
+        raise ValueError(
+            f"This function needs a ViT or a T2TViT; received {type(model).__name__} "
+            f"{model.name!r}.{remedy}"
+        )
+
 
 def in_batches(
     function: Callable[[np.ndarray], Any], model: Any, images: Any, batch_size: int

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vit.visualize.batches import in_batches
+from keras_vit.visualize.batches import check_vit, in_batches
 from keras_vit.visualize.pictures import to_unit_range
 
 
@@ -24,6 +24,7 @@ def grid_features(
     Returns:
         List of arrays `(b, gh, gw, d)`, float32, one for each block.
     """
+    check_vit(model)
 
     def tokens(batch):
         return model.features(batch, blocks, norm=False)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vit.visualize.batches import check_vit
 from keras_vit.weights.pieces import PROJECTION
 
 
@@ -30,6 +31,7 @@ def patch_filters(model: keras.Model, components: int = 28) -> np.ndarray:
 
     Reference: ViT (arXiv:2010.11929) figure 7 (left).
     """
+    check_vit(model)
     if components < 1:
         raise ValueError(f"components must be 1 or more; received {components}.")
     if "stem" in {layer.name for layer in model.layers}:

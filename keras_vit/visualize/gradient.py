@@ -18,7 +18,7 @@ from keras_vit.visualize.attention import (
     attention_weights,
     has_class_token,
 )
-from keras_vit.visualize.batches import in_batches
+from keras_vit.visualize.batches import check_vit, in_batches
 
 
 def gradient_attention(
@@ -61,6 +61,7 @@ def gradient_attention(
     Reference: Chefer et al. (arXiv:2103.15679) section 3.2. Deviation: residual branches
     are not normalized, as in the authors' code for ViT.
     """
+    check_vit(model)
     config = model.get_config()
     if not config["include_top"]:
         raise ValueError(

@@ -120,13 +120,9 @@ def photograph(pixels: np.ndarray, side: int) -> str:
     are JPEG files.
 
     Args:
-        pixels: `(h, w, c)`, pixel values 0 to 255. With other than 1 or 3 channels, the
-            first three or the first one are shown.
+        pixels: `(h, w, c)`, pixel values 0 to 255; see `pictures.to_rgb`.
         side: int, side of the square.
     """
-    channels = pixels.shape[-1]
-    if channels not in (1, 3):
-        pixels = pixels[..., : 3 if channels > 3 else 1]
     small = pictures.thumbnail(pixels, side)
     if max(small.shape[:2]) <= 64:
         return pictures.data_uri(pictures.png(small))

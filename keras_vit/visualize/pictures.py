@@ -14,12 +14,16 @@ def overlay(pixels: np.ndarray, map_: np.ndarray, strength: float = 0.6) -> np.n
     mixed with the image in proportion to its values, in the colors of "inferno".
 
     Args:
-        pixels: `(h, w, c)`, pixel values 0 to 255; `c` is 1 or 3.
+        pixels: `(h, w, c)`, pixel values 0 to 255. Of more than three channels the first
+            three are shown, of two the first one.
         map_: `(gh, gw)`, any range; a constant map shows the image alone.
         strength: float, 0 to 1: weight of the color where the map is largest.
 
     Returns:
         `(h, w, 3)`, uint8.
+
+    Raises:
+        ValueError: `pixels` or `map_` has another rank.
 
     Example:
 
@@ -31,13 +35,28 @@ def overlay(pixels: np.ndarray, map_: np.ndarray, strength: float = 0.6) -> np.n
     from matplotlib import colormaps
     from PIL import Image
 
-    height, width, channels = pixels.shape
-    pixels = np.repeat(pixels, 3, axis=-1) if channels == 1 else pixels
+    if np.ndim(pixels) != 3 or np.ndim(map_) != 2:
+        raise ValueError(
+            "overlay needs pixels (height, width, channels) and a map (rows, columns) of "
+            f"one image; received shapes {np.shape(pixels)} and {np.shape(map_)}."
+        )
+    pixels = to_rgb(pixels)
+    height, width, _ = pixels.shape
     scaled = Image.fromarray(to_unit_range(map_).astype("float32"))
     scaled = np.asarray(scaled.resize((width, height), Image.Resampling.BILINEAR))
     colors = colormaps["inferno"](scaled)[..., :3] * 255
     weight = strength * scaled[..., None]
     return to_bytes((1 - weight) * pixels + weight * colors)
+
+
+def to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Return the channels of images that pictures show, `(..., h, w, 3)`.
+
+    They are the first three of three or more channels, or else the first one as gray.
+    """
+    if pixels.shape[-1] >= 3:
+        return pixels[..., :3]
+    return np.repeat(pixels[..., :1], 3, axis=-1)
 
 
 def to_unit_range(values: np.ndarray) -> np.ndarray:
@@ -85,13 +104,12 @@ def thumbnail(pixels: np.ndarray, side: int) -> np.ndarray:
     """Return a picture scaled to fit into a square, `(h, w, 3)` uint8.
 
     Args:
-        pixels: `(h, w, 1)` or `(h, w, 3)`, pixel values 0 to 255.
+        pixels: `(h, w, c)`, pixel values 0 to 255; see `to_rgb`.
         side: int, side of the square.
     """
     from PIL import Image
 
-    pixels = to_bytes(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
-    image = Image.fromarray(pixels)
+    image = Image.fromarray(to_bytes(to_rgb(pixels)))
     image.thumbnail((side, side))
     return np.asarray(image)
 

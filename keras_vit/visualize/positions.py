@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_vit.layers.relative_positions import RelativePositions
 from keras_vit.visualize.attention import chosen_blocks
+from keras_vit.visualize.batches import check_vit
 
 
 def position_similarity(model: keras.Model, block: int = 0) -> np.ndarray:
@@ -47,6 +48,7 @@ def position_similarity(model: keras.Model, block: int = 0) -> np.ndarray:
 
     Reference: ViT (arXiv:2010.11929) figure 7 (center), appendix D.4.
     """
+    check_vit(model)
     (layer,) = chosen_blocks(model, [block])
     added = model.get_layer("patch_encoder").positions
     inside = layer.attention.attention_positions()

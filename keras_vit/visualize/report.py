@@ -19,13 +19,16 @@ from keras_vit.visualize.attention import (
     head_maps,
     mean_attention_distance,
 )
-from keras_vit.visualize.batches import in_batches
+from keras_vit.visualize.batches import check_vit, in_batches
 from keras_vit.visualize.features import channels_of, colors_of, grid_features
 from keras_vit.visualize.filters import patch_filters
 from keras_vit.visualize.gradient import gradient_attention
 from keras_vit.visualize.page import figure, picture, row, section, whole, write_page
 from keras_vit.visualize.positions import position_similarity, similarity_and_distance
 from keras_vit.visualize.soft_splits import NO_WEIGHTS, soft_split_maps, stem_of
+
+# Largest number of attention weights that are computed together, 400 MB.
+_MOST_WEIGHTS = 100_000_000
 
 
 def report(
@@ -54,7 +57,10 @@ def report(
         The path of the file, which opens without a network.
 
     Raises:
-        ValueError: there are no images, or another number of names.
+        IsADirectoryError: `path` is a directory.
+        ValueError: the model is not a `ViT`, there are no images or another number of
+            names, an image has a shape other than `(h, w, c)`, or its pixels are not
+            finite.
 
     Example:
 
@@ -65,7 +71,14 @@ def report(
     >>> keras_vit.visualize.report(model, [photo], path).name
     'report.html'
     """
-    originals = [np.asarray(image, "float32") for image in images]
+    check_vit(model)
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a directory: pass the path of a file in it, such as "
+            f"{path / 'report.html'}."
+        )
+    originals = [_checked(image, model.input_shape[-1]) for image in images]
     if not originals:
         raise ValueError("A report needs one image or more; received none.")
     names = [f"image {i}" for i, _ in enumerate(originals, 1)]
@@ -75,6 +88,25 @@ def report(
         raise ValueError(f"{len(originals)} images have {len(names)} image_names.")
     page = _Page(model, originals, names)
     return write_page(path, title or model.name, page.sections())
+
+
+def _checked(image, channels):
+    """Return the pixels of an image, float32; raise if the model cannot take them."""
+    if isinstance(image, str | os.PathLike):
+        raise ValueError(
+            f"A report needs arrays of pixels; received the path {os.fspath(image)!r}. "
+            "Read the file first, or use the command keras-vit report, which takes files."
+        )
+    pixels = np.asarray(image, "float32")
+    if pixels.ndim != 3 or pixels.shape[-1] != channels or not pixels.size:
+        raise ValueError(
+            f"Each image must have shape (height, width, {channels}), with the channels "
+            f"of the model; received shape {pixels.shape}. A gray image (height, width) "
+            f"needs np.repeat(image[..., None], {channels}, axis=-1)."
+        )
+    if not np.isfinite(pixels).all():
+        raise ValueError("An image has pixels that are not finite (NaN or infinity).")
+    return pixels
 
 
 class _Page:
@@ -88,9 +120,11 @@ class _Page:
         self.inputs = np.concatenate(inputs)
         scale = np.asarray(model.preprocessor.std), np.asarray(model.preprocessor.mean)
         # The pixels that the model sees: resized and cropped.
-        self.pixels = pictures.to_bytes(self.inputs * scale[0] + scale[1])
-        self.weights = attention_weights(model, self.inputs, batch_size=4)
-        depth = len(blocks_of(model))
+        self.pixels = pictures.to_bytes(
+            pictures.to_rgb(self.inputs * scale[0] + scale[1])
+        )
+        depth, self.batch_size = len(blocks_of(model)), _batch_size(model)
+        self.maps, self.distances = self._attention()
         self.colored = sorted({depth // 3, 2 * depth // 3, depth - 1})
         self.shown = sorted({0, depth // 2, depth - 1})
         blocks = sorted({*self.colored, *self.shown})
@@ -101,8 +135,8 @@ class _Page:
         yield self._summary()
         yield self._images()
         yield self._heads()
-        if stem_of(self.model) is not None:
-            yield self._soft_splits()
+        if (stem := stem_of(self.model)) is not None:
+            yield self._soft_splits(stem.tokens)
         yield self._distance()
         if _has_positions(self.model):
             yield self._positions()
@@ -110,6 +144,23 @@ class _Page:
             yield self._filters()
         yield self._components()
         yield self._channels()
+
+    def _attention(self):
+        """Return the maps of all heads, and the mean distances over which they attend.
+
+        The weights of all images together may not fit in memory.
+        """
+        model, maps, distances = self.model, [], []
+        patch_size = model.input_shape[1] / model.grid_shape[0]
+        for start in range(0, len(self.inputs), self.batch_size):
+            images = self.inputs[start : start + self.batch_size]
+            weights = attention_weights(model, images, batch_size=self.batch_size)
+            maps.append(head_maps(weights, model))
+            distance = mean_attention_distance(
+                weights, model.grid_shape, patch_size, model.num_prefix_tokens
+            )
+            distances += [distance] * len(images)
+        return np.concatenate(maps), np.mean(distances, axis=0)
 
     def _summary(self):
         model, (height, width, _) = self.model, self.model.input_shape[1:]
@@ -134,11 +185,13 @@ class _Page:
             "attends to, as the mean over the heads. Rollout: the contribution of each "
             "patch to the result through all blocks, from attention alone."
         )
-        last = head_maps(self.weights[:, -1:], self.model)[:, 0].mean(axis=1)
-        rollout = attention_rollout(self.model, self.inputs)
+        last = self.maps[:, -1].mean(axis=1)
+        rollout = attention_rollout(self.model, self.inputs, self.batch_size)
         views = {"last block": last, "rollout": rollout}
         if self.model.get_config()["include_top"]:
-            views["relevance"] = gradient_attention(self.model, self.inputs)
+            views["relevance"] = gradient_attention(
+                self.model, self.inputs, batch_size=self.batch_size
+            )
             about += (
                 " Relevance: attention weighted by the gradient of the predicted class."
             )
@@ -166,9 +219,8 @@ class _Page:
         ]
 
     def _heads(self):
-        maps = head_maps(self.weights, self.model)
         figures = []
-        for name, image in zip(self.names, maps, strict=True):
+        for name, image in zip(self.names, self.maps, strict=True):
             rows = np.stack([[pictures.colored(head) for head in row] for row in image])
             uri = pictures.data_uri(pictures.png(pictures.sheet(rows), scale=3))
             text = f"attention of every block and head on {name}"
@@ -179,8 +231,8 @@ class _Page:
         )
         return section("All heads", about, [whole(figures)])
 
-    def _soft_splits(self):
-        title, tokens = "Between the soft splits", stem_of(self.model).tokens
+    def _soft_splits(self, tokens):
+        title = "Between the soft splits"
         if tokens in NO_WEIGHTS:
             return section(title, f"No maps. {NO_WEIGHTS[tokens]}", [])
         steps = soft_split_maps(self.model, self.inputs)
@@ -199,13 +251,7 @@ class _Page:
         return section(title, about, rows)
 
     def _distance(self):
-        height = self.model.input_shape[1]
-        distances = mean_attention_distance(
-            self.weights,
-            self.model.grid_shape,
-            height / self.model.grid_shape[0],
-            self.model.num_prefix_tokens,
-        )
+        distances = self.distances
         depth = np.repeat(np.arange(len(distances)), distances.shape[1])
         chart = pictures.chart(
             {"heads": (depth, distances.reshape(-1))},
@@ -228,15 +274,16 @@ class _Page:
         rho = similarity_and_distance(similarity)
         about = (
             "The map in row y and column x shows how similar the position of that patch "
-            "is to the positions of all patches. Rank correlation of similarity with "
-            f"distance: {rho:.3f}."
+            "is to the positions of all patches."
         )
+        if np.isfinite(rho):  # There is none if all distances are equal.
+            about += f" Rank correlation of similarity with distance: {rho:.3f}."
         return section("Positions", about, [whole([shown])])
 
     def _filters(self):
         filters = patch_filters(self.model, 28)
         scaled = [pictures.to_bytes(255 * pictures.to_unit_range(f)) for f in filters]
-        shown = np.stack([np.broadcast_to(f, (*f.shape[:2], 3)) for f in scaled])
+        shown = pictures.to_rgb(np.stack(scaled))
         columns = min(14, len(shown))
         shown = shown[: len(shown) // columns * columns]
         uri = pictures.data_uri(
@@ -280,6 +327,13 @@ class _Page:
             "its own scale."
         )
         return section("Channels", about, [whole(figures)])
+
+
+def _batch_size(model):
+    """Return the number of images, 1 to 4, whose weights are computed together."""
+    tokens = model.num_prefix_tokens + int(np.prod(model.grid_shape))
+    numbers = sum(block.num_heads * tokens**2 for block in blocks_of(model))
+    return int(np.clip(_MOST_WEIGHTS // numbers, 1, 4))
 
 
 def _has_positions(model):

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_vit.layers import TokensToToken
-from keras_vit.visualize.batches import in_batches
+from keras_vit.visualize.batches import check_vit, in_batches
 
 # Reason for which a model has no maps, by the layers between its splits.
 NO_WEIGHTS = {
@@ -108,6 +108,7 @@ def stem_of(model: keras.Model) -> TokensToToken | None:
 
 def _stem_with_weights(model):
     """Return the tokens-to-token module of a model; raise if it computes no weights."""
+    check_vit(model)
     stem = stem_of(model)
     if stem is None:
         raise ValueError(f"{model.name!r} has no soft splits; a T2TViT has them.")

@@ -80,10 +80,18 @@ def test_blocks_are_chosen_by_their_numbers():
     np.testing.assert_allclose(
         attention_weights(model, images, [2, -3]), every[:, [2, 0]], rtol=0, atol=1e-6
     )
-    with pytest.raises(
-        ValueError, match=r"blocks=\[0, 3\] has 3; the model has 3 blocks"
+    np.testing.assert_allclose(
+        attention_weights(model, images, 2), every[:, 1:], rtol=0, atol=1e-6
+    )
+    for blocks, message in (
+        ([0, 3], "has no block 3. The model has 3 blocks"),
+        (np.array([-4]), "has no block -4"),
+        ([], "the list is empty"),
+        ([1.5], "int or a list of ints"),
+        ("1", "int or a list of ints"),
     ):
-        attention_weights(model, images, [0, 3])
+        with pytest.raises(ValueError, match=message):
+            attention_weights(model, images, blocks)
     with pytest.raises(ValueError, match="batch_size must be 1 or more; received 0"):
         attention_weights(model, images, batch_size=0)
     with pytest.raises(ValueError, match=r"16x24 pixels; received shape \(2, 8, 8, 3\)"):
@@ -99,6 +107,8 @@ def test_maps_of_heads_show_the_class_token_or_the_mean_patch():
     maps = head_maps(weights, token)
     assert maps.shape == (2, 2, 2, 2, 3)
     np.testing.assert_array_equal(maps[1, 0, 1].ravel(), weights[1, 0, 1, 0, 2:])
+    with pytest.raises(ValueError, match="2x3 and 1 prefix tokens has 7 tokens"):
+        head_maps(weights, mean)
     weights = weights[..., 1:, 1:]
     np.testing.assert_allclose(
         head_maps(weights, mean)[1, 0, 1].ravel(), weights[1, 0, 1, 1:, 1:].mean(axis=0)
@@ -146,6 +156,26 @@ def test_attention_distance():
     )
     with pytest.raises(ValueError, match="2x2 and 0 prefix tokens has 4 tokens"):
         mean_attention_distance(prefixed, (2, 2))
+
+
+@pytest.mark.any_backend
+def test_maps_need_a_vit():
+    backbone = tiny_vit()
+    images = random_images(backbone)
+    head = keras_vit.layers.Classifier(3)
+    segmentation = keras_vit.SegmentationModel(backbone, head, name="digits")
+    for function in (
+        attention_rollout,
+        keras_vit.visualize.gradient_attention,
+        keras_vit.visualize.patch_colors,
+    ):
+        with pytest.raises(
+            ValueError, match=r"SegmentationModel 'digits'\. Pass its `backbone`"
+        ):
+            function(segmentation, images)
+    dense = keras.Sequential([keras.Input((16, 24, 3)), keras.layers.Flatten()])
+    with pytest.raises(ValueError, match="has no Transformer blocks"):
+        attention_weights(dense, images)
 
 
 def test_a_headless_model_has_maps():

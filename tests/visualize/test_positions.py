@@ -85,7 +85,7 @@ def test_relative_biases_are_those_of_the_attention():
 def test_bad_positions():
     with pytest.raises(ValueError, match="this one has positions='none'"):
         position_similarity(tiny_vit(positions="none"))
-    with pytest.raises(ValueError, match="the model has 2 blocks"):
+    with pytest.raises(ValueError, match="The model has 2 blocks"):
         position_similarity(tiny_vit(), block=2)
 
 

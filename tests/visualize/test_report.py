@@ -1,4 +1,5 @@
 import base64
+import importlib
 import io
 import re
 
@@ -30,6 +31,10 @@ def test_an_overlay_colors_the_patches_with_large_values():
     grey = overlay(pixels[..., :1], map_)
     np.testing.assert_array_equal(grey, shown)
     np.testing.assert_array_equal(overlay(pixels, np.ones((2, 3))), 200)
+    five = np.concatenate([pixels, 0 * pixels[..., :2]], axis=-1)
+    np.testing.assert_array_equal(overlay(five, map_), shown)
+    with pytest.raises(ValueError, match=r"shapes \(16, 24\) and \(2, 3\)"):
+        overlay(pixels[..., 0], map_)
 
 
 def test_a_sheet_has_transparent_gaps():
@@ -81,10 +86,11 @@ def test_channels_with_the_largest_variance():
         (tiny_vit, {"input_shape": (16, 24, 1), "pooling": "map"}),
         pytest.param(tiny_vit, {"classifier_activation": None}, marks=pytest.mark.slow),
         (tiny_vit, {"include_top": False, "positions": "none", "pooling": "gap"}),
+        (tiny_vit, {"input_shape": (16, 24, 5), "num_layers": 1}),
         (tiny_t2t, {"tokens": "transformer"}),
         pytest.param(tiny_t2t, {}, marks=pytest.mark.slow),
     ],
-    ids=["grey", "logits", "headless", "t2t_transformer", "t2t"],
+    ids=["grey", "logits", "headless", "five_channels", "t2t_transformer", "t2t"],
 )
 def test_the_page_contains_everything(make, arguments, tmp_path):
     model = perturb(make(**arguments))
@@ -117,4 +123,26 @@ def test_bad_images(tmp_path):
         report(model, [], tmp_path / "page.html")
     with pytest.raises(ValueError, match="1 images have 2 image_names"):
         report(model, [np.zeros((16, 24, 3))], tmp_path / "page.html", ["a", "b"])
+    for image, message in (
+        (np.zeros((16, 24)), r"shape \(height, width, 3\).*received shape \(16, 24\)"),
+        (np.zeros((0, 24, 3)), r"received shape \(0, 24, 3\)"),
+        (np.full((16, 24, 3), np.nan), "not finite"),
+        ("photo.jpg", "received the path 'photo.jpg'.*keras-vit report"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            report(model, [image], tmp_path / "page.html")
+    with pytest.raises(IsADirectoryError, match="pass the path of a file in it"):
+        report(model, [np.zeros((16, 24, 3))], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_weights_of_large_grids_are_computed_image_by_image(tmp_path, monkeypatch):
+    model = perturb(tiny_vit(num_layers=1))
+    photos = list(np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3)))
+    whole = report(model, photos, tmp_path / "whole.html").read_text()
+    module = importlib.import_module("keras_vit.visualize.report")
+    monkeypatch.setattr(module, "_MOST_WEIGHTS", 98)
+    single = report(model, photos, tmp_path / "single.html").read_text()
+    assert re.findall("The means of the blocks: [^.]*", single) == re.findall(
+        "The means of the blocks: [^.]*", whole
+    )
