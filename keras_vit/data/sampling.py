@@ -6,6 +6,9 @@ from keras_vit.data.host import tensorflow
 from keras_vit.data.readable import unconverted
 from keras_vit.data.source import Source
 
+# Number of references, or of encoded images if they are cached, that are copied at once.
+_CHUNK = 64
+
 
 def check_sampling(sampling: str | None, source: Source) -> None:
     """Check that the images of a source can be sampled as required.
@@ -53,13 +56,15 @@ def balanced(references, source: Source, epoch, seed):
     """
     tf = tensorflow()
 
-    def repeated(reference, times):
-        return tf.data.Dataset.from_tensors(reference).repeat(times)
+    def repeated(chunk, times):
+        index = tf.repeat(tf.range(tf.size(times)), times)
+        return {name: tf.gather(values, index) for name, values in chunk.items()}
 
     assert source.table is not None
     times = repeats(source.table["label"], epoch, seed)
     pairs = tf.data.Dataset.zip(references, tf.data.Dataset.from_tensor_slices(times))
-    return pairs.flat_map(unconverted(repeated))
+    # A data set for each reference, as in `flat_map`, would take minutes for a million.
+    return pairs.batch(_CHUNK).map(unconverted(repeated)).unbatch()
 
 
 def repeats(labels: np.ndarray, epoch, seed):
