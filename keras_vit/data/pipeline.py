@@ -62,10 +62,11 @@ def training_batches(
             its `id` and the reason; `"skip"` to log a warning and repeat the next image
             of the stream instead. An epoch without any readable image raises an error.
         cache: bool, whether to keep the encoded images in memory.
-        sampling: None to draw every example once in an epoch, or `"balanced"` to draw as
-            many examples of each class: an epoch keeps its length, repeats examples of
-            small classes and leaves out examples of large ones, other ones in each epoch.
-            It requires one class per image and a folder, a table or arrays.
+        sampling: None to draw every example once in an epoch, or `"balanced"` to draw
+            equally many examples of every class. An epoch then has the same length,
+            repeats examples of small classes and leaves out examples of large classes;
+            which ones differs between epochs. It requires one class per image, and a
+            folder, a table or arrays.
 
     Returns:
         A `tf.data.Dataset` of `(images, labels)`: float32 `(b, h, w, c)`, scaled by

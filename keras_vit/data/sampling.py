@@ -1,4 +1,4 @@
-"""Sampling of training images: as many of each class in every epoch."""
+"""Balanced sampling of training images."""
 
 import numpy as np
 
@@ -39,11 +39,11 @@ def check_sampling(sampling: str | None, source: Source) -> None:
 
 
 def balanced(references, source: Source, epoch, seed):
-    """Return the references of an epoch with as many examples of each class.
+    """Return the references of one epoch, with equally many examples of every class.
 
-    The number of examples in an epoch remains that of the source. Examples of small
-    classes are repeated, and examples of large classes are left out, each equally often
-    within its class up to one. Another epoch repeats and leaves out others.
+    An epoch has as many examples as the source. Examples of small classes are repeated,
+    and examples of large classes are left out; which ones differs between epochs. Within
+    a class, the numbers of repetitions differ by at most one.
 
     Args:
         references: a `tf.data.Dataset` of all examples of the source, in its order.
@@ -81,7 +81,8 @@ def repeats(labels: np.ndarray, epoch, seed):
     tf = tensorflow()
     _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     total = len(labels)
-    # Over several epochs, the classes share what remains of n divided by their number.
+    # If the number of classes does not divide n, the classes with one example more change
+    # between epochs.
     end = (epoch + 1) * total + np.arange(len(sizes))
     draws = end // len(sizes) - (end - total) // len(sizes)
     # Sort the examples by class, and in a random order within each class.

@@ -34,7 +34,9 @@ def summary(sources: Mapping[str, Source]) -> str:
     if text := imbalance(sources["train"]):
         rows.append(("imbalance", text))
         if sources["train"].labels == "single" and sources["train"].table is not None:
-            rows.append(("", "--set data.sampling=balanced draws as many of each class"))
+            rows.append(
+                ("", "--set data.sampling=balanced draws all classes equally often")
+            )
     left_out = {s.left_out: s.name for s in sources.values() if s.left_out}
     rows += [("left out", text) for text in left_out]
     return table("Images", rows)

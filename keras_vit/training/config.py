@@ -67,9 +67,9 @@ class Data:
             None for those of the training set.
         class_weights: None, or `"balanced"` to weight each training image by the inverse
             of the number of images in its class.
-        sampling: None, or `"balanced"` to draw as many images of each class in every
+        sampling: None, or `"balanced"` to draw equally many images of every class in each
             epoch, which repeats images of small classes and leaves out images of large
-            ones.
+            classes.
     """
 
     train: str = "digits:train"
