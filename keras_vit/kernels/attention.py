@@ -37,6 +37,17 @@ def transpose_matrix(x):
     return ops.transpose(x, (0, 1, 3, 2))
 
 
+def _by_transpose(x, y):
+    """Return `x @ y^T` for each head.
+
+    A product with a transpose makes XLA store `y` in both forms: for the values of the
+    attention, it would even keep all of `qkv` to copy from in the backward pass.
+    """
+    if keras.backend.backend() == "jax":
+        return ops.einsum("bknd,bkmd->bknm", x, y)
+    return ops.matmul(x, transpose_matrix(y))
+
+
 def self_attention(qkv, num_heads, scale):
     """Return `softmax(scale * q k^T) v` for each head.
 
@@ -115,7 +126,7 @@ def _softmax_gradient(weights, d_weights, row):
 
 def _attend(query, key, value):
     """Return the output, and its gradient as a function of `upstream` and `row`."""
-    logits = to_float32(ops.matmul(query, transpose_matrix(key)))
+    logits = to_float32(_by_transpose(query, key))
     if _normalize_before_product(value.dtype):
         numerators, row_sum = ops.softmax(logits, axis=-1), 1.0
     else:
@@ -135,7 +146,7 @@ def _attend(query, key, value):
             weights, rounded_weights = numerators, rounded
             upstream, row = upstream / row_sum, row / row_sum
         d_value = ops.matmul(transpose_matrix(rounded_weights), upstream)
-        d_weights = to_float32(ops.matmul(upstream, transpose_matrix(value)))
+        d_weights = to_float32(_by_transpose(upstream, value))
         d_logits = ops.cast(_softmax_gradient(weights, d_weights, row), value.dtype)
         d_query = ops.matmul(d_logits, key)
         d_key = ops.matmul(transpose_matrix(d_logits), query)
@@ -175,7 +186,7 @@ def _attend_by_blocks(query, key, value):
     length = query.shape[2]
 
     def attend_block(query):
-        logits = to_float32(ops.matmul(query, transpose_matrix(key)))
+        logits = to_float32(_by_transpose(query, key))
         log_sum = ops.logsumexp(logits, axis=-1, keepdims=True)
         weights = ops.cast(ops.exp(logits - log_sum), value.dtype)
         return ops.matmul(weights, value), log_sum
@@ -186,9 +197,9 @@ def _attend_by_blocks(query, key, value):
     def backward_block(carry, block):
         i, d_query, d_key, d_value = carry
         query, log_sum, upstream, *row = block
-        logits = to_float32(ops.matmul(query, transpose_matrix(key)))
+        logits = to_float32(_by_transpose(query, key))
         weights = ops.exp(logits - log_sum)
-        d_weights = to_float32(ops.matmul(upstream, transpose_matrix(value)))
+        d_weights = to_float32(_by_transpose(upstream, value))
         d_logits = _softmax_gradient(weights, d_weights, row[0] if row else None)
         d_logits = ops.cast(d_logits, value.dtype)
         weights = ops.cast(weights, value.dtype)
