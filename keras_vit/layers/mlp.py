@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_vit.choices import check_choice
 from keras_vit.kernels import gelu as kernels
+from keras_vit.kernels.recompute import recompute
 from keras_vit.kernels.rows import over_rows
 from keras_vit.kernels.switch import fast_form
 from keras_vit.layers.base import Composite, copy_of, restored, stored
@@ -159,17 +160,34 @@ class MLP(Composite):
 
     @over_rows
     def call(self, inputs, training=None):
+        x = self.expand(inputs)
+        if self._recomputes(training):
+            return recompute(self, lambda x: self._contract(x, training), x)
+        return self._contract(x, training)
+
+    def _recomputes(self, training):
+        """Return True if the backward pass computes the activations again.
+
+        JAX allocates the memory of a training step again in every step. On a CPU, writing
+        the activations to new memory takes longer than computing them twice.
+        """
+        if keras.backend.backend() != "jax" or not training or self.dropout_rate:
+            return False
+        import jax
+
+        return jax.default_backend() == "cpu"
+
+    def _contract(self, x, training):
         activation = self.activation
         if not training:
             activation = kernels.inference_form(activation)
-        x = self._hidden(inputs, activation)
-        x = self.dropout(x, training=training)
+        x = self.dropout(self._activate(x, activation), training=training)
         if self.inner_norm is not None:
             x = self.inner_norm(x)
         return self.dropout(self.contract(x), training=training)
 
-    def _hidden(self, inputs, activation):
-        return activation(self.expand(inputs))
+    def _activate(self, x, activation):
+        return activation(x)
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -208,8 +226,8 @@ class GatedMLP(MLP):
         )
         return self._dense(2 * hidden_dim, "expand", kernel_initializer=initializer)
 
-    def _hidden(self, inputs, activation):
-        gate, x = ops.split(self.expand(inputs), 2, axis=-1)
+    def _activate(self, x, activation):
+        gate, x = ops.split(x, 2, axis=-1)
         return activation(gate) * x
 
 

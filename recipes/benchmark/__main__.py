@@ -37,6 +37,7 @@ from recipes.benchmark.contestants import CONTESTANTS, DEFAULT_CONTESTANTS
 from recipes.benchmark.measurements import HEAD_DIM, MEASUREMENTS, Options
 
 VARIANTS = [name.removeprefix("ViT") for name in VIT_SIZES]
+FAMILIES = ("vit", "dinov3")
 DTYPES = ("float32", "bfloat16", "mixed_bfloat16")
 # These results are also reported as a fraction of the FLOP rate that `matmul` measures.
 NEED_RATE = ("inference", "training", "resolution", "depth", "width")
@@ -93,6 +94,13 @@ def argument_parser():
         choices=VARIANTS,
         help="model size; may be repeated, and resolution, depth and width use the first "
         "(default: S16 and B16)",
+    )
+    add(
+        "--family",
+        choices=FAMILIES,
+        default="vit",
+        help="plain ViT, or DINOv3 (rotary positions, registers, LayerScale) of the same "
+        "sizes (default: %(default)s)",
     )
     add("--batch", type=positive, default=8, help="default: %(default)s")
     add("--alternations", type=positive, default=5, help="default: %(default)s")
@@ -230,7 +238,8 @@ def measure(name, cases, options, rate):
     rows: list[runner.Row] = []
     log = out / f"{name}.log"
     log.unlink(missing_ok=True)
-    record = {"what": name, "dtype": options.dtype, **machine.record()}
+    record = {"what": name, "family": options.family, "dtype": options.dtype}
+    record |= machine.record()
     record |= {"left_out": options.left_out, "interrupted": True}
     try:
         runner.run(cases, options.alternations, options.timeout, log, rows, progress)

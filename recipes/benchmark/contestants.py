@@ -19,6 +19,15 @@ import numpy as np
 from recipes.benchmark import torchvision_stub
 
 CLASSES = 1000
+# DINOv3 with class token, without biases of queries, keys and values, as timm has it.
+DINOV3 = {
+    "positions": "rope_axial",
+    "registers": 4,
+    "layer_scale": 1e-5,
+    "qkv_bias": False,
+    "activation": "gelu",
+    "layer_norm_epsilon": 1e-5,
+}
 LEARNING_RATE = 1e-4
 
 
@@ -54,7 +63,8 @@ class Contestant:
 
         Args:
             sizes: dict with `image_size`, `patch_size`, `hidden_dim`, `num_layers`,
-                `num_heads` and `mlp_dim`, and for `keras_vit` optionally `remat`.
+                `num_heads` and `mlp_dim`, optionally `family` (`"vit"` or `"dinov3"`),
+                and for `keras_vit` optionally `remat`.
             dtype: name of a Keras dtype policy. A torch model uses the equivalent
                 settings.
 
@@ -177,16 +187,20 @@ class KerasVit(KerasModel):
 
         sizes = dict(sizes)
         size = sizes.pop("image_size")
+        if sizes.pop("family", "vit") == "dinov3":
+            sizes |= DINOV3
         return keras_vit.ViT((size, size, 3), classifier_activation=None, **sizes)
 
 
 class KerasHub(KerasModel):
-    """KerasHub's `ViTImageClassifier`."""
+    """KerasHub's `ViTImageClassifier`, or its `DINOV3Backbone` with a dense layer."""
 
     def network(self, sizes):
         keras_hub = import_module("keras_hub")
 
         size = sizes["image_size"]
+        if sizes.get("family") == "dinov3":
+            return self._dinov3(sizes)
         backbone = keras_hub.models.ViTBackbone(
             image_shape=(size, size, 3),
             patch_size=sizes["patch_size"],
@@ -198,6 +212,24 @@ class KerasHub(KerasModel):
         return keras_hub.models.ViTImageClassifier(
             backbone, num_classes=CLASSES, preprocessor=None, activation=None
         )
+
+    def _dinov3(self, sizes):
+        import keras
+
+        biases = {f"use_{name}_bias": False for name in ("query", "key", "value")}
+        backbone = import_module("keras_hub").models.DINOV3Backbone(
+            image_shape=(sizes["image_size"], sizes["image_size"], 3),
+            patch_size=sizes["patch_size"],
+            num_layers=sizes["num_layers"],
+            num_heads=sizes["num_heads"],
+            hidden_dim=sizes["hidden_dim"],
+            intermediate_dim=sizes["mlp_dim"],
+            num_register_tokens=DINOV3["registers"],
+            layer_scale_init_value=DINOV3["layer_scale"],
+            **biases,
+        )
+        logits = keras.layers.Dense(CLASSES)(backbone.output[:, 0])
+        return keras.Model(backbone.input, logits)
 
 
 class TorchModel:
@@ -270,12 +302,23 @@ class TorchModel:
 
 
 class Timm(TorchModel):
-    """timm's `VisionTransformer`."""
+    """timm's `VisionTransformer`, or its `vit_small_patch16_dinov3` in any size."""
 
     def network(self, sizes):
         torchvision_stub.install()
         timm = import_module("timm")
 
+        if sizes.get("family") == "dinov3":
+            return timm.create_model(
+                "vit_small_patch16_dinov3",
+                img_size=sizes["image_size"],
+                patch_size=sizes["patch_size"],
+                embed_dim=sizes["hidden_dim"],
+                depth=sizes["num_layers"],
+                num_heads=sizes["num_heads"],
+                mlp_ratio=sizes["mlp_dim"] / sizes["hidden_dim"],
+                num_classes=CLASSES,
+            )
         return timm.models.vision_transformer.VisionTransformer(
             img_size=sizes["image_size"],
             patch_size=sizes["patch_size"],
@@ -293,6 +336,8 @@ class Transformers(TorchModel):
     def network(self, sizes):
         transformers = import_module("transformers")
 
+        if sizes.get("family") == "dinov3":
+            raise ValueError("The benchmark has no DINOv3 of transformers.")
         config = transformers.ViTConfig(
             image_size=sizes["image_size"],
             patch_size=sizes["patch_size"],

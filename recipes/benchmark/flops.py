@@ -1,5 +1,7 @@
 """Number of floating-point operations of a Vision Transformer."""
 
+from typing import Any
+
 
 def forward(
     image_size: int,
@@ -8,13 +10,14 @@ def forward(
     num_layers: int,
     mlp_dim: int,
     classes: int = 1000,
+    family: str = "vit",
     **_: object,
 ) -> int:
     """Return the floating-point operations of a forward pass of one image.
 
     Only matrix products are counted, and a multiply-add counts as two operations. For
-    `m = (image_size / patch_size)**2` patches, `n = m + 1` tokens and width `d`, the
-    number is the sum of:
+    `m = (image_size / patch_size)**2` patches, `n = m + 1` tokens (`m + 5` in DINOv3,
+    which has four registers) and width `d`, the number is the sum of:
 
         2 m (3 patch_size**2) d                  the patch projection
         num_layers times
@@ -28,12 +31,12 @@ def forward(
     9.197764608
     """
     m = (image_size // patch_size) ** 2
-    n, d = m + 1, hidden_dim
+    n, d = m + (5 if family == "dinov3" else 1), hidden_dim
     block = 2 * n * d * (3 * d) + 4 * n**2 * d + 2 * n * d * d + 4 * n * d * mlp_dim
     return 2 * m * 3 * patch_size**2 * d + num_layers * block + 2 * d * classes
 
 
-def training(**sizes: int) -> int:
+def training(**sizes: Any) -> int:
     """Return the floating-point operations of a training step for one image.
 
     The backward pass counts as two forward passes.

@@ -37,6 +37,7 @@ class Options(argparse.Namespace):
     contestants: list[Contestant]
     batch: int
     image_size: int
+    family: str
     dtype: str
     alternations: int
     repetitions: int
@@ -50,10 +51,11 @@ class Options(argparse.Namespace):
     left_out: dict[str, list[str]]  # From contestant to its missing packages.
     scratch: pathlib.Path  # Temporary directory, deleted at the end.
 
-    def sizes(self, variant: str, **changed: int) -> dict[str, int]:
-        """Return the sizes of a variant, with some of them replaced."""
+    def sizes(self, variant: str, **changed: int) -> dict[str, Any]:
+        """Return the family and the sizes of a variant, some of them replaced."""
         row = dict(zip(SIZE_NAMES, VIT_SIZES[f"ViT{variant}"], strict=True))
-        return {"image_size": self.image_size, **row, **changed}
+        sizes = {"image_size": self.image_size, **row, **changed}
+        return sizes if self.family == "vit" else {"family": self.family, **sizes}
 
     @property
     def backends(self) -> list[str]:

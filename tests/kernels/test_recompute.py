@@ -4,10 +4,13 @@ import keras
 import numpy as np
 import pytest
 
+import keras_vit
+from keras_vit.layers import MLP, GatedMLP, SelfAttention
 from tests.cases import (
     array,
     output_and_gradients,
     perturb,
+    random_array,
     random_images,
     tiny_vit,
 )
@@ -78,3 +81,90 @@ def test_every_step_drops_others(remat, jit_compile):
     images = random_images(model, 4)
     losses = {float(model.train_on_batch(images, LABELS)) for _ in range(4)}
     assert len(losses) == 4
+
+
+jax_on_cpu = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="what JAX keeps in memory"
+)
+
+
+def built(layer):
+    layer.build((2, 7, 16))
+    return perturb(layer)
+
+
+@jax_on_cpu
+@pytest.mark.usefixtures("_fast_again")
+@pytest.mark.parametrize(
+    "layer", [MLP(24, "gelu"), MLP(24, inner_norm=True), GatedMLP(24)], ids=repr
+)
+def test_an_mlp_that_computes_its_activations_again(layer):
+    built(layer)
+    weights = [w.value for w in layer.trainable_variables]
+
+    def call(x, *values):
+        return layer.stateless_call(values, [], x, training=True)[0]
+
+    arguments = [random_array(2, 7, 16), *weights], random_array(2, 7, 16, seed=1)
+    output, gradients = output_and_gradients(call, *arguments)
+    keras_vit.kernels.use("plain")
+    expected, expected_gradients = output_and_gradients(call, *arguments)
+    np.testing.assert_allclose(output, expected, atol=2e-6)
+    for result, reference in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(result, reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def _fast_again():
+    yield
+    keras_vit.kernels.use("fast")
+
+
+def kept(layer, x):
+    """Return the sizes of the arrays that JAX keeps for the backward pass."""
+    import jax
+
+    layer = built(layer)
+
+    def call(x):
+        with keras.StatelessScope():
+            return layer(x, training=True)
+
+    _, backward = jax.vjp(call, x)
+    return [leaf.size for leaf in jax.tree.leaves(backward)]
+
+
+@jax_on_cpu
+@pytest.mark.parametrize(("dropout_rate", "copies"), [(0.0, 1), (0.1, 3)])
+def test_an_mlp_keeps_its_hidden_layer_once(dropout_rate, copies):
+    sizes = kept(MLP(24, dropout_rate=dropout_rate), random_array(2, 7, 16))
+    assert sizes.count(2 * 7 * 24) == copies
+
+
+@jax_on_cpu
+def test_the_gradient_of_gelu_computes_the_error_function_again():
+    import jax
+
+    def total(x):
+        return keras.ops.sum(keras.ops.sin(keras_vit.layers.mlp.gelu_exact(x)))
+
+    compiled = jax.jit(jax.value_and_grad(total)).lower(random_array(5, 7)).compile()
+    assert compiled.as_text().count(" erf(") == 2
+
+
+@jax_on_cpu
+def test_attention_does_not_transpose_matrices():
+    """Check the products in which both operands are contracted along their last axis."""
+    import jax
+
+    layer = built(SelfAttention(2))
+
+    def total(x):
+        with keras.StatelessScope():
+            return keras.ops.sum(keras.ops.sin(layer(x, training=True)))
+
+    text = jax.jit(jax.grad(total)).lower(random_array(2, 7, 16)).as_text("hlo")
+    contracted = (
+        "lhs_contracting_dims={3}, rhs_batch_dims={0,1}, rhs_contracting_dims={3}"
+    )
+    assert text.count(contracted) == 2  # The logits and the gradient of the weights.

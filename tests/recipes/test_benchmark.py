@@ -13,7 +13,7 @@ import pytest
 
 from recipes.benchmark import flops, report, runner
 from recipes.benchmark.__main__ import main
-from recipes.benchmark.contestants import CONTESTANTS
+from recipes.benchmark.contestants import CONTESTANTS, Contestant
 from recipes.benchmark.torchvision_stub import install
 
 pytestmark = pytest.mark.any_backend
@@ -47,6 +47,21 @@ def test_inference_and_training(tmp_path):
         assert min(row["values"]) > 0
         assert (tmp_path / f"{what}.png").stat().st_size > 1000
         assert f"keras_vit-{BACKEND}" in (tmp_path / f"{what}.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["keras_hub", "timm"])
+def test_dinov3_has_the_same_parts_everywhere(name):
+    contestant = Contestant(name, "torch" if name == "timm" else BACKEND)
+    if contestant.missing:
+        pytest.skip(f"needs {', '.join(contestant.missing)}")
+    sizes = {"image_size": 32, "patch_size": 16, "hidden_dim": 64, "num_layers": 2}
+    sizes |= {"num_heads": 1, "mlp_dim": 256, "family": "dinov3"}
+    own = Contestant("keras_vit", BACKEND).build(sizes, "float32").model.count_params()
+    model = contestant.build(sizes, "float32").model
+    if name == "timm":
+        assert sum(p.numel() for p in model.parameters()) == own
+    else:
+        assert model.count_params() == own + 64  # It has a mask token as well.
 
 
 @pytest.mark.slow
@@ -221,6 +236,9 @@ def test_flops_are_twice_the_multiply_adds_that_timm_tells():
     sizes = {"image_size": 224, "patch_size": 16, "hidden_dim": 384}
     sizes |= {"num_layers": 12, "mlp_dim": 1536, "num_heads": 6}
     assert flops.training(**sizes) == 3 * s16
+    # DINOv3 has 201 instead of 197 tokens.
+    dinov3 = flops.forward(**sizes, family="dinov3")
+    assert dinov3 / s16 == pytest.approx(201 / 197, rel=2e-3)
 
 
 def test_the_stub_is_for_where_torchvision_is_missing(monkeypatch):
