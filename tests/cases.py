@@ -57,6 +57,20 @@ def tiny_t2t(**overrides):
     return keras_vit.T2TViT(**{**TINY_T2T, **overrides})
 
 
+TINY_BIT = {
+    "input_shape": (40, 24, 3),
+    "num_blocks": (1, 2),
+    "channels": (32, 64),
+    "stem_channels": 16,
+    "groups": 8,
+    "classes": 5,
+}
+
+
+def tiny_bit(**overrides):
+    return keras_vit.BiT(**{**TINY_BIT, **overrides})
+
+
 def random_array(*shape, seed=0, scale=1.0):
     return (scale * np.random.default_rng(seed).normal(size=shape)).astype("float32")
 

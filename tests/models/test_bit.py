@@ -8,21 +8,12 @@ import numpy as np
 import pytest
 
 import keras_vit
-from tests.cases import array, perturb, random_array
+from tests.cases import array, perturb, random_array, tiny_bit
 from tests.models.test_parameter_counts import count
 
 # The golden's norms have 8 groups, so that its channels could be few.
 GOLDEN = {"groups": 8, "input_shape": (64, 64, 3), "classifier_activation": None}
 FILES = ["bit.checkpoint.npz", "bit.checkpoint.safetensors"]
-TINY = {
-    "input_shape": (40, 24, 3),
-    "num_blocks": (1, 2),
-    "channels": (32, 64),
-    "stem_channels": 16,
-    "groups": 8,
-    "classes": 5,
-}
-
 # Counts for 1000 classes: R50x1, R101x3 and R152x4 as published, the others as in timm.
 PARAMETERS = {
     "BiTR50x1": 25_549_352,
@@ -36,7 +27,7 @@ PARAMETERS = {
 
 @pytest.fixture(scope="module")
 def tiny():
-    return perturb(keras_vit.BiT(**TINY))
+    return perturb(tiny_bit())
 
 
 @pytest.fixture
@@ -101,7 +92,7 @@ def test_a_new_head_and_other_channels(goldens):
 
 @pytest.mark.any_backend
 def test_precision():
-    model = keras_vit.BiT(**TINY, dtype="mixed_bfloat16")
+    model = tiny_bit(dtype="mixed_bfloat16")
     outputs = model(random_array(2, 40, 24, 3))
     assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
     assert model.get_layer("norm").compute_dtype == "bfloat16"
@@ -109,7 +100,7 @@ def test_precision():
 
 @pytest.mark.slow_elsewhere  # JAX compiles convolutions' gradients for half a minute.
 def test_a_step_changes_every_weight():
-    model = perturb(keras_vit.BiT(**TINY))
+    model = perturb(tiny_bit())
     before = model._values()
     model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
     model.fit(random_array(4, 40, 24, 3), np.array([0, 1, 2, 3]), verbose=0)
@@ -139,7 +130,7 @@ def test_there_is_no_attention_to_show(tiny):
 )
 def test_arguments_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
-        keras_vit.BiT(**{**TINY, **arguments})
+        tiny_bit(**arguments)
 
 
 @pytest.mark.any_backend
@@ -147,7 +138,7 @@ def test_files_of_other_networks(goldens, tmp_path):
     with pytest.raises(ValueError, match=r"use keras_vit\.BiT"):
         keras_vit.ViTTi16(weights=goldens / FILES[0])
     with pytest.raises(ValueError, match="not one of a ResNet"):
-        keras_vit.BiT(**TINY, weights=goldens / "google_gap.checkpoint.npz")
+        tiny_bit(weights=goldens / "google_gap.checkpoint.npz")
     with pytest.raises(ValueError, match="groups=32 must divide"):
         keras_vit.load_checkpoint(goldens / FILES[0])
     shutil.copy(goldens / FILES[1], tmp_path / "model.safetensors")
