@@ -17,7 +17,9 @@ from keras_vit.weights.detect import open_checkpoint
 from keras_vit.weights.directory import check_same_network
 from keras_vit.weights.download import fetch_checkpoint
 from keras_vit.weights.google import GoogleSource, save_npz
+from keras_vit.weights.naflex import NaFlexSource
 from keras_vit.weights.timm_writer import timm_directory
+from keras_vit.weights.transformers.siglip import Siglip2Source
 from keras_vit.weights.transformers.source import TransformersSource
 from keras_vit.weights.transformers.writer import transformers_directory
 
@@ -49,7 +51,10 @@ def convert(
             classes. Both libraries return logits, whatever the model's
             `classifier_activation`. A `ViTForImageClassification` without classes
             returns the features of a model without a head. Every network that
-            `load_checkpoint` reads from a library can be written for it.
+            `load_checkpoint` reads from a library can be written for it. A checkpoint of
+            transformers' SigLIP 2 NaFlex or of timm's NaFlexViT stays a network for
+            images of any aspect ratio in its library, with the positions of the model's
+            image size. Any other source becomes a network for that size.
         **overrides: arguments passed on to `keras_vit.load_checkpoint`.
 
     Returns:
@@ -69,14 +74,21 @@ def convert(
     model = load_checkpoint(source, **overrides)
     if ending in ("", ".npz") or "quantized" not in model.get_config():
         model = merged(model)
-    directory = None if to is None else _directory(model, to, source, overrides)
+    directory, given = None, {}
+    if to is not None:
+        opened = _opened(source, overrides)
+        directory = _directory(model, to, opened, overrides)
+        if to == "transformers" and isinstance(opened, Siglip2Source):
+            # The written processor keeps the aspect ratio of images, so that it does not
+            # state the preprocessor.
+            given["preprocessor"] = model.preprocessor
     with staged(target.parent) as staging:
         written = staging / f"model{ending}"
-        if to is None or directory is None:
+        if directory is None:
             again = _write(model, written, source)
         else:
             directory.write(written)
-            again = _load_directory(model, written)
+            again = _load_directory(model, written, given)
             check_same_network(model, again, to)
         images = np.random.default_rng(0).uniform(-1, 1, (2, *model.input_shape[1:]))
         images = images.astype("float32")
@@ -115,7 +127,7 @@ def _check_target(target, to):
     return ending or ""
 
 
-def _directory(model, library, source, overrides):
+def _directory(model, library, opened, overrides):
     """Return the content of a directory of a library."""
     if isinstance(model, T2TViT):
         raise ValueError(
@@ -123,29 +135,36 @@ def _directory(model, library, source, overrides):
             "was written. A target ending in .keras can hold any model."
         )
     if library == "timm":
-        return timm_directory(model)
-    return transformers_directory(model, _states_pixels(source, overrides))
+        is_naflex = isinstance(opened, NaFlexSource)
+        return timm_directory(model, opened.resizing if is_naflex else None)
+    states_pixels = (
+        not isinstance(opened, TransformersSource)
+        or overrides.get("preprocessor") is not None
+        or bool(opened.preprocessing)
+    )
+    return transformers_directory(
+        model,
+        # Otherwise the model's preprocessor is only a default, which is not written.
+        with_preprocessor=states_pixels,
+        is_naflex=isinstance(opened, Siglip2Source),
+    )
 
 
-def _states_pixels(source, overrides):
-    """Return False if a directory of transformers does not state its preprocessing.
-
-    The model's preprocessor is then only a default, which is not written.
-    """
+def _opened(source, overrides):
+    """Return the source of a checkpoint, or None for a saved model of keras_vit."""
     path = fetch_checkpoint(source)
-    if overrides.get("preprocessor") is not None or path.endswith(".keras"):
-        return True
-    opened = open_checkpoint(path, **{name: overrides.get(name) for name in _OPENING})
-    return not isinstance(opened, TransformersSource) or bool(opened.preprocessing)
+    if path.endswith(".keras") or os.path.isfile(os.path.join(path, "best.keras")):
+        return None
+    return open_checkpoint(source, **{name: overrides.get(name) for name in _OPENING})
 
 
-def _load_directory(model, path):
+def _load_directory(model, path, given):
     """Return the model in a written directory, with the activation and dtype of `model`.
 
-    The library's files do not state them.
+    The library's files do not state them, nor the arguments in `given`.
     """
     config = model.get_config()
-    overrides = {"dtype": config["dtype"]}
+    overrides = {"dtype": config["dtype"], **given}
     if config["pooling"] is None:  # transformers returns tokens beside any pooling.
         overrides["pooling"] = None
     if config["include_top"]:

@@ -10,10 +10,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from keras_vit.layers.resize import resize_positions
-from keras_vit.weights.parts import FlatPatches
+from keras_vit.weights.directory import require
+from keras_vit.weights.parts import FlatPatches, flatten_patches
 from keras_vit.weights.tensor_file import TensorFile
 from keras_vit.weights.timm import TimmSource
+from keras_vit.weights.timm_arguments import LIBRARY, TimmModel, timm_model
 from keras_vit.weights.timm_config import read_config
 
 _SIGN = "embeds.proj.weight"
@@ -28,6 +32,15 @@ _IGNORED = {
     *("enable_patch_interpolator", "use_key_only_attn_mask", "scale_attn_inner_norm"),
 }
 _POSITIONS = {"learned": "learn", "factorized": "learn", "none": "none", "": "none"}
+# Arguments that determine the positions for images of other sizes.
+_RESIZING = {
+    "pos_embed_interp_mode": "bicubic",
+    "pos_embed_ar_preserving": False,
+    "pos_embed_antialias": True,
+    "pos_embed_align_corners": False,
+}
+# Architecture of a plain ViT in timm, and that of NaFlexViT with the same parts.
+_PLAIN, _ARCHITECTURE = "vit_base_patch16_224", "naflexvit_base_patch16_siglip"
 
 
 class NaFlexFile(TensorFile):
@@ -139,6 +152,10 @@ class NaFlexSource(TimmSource):
     Args:
         file: the opened file.
         architecture: as for `TimmSource`.
+
+    Attributes:
+        resizing: dict of the arguments of NaFlexViT that determine the positions for
+            images of other sizes.
     """
 
     kind = "timm NaFlexViT"
@@ -151,6 +168,7 @@ class NaFlexSource(TimmSource):
         file = NaFlexFile(file, channels)
         self._grid = file.grid_shape
         self._keeps_aspect_ratio = False
+        self.resizing: dict[str, Any] = dict(_RESIZING)
         super().__init__(file, architecture)
 
     def _plain_arguments(self, arguments):
@@ -164,7 +182,8 @@ class NaFlexSource(TimmSource):
                 ]
             )
         self.resize = resize
-        self._keeps_aspect_ratio = arguments.get("pos_embed_ar_preserving", False)
+        self.resizing |= {n: arguments[n] for n in _RESIZING if n in arguments}
+        self._keeps_aspect_ratio = self.resizing["pos_embed_ar_preserving"]
         return plain_arguments(arguments)
 
     def _check_grid(self, overrides):
@@ -191,3 +210,63 @@ class NaFlexSource(TimmSource):
         table = resize_positions(table, grid, (side, side), resize)
         table = table.reshape(1, side, side, -1)[:, :rows, :columns]
         return table.reshape(1, rows * columns, -1)
+
+
+def naflex_model(
+    config: dict[str, Any], is_shared: bool, resizing: dict[str, Any]
+) -> TimmModel:
+    """Return the NaFlexViT that has the outputs of a model, for images of its size.
+
+    Args:
+        config: dict, the model's `resolved_config()`.
+        is_shared: bool, whether all blocks have the same relative positions.
+        resizing: dict, as `NaFlexSource.resizing`.
+
+    Raises:
+        ValueError: if there is no such NaFlexViT.
+    """
+    has_rows = config["class_token"] and config["added_positions"] == "learned"
+    prefix_rows = {"class_token_position": config["class_token_position"] and has_rows}
+    require(prefix_rows, LIBRARY, {"class_token_position": (False,)})
+    plain = timm_model(config, is_shared)
+    if plain.architecture != _PLAIN:
+        raise ValueError(
+            f"timm has no NaFlexViT with the parts of {plain.architecture}, which the "
+            "model has. Save it as .keras, and convert that file to get a network for "
+            f"images of {config['input_shape'][:2]} pixels. Nothing was written."
+        )
+    rows, columns = config["grid_shape"]
+    arguments = dict(plain.arguments)
+    for name in ("img_size", "no_embed_class"):
+        del arguments[name]
+    arguments["scale_attn_inner_norm"] = arguments.pop("scale_attn_norm")
+    if arguments["pos_embed"] == "learn":
+        arguments["pos_embed"] = "learned"
+    arguments["pos_embed_grid_size"] = [rows, columns]
+    arguments |= resizing
+    # The grid of a network that keeps the aspect ratio is cut out of a square one.
+    arguments["pos_embed_ar_preserving"] &= rows == columns
+    return TimmModel("naflex", _ARCHITECTURE, arguments)
+
+
+def naflex_tensors(
+    tensors: dict[str, np.ndarray], grid_shape: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """Return the tensors of a plain ViT in timm as those of NaFlexViT.
+
+    This is the inverse of `NaFlexFile`.
+
+    Args:
+        tensors: dict from name to array.
+        grid_shape: `(gh, gw)` of the position embeddings.
+    """
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name == "patch_embed.proj.weight":
+            tensor = flatten_patches(tensor)
+        elif name == "pos_embed":
+            tensor = tensor.reshape(1, *grid_shape, -1)
+        if name in ("pos_embed", "cls_token", "reg_token"):
+            name = f"embeds.{name}"
+        renamed[re.sub(r"^patch_embed\.", "embeds.", name)] = tensor
+    return renamed

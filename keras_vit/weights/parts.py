@@ -180,3 +180,12 @@ class FlatPatches(TensorFile):
                 return array.transpose(0, 3, 1, 2)
 
             yield read_kernel
+
+
+def flatten_patches(kernel: np.ndarray) -> np.ndarray:
+    """Return the kernel of a `Conv2d` as a matrix, the inverse of `FlatPatches`.
+
+    Args:
+        kernel: array `(width, channels, rows, columns)`.
+    """
+    return np.ascontiguousarray(kernel.transpose(0, 2, 3, 1).reshape(len(kernel), -1))

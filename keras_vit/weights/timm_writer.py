@@ -11,24 +11,31 @@ from keras_vit.weights.directory import (
     shares_positions,
     write_tensors,
 )
+from keras_vit.weights.naflex import naflex_model, naflex_tensors
 from keras_vit.weights.timm import ROOTS, network_pieces
 from keras_vit.weights.timm_arguments import timm_model
 from keras_vit.weights.timm_config import pretrained_cfg
 from keras_vit.weights.timm_network import SCALES, SHARED, tensor_names
 
 
-def timm_directory(model: Any) -> Directory:
+def timm_directory(model: Any, resizing: dict[str, Any] | None = None) -> Directory:
     """Return the content of a directory that timm loads.
 
     Args:
         model: a `keras_vit.ViT`, without LoRA and quantization.
+        resizing: None, or the `NaFlexSource.resizing` of the NaFlexViT to write, which
+            processes images of any aspect ratio.
 
     Raises:
         ValueError: if timm cannot express the model.
     """
     config, values = model.resolved_config(), model._values()
     is_shared = shares_positions(values, config["num_layers"])
-    described = timm_model(config, is_shared)
+    is_naflex = resizing is not None
+    if resizing is not None:
+        described = naflex_model(config, is_shared, resizing)
+    else:
+        described = timm_model(config, is_shared)
     rows_for_registers = config["class_token_position"] and config["class_token"]
     config["position_rows"] = position_rows(config, with_registers=rows_for_registers)
     config["table_grid"] = config["grid_shape"]
@@ -45,6 +52,8 @@ def timm_directory(model: Any) -> Directory:
     if config["block"] == "parallel":
         tensors = parallel_blocks.join(tensors, config["num_layers"])
     tensors = _stored(tensors, config["num_layers"], described.kind, is_shared)
+    if is_naflex:
+        tensors = naflex_tensors(tensors, config["grid_shape"])
     content = {
         "architecture": described.architecture,
         "num_classes": described.arguments["num_classes"],
@@ -53,6 +62,9 @@ def timm_directory(model: Any) -> Directory:
         "model_args": described.arguments,
         "pretrained_cfg": pretrained_cfg(model.preprocessor, config),
     }
+    if is_naflex:
+        pixels = {"first_conv": "embeds.proj", "fixed_input_size": False}
+        content["pretrained_cfg"] |= pixels
     if root is not None:
         content["pretrained_cfg"]["first_conv"] = root.removesuffix(".weight")
     if config["include_top"] and config["class_names"]:

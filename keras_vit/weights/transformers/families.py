@@ -21,7 +21,7 @@ from keras_vit.weights.transformers.beit import BeitSource
 from keras_vit.weights.transformers.clip import ClipSource
 from keras_vit.weights.transformers.dinov2 import Dinov2Source
 from keras_vit.weights.transformers.dinov3 import Dinov3Source
-from keras_vit.weights.transformers.siglip import SiglipSource
+from keras_vit.weights.transformers.siglip import Siglip2Source, SiglipSource
 from keras_vit.weights.transformers.source import ACTIVATIONS, TransformersSource
 from keras_vit.weights.transformers.vit import DeiTSource, IJepaSource, ViTSource
 
@@ -80,17 +80,20 @@ _PLAIN: dict[str, tuple] = {
 }
 
 
-def find_family(config: dict[str, Any], is_shared: bool) -> Family:
+def find_family(
+    config: dict[str, Any], is_shared: bool, is_naflex: bool = False
+) -> Family:
     """Return the family of transformers that has a model's tokens, norms and positions.
 
     Args:
         config: dict, the model's `resolved_config()`.
         is_shared: bool, whether all blocks have the same relative positions.
+        is_naflex: bool, whether to return the family of SigLIP 2 NaFlex.
 
     Raises:
         ValueError: if the family cannot express the model.
     """
-    family = _find(config)(config)
+    family = _siglip2(config) if is_naflex else _find(config)(config)
     if family.source is BeitSource and is_shared:
         shared = {
             "use_relative_position_bias": False,
@@ -356,6 +359,19 @@ def _siglip(config):
         return family
     return family._replace(
         kind="SiglipForImageClassification", model_type="siglip", tower=tower
+    )
+
+
+def _siglip2(config):
+    family, (rows, columns) = _siglip(config), config["grid_shape"]
+    # The network resizes its positions to images of any size and states none.
+    sizes = {"num_patches": rows * columns, "image_size": None}
+    return family._replace(
+        source=Siglip2Source,
+        model_type=family.model_type.replace("siglip", "siglip2"),
+        kind=family.kind.replace("Siglip", "Siglip2"),
+        settings={**family.settings, **sizes},
+        tower=family.tower and family.tower.replace("siglip", "siglip2"),
     )
 
 

@@ -255,3 +255,35 @@ def preprocessor_config(
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
     }
+
+
+def naflex_config(
+    config: dict[str, Any], patch_size: int, grid_shape: tuple[int, int]
+) -> dict[str, Any]:
+    """Return the `preprocessor_config.json` of SigLIP 2 NaFlex with the same pixels.
+
+    Its processor keeps the aspect ratio of an image and makes as many patches as allowed.
+    An image with the aspect ratio of the model gets the size of the model.
+
+    Args:
+        config: dict, as `preprocessor_config` returns it.
+        patch_size: int, side of a patch in pixels.
+        grid_shape: `(gh, gw)` of the model.
+
+    Raises:
+        ValueError: if the preprocessor crops images.
+    """
+    if config.get("do_center_crop"):
+        raise ValueError(
+            "The model's preprocessor crops images, which the processor of SigLIP 2 "
+            "NaFlex in transformers cannot express. Pass preprocessor=keras_vit.layers."
+            "Preprocessor(..., crop_fraction=None) to convert. Nothing was written."
+        )
+    config = {name: value for name, value in config.items() if name != "size"}
+    rows, columns = grid_shape
+    return {
+        **config,
+        "image_processor_type": "Siglip2ImageProcessor",
+        "patch_size": patch_size,
+        "max_num_patches": rows * columns,
+    }

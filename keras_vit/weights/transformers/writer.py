@@ -10,27 +10,34 @@ from keras_vit.weights.directory import (
     shares_positions,
     write_tensors,
 )
-from keras_vit.weights.parts import join
+from keras_vit.weights.parts import flatten_patches, join
 from keras_vit.weights.transformers.beit import SHARED_TABLES
 from keras_vit.weights.transformers.families import HIDDEN_ACTS, find_family
-from keras_vit.weights.transformers.preprocessing import preprocessor_config
+from keras_vit.weights.transformers.preprocessing import (
+    naflex_config,
+    preprocessor_config,
+)
 from keras_vit.weights.transformers.source import BlockNames
 from keras_vit.weights.transformers.vit import DeiTSource
 
 
-def transformers_directory(model: Any, with_preprocessor: bool = True) -> Directory:
+def transformers_directory(
+    model: Any, with_preprocessor: bool = True, is_naflex: bool = False
+) -> Directory:
     """Return the content of a directory that transformers loads.
 
     Args:
         model: a `keras_vit.ViT`, without LoRA and quantization.
         with_preprocessor: bool, whether the directory has a `preprocessor_config.json`.
+        is_naflex: bool, whether to write SigLIP 2 NaFlex, which has the network of SigLIP
+            and processes images of any aspect ratio.
 
     Raises:
         ValueError: if transformers cannot express the model.
     """
     config, values = model.resolved_config(), model._values()
     is_shared = shares_positions(values, config["num_layers"])
-    family = find_family(config, is_shared)
+    family = find_family(config, is_shared, is_naflex)
     if family.kind == "CLIPVisionModelWithProjection" and values["classifier/bias"].any():
         raise ValueError(
             "transformers has no bias in the classifier of a CLIP with pooling='token'; "
@@ -48,9 +55,13 @@ def transformers_directory(model: Any, with_preprocessor: bool = True) -> Direct
         config["shared_table"] = prefix + SHARED_TABLES[0]
     pieces = source.network_pieces(config, prefix, block)
     tensors = join(write_tensors(values, pieces, config), source.splits)
+    if is_naflex:
+        kernel = f"{prefix}{source.names['patches']}.weight"
+        tensors[kernel] = flatten_patches(tensors[kernel])
     for name, tensor in family.extra.items():
         tensors[prefix + name] = tensor
     settings = {**_settings(config), **family.settings}
+    settings = {name: value for name, value in settings.items() if value is not None}
     content: dict[str, Any] = {
         "architectures": [family.kind],
         "model_type": family.model_type,
@@ -62,9 +73,10 @@ def transformers_directory(model: Any, with_preprocessor: bool = True) -> Direct
     content |= {"dtype": "float32", **_labels(config)}
     files = {"config.json": content}
     if with_preprocessor:
-        files["preprocessor_config.json"] = preprocessor_config(
-            model.preprocessor, config["input_shape"]
-        )
+        written = preprocessor_config(model.preprocessor, config["input_shape"])
+        if is_naflex:
+            written = naflex_config(written, config["patch_size"], config["grid_shape"])
+        files["preprocessor_config.json"] = written
     return Directory(tensors, files)
 
 
