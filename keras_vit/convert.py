@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_vit.choices import LIBRARIES, TARGETS, check_choice
 from keras_vit.export.staging import place, staged
+from keras_vit.layers.unstated_preprocessor import UnstatedPreprocessor
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.lora import merged
 from keras_vit.models.t2t_vit import T2TViT
@@ -84,7 +85,7 @@ def convert(
             given["preprocessor"] = model.preprocessor
     with staged(target.parent) as staging:
         written = staging / f"model{ending}"
-        if directory is None:
+        if to is None or directory is None:
             again = _write(model, written, source)
         else:
             directory.write(written)
@@ -137,17 +138,12 @@ def _directory(model, library, opened, overrides):
     if library == "timm":
         is_naflex = isinstance(opened, NaFlexSource)
         return timm_directory(model, opened.resizing if is_naflex else None)
-    states_pixels = (
-        not isinstance(opened, TransformersSource)
-        or overrides.get("preprocessor") is not None
-        or bool(opened.preprocessing)
-    )
-    return transformers_directory(
-        model,
-        # Otherwise the model's preprocessor is only a default, which is not written.
-        with_preprocessor=states_pixels,
-        is_naflex=isinstance(opened, Siglip2Source),
-    )
+    with_preprocessor = not isinstance(model.preprocessor, UnstatedPreprocessor)
+    if isinstance(opened, TransformersSource) and "preprocessor" not in overrides:
+        # The preprocessing of published files is not written for others.
+        with_preprocessor &= opened.states_pixels()
+    is_naflex = isinstance(opened, Siglip2Source)
+    return transformers_directory(model, with_preprocessor, is_naflex)
 
 
 def _opened(source, overrides):

@@ -151,8 +151,11 @@ class RelativePositionBias(AttentionPositions):
         """Return the table for this layer's grid.
 
         Offsets are resized as in BEiT's code, whatever the convention: most samples are
-        taken from small offsets.
+        taken from small offsets. If only one axis has another length, BEiT's code samples
+        the other axis at slightly different places, too.
         """
+        if tuple(source_grid_shape) == tuple(self.grid_shape):
+            return dict(tables)
         table = np.asarray(tables["table"])
         source, target = (
             tuple(2 * size - 1 for size in grid)

@@ -92,7 +92,8 @@ def resize_offsets(table: np.ndarray, length: int, axis: int) -> np.ndarray:
 
     The samples of the table are taken to be at places whose distances grow in geometric
     progression from the middle (offset 0) to the ends of the new range, and the result is
-    interpolated linearly between them.
+    interpolated linearly between them. The ratio of the distances is at least 1.01, so
+    that even a resize to the same length changes the samples.
 
     Args:
         table: array with an odd number of samples, one for each offset, along `axis`.
@@ -105,8 +106,6 @@ def resize_offsets(table: np.ndarray, length: int, axis: int) -> np.ndarray:
     Reference: BEiT (arXiv:2106.08254), code for fine-tuning at another size.
     """
     count = table.shape[axis] // 2
-    if table.shape[axis] == length:
-        return np.asarray(table, "float64")
     low, high = 1.01, 1.5
     while high - low > 1e-6:
         ratio = (low + high) / 2

@@ -4,7 +4,9 @@ import os
 from typing import Any
 
 from keras_vit.choices import check_choice
+from keras_vit.layers.preprocessor import Preprocessor
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
+from keras_vit.layers.unstated_preprocessor import UnstatedPreprocessor
 from keras_vit.weights.checks import assign
 from keras_vit.weights.detect import open_checkpoint
 from keras_vit.weights.download import fetch_checkpoint
@@ -90,7 +92,20 @@ class WeightLoader:
                 own = {p: w for p, w in own.items() if not p.startswith(HEAD_PATHS)}
             assign(own, self._values)
 
-    @property
-    def preprocessing(self) -> dict[str, Any] | None:
-        """Return the checkpoint's arguments for `Preprocessor`, or None before `load`."""
-        return None if self._source is None else self._source.preprocessing
+    def preprocessor(
+        self, image_size: tuple[int, int], defaults: dict[str, Any]
+    ) -> Preprocessor:
+        """Return the checkpoint's preprocessor, or the default without a checkpoint.
+
+        Args:
+            image_size: `(height, width)` of the model.
+            defaults: dict of arguments of `Preprocessor`, if the checkpoint uses the
+                defaults of the model.
+        """
+        source = self._source
+        stated = {} if source is None else source.preprocessing
+        settings = {"image_size": image_size, **(stated or defaults)}
+        settings["name"] = "preprocessor"
+        if source is None or stated or source.has_default_pixels:
+            return Preprocessor(**settings)
+        return UnstatedPreprocessor(source.path, **settings)

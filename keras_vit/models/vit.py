@@ -270,9 +270,8 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
         self.num_prefix_tokens = network.num_prefix_tokens
         loader.load(self)
         if preprocessor is None:
-            settings = loader.preprocessing or self._preprocessing
-            settings = {"image_size": (height, width), **settings, "name": "preprocessor"}
-            preprocessor = Preprocessor(**settings).with_channels(channels)
+            preprocessor = loader.preprocessor((height, width), self._preprocessing)
+            preprocessor = preprocessor.with_channels(channels)
         self.preprocessor = preprocessor
 
     def resolved_config(self) -> dict[str, Any]:

@@ -33,7 +33,9 @@ class FacebookDinov3Source(Dinov3Source):
     The names are those of timm's networks, but the blocks have rotary positions whose
     periods are in the file, and the biases of the keys are masked. The number of heads
     follows from the periods. The published networks have images of 224x224 pixels, which
-    is the default `input_shape` of the model.
+    is the default `input_shape` of the model. The name of the file, the size of the
+    network and its norms determine whether pixels are scaled for photographs or for
+    satellite images.
 
     Args:
         file: the opened file.
@@ -88,6 +90,12 @@ class FacebookDinov3Source(Dinov3Source):
         # The periods may be stored in bfloat16.
         if not np.allclose(periods, expected, rtol=1e-2):
             raise self._other_network([f"{SIGN} from {periods[0]} to {periods[-1]}"])
+
+    def states_pixels(self):
+        return True  # The name of the file, which a written directory does not have.
+
+    def _has_own_norm(self):
+        return "local_cls_norm.weight" in self.file.shapes
 
     def _ask_open(self, overrides):
         width = self.shapes[self._kernel()][0]

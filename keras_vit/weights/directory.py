@@ -13,6 +13,7 @@ from keras_vit.layers.heads import GlobalAveragePooling, TokenPooling
 from keras_vit.layers.mlp import make_mlp
 from keras_vit.layers.norms import make_norm
 from keras_vit.layers.preprocessor import Preprocessor
+from keras_vit.layers.unstated_preprocessor import UnstatedPreprocessor
 from keras_vit.weights.checks import impossible
 from keras_vit.weights.pieces import POSITIONS, Piece, attention_pooling
 
@@ -117,6 +118,8 @@ def check_same_network(model: Any, again: Any, library: str) -> None:
                 f"{library} cannot express {argument}={in_words(value)} in a network "
                 f"like this: it would have {in_words(other[argument])}. {_UNWRITTEN}"
             )
+    if isinstance(model.preprocessor, UnstatedPreprocessor):
+        return
     pixels, others = (_pixels(m.preprocessor, m.input_shape[-1]) for m in (model, again))
     for setting, value in pixels.items():
         if not _is_close(value, others.get(setting)):

@@ -120,6 +120,7 @@ class GoogleSource(Source):
     # The file does not state the activation; this is the default of Flax's `gelu`.
     activation = "gelu_tanh"
     resize = "google"
+    has_default_pixels = True
 
     def __init__(self, file):
         super().__init__(file)

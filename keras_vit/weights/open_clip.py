@@ -2,16 +2,20 @@
 
 import functools
 import os
+import re
 from typing import Any
 
 from keras_vit.layers.preprocessor import RESIZES
 from keras_vit.weights.open_clip_config import CONFIG, PREPROCESSING
 from keras_vit.weights.pieces import Piece
+from keras_vit.weights.published_pixels import pixels
 from keras_vit.weights.tensor_file import TensorFile, read_json
 from keras_vit.weights.transformers.clip import ClipSource
 from keras_vit.weights.transformers.source import BlockNames
 
 _PROJECTION = "proj"
+# Names of published files of size L/14 with the usual mean and std.
+_SIZE_L = "vit_l_14|ViT-L-14|l14_"
 # Arguments of the vision model that follow from the tensors or affect only training.
 _SHOWN = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size"}
 _SHOWN |= {"patch_dropout", "ls_init_value"}
@@ -73,6 +77,7 @@ class OpenClipSource(ClipSource):
         ),
     )
     head_names: tuple[str, ...] = (_PROJECTION,)
+    usual_pixels = pixels("clip", crop_fraction=1.0)
     resize = "bicubic_antialias"
 
     def __init__(self, file: TensorFile):
@@ -113,6 +118,8 @@ class OpenClipSource(ClipSource):
 
     @functools.cached_property
     def _preprocessing(self):
+        if not (self._has_config or self._preprocess_cfg):
+            return {}, None
         settings = {**PREPROCESSING, **self._preprocess_cfg}
         resize = f"{settings['interpolation']}_antialias"
         other = [
@@ -131,6 +138,14 @@ class OpenClipSource(ClipSource):
             key: [255 * value for value in settings[key]] for key in ("mean", "std")
         }
         return {**arguments, "resize": resize, "crop_fraction": 1.0}, None
+
+    def states_pixels(self):
+        return True  # The name of the file, which a written directory does not have.
+
+    def _published_pixels(self):
+        if re.match(_SIZE_L, os.path.basename(self.path)):
+            return self.usual_pixels
+        return super()._published_pixels()
 
     def num_classes(self):
         kernel = self.file.shapes.get(_PROJECTION)

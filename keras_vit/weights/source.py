@@ -64,6 +64,8 @@ class Source:
         published: bool, whether the file was downloaded by its name in
             `keras_vit.checkpoints()`, so that its architecture is known.
         stem_stride: int, stride of the stem in pixels; 1 without a stem.
+        has_default_pixels: bool, whether all files of this kind have the default
+            preprocessing. Otherwise it is unknown if `preprocessing` is empty.
         may_resize_patches: bool, whether a model may use another patch size than the
             file.
     """
@@ -84,6 +86,7 @@ class Source:
     resize = "google"
     published = False
     stem_stride = 1
+    has_default_pixels = False
     may_resize_patches = False
 
     def __init__(self, file: TensorFile):
@@ -95,7 +98,7 @@ class Source:
 
     @functools.cached_property
     def preprocessing(self) -> dict[str, Any]:
-        """Arguments of `Preprocessor` that the source states.
+        """Arguments of `Preprocessor` that the source states or its published files have.
 
         The property is evaluated only if the caller passes no preprocessor, so that an
         unsupported configuration raises an error only when it is needed.

@@ -10,6 +10,7 @@ from typing import Any
 from keras_vit.layers.resnet import ResNetStem
 from keras_vit.weights import parallel_blocks
 from keras_vit.weights.pieces import TorchPieces, add_stem, add_vit
+from keras_vit.weights.published_pixels import pixels_of_timm
 from keras_vit.weights.source import Source
 from keras_vit.weights.timm_architectures import (
     find_architecture,
@@ -61,8 +62,8 @@ class TimmSource(Source):
     Hub, names the architecture. Without it, the caller must name the architecture or pass
     the arguments that differ; otherwise an ambiguous file raises an error.
 
-    Without `config.json`, the default preprocessing scales pixels to the range -1 to 1,
-    which is wrong for DeiT.
+    Without `config.json`, the architecture, the name of the file or tensors that only
+    some networks have determine the preprocessing, or else it is unknown.
 
     Args:
         file: the opened file.
@@ -218,6 +219,9 @@ class TimmSource(Source):
     @functools.cached_property
     def preprocessing(self):
         """Arguments of `Preprocessor` equivalent to timm's evaluation preprocessing."""
+        if not any(value is not None for value in self._published.values()):
+            name = self._given or self._config.get("architecture")
+            return pixels_of_timm(self.path, name, self.file.shapes) or {}
         settings, other = preprocessing(self._published)
         if other:
             path = os.path.join(os.path.dirname(self.path), self.config_name)

@@ -11,6 +11,7 @@ from keras_vit.layers.preprocessor import (
     RESIZES,
     Preprocessor,
 )
+from keras_vit.layers.unstated_preprocessor import UnstatedPreprocessor
 from keras_vit.weights.open_clip_config import read_trunk_config
 from keras_vit.weights.tensor_file import read_json
 
@@ -148,6 +149,8 @@ def check_antialias(preprocessor: Preprocessor, library: str) -> None:
         preprocessor: the model's.
         library: name of the library, for the message.
     """
+    if isinstance(preprocessor, UnstatedPreprocessor):
+        raise preprocessor.error()
     if preprocessor.image_size is None:
         return
     if preprocessor.crop_to_aspect_ratio or preprocessor.resize == "bilinear":

@@ -20,7 +20,11 @@ CONFIG = ("architectures", "model_type", "hidden_act", "num_patches", "patch_siz
 
 
 def assert_equal_tensors(original, written):
-    tensors, others = (load_file(x / "model.safetensors") for x in (original, written))
+    # transformers 5 saves the vision model without a prefix; every version loads both.
+    tensors, others = (
+        {n.removeprefix("vision_model."): x for n, x in load_file(path).items()}
+        for path in (original / "model.safetensors", written / "model.safetensors")
+    )
     assert set(tensors) == set(others)
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(others[name], tensor, err_msg=name)
@@ -144,9 +148,7 @@ def test_naflexvit_is_written_for_timm(naflex, tmp_path):
     target = tmp_path / "new"
     convert(directory, target, to="timm")
     again = timm.create_model(f"local-dir:{target}", pretrained=True).eval()
-    is_factorized = hasattr(network.embeds, "pos_embed_y") and not hasattr(
-        network.embeds, "pos_embed"
-    )
+    is_factorized = "parfac" in directory.name
     if not is_factorized:
         assert_equal_tensors(directory, target)
     # The first size is that of the model; factorized positions differ at other sizes.

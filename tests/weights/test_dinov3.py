@@ -104,3 +104,7 @@ def test_the_published_sizes_need_no_arguments(tmp_path):
     config = source.infer_config({})
     assert (config["num_heads"], config["layer_norm_epsilon"]) == (6, 1e-5)
     assert config["input_shape"] == (224, 224, 3)
+    assert source.preprocessing["mean"] == pytest.approx([123.675, 116.28, 103.53])
+    path = path.rename(tmp_path / "dinov3_vits16_pretrain_sat493m.pth")
+    satellite = [255 * x for x in (0.430, 0.411, 0.296)]
+    assert open_checkpoint(path).preprocessing["mean"] == pytest.approx(satellite)

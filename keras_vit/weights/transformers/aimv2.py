@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from keras_vit.layers import AttentionPooling, SelfAttention
 from keras_vit.layers.mlp import GatedMLP
 from keras_vit.weights.pieces import POSITIONS
+from keras_vit.weights.published_pixels import pixels
 from keras_vit.weights.transformers.clip import ProjectedSource
 from keras_vit.weights.transformers.source import BlockNames
 
@@ -17,6 +18,7 @@ class Aimv2Source(ProjectedSource):
     """
 
     kind = "transformers AIMv2"
+    usual_pixels = pixels("clip", crop_fraction=1.0, crop_rounding="floor")
     model_types = ("aimv2_vision_model", "aimv2")
     pooler = None
     needs_positions = False

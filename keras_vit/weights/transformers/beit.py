@@ -3,6 +3,7 @@
 import math
 
 from keras_vit.weights.pieces import BIAS_TABLE
+from keras_vit.weights.published_pixels import pixels
 from keras_vit.weights.transformers.source import BlockNames, TransformersSource
 from keras_vit.weights.transformers.vit import NEW_BLOCK, OLD_BLOCK, ViTSource
 
@@ -26,6 +27,7 @@ class BeitSource(TransformersSource):
     """
 
     kind = "transformers BEiT"
+    usual_pixels = pixels("inception", "bilinear_antialias")
     model_types = ("beit",)
     prefixes = ("beit.",)
     ignored = ("embeddings.mask_token",)

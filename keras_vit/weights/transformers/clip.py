@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from keras_vit.weights.pieces import POSITIONS, Piece
+from keras_vit.weights.published_pixels import pixels
 from keras_vit.weights.transformers.siglip import BLOCK
 from keras_vit.weights.transformers.source import TransformersSource
 
@@ -59,6 +60,7 @@ class ClipSource(ProjectedSource):
     """
 
     kind = "transformers CLIP"
+    usual_pixels = pixels("clip", crop_fraction=1.0, crop_rounding="floor")
     model_types = ("clip_vision_model", "clip")
     names = {  # noqa: RUF012
         "patches": "embeddings.patch_embedding",
@@ -84,6 +86,11 @@ class ClipSource(ProjectedSource):
         "layer_scale": (None,),
         "registers": (0,),
     }
+
+    def _published_pixels(self):
+        # One of the networks of this size that LAION published has a mean and std of 0.5.
+        is_large = (self.shapes[self._kernel()][0], self.patches()[0]) == (1024, 14)
+        return None if is_large else super()._published_pixels()
 
     def unused_names(self, config):
         unused = config["final_norm"] is None

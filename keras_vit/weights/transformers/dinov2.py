@@ -1,5 +1,6 @@
 """DINOv2 of transformers, with and without registers."""
 
+from keras_vit.weights.published_pixels import pixels
 from keras_vit.weights.transformers.source import BlockNames, TransformersSource
 from keras_vit.weights.transformers.vit import NEW_ATTENTION, OLD_ATTENTION, ViTSource
 
@@ -26,6 +27,7 @@ class Dinov2Source(TransformersSource):
     """
 
     kind = "transformers DINOv2"
+    usual_pixels = pixels("imagenet", crop_fraction=0.875, crop_rounding="floor")
     model_types = ("dinov2", "dinov2_with_registers")
     prefixes = ("dinov2.", "dinov2_with_registers.")
     ignored = ("embeddings.mask_token",)

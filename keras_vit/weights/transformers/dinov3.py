@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from keras_vit.weights.published_pixels import pixels_of_dinov3
 from keras_vit.weights.transformers.source import BlockNames, TransformersSource
 
 _QKV = tuple(f"attention.{x}_proj" for x in "qkv")
@@ -89,6 +90,17 @@ class Dinov3Source(TransformersSource):
         ]
         if other:
             raise self._other_network(other)
+
+    def _published_pixels(self):
+        size = self.shapes[self._kernel()][0], self._num_layers()
+        return pixels_of_dinov3(self.path, size, self._has_own_norm())
+
+    def _has_own_norm(self):
+        """Return True if the file has a norm for the class tokens of small crops.
+
+        transformers does not store it, so that its files do not show it: None.
+        """
+        return None
 
     def _own_config(self, config):
         q, k, v = self._has_biases()

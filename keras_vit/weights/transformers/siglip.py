@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from keras_vit.weights.parts import FlatPatches
 from keras_vit.weights.pieces import POSITIONS
+from keras_vit.weights.published_pixels import pixels
 from keras_vit.weights.transformers.source import BlockNames, TransformersSource
 
 BLOCK = BlockNames(
@@ -27,6 +28,7 @@ class SiglipSource(TransformersSource):
     """
 
     kind = "transformers SigLIP"
+    usual_pixels = pixels("inception")
     model_types = ("siglip_vision_model", "siglip")
     prefixes = ("vision_model.",)
     ignored = ("text_model.", "logit_scale", "logit_bias")
@@ -88,6 +90,7 @@ class Siglip2Source(SiglipSource):
     """
 
     kind = "transformers SigLIP 2 (NaFlex)"
+    usual_pixels = pixels("inception", "bilinear_antialias")
     model_types = ("siglip2_vision_model", "siglip2")
     resize = "bilinear_antialias"
     defaults: ClassVar = {**SiglipSource.defaults, "num_patches": None}

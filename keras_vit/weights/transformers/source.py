@@ -88,6 +88,8 @@ class TransformersSource(Source):
     defaults: ClassVar[dict[str, Any]] = {}
     # Arguments that a file without config.json leaves open, with the usual values.
     open_arguments: dict[str, tuple] = {}  # noqa: RUF012
+    # Preprocessing of all published files of the family, None if they differ.
+    usual_pixels: ClassVar[dict[str, Any] | None] = None
     # Name of the configuration, for error messages.
     config_name = "config.json"
     # Whether the network always has a table of positions.
@@ -171,7 +173,15 @@ class TransformersSource(Source):
     def preprocessing(self):
         """Arguments of `Preprocessor` equivalent to `preprocessor_config.json`."""
         preprocessing, _ = self._preprocessing
-        return preprocessing
+        return preprocessing or self._published_pixels() or {}
+
+    def states_pixels(self) -> bool:
+        """Return True if a file in the source's format states its preprocessing."""
+        return bool(self._preprocessing[0])
+
+    def _published_pixels(self):
+        """Return the preprocessing of published files like this, None if unknown."""
+        return self.usual_pixels
 
     @functools.cached_property
     def _preprocessing(self):

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from keras_vit.weights.published_pixels import pixels
 from keras_vit.weights.transformers.source import BlockNames, TransformersSource
 
 # Names in a block before version 5 of transformers and since.
@@ -33,6 +34,8 @@ NEW_BLOCK = BlockNames(
         "mlp/contract": "mlp.fc2",
     },
 )
+# Evaluation of DeiT and of MAE.
+_CROP: dict[str, Any] = {"crop_fraction": 0.875, "crop_rounding": "floor"}
 
 
 class ViTSource(TransformersSource):
@@ -81,6 +84,7 @@ class DeiTSource(ViTSource):
     """
 
     kind = "transformers DeiT"
+    usual_pixels = pixels("imagenet", **_CROP)
     model_types = ("deit",)
     prefixes = ("deit.",)
     head_names = ("classifier.", "cls_classifier.", "distillation_classifier.")
@@ -115,6 +119,7 @@ class ViTMAESource(ViTSource):
     """Checkpoint source for the encoder of ViT-MAE, without its decoder."""
 
     kind = "transformers ViT-MAE"
+    usual_pixels = pixels("imagenet", **_CROP)
     model_types = ("vit_mae",)
     ignored = (*ViTSource.ignored, "decoder.")
     defaults = {  # noqa: RUF012
