@@ -201,6 +201,7 @@ SHOWS = {
     "pos_embed": "positions='none'",
     "norm.weight": "final_norm=None",
     "blocks.0.norm1.bias": "norm='rms'",
+    "blocks.0.norm2.weight": "block='parallel'",
     "blocks.0.attn.proj.bias": r"attention=SelfAttention\(use_projection_bias=False",
     "blocks.0.mlp.fc2.bias": r"mlp=MLP\(use_bias=False",
 }
