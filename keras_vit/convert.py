@@ -75,21 +75,15 @@ def convert(
     model = load_checkpoint(source, **overrides)
     if ending in ("", ".npz") or "quantized" not in model.get_config():
         model = merged(model)
-    directory, given = None, {}
-    if to is not None:
-        opened = _opened(source, overrides)
-        directory = _directory(model, to, opened, overrides)
-        if to == "transformers" and isinstance(opened, Siglip2Source):
-            # The written processor keeps the aspect ratio of images, so that it does not
-            # state the preprocessor.
-            given["preprocessor"] = model.preprocessor
+    opened = None if to is None else _opened(source, overrides)
+    directory = None if to is None else _directory(model, to, opened, overrides)
     with staged(target.parent) as staging:
         written = staging / f"model{ending}"
         if to is None or directory is None:
             again = _write(model, written, source)
         else:
             directory.write(written)
-            again = _load_directory(model, written, given)
+            again = _load_directory(model, written, to, opened)
             check_same_network(model, again, to)
         images = np.random.default_rng(0).uniform(-1, 1, (2, *model.input_shape[1:]))
         images = images.astype("float32")
@@ -154,13 +148,16 @@ def _opened(source, overrides):
     return open_checkpoint(source, **{name: overrides.get(name) for name in _OPENING})
 
 
-def _load_directory(model, path, given):
+def _load_directory(model, path, library, opened):
     """Return the model in a written directory, with the activation and dtype of `model`.
 
-    The library's files do not state them, nor the arguments in `given`.
+    The library's files do not state them. The processor of SigLIP 2 NaFlex keeps the
+    aspect ratio of images and does not state the preprocessor either.
     """
     config = model.get_config()
-    overrides = {"dtype": config["dtype"], **given}
+    overrides = {"dtype": config["dtype"]}
+    if library == "transformers" and isinstance(opened, Siglip2Source):
+        overrides["preprocessor"] = model.preprocessor
     if config["pooling"] is None:  # transformers returns tokens beside any pooling.
         overrides["pooling"] = None
     if config["include_top"]:

@@ -150,8 +150,7 @@ class BiT(RestorableModel):
         self.grid_shape = self.get_layer("activation").output.shape[1:3]
         loader.load(self)
         if preprocessor is None:
-            settings = {"image_size": input_shape[:2], **(loader.preprocessing or {})}
-            preprocessor = Preprocessor(**settings, name="preprocessor")
+            preprocessor = loader.preprocessor((input_shape[0], input_shape[1]), {})
             preprocessor = preprocessor.with_channels(input_shape[2])
         self.preprocessor = preprocessor
 

@@ -29,6 +29,7 @@ class BigTransferSource(Source):
     """
 
     kind = "Big Transfer"
+    has_default_pixels = True
     epsilons = "bit"
     # Names of the first convolution, the last norm and the classifier.
     names = (f"root_block/{_STD_CONV}", "group_norm", "head/conv2d")
