@@ -43,6 +43,19 @@ def recompute(layer, function, x):
     return keras.remat(with_drawn_seeds)(x)
 
 
+def memory_is_slow():
+    """Return True if computing activations again is faster than keeping them.
+
+    JAX allocates the memory of a training step again in every step. On a CPU, writing the
+    activations to new memory takes longer than computing them twice.
+    """
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return jax.default_backend() == "cpu"
+
+
 def _seed_generator(layer):
     return layer.__dict__.get("seed_generator")
 

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_vit.choices import check_choice
 from keras_vit.kernels import gelu as kernels
-from keras_vit.kernels.recompute import recompute
+from keras_vit.kernels.recompute import memory_is_slow, recompute
 from keras_vit.kernels.rows import over_rows
 from keras_vit.kernels.switch import fast_form
 from keras_vit.layers.base import Composite, copy_of, restored, stored
@@ -161,21 +161,9 @@ class MLP(Composite):
     @over_rows
     def call(self, inputs, training=None):
         x = self.expand(inputs)
-        if self._recomputes(training):
+        if training and not self.dropout_rate and memory_is_slow():
             return recompute(self, lambda x: self._contract(x, training), x)
         return self._contract(x, training)
-
-    def _recomputes(self, training):
-        """Return True if the backward pass computes the activations again.
-
-        JAX allocates the memory of a training step again in every step. On a CPU, writing
-        the activations to new memory takes longer than computing them twice.
-        """
-        if keras.backend.backend() != "jax" or not training or self.dropout_rate:
-            return False
-        import jax
-
-        return jax.default_backend() == "cpu"
 
     def _contract(self, x, training):
         activation = self.activation
