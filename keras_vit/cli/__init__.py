@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 import keras_vit
-from keras_vit.cli import interrupts, process
+from keras_vit.cli import interrupts, matrix_products, process
 from keras_vit.cli.extras import install_command
 from keras_vit.cli.quiet_start import quiet_start
 
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # TensorFlow turns oneDNN off on CPUs without AVX-512 VNNI, but there too a ViT is
     # faster with it (docs/performance.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.update(matrix_products.settings(os.environ.get("KERAS_BACKEND")))
     interrupts.install()
     try:
         options = parse(name, words[1:])

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from keras_vit.cli import matrix_products
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 # Threads of the previously measured process may keep spinning for a moment.
@@ -84,6 +86,8 @@ class Worker:
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             "TF_CPP_MIN_LOG_LEVEL": "2",
             **os.environ,
+            # The default of the command `keras-vit`, here for every contestant on JAX.
+            **matrix_products.settings(case.backend),
             "KERAS_BACKEND": case.backend,
         }
         self.contestant, self.log, self.timeout = case.contestant, log, timeout

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from keras_vit.cli import COMMANDS, interrupts, main
+from keras_vit.cli import COMMANDS, interrupts, main, matrix_products
 from keras_vit.cli.extras import install_command
 from keras_vit.cli.quiet_start import quiet_start
 
@@ -108,6 +108,31 @@ def test_tensorflow_computes_with_onednn_unless_told_otherwise(given, monkeypatc
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
     main(["list", "vit_b16"])
     assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == (given or "1")
+
+
+@pytest.mark.parametrize(
+    ("backend", "jaxlib", "tensorflow", "features", "chosen"),
+    [
+        ("jax", "0.10.2", "2.21.0", "avx avx2", True),
+        ("jax", "0.10.2", None, "avx avx2", True),
+        ("jax", "0.10.3", "2.21.0", "avx avx2", False),
+        ("jax", "0.10.2", "2.22.0", "avx avx2", False),
+        ("jax", "0.10.2", "2.21.0", "avx avx2 avx512f", False),
+        ("tensorflow", "0.10.2", "2.21.0", "avx avx2", False),
+        ("jax", None, "2.21.0", "avx avx2", False),
+    ],
+)
+def test_jax_multiplies_without_ynnpack_where_it_is_faster(
+    backend, jaxlib, tensorflow, features, chosen, monkeypatch
+):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    versions = {"jaxlib": jaxlib, "tensorflow": tensorflow}
+    monkeypatch.setattr(matrix_products, "_version", versions.get)
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda path: f"flags: {features}")
+    settings = matrix_products.settings(backend)
+    assert settings == ({"XLA_FLAGS": matrix_products.FLAG} if chosen else {})
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=here")
+    assert matrix_products.settings(backend) == {}
 
 
 def test_an_unknown_command():
