@@ -275,7 +275,7 @@ def test_the_callback_with_another_model(kind, examples, tmp_path, tensorflow):
     assert column(rows, "loss").mean() == pytest.approx(wanted, rel=1e-4)
     page = (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
     assert "Learning curves" in page
-    assert "not a model of keras_vit" in page
+    assert "Not shown: the model has no attention." in page
 
 
 def test_a_callback_that_cannot_write_warns(examples, tmp_path):
