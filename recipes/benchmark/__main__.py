@@ -99,8 +99,7 @@ def argument_parser():
         "--family",
         choices=FAMILIES,
         default="vit",
-        help="plain ViT, or DINOv3 (rotary positions, registers, LayerScale) of the same "
-        "sizes (default: %(default)s)",
+        help="plain ViT, or DINOv3 of the same sizes (default: %(default)s)",
     )
     add("--batch", type=positive, default=8, help="default: %(default)s")
     add("--alternations", type=positive, default=5, help="default: %(default)s")
