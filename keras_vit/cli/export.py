@@ -14,7 +14,9 @@ from keras_vit.training import known_class_names
 
 NEXT = {
     "saved_model": """
-Serve it:
+Serve it, with a page to drop images on:
+  keras-vit serve {path}
+or with TF Serving:
   docker run --rm -p 8500:8500 -p 8501:8501 -v {path}:/models/{name} \\
     -e MODEL_NAME={name} tensorflow/serving
 Send it an image over REST:

@@ -4,10 +4,12 @@ import argparse
 import contextlib
 import ctypes
 import dataclasses
+import logging
 import os
 import signal
 import sys
 
+from keras_vit.cli.quiet_start import quiet_start
 from keras_vit.serve.limits import Limits
 
 # Parameters of mallopt in glibc's malloc.h.
@@ -24,11 +26,14 @@ def run(options: argparse.Namespace) -> None:
     try:
         # TensorFlow reads the environment when it is imported, so import it after
         # `_prepare_process`.
-        from keras_vit.serve.app import App
-        from keras_vit.serve.model import Model
-        from keras_vit.serve.server import Server
+        with quiet_start():
+            from keras_vit.serve.app import App
+            from keras_vit.serve.model import Model
+            from keras_vit.serve.server import Server
     except ImportError as error:
         sys.exit(f"error: {error}: pip install 'keras_vit[serve]'.")
+    # TensorFlow warns that functions cannot be differentiated, which a server never does.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         model = Model(options.directory)
     except FileNotFoundError as error:

@@ -213,7 +213,8 @@ def hardest(found: Predictions, pixels: np.ndarray) -> str:
         alternative = f"image {found.ids[index]}, label {label}"
         uri = photograph(image, THUMBNAIL)
         shown.append(figure(uri, alternative, text, kind))
-    about = (
+    about = "There are no mistakes. " if found.correct.all() else ""
+    about += (
         "The images whose labels have the lowest probability: mistakes of the model, "
         "wrong labels, and images that show something else. They are shown as the model "
         "sees them, resized and cropped."

@@ -153,8 +153,8 @@ def _write(model, targets, options, verbose):
     )
     if verbose and not result["warm_up"]:
         print(
-            "No warm-up requests were written, so a server's first request is slow: "
-            "pip install 'keras_vit[tf-serving]', and export again."
+            "The export has no warm-up requests, so the first request to TF Serving is "
+            "slow. The extra tf-serving of keras_vit writes them."
         )
     return target
 

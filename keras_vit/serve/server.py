@@ -74,7 +74,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         host, port = sockets[0].getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        print(f"Serving {self._app.name}, version {self._app.version}: {url}", flush=True)
+        what = f"{self._app.name}, version {self._app.version}"
+        print(f"Serving {what}: {url} (Ctrl-C stops it)", flush=True)
 
     async def on_tick(self, counter):
         now = asyncio.get_running_loop().time()

@@ -43,6 +43,7 @@ def overview(plan: runs.Plan, model: keras.Model) -> str:
         ),
         ("optimizer", f"{settings.optimizer}, {rate}"),
         ("augmentation", described(config.augmentation)),
+        ("backend", keras.backend.backend()),
         ("duration", _duration(plan, model)),
     ]
     return f"{summary(plan.sources)}\n{table('Training', rows)}"

@@ -445,9 +445,8 @@ def _finish(plan, directory, model, callback):
     if callback.stops_early():
         results["stopped_early"] = True
     write_text(directory.path / "results.json", json.dumps(results, indent=1))
-    pictures.learning_curves(
-        {plan.config.model.architecture: callback.curves()}, directory.path / "curves.png"
-    )
+    trained = plan.config.model.weights or plan.config.model.architecture
+    pictures.learning_curves({trained: callback.curves()}, directory.path / "curves.png")
     same = best["step"] == last["step"]
     for row in (best,) if same else (best, last):
         files = "best.keras and last.keras" if same else row["weights"]

@@ -44,7 +44,7 @@ class Served:
         self.announced = self.process.stdout.readline()
         if not self.announced:
             raise AssertionError(self.log())
-        self.port = int(re.search(r":(\d+)$", self.announced)[1])
+        self.port = int(re.search(r":(\d+) \(Ctrl-C", self.announced)[1])
         self.path = f"/v1/models/{pathlib.Path(directory).name}:predict"
 
     def ask(self, method, path, body=None, headers={}):  # noqa: B006
