@@ -1,11 +1,11 @@
-"""Residual unit of Big Transfer (BiT): ResNet-v2 with standardized kernels."""
+"""Layers of Big Transfer (BiT): ResNet-v2 with standardized kernels."""
 
 import keras
 from keras import ops
 
 from keras_vit.choices import check_choice
 from keras_vit.layers.base import Layer
-from keras_vit.layers.resnet import EPSILONS, GroupNorm, StandardizedConv2D
+from keras_vit.layers.resnet import EPSILONS, GroupNorm, StandardizedConv2D, pad_images
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -102,3 +102,22 @@ class PreActivationUnit(Layer):
         batch, *sides, _ = input_shape
         sides = (side and -(-side // self.strides) for side in sides)
         return (batch, *sides, self.filters)
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class ZeroPaddedMaxPool(keras.layers.Layer):
+    """Max-pool of 3x3 positions with stride 2, on an image padded with zeros.
+
+    Keras's `MaxPooling2D` pads with minus infinity: near the border of an image, negative
+    maxima would remain, which become 0 in Big Transfer.
+
+    Input: `(b, h, w, c)`. Output: `(b, ceil(h / 2), ceil(w / 2), c)`.
+    """
+
+    def call(self, x):
+        x = pad_images(x, 1)
+        return ops.max_pool(x, 3, 2, padding="valid", data_format="channels_last")
+
+    def compute_output_shape(self, input_shape):
+        batch, *sides, channels = input_shape
+        return (batch, *(side and -(-side // 2) for side in sides), channels)

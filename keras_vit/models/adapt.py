@@ -63,6 +63,27 @@ def adapted(
     return new
 
 
+def resized(model: Any, input_shape: Any, resize: str = "google") -> Any:
+    """Return the same network, with its weights, for images of another size.
+
+    Args:
+        model: a `ViT` or `BiT`; it is not changed.
+        input_shape: `(height, width, channels)` of the new images.
+        resize: as for `adapted`.
+
+    Raises:
+        ValueError: the channels differ, or the network cannot have this size.
+    """
+    check_image_shape(input_shape)
+    channels = model.input_shape[-1]
+    if input_shape[-1] != channels:
+        raise ValueError(
+            f"resized() changes height and width only; received {input_shape} for a "
+            f"model with {channels} channels."
+        )
+    return adapted(model, {"input_shape": tuple(input_shape)}, resize=resize)
+
+
 def copied(model: Any, config: Mapping[str, Any], values: Any = None) -> Any:
     """Return a new, uncompiled model with weights of the same paths and shapes.
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_vit.choices import check_choice
 from keras_vit.kernels.initial_values import checkpoint_follows
@@ -16,8 +15,9 @@ from keras_vit.layers import (
     Preprocessor,
     StandardizedConv2D,
 )
-from keras_vit.layers.resnet import EPSILONS, pad_images
-from keras_vit.models.adapt import adapted
+from keras_vit.layers.big_transfer import ZeroPaddedMaxPool
+from keras_vit.layers.resnet import EPSILONS
+from keras_vit.models.adapt import resized
 from keras_vit.models.arguments import (
     check_image_shape,
     check_preprocessor,
@@ -171,13 +171,7 @@ class BiT(RestorableModel):
         Raises:
             ValueError: the channels differ.
         """
-        check_image_shape(input_shape)
-        if input_shape[-1] != self.input_shape[-1]:
-            raise ValueError(
-                f"resized() changes height and width only; received {input_shape} for a "
-                f"model with {self.input_shape[-1]} channels."
-            )
-        return adapted(self, {"input_shape": tuple(input_shape)})
+        return resized(self, input_shape)
 
     def _values_for(self, new, resize):
         values, channels = self._values(), new.input_shape[-1]
@@ -254,25 +248,6 @@ def _connect(config, policy):
         dtype=head_dtype,
     )
     return images, classifier(x)
-
-
-@keras.saving.register_keras_serializable(package="keras_vit")
-class ZeroPaddedMaxPool(keras.layers.Layer):
-    """Max-pool of 3x3 positions with stride 2, on an image padded with zeros.
-
-    Keras's `MaxPooling2D` pads with minus infinity: near the border of an image, negative
-    maxima would remain, which become 0 in Big Transfer.
-
-    Input: `(b, h, w, c)`. Output: `(b, ceil(h / 2), ceil(w / 2), c)`.
-    """
-
-    def call(self, x):
-        x = pad_images(x, 1)
-        return ops.max_pool(x, 3, 2, padding="valid", data_format="channels_last")
-
-    def compute_output_shape(self, input_shape):
-        batch, *sides, channels = input_shape
-        return (batch, *(side and -(-side // 2) for side in sides), channels)
 
 
 # Number of units in each stage, and factor of all widths (arXiv:1912.11370).

@@ -26,11 +26,10 @@ from keras_vit.layers.base import copy_of, stored
 from keras_vit.layers.norms import make_norm
 from keras_vit.layers.positions import AttentionPositions
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
-from keras_vit.models.adapt import adapted, adapted_values, resized_positions
+from keras_vit.models.adapt import adapted_values, resized, resized_positions
 from keras_vit.models.arguments import (
     POOLING_LAYERS,
     check_arguments,
-    check_image_shape,
     check_preprocessor,
     resolve,
 )
@@ -316,14 +315,7 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
         Reference: ViT (arXiv:2010.11929) section 3.2.
         """
         check_choice("resize", resize, RESIZE_CONVENTIONS)
-        check_image_shape(input_shape)
-        channels = self.input_shape[-1]
-        if input_shape[-1] != channels:
-            raise ValueError(
-                f"resized() changes height and width only; received {input_shape} for a "
-                f"model with {channels} channels."
-            )
-        return adapted(self, {"input_shape": tuple(input_shape)}, resize=resize)
+        return resized(self, input_shape, resize)
 
     def resized_values(
         self, values: dict[str, Any], model: "ViT", resize: str = "google"

@@ -4,7 +4,7 @@ import functools
 import re
 from typing import Any
 
-from keras_vit.weights.checks import announce_zeros, check_tensors, check_values
+from keras_vit.weights.checks import announce_zeros, check_values
 from keras_vit.weights.patch_kernels import adapt_channels
 from keras_vit.weights.pieces import Pieces, TorchPieces
 from keras_vit.weights.source import Source
@@ -33,6 +33,7 @@ class BigTransferSource(Source):
     epsilons = "bit"
     # Names of the first convolution, the last norm and the classifier.
     names = (f"root_block/{_STD_CONV}", "group_norm", "head/conv2d")
+    head_names = ("head/conv2d",)
     # Names of the layers of a unit.
     unit_names = {  # noqa: RUF012
         **{f"conv_{i}": f"{part}/{_STD_CONV}" for i, part in enumerate("abc", 1)},
@@ -138,17 +139,7 @@ class BigTransferSource(Source):
         channels = self._shape(self.names[0])[2]
         sides = config["input_shape"][:2]
         pieces = self.pieces({**config, "input_shape": (*sides, channels)})
-        shapes = self.shapes
-        if not config["include_top"] or head != "keep":
-            pieces = [p for p in pieces if not p.path.startswith("classifier/")]
-            shapes = {n: s for n, s in shapes.items() if not n.startswith(self.names[2])}
-        check_tensors(
-            self.path,
-            {name: piece.shape for piece in pieces for name in piece.tensors},
-            shapes,
-            "keras_vit.load_checkpoint(path) builds the model that fits the file; "
-            "head='new' replaces its head, for other classes.",
-        )
+        pieces = self._matched(pieces, self.shapes, config, head)
         return self._arrays(pieces, channels, config["input_shape"][2], check_finite)
 
     def _arrays(self, pieces, channels, wanted_channels, check_finite):
@@ -171,6 +162,7 @@ class TimmBigTransferSource(BigTransferSource):
     kind = "timm Big Transfer"
     epsilons = "timm"
     names = ("stem.conv", "norm", "head.fc")
+    head_names = ("head.fc",)
     unit_names = {  # noqa: RUF012
         **{f"{kind}_{i}": f"{kind}{i}" for kind in ("conv", "norm") for i in (1, 2, 3)},
         "projection": "downsample.conv",

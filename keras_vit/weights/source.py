@@ -420,9 +420,22 @@ class Source:
             "position_rows": self.num_position_rows(),
             "table_grid": self.table_grid(),
         }
-        pieces, shapes = self.pieces(as_in_file), self.shapes
         unused = self.unused_names(config)
-        shapes = {n: s for n, s in shapes.items() if not n.startswith(unused)}
+        shapes = {n: s for n, s in self.shapes.items() if not n.startswith(unused)}
+        return self._matched(self.pieces(as_in_file), shapes, config, head)
+
+    def _matched(self, pieces, shapes, config, head):
+        """Compare pieces with tensors, both without a head that is not read.
+
+        Args:
+            pieces: list of the pieces of the model.
+            shapes: dict from name to shape of the tensors.
+            config: dict of constructor arguments.
+            head: as for `values`.
+
+        Returns:
+            The pieces to read.
+        """
         if not config["include_top"] or head != "keep":
             pieces = [p for p in pieces if not p.path.startswith(HEAD_PATHS)]
             shapes = {

@@ -308,26 +308,18 @@ class Timm(TorchModel):
         torchvision_stub.install()
         timm = import_module("timm")
 
+        arguments = {
+            "img_size": sizes["image_size"],
+            "patch_size": sizes["patch_size"],
+            "embed_dim": sizes["hidden_dim"],
+            "depth": sizes["num_layers"],
+            "num_heads": sizes["num_heads"],
+            "mlp_ratio": sizes["mlp_dim"] / sizes["hidden_dim"],
+            "num_classes": CLASSES,
+        }
         if sizes.get("family") == "dinov3":
-            return timm.create_model(
-                "vit_small_patch16_dinov3",
-                img_size=sizes["image_size"],
-                patch_size=sizes["patch_size"],
-                embed_dim=sizes["hidden_dim"],
-                depth=sizes["num_layers"],
-                num_heads=sizes["num_heads"],
-                mlp_ratio=sizes["mlp_dim"] / sizes["hidden_dim"],
-                num_classes=CLASSES,
-            )
-        return timm.models.vision_transformer.VisionTransformer(
-            img_size=sizes["image_size"],
-            patch_size=sizes["patch_size"],
-            embed_dim=sizes["hidden_dim"],
-            depth=sizes["num_layers"],
-            num_heads=sizes["num_heads"],
-            mlp_ratio=sizes["mlp_dim"] / sizes["hidden_dim"],
-            num_classes=CLASSES,
-        )
+            return timm.create_model("vit_small_patch16_dinov3", **arguments)
+        return timm.models.vision_transformer.VisionTransformer(**arguments)
 
 
 class Transformers(TorchModel):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_vit.layers import PreActivationUnit, StandardizedConv2D
-from keras_vit.models.bit import ZeroPaddedMaxPool
+from keras_vit.layers.big_transfer import ZeroPaddedMaxPool
 from tests.cases import array, mostly_slow_elsewhere, perturb, random_array, weights_of
 from tests.formulas import below
 from tests.layers.test_resnet import group_norm, relu
