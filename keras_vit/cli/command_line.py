@@ -15,7 +15,7 @@ from keras_vit.data.host import tensorflow
 from keras_vit.data.source import Source
 from keras_vit.export.staging import disk_is_full
 from keras_vit.training import config as configs
-from keras_vit.training import dry_run, objectives
+from keras_vit.training import dry_run, networks
 from keras_vit.training.directory_lock import locked
 from keras_vit.training.image_sets import check_data
 from keras_vit.training.starting_point import checkpoint_file, config_of, run_of
@@ -176,7 +176,7 @@ def head_of(checkpoint: str) -> dict[str, Any]:
     config = configs.load(str(run / "config.json"))
     if config.objective != "classification":
         return {}
-    return {"classifier_activation": objectives.activation(config)}
+    return {"classifier_activation": networks.activation(config)}
 
 
 def evaluation_config(options: argparse.Namespace) -> configs.Config:

@@ -10,7 +10,7 @@ from keras_vit.evaluation.contact_sheet import Entry, write_contact_sheet, write
 from keras_vit.evaluation.predictions import images_in, predict
 from keras_vit.export.head import Head
 from keras_vit.training import known_class_names
-from keras_vit.training.objectives import classifier
+from keras_vit.training.networks import classifier
 
 
 def run(options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from keras_vit.evaluation.classified import Collector, Predictions
 from keras_vit.training import config as configs
 from keras_vit.training import known_class_names
 from keras_vit.training.image_sets import open_parts
-from keras_vit.training.objectives import activation, classifier
+from keras_vit.training.networks import activation, classifier
 
 OTHER_CLASSES = (
     "Rename the class folders, or fine-tune the model (keras-vit finetune). If only the "

@@ -16,7 +16,7 @@ from keras_vit.data.source import Source
 from keras_vit.evaluation.accuracy import outputs
 from keras_vit.models.features import blocks_of
 from keras_vit.training import config as configs
-from keras_vit.training.objectives import network
+from keras_vit.training.networks import network
 
 
 def feature_network(config: configs.Config, block: int | None = None) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 from keras_vit.evaluation.accuracy import check_classes, image_batches
 from keras_vit.training import config as configs
 from keras_vit.training.image_sets import check_single, open_parts
-from keras_vit.training.objectives import classifier
+from keras_vit.training.networks import classifier
 
 # Parts of the patches that are dropped, or parts of the area that are hidden.
 PARTS = (0.0, 0.125, 0.25, 0.5, 0.75, 0.9)

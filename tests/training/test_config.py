@@ -18,7 +18,7 @@ from keras_vit.models.variants import VIT_SIZES
 from keras_vit.training import config as configs
 from keras_vit.training import sweep
 from keras_vit.training.config_source import WIDTH, meanings, source_of
-from keras_vit.training.objectives import constructor
+from keras_vit.training.networks import constructor
 from tests.commands import run_command
 
 pytestmark = pytest.mark.any_backend

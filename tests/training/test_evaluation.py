@@ -13,7 +13,8 @@ from keras_vit.data.pipeline import evaluation_batches
 from keras_vit.data.sources import open_source
 from keras_vit.layers import Preprocessor
 from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction
-from keras_vit.training.objectives import SigmoidLoss, one_hot
+from keras_vit.training.losses import SigmoidLoss
+from keras_vit.training.objectives.classification import one_hot
 from tests.cases import array, mostly_slow
 
 pytestmark = pytest.mark.usefixtures("tensorflow")

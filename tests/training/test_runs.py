@@ -19,7 +19,7 @@ from keras_vit.evaluation.accuracy import evaluate
 from keras_vit.training import compilation, runs
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import RunCallback
-from keras_vit.training.objectives import SigmoidLoss
+from keras_vit.training.losses import SigmoidLoss
 from keras_vit.training.run_directory import RunDirectory
 from tests.cases import array
 from tests.commands import run_command

@@ -1,0 +1,80 @@
+"""The network of a run, built from its config."""
+
+from typing import Any
+
+import keras
+
+import keras_vit
+from keras_vit.models.checkpoint import NoHeadError
+from keras_vit.training import config as configs
+
+
+def constructor(config: configs.Config) -> Any:
+    """Return the constructor that `model.architecture` names.
+
+    Args:
+        config: config of the run.
+
+    Raises:
+        ValueError: `keras_vit` has no such constructor.
+    """
+    found = getattr(keras_vit, config.model.architecture, None)
+    if not callable(found):
+        raise ValueError(
+            f"model.architecture={config.model.architecture!r} is not a constructor of "
+            "keras_vit, such as ViTS16 or T2TViT14."
+        )
+    return found
+
+
+def network(config: configs.Config, **settled: Any) -> keras.Model:
+    """Build the network of a config, from its checkpoint or with random weights.
+
+    Args:
+        config: config with the architecture or the checkpoint, and the arguments.
+        **settled: arguments that override those of the config.
+    """
+    arguments = {"dtype": config.dtype, **config.model.arguments, **settled}
+    arguments = {k: tuple(v) if type(v) is list else v for k, v in arguments.items()}
+    stem = arguments.get("stem")
+    if isinstance(stem, dict):  # The ResNet stem of a hybrid; JSON has no objects.
+        arguments["stem"] = keras_vit.layers.ResNetStem(**stem)
+    if config.model.weights is None:
+        return constructor(config)(**arguments)
+    if arguments["include_top"]:
+        arguments = {"head": "new", **arguments}
+    else:
+        arguments["head"] = "drop"
+    return keras_vit.load_checkpoint(config.model.weights, **arguments)
+
+
+def classifier(config: configs.Config, **settled: Any) -> keras.Model:
+    """Build the network of a config with the classifier of its checkpoint.
+
+    Args:
+        config: config with the checkpoint, and the arguments.
+        **settled: arguments that override those of the config.
+
+    Raises:
+        ValueError: the checkpoint has no classifier.
+    """
+    try:
+        return network(config, include_top=True, head="keep", **settled)
+    except NoHeadError:
+        raise ValueError(
+            f"{config.model.weights} has no classifier, only features. Fit a classifier "
+            "to them (keras-vit probe), fine-tune the model (keras-vit finetune), or "
+            "export it to serve its features (keras-vit export)."
+        ) from None
+
+
+def activation(config: configs.Config) -> str | None:
+    """Return the activation that matches the loss of a run, or None if there is none.
+
+    Args:
+        config: config of the run.
+    """
+    if config.data.labels != "single":
+        return "sigmoid" if config.data.labels == "multi" else None
+    named = config.optimization.loss in ("softmax", "sigmoid")
+    return config.optimization.loss if named else None

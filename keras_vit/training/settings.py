@@ -1,0 +1,184 @@
+"""Sections of a training config: network, data, optimization and objectives."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """Settings of the network.
+
+    Attributes:
+        architecture: name of a constructor of `keras_vit`: `ViTS16`, `T2TViT14`, `ViT`.
+        arguments: arguments of the constructor. The run adds `classes` and the
+            preprocessor.
+        weights: None for random weights, or a checkpoint. It is anything that
+            `keras_vit.load_checkpoint` reads; the model is built from it, and
+            `arguments` override its own.
+    """
+
+    architecture: str = "ViTS16"
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weights: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Settings of the data sets.
+
+    Attributes:
+        train: training set: `digits`, `tfds:NAME[:SPLIT]`, `folder:PATH`,
+            `table:PATH[:SPLIT]` or `datasets:PATH[:SPLIT]`.
+        validation: set that decides which checkpoint is best. `"split:0.1"` takes a
+            tenth of the images of every class out of `train`, always the same ones;
+            `"split:0.1:1"` takes others.
+        test: set that is evaluated once, after training; None for none.
+        data_dir: directory of the TFDS data sets; None for the default of TFDS.
+        download: whether TFDS may download.
+        unreadable: `"error"`, or `"skip"` to omit and count unreadable images.
+        cache: whether to keep the undecoded images in memory.
+        shuffle_buffer: number of images among which a shuffle draws; None for all.
+        exif: whether to rotate images upright by their EXIF orientation. Evaluation,
+            prediction and export of the run do the same.
+        labels: `"single"`, one class per image; `"multi"`, any number of classes per
+            image, each with its own probability; or `"regression"`, numbers. The last two
+            are for tables.
+        path_column: name of the column of a table with the paths of the images.
+        label_column: name of the column with the labels, or several names separated by
+            commas.
+        scale: mean and standard deviation that standardize each value of a regression;
+            None for those of the training set.
+        class_weights: None, or `"balanced"` to weight each training image by the inverse
+            of the number of images in its class.
+        sampling: None, or `"balanced"` to draw equally many images of every class in each
+            epoch, which repeats images of small classes and leaves out images of large
+            classes.
+    """
+
+    train: str = "digits:train"
+    validation: str = "digits:validation"
+    test: str | None = None
+    data_dir: str | None = None
+    download: bool = False
+    unreadable: str = "error"
+    cache: bool = True
+    shuffle_buffer: int | None = None
+    exif: bool = True
+    labels: str = "single"
+    path_column: str = "path"
+    label_column: str = "label"
+    scale: tuple[tuple[float, float], ...] | None = None
+    class_weights: str | None = None
+    sampling: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """Settings of the optimizer, its learning-rate schedule and the loss.
+
+    Attributes:
+        optimizer: `"adamw"`, `"adam"` or `"sgd"`.
+        learning_rate: peak learning rate of the schedule.
+        schedule: `"cosine"`, `"linear"`, `"rsqrt"` or `"constant"`.
+        warmup_steps: updates from `warmup_start` to the peak; below 1.0, a fraction of
+            all updates.
+        warmup_start: learning rate of the first update.
+        final_learning_rate: learning rate of the last update.
+        cooldown_steps: updates of a linear decrease to the final learning rate; below
+            1.0, a fraction of all updates.
+        beta_1: decay rate of the first moment (Adam, AdamW).
+        beta_2: decay rate of the second moment (Adam, AdamW).
+        momentum: momentum of SGD.
+        weight_decay: weight decay of kernels; other weights have none.
+        scaled_decay: whether the learning rate scales the weight decay, as in AdamW. If
+            not, only the shape of the schedule does, as in big_vision.
+        clip_norm: largest norm of the whole gradient; None for no clipping.
+        layer_decay: learning rate of each block relative to the block above it.
+        backbone_multiplier: learning rate of all weights except the head's, relative to
+            the head's. It has no effect on LoRA, whose factors have the head's rate.
+        frozen: prefixes of the paths of weights that do not train. `"block_0/attention"`
+            and `"block_1"` match only those layers, `"block_"` all blocks, `"backbone"`
+            everything except the head and the factors of LoRA. All other weights train,
+            even if the checkpoint had them frozen.
+        accumulation_steps: number of batches whose gradients make one update.
+        ema: momentum of the weight average that is evaluated and saved; None for none.
+        loss: `"softmax"` or `"sigmoid"`, for one class per image. The loss of
+            multi-label images is always the sigmoid's, that of regression the mean
+            squared error.
+        label_smoothing: fraction of each label that is replaced, under a softmax by
+            equal parts of all classes, under a sigmoid by one half. Not for regression.
+    """
+
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int | float = 0.1
+    warmup_start: float = 0.0
+    final_learning_rate: float = 0.0
+    cooldown_steps: int | float = 0
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    scaled_decay: bool = True
+    clip_norm: float | None = 1.0
+    layer_decay: float = 1.0
+    backbone_multiplier: float = 1.0
+    frozen: tuple[str, ...] = ()
+    accumulation_steps: int = 1
+    ema: float | None = None
+    loss: str = "softmax"
+    label_smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Settings of fine-tuning with LoRA; see `keras_vit.lora.enable`.
+
+    Only the low-rank factors and the head train.
+
+    Attributes:
+        rank: rank of the updates; None for no LoRA.
+        alpha: factor of the updates, divided by the rank; None for the rank.
+        layers: parts of the paths of the dense layers that get updates, such as
+            `"attention/qkv"` or `"block_11"`.
+    """
+
+    rank: int | None = None
+    alpha: float | None = None
+    layers: tuple[str, ...] = ("attention", "mlp")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Masking:
+    """Settings of pretraining without labels: masked patches and MAE's decoder.
+
+    Attributes:
+        ratio: fraction of the patches that is masked: 0.5 in masked patch prediction's
+            paper, 0.75 in MAE's.
+        decoder_dim: width of MAE's decoder.
+        decoder_layers: number of blocks of MAE's decoder.
+        decoder_heads: number of attention heads of MAE's decoder.
+    """
+
+    ratio: float = 0.5
+    decoder_dim: int = 512
+    decoder_layers: int = 8
+    decoder_heads: int = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlexibleSizes:
+    """Settings of training with random patch sizes (FlexiViT).
+
+    Attributes:
+        patch_sizes: patch sizes that the steps draw from; empty for the model's own in
+            every step. See `keras_vit.training.FlexiblePatches`.
+        image_size: side of the images in pixels; None for the model's own.
+        evaluation_patch_size: patch size of the evaluations during training; None for the
+            middle one.
+    """
+
+    patch_sizes: tuple[int, ...] = ()
+    image_size: int | None = None
+    evaluation_patch_size: int | None = None
