@@ -28,7 +28,11 @@ FRAMEWORKS = (
 # One process imports these in turn, since Keras takes seconds.
 MODULES = ("keras", "keras_vit", "keras_vit.data.pipeline")
 # Compiled models are saved with these optimizers and losses.
-TRAINED = ("keras_vit>AdamW", "keras_vit>SGD", "keras_vit_recipes>SigmoidLoss")
+OPTIMIZERS = ("AdamW", "SGD", "Lion", "Lamb", "Muon")
+TRAINED = (
+    *(f"keras_vit>{name}" for name in OPTIMIZERS),
+    "keras_vit_recipes>SigmoidLoss",
+)
 PROBE = """
 import importlib, json, sys
 frameworks, modules, trained = map(json.loads, sys.argv[1:])

@@ -8,21 +8,20 @@ from keras_vit.training.flexible_patches import FlexiblePatches
 from keras_vit.training.losses import SigmoidLoss
 from keras_vit.training.masked_autoencoder import MaskedAutoencoder
 from keras_vit.training.masked_patch_prediction import MaskedPatchPrediction
-from keras_vit.training.optimizers import (
-    SGD,
-    AdamW,
-    ParameterRow,
-    ParameterTable,
-    parameter_table,
-)
+from keras_vit.training.muon import Muon
+from keras_vit.training.optimizers import SGD, AdamW, Lamb, Lion
+from keras_vit.training.parameters import ParameterRow, ParameterTable, parameter_table
 from keras_vit.training.schedules import WarmupSchedule
 
 __all__ = [
     "SGD",
     "AdamW",
     "FlexiblePatches",
+    "Lamb",
+    "Lion",
     "MaskedAutoencoder",
     "MaskedPatchPrediction",
+    "Muon",
     "ParameterRow",
     "ParameterTable",
     "SigmoidLoss",

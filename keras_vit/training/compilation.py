@@ -7,16 +7,41 @@ from typing import Any
 
 import keras
 
+from keras_vit.choices import check_choice
 from keras_vit.layers.base import make_trainable
 from keras_vit.models.lora import bases, is_factor
-from keras_vit.training import SGD, AdamW, ParameterTable, WarmupSchedule, parameter_table
+from keras_vit.training import (
+    SGD,
+    AdamW,
+    Lamb,
+    Lion,
+    Muon,
+    ParameterTable,
+    WarmupSchedule,
+    parameter_table,
+)
 from keras_vit.training import config as configs
+from keras_vit.training.parameters import hidden_matrices
 
 # Name in `optimization.frozen` that stands for all weights except those of the head and
 # the factors of LoRA.
 BACKBONE = "backbone"
 # Pattern of the paths of the head's weights.
 HEAD = "^(pre_logits|.*classifier)/"
+
+# The class of each optimizer, and the settings that its arguments have.
+BETAS = {"beta_1": "beta_1", "beta_2": "beta_2"}
+OPTIMIZERS: dict[str, tuple[Any, dict[str, str]]] = {
+    "adamw": (AdamW, BETAS),
+    "adam": (AdamW, BETAS),
+    "sgd": (SGD, {"momentum": "momentum"}),
+    "lion": (Lion, BETAS),
+    "lamb": (Lamb, BETAS),
+    "muon": (
+        Muon,
+        {"momentum": "momentum", "adam_beta_1": "beta_1", "adam_beta_2": "beta_2"},
+    ),
+}
 
 
 def compile(model: keras.Model, plan: Any) -> None:
@@ -44,32 +69,53 @@ def compile(model: keras.Model, plan: Any) -> None:
         final=settings.final_learning_rate,
         cooldown_steps=part(settings.cooldown_steps),
     )
-    common: dict[str, Any] = {
-        "parameters": parameters(model, settings),
-        "ema_decay": settings.ema,
-        "global_clipnorm": settings.clip_norm,
-    }
-    if settings.accumulation_steps > 1:
-        common["gradient_accumulation_steps"] = settings.accumulation_steps
-    if settings.optimizer == "sgd":
-        optimizer = SGD(schedule, momentum=settings.momentum, **common)
-    elif settings.optimizer in ("adam", "adamw"):
-        common |= {"beta_1": settings.beta_1, "beta_2": settings.beta_2}
-        optimizer = AdamW(schedule, **common)
-    else:
-        raise ValueError(
-            "optimization.optimizer must be 'adamw', 'adam' or 'sgd'; received "
-            f"{settings.optimizer!r}."
-        )
     # Keras's default does not use XLA on CPUs under TensorFlow; torch has no XLA.
     jit = {"jax": True, "tensorflow": plan.config.jit_compile, "torch": False}
     model.compile(
-        optimizer,
+        make_optimizer(model, settings, schedule),
         **plan.objective.compilation(),
         steps_per_execution=plan.steps_per_execution,
         jit_compile=jit[keras.backend.backend()],
     )
     model.optimizer.build(model.trainable_variables)
+
+
+def make_optimizer(
+    model: keras.Model, settings: configs.Optimization, learning_rate: Any
+) -> keras.optimizers.Optimizer:
+    """Return the optimizer that the settings name.
+
+    Args:
+        model: the model to train.
+        settings: the settings of the optimizer.
+        learning_rate: the learning rate or schedule.
+
+    Raises:
+        ValueError: there is no such optimizer, or it does not fit the model or the other
+            settings.
+    """
+    check_choice("optimization.optimizer", settings.optimizer, OPTIMIZERS)
+    cls, own = OPTIMIZERS[settings.optimizer]
+    table = parameters(model, settings)
+    if cls is Muon and not hidden_matrices(model.weights_by_path()):
+        raise ValueError(
+            "optimization.optimizer='muon' trains the kernels of Transformer blocks, and "
+            f"{model.name!r} has none. Use 'adamw'."
+        )
+    if cls is Lamb and not settings.scaled_decay:
+        raise ValueError(
+            "optimization.scaled_decay=False requires decoupled weight decay, which "
+            "'lamb' does not have. Set scaled_decay=True or another optimizer."
+        )
+    if settings.accumulation_steps > 1:
+        own = {**own, "gradient_accumulation_steps": "accumulation_steps"}
+    return cls(
+        learning_rate,
+        table,
+        ema_decay=settings.ema,
+        global_clipnorm=settings.clip_norm,
+        **{argument: getattr(settings, name) for argument, name in own.items()},
+    )
 
 
 def frozen_parts(config: configs.Config) -> tuple[str, ...]:

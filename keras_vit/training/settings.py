@@ -77,7 +77,8 @@ class Optimization:
     """Settings of the optimizer, its learning-rate schedule and the loss.
 
     Attributes:
-        optimizer: `"adamw"`, `"adam"` or `"sgd"`.
+        optimizer: `"adamw"`, `"adam"`, `"sgd"`, `"lion"`, `"lamb"` or `"muon"` (hidden
+            matrices only, AdamW for the rest).
         learning_rate: peak learning rate of the schedule.
         schedule: `"cosine"`, `"linear"`, `"rsqrt"` or `"constant"`.
         warmup_steps: updates from `warmup_start` to the peak; below 1.0, a fraction of
@@ -86,9 +87,11 @@ class Optimization:
         final_learning_rate: learning rate of the last update.
         cooldown_steps: updates of a linear decrease to the final learning rate; below
             1.0, a fraction of all updates.
-        beta_1: decay rate of the first moment (Adam, AdamW).
-        beta_2: decay rate of the second moment (Adam, AdamW).
-        momentum: momentum of SGD.
+        beta_1: decay rate of the first moment (Adam, AdamW, Lamb, the AdamW part of
+            Muon); share of the momentum in an update (Lion).
+        beta_2: decay rate of the second moment; of the momentum (Lion, whose authors use
+            0.99).
+        momentum: momentum of SGD and Muon (whose author uses 0.95).
         weight_decay: weight decay of kernels; other weights have none.
         scaled_decay: whether the learning rate scales the weight decay, as in AdamW. If
             not, only the shape of the schedule does, as in big_vision.

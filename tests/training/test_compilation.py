@@ -7,7 +7,7 @@ from keras_vit.training import compilation as compiling
 from keras_vit.training import config as configs
 from keras_vit.training import runs
 from keras_vit.training.objectives import objective
-from tests.cases import array
+from tests.cases import array, tiny_bit
 
 pytestmark = pytest.mark.any_backend
 
@@ -65,6 +65,42 @@ def test_the_optimizer():
         "ema_decay": 0.7,
     }
     assert {name: config[name] for name in expected} == expected
+
+
+def optimizer(*changes):
+    plan = runs.make_plan(settings(*changes))
+    model = plan.objective.build()
+    compiling.compile(model, plan)
+    return model.optimizer
+
+
+def test_other_optimizers():
+    shared = "ema=0.7", "accumulation_steps=3", "weight_decay=0.1"
+    own = "beta_1=0.8", "beta_2=0.9", "momentum=0.7"
+    betas = {"beta_1": 0.8, "beta_2": 0.9}
+    expected = {
+        "adamw": betas,
+        "adam": betas,
+        "lion": betas,
+        "lamb": betas,
+        "sgd": {"momentum": 0.7},
+        "muon": {"momentum": 0.7, "adam_beta_1": 0.8, "adam_beta_2": 0.9},
+    }
+    for name, arguments in expected.items():
+        config = optimizer(f"optimizer={name}", *shared, *own).get_config()
+        assert {key: config[key] for key in arguments} == arguments
+        assert (config["ema_decay"], config["gradient_accumulation_steps"]) == (0.7, 3)
+        assert {row["weight_decay"] for row in config["parameters"]} == {0.0, 0.1}
+    with pytest.raises(ValueError, match="'rmsprop'; choose one of 'adamw', 'adam'"):
+        optimizer("optimizer=rmsprop")
+    with pytest.raises(ValueError, match="scaled_decay=False requires decoupled"):
+        optimizer("optimizer=lamb", "scaled_decay=False")
+
+
+def test_muon_requires_blocks():
+    model = tiny_bit()
+    with pytest.raises(ValueError, match=r"has none\. Use 'adamw'"):
+        compiling.make_optimizer(model, settings("optimizer=muon").optimization, 0.1)
 
 
 def compilation(*changes):

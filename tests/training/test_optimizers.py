@@ -2,101 +2,20 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vit.training import SGD, AdamW, WarmupSchedule, parameter_table
-from tests.cases import array, perturb, random_array, tiny_vit
+from keras_vit.training import (
+    SGD,
+    AdamW,
+    Lamb,
+    Lion,
+    Muon,
+    WarmupSchedule,
+    parameter_table,
+)
+from tests.cases import array, mostly_slow, perturb, random_array, tiny_vit
+from tests.training.test_optimizer_steps import apply, random_gradients
 
 XLA = keras.backend.backend() != "torch"
 LOSS = "sparse_categorical_crossentropy"
-
-
-# Tests of the parameter table.
-
-
-# Tests of single steps against NumPy, with given gradients.
-
-
-def adam_formula(weights, gradients, rates, decays, beta_1=0.8, beta_2=0.95, eps=1e-8):
-    m = v = 0.0
-    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
-        weights = weights * (1 - rate * decays)
-        m = beta_1 * m + (1 - beta_1) * gradient
-        v = beta_2 * v + (1 - beta_2) * gradient**2
-        correction = np.sqrt(1 - beta_2**t)
-        m_hat, v_hat = m / (1 - beta_1**t), v / correction**2
-        weights = weights - rate * m_hat / (np.sqrt(v_hat) + eps / correction)
-    return weights
-
-
-def sgd_formula(weights, gradients, rates, decays):
-    velocity = 0.0
-    for gradient, rate in zip(gradients, rates, strict=True):
-        weights = weights * (1 - rate * decays)
-        velocity = 0.9 * velocity - rate * gradient
-        weights = weights + velocity
-    return weights
-
-
-FORMULAS = {
-    "adam": (AdamW, {"beta_1": 0.8, "beta_2": 0.95}, adam_formula, 0.0),
-    "adamw": (AdamW, {"beta_1": 0.8, "beta_2": 0.95}, adam_formula, 0.3),
-    "sgd": (SGD, {}, sgd_formula, 0.3),
-}
-
-
-def apply(optimizer, model, gradients):
-    variables = model.trainable_variables
-    for step in gradients:
-        step = [keras.ops.convert_to_tensor(gradient) for gradient in step]
-        optimizer.apply(step, variables)
-    return [array(variable) for variable in variables]
-
-
-def random_gradients(model, steps):
-    return [
-        [
-            random_array(*v.shape, seed=1000 * step + i)
-            for i, v in enumerate(model.trainable_variables)
-        ]
-        for step in range(steps)
-    ]
-
-
-@pytest.mark.parametrize("name", FORMULAS)
-def test_steps_equal_the_formula_for_every_variable(name):
-    cls, arguments, formula, weight_decay = FORMULAS[name]
-    model = perturb(tiny_vit())
-    table = parameter_table(
-        model, weight_decay, layer_decay=0.5, rates={"^classifier/": 10.0}
-    )
-    before = [array(v).astype("float64") for v in model.trainable_variables]
-    gradients = random_gradients(model, steps=2)
-    schedule = WarmupSchedule(0.1, 10, warmup_steps=2, start=0.02)  # Rates 0.02, 0.06.
-    after = apply(cls(schedule, table, **arguments), model, gradients)
-    blocks = {"patch_encoder": 0.125, "block_0": 0.25, "block_1": 0.5, "norm": 1.0}
-    for i, (path, new) in enumerate(zip(model.weights_by_path(), after, strict=True)):
-        rate = {**blocks, "classifier": 10.0}[path.split("/")[0]]
-        decay = weight_decay if path.endswith("kernel") else 0.0
-        rates = [0.02 * rate, 0.06 * rate]
-        expected = formula(before[i], [g[i] for g in gradients], rates, decay)
-        np.testing.assert_allclose(new, expected, rtol=1e-5, atol=2e-6, err_msg=path)
-
-
-def test_the_decay_of_big_vision_is_scaled_by_the_schedules_shape_only():
-    model = perturb(tiny_vit(num_layers=1))
-    table = parameter_table(
-        model, weight_decay=0.2, layer_decay=0.5, peak_learning_rate=0.04
-    )
-    before = [array(v).astype("float64") for v in model.trainable_variables]
-    zeros = [[np.zeros(v.shape, "float32") for v in model.trainable_variables]] * 2
-    # The learning rate is at its peak, then at half of the peak.
-    schedule = WarmupSchedule(0.04, 2, "linear")
-    after = apply(AdamW(schedule, table), model, zeros)
-    for old, new, row in zip(before, after, table, strict=True):
-        factor = 0.8 * 0.9 if row.path.endswith("kernel") else 1.0
-        np.testing.assert_allclose(new, factor * old, rtol=1e-5, err_msg=row.path)
-
-
-# Tests of training with `fit`.
 
 
 def vit(**arguments):
@@ -122,7 +41,10 @@ def small_model(*between):
 
 def everything(model, cls=AdamW, accumulated=None, layer_decay=None, **arguments):
     """Return an optimizer that uses every feature."""
-    table = parameter_table(model, 0.1, layer_decay=layer_decay, rates={"expand/": 2.0})
+    matrices = {"(expand|contract)/kernel$": 1} if layer_decay is None else None
+    table = parameter_table(
+        model, 0.1, layer_decay=layer_decay, rates={"expand/": 2.0}, matrices=matrices
+    )
     return cls(
         WarmupSchedule(0.05, 8, "linear", warmup_steps=2, start=0.01),
         table,
@@ -151,7 +73,7 @@ def test_clipping_sees_the_norm_of_all_accumulated_gradients():
         np.testing.assert_allclose(new, old - 0.5 * 2 / norm * gradient, atol=2e-6)
 
 
-@pytest.mark.parametrize("cls", [pytest.param(SGD, marks=pytest.mark.slow), AdamW])
+@pytest.mark.parametrize("cls", mostly_slow([SGD, AdamW, Lion, Lamb, Muon], AdamW))
 def test_accumulating_4_x_32_equals_128(cls):
     results = []
     for batch, accumulated in ((128, None), (32, 4)):
@@ -306,10 +228,10 @@ def test_averages_that_there_are_not():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cls", [AdamW, pytest.param(SGD, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cls", [AdamW, SGD, Lion, Lamb, Muon])
 def test_a_saved_model_goes_on_with_the_same_optimizer(cls, tmp_path):
     model, x, y = small_model()
-    other = {"nesterov": True} if cls is SGD else {"beta_2": 0.95}
+    other = {SGD: {"nesterov": True}, Muon: {"ns_steps": 4}}.get(cls, {"beta_2": 0.95})
     optimizer = everything(model, cls, accumulated=2, **other)
     model.compile(optimizer, LOSS)
     model.fit(x[:96], y[:96], batch_size=32, shuffle=False, verbose=0)
