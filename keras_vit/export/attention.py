@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_vit.layers import AttentionPooling, TokenPooling
 from keras_vit.models.features import blocks_of
+from keras_vit.models.token_reduction import check_keeps_tokens
 
 
 def attention_rollout(model: keras.Model):
@@ -28,8 +29,12 @@ def attention_rollout(model: keras.Model):
         with values of 0 or more. The values of a map sum to 1 minus the share of the
         prefix tokens.
 
+    Raises:
+        ValueError: the model merges tokens.
+
     Reference: arXiv:2005.00928, attention rollout.
     """
+    check_keeps_tokens(model, "attention_rollout")
     blocks = blocks_of(model)
     # A dict, because Keras unpacks a list of outputs that has a single entry.
     outputs = {block.name: block.input for block in blocks}

@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+from keras_vit.models.features import blocks_of
+from keras_vit.models.token_reduction import original_tokens
+
 
 def network_outputs(model: keras.Model) -> keras.Model:
     """Return a model that outputs logits and features and shares the model's weights.
@@ -24,7 +27,11 @@ def network_outputs(model: keras.Model) -> keras.Model:
         outputs["pooled"] = _input_of_head(layers, config)
     elif config["pooling"] is not None:
         outputs["pooled"] = model.output
-    tokens = model.output if config["pooling"] is None else layers["pooling"].input
+    tokens = model.output
+    if config["pooling"] is not None:
+        tokens = keras.tree.flatten(layers["pooling"].input)[0]
+        if blocks := blocks_of(model):
+            tokens = original_tokens(blocks[-1], tokens)
     grid = tokens[:, model.num_prefix_tokens :]
     outputs["tokens"] = ops.reshape(grid, (-1, *model.grid_shape, tokens.shape[-1]))
     return keras.Model(model.input, outputs)

@@ -9,6 +9,7 @@ from keras_vit.export.head import features
 from keras_vit.export.image_bytes import FINE, largest_size, read_images
 from keras_vit.export.stored_weights import restored, stored
 from keras_vit.models.features import blocks_of
+from keras_vit.models.token_reduction import keeps_tokens
 
 
 def write(model, head, options, path):
@@ -53,8 +54,9 @@ class Server:
         self._exif = exif
         self._input_shape = model.input_shape[1:]
         self._network = network_outputs(model)
-        # A BiT has no attention.
-        self._rollout = attention_rollout(model) if blocks_of(model) else None
+        # A BiT has no attention, and merged tokens have no place in a map.
+        has_maps = blocks_of(model) and keeps_tokens(model)
+        self._rollout = attention_rollout(model) if has_maps else None
         # Pairs of a weight and the variables that store it in another dtype.
         self._stored = [
             (weight, list(map(tf.Variable, stored(weight.numpy(), weights_dtype))))

@@ -48,6 +48,7 @@ from keras_vit.layers.resnet import (
 )
 from keras_vit.layers.rotary import MixedRotaryPositions, RotaryPositions
 from keras_vit.layers.soft_split import SoftSplit
+from keras_vit.layers.token_merging import TokenMerging
 from keras_vit.layers.tokens_to_token import (
     TokenPerformer,
     TokensToToken,
@@ -97,6 +98,7 @@ __all__ = [
     "StandardizedConv2D",
     "StochasticDepth",
     "TokenAndAveragePooling",
+    "TokenMerging",
     "TokenPerformer",
     "TokenPooling",
     "TokenTransformer",

@@ -29,7 +29,8 @@ def attention_weights(query, key, bias=None):
     """
     logits = ops.matmul(query, transpose_matrix(key))
     if bias is not None:
-        logits = logits + bias
+        dtype = keras.backend.result_type(logits.dtype, bias.dtype)
+        logits = ops.cast(logits, dtype) + bias
     return ops.softmax(to_float32(logits), axis=-1)
 
 
@@ -250,7 +251,37 @@ class SelfAttention(Composite):
         return layer
 
     def call(self, tokens, training=None):
-        mixed = self._mix(self._transformed(self.qkv(tokens)), training)
+        return self._projected(self._mix(self._transformed(self.qkv(tokens)), training))
+
+    def mixed_with_keys(self, tokens, key_bias=None, training=None):
+        """Return the output of the layer, and the mean of the keys over the heads.
+
+        Args:
+            tokens: `(b, n, d)`, the input of the layer.
+            key_bias: None, or `(b, n)`, float32, added to the logits of each key.
+            training: bool, whether dropout is active.
+
+        Returns:
+            `(b, n, d)` and `(b, n, head_dim)`.
+        """
+        qkv = self._transformed(self.qkv(tokens))
+        shape = (-1, qkv.shape[1], self.num_heads, qkv.shape[2] // (3 * self.num_heads))
+        keys = ops.mean(ops.reshape(ops.split(qkv, 3, axis=-1)[1], shape), axis=2)
+        if key_bias is None:
+            return self._projected(self._mix(qkv, training)), keys
+        query, key, value, bias = self._query_key_value_bias(qkv)
+        key_bias = key_bias[:, None, None, :]
+        mixed = dot_product_attention(
+            query,
+            key,
+            value,
+            key_bias if bias is None else bias + key_bias,
+            dropout=self.dropout if self.dropout_rate else None,
+            training=training,
+        )
+        return self._projected(merge_heads(mixed)), keys
+
+    def _projected(self, mixed):
         if self.inner_norm is not None:
             mixed = self.inner_norm(mixed)
         return self.projection(mixed)

@@ -59,7 +59,8 @@ class TokenPooling(Layer):
 class GlobalAveragePooling(Layer):
     """Mean of the grid tokens (GAP), computed in float32.
 
-    Input: `(b, n, d)`. Output: `(b, d)`.
+    Input: `(b, n, d)`, and optionally `sizes` `(b, n)`, the number of patches that each
+    token stands for, as its weight. Output: `(b, d)`.
 
     Accuracy is as good as with the class token, but according to the paper the two need
     different learning rates; see `TokenPooling`.
@@ -89,10 +90,15 @@ class GlobalAveragePooling(Layer):
                 f"needs more tokens than that; received shape {tuple(input_shape)}."
             )
 
-    def call(self, tokens):
+    def call(self, tokens, sizes=None):
         grid = tokens[:, self.num_prefix_tokens :]
         # A sum over thousands of tokens can overflow in float16.
-        return ops.cast(ops.mean(to_float32(grid), axis=1), grid.dtype)
+        x = to_float32(grid)
+        if sizes is None:
+            return ops.cast(ops.mean(x, axis=1), grid.dtype)
+        weights = ops.cast(sizes[:, self.num_prefix_tokens :, None], x.dtype)
+        mean = ops.sum(x * weights, axis=1) / ops.sum(weights, axis=1)
+        return ops.cast(mean, grid.dtype)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[2])
@@ -122,8 +128,8 @@ class TokenAndAveragePooling(GlobalAveragePooling):
     def __init__(self, num_prefix_tokens: int = 1, **kwargs):
         super().__init__(num_prefix_tokens, **kwargs)
 
-    def call(self, tokens):
-        return ops.concatenate([tokens[:, 0], super().call(tokens)], axis=-1)
+    def call(self, tokens, sizes=None):
+        return ops.concatenate([tokens[:, 0], super().call(tokens, sizes)], axis=-1)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], 2 * input_shape[2])
@@ -135,7 +141,8 @@ class AttentionPooling(InitialValues, Composite):
 
     `x = attention(probe, tokens)`, then `x + mlp(norm(x))`.
 
-    Input: `(b, n, d)`. Output: `(b, d)`.
+    Input: `(b, n, d)`, and optionally `sizes` `(b, n)`, the number of patches that each
+    token stands for: the probe attends to it as often. Output: `(b, d)`.
 
     Args:
         num_heads: int, number of attention heads; must divide `d`.
@@ -220,9 +227,13 @@ class AttentionPooling(InitialValues, Composite):
             self.norm.build((None, width))
             self.mlp.build((None, width))
 
-    def call(self, tokens):
+    def call(self, tokens, sizes=None):
         query, key, value = self._query_key_value(tokens)
-        mixed = dot_product_attention(query, key, value)
+        bias = None
+        if sizes is not None:
+            sizes = ops.cast(sizes[:, self.num_prefix_tokens :], "float32")
+            bias = ops.log(sizes)[:, None, None, :]
+        mixed = dot_product_attention(query, key, value, bias)
         x = self.projection(ops.reshape(mixed, (-1, tokens.shape[-1])))
         return x if self.mlp is None else x + self.mlp(self.norm(x))
 

@@ -24,6 +24,7 @@ from keras_vit.layers.patch_encoder import EMBEDDING_NORMS
 from keras_vit.layers.patches import grid_shape
 from keras_vit.layers.position_kinds import check_positions, split_positions
 from keras_vit.layers.preprocessor import Preprocessor
+from keras_vit.models.token_reduction import check_reduction
 
 
 def _is_int(value):
@@ -120,6 +121,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> tuple[int, int]:
     get_activation(arguments["activation"])
     _check_parts(arguments)
     _check_head(arguments)
+    check_reduction(arguments)
     return grid
 
 

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_vit.layers import TransformerBlock
 from keras_vit.models.image_model import ImageModel
+from keras_vit.models.token_reduction import original_tokens, tokens_of
 
 
 class FeatureMethods:
@@ -157,9 +158,8 @@ class FeatureModel(ImageModel):
         outputs = {}
         for number in numbers:
             block = blocks_of_model[number]
-            tokens = block.output
-            if norm:
-                tokens = _normalized(model, block)
+            tokens = _normalized(model, block) if norm else tokens_of(block)
+            tokens = original_tokens(block, tokens)
             grid = tokens[:, model.num_prefix_tokens :]
             if as_grid:
                 grid = ops.reshape(grid, (-1, *model.grid_shape, grid.shape[-1]))
@@ -230,15 +230,16 @@ def block_numbers(model, blocks):
 
 def _normalized(model, block):
     """Return the symbolic tokens of a block after the last norm, if it is for tokens."""
+    tokens = tokens_of(block)
     if model.get_config()["final_norm"] != "before_pooling":
-        return block.output
+        return tokens
     norm = model.get_layer("norm")
-    if block.output.shape[-1] != norm.input.shape[-1]:
+    if tokens.shape[-1] != norm.input.shape[-1]:
         raise ValueError(
             f"norm=True needs tokens of width {norm.input.shape[-1]}, for which the "
             f"model's last norm is made; {block.name} has width "
-            f"{block.output.shape[-1]}. Pass norm=False."
+            f"{tokens.shape[-1]}. Pass norm=False."
         )
-    if block.output is norm.input:
+    if tokens is norm.input:
         return norm.output
-    return norm(block.output)
+    return norm(tokens)

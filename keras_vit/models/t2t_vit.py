@@ -18,7 +18,8 @@ from keras_vit.layers import (
 from keras_vit.layers.attention import head_dim
 from keras_vit.layers.backbones import ghost_copies
 from keras_vit.layers.mlp import get_activation
-from keras_vit.models.vit import ViT, block_arguments
+from keras_vit.models.blocks import block_arguments
+from keras_vit.models.vit import ViT
 from keras_vit.weights.t2t import PREPROCESSING
 
 _BLOCKS = {
@@ -28,7 +29,7 @@ _BLOCKS = {
     "dense": DenseBlock,
 }
 # Arguments of ViT that T2TViT does not have.
-_SETTLED = ("patch_size", "stem")
+_SETTLED = ("patch_size", "stem", "token_reduction")
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")

@@ -20,22 +20,28 @@ from keras_vit.layers import (
     SimilarityClassifier,
     TokenAndAveragePooling,
     TokenPooling,
-    TransformerBlock,
 )
 from keras_vit.layers.base import copy_of, stored
 from keras_vit.layers.norms import make_norm
-from keras_vit.layers.positions import AttentionPositions
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
-from keras_vit.models.adapt import adapted_values, resized, resized_positions
+from keras_vit.layers.token_merging import TokenMerging, unmerge_tokens
+from keras_vit.models.adapt import (
+    adapted,
+    adapted_values,
+    resized,
+    resized_positions,
+)
 from keras_vit.models.arguments import (
     POOLING_LAYERS,
     check_arguments,
     check_preprocessor,
     resolve,
 )
+from keras_vit.models.blocks import transformer_blocks
 from keras_vit.models.features import FeatureMethods
 from keras_vit.models.loading import WeightLoader
 from keras_vit.models.restorable_model import RestorableModel
+from keras_vit.models.token_reduction import through
 from keras_vit.models.zero_shot import ZeroShotMethods
 from keras_vit.weights.source import Source
 
@@ -118,6 +124,9 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
             it grows linearly from 0 in the first block.
         remat: bool, whether the backward pass recomputes each block instead of storing
             its activations. This needs about half the memory and a quarter more time.
+        token_reduction: None, or an int: the number of similar tokens that every block
+            merges, which makes a trained model faster (ToMe); or a list with an int for
+            each block, or a `TokenMerging` with other options.
         classifier_activation: name of a Keras activation, or None for logits.
         classifier_bias: float, initial bias of the classifier. For a sigmoid loss, use
             about `-log(classes)`; AugReg uses -10 for ImageNet-21k.
@@ -203,6 +212,7 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
         attention_dropout_rate: float = 0.0,
         stochastic_depth_rate: float = 0.0,
         remat: bool = False,
+        token_reduction: int | Sequence[int] | TokenMerging | None = None,
         classifier_activation: str | None = "softmax",
         classifier_bias: float = 0.0,
         classifier: keras.layers.Layer | None = None,
@@ -317,6 +327,35 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
         check_choice("resize", resize, RESIZE_CONVENTIONS)
         return resized(self, input_shape, resize)
 
+    def with_token_reduction(
+        self, token_reduction: int | Sequence[int] | TokenMerging | None
+    ) -> "ViT":
+        """Return the same network with other tokens in its blocks.
+
+        All weights are copied. Merging tokens makes a trained model faster without
+        training; see `TokenMerging`.
+
+        Args:
+            token_reduction: as for the constructor; None for all tokens in all blocks.
+
+        Returns:
+            A new, uncompiled `ViT`; this one is not changed.
+
+        Raises:
+            ValueError: the network cannot have fewer tokens: it has positions inside of
+                the attention, or other blocks than `"pre_norm"`.
+
+        Example:
+
+        >>> import keras_vit
+        >>> model = keras_vit.ViTTi16(input_shape=(64, 64, 3), classes=10)
+        >>> model.with_token_reduction(1).get_layer("norm").input.shape
+        (None, 5, 192)
+
+        Reference: ToMe (arXiv:2210.09461).
+        """
+        return adapted(self, {"token_reduction": token_reduction})
+
     def resized_values(
         self, values: dict[str, Any], model: "ViT", resize: str = "google"
     ) -> dict[str, Any]:
@@ -348,7 +387,10 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
 
 
 # Arguments of `ViT` that may be layers, which the config stores.
-_PARTS = ("pooling", "positions", "norm", "mlp", "attention", "classifier")
+_PARTS = (
+    *("pooling", "positions", "norm", "mlp", "attention", "token_reduction"),
+    "classifier",
+)
 # Arguments of `ViT` that control how `weights` are loaded, ordered as in `WeightLoader`.
 _LOADING = ("weights", "head", "resize", "source_grid_shape", "check_finite")
 
@@ -386,16 +428,19 @@ def connect(
         name="patch_encoder",
     )(x)  # (b, n, d)
     x = keras.layers.Dropout(n.dropout_rate, dtype=policy, name="dropout")(x)
-    for block in blocks:
-        x = block(x)
+    x, sizes, places = through(blocks, x)
     norm = make_norm(n.norm, n.layer_norm_epsilon, dtype=policy, name="norm")
     if n.final_norm == "before_pooling":
         x = norm(x)
     distilled = None
     if n.distillation_token:
         distilled = TokenPooling(1, dtype=policy, name="distillation_pooling")(x)
-    if n.pooling is not None:
-        x = _pooling(n)(x)  # (b, d)
+    if n.pooling is None:
+        x = x if places is None else unmerge_tokens(x, places)
+    elif isinstance(pooling := _pooling(n), TokenPooling) or sizes is None:
+        x = pooling(x)  # (b, d)
+    else:
+        x = pooling(x, sizes)
     if n.final_norm == "after_pooling":
         x = norm(x)
     if not n.include_top:
@@ -415,42 +460,6 @@ def connect(
         n.classifier_activation, dtype=_head_dtype(policy), name="predictions"
     )
     return images, predictions(x)
-
-
-def transformer_blocks(network):
-    """Yield the blocks of a ViT."""
-    for index in range(network.num_layers):
-        yield TransformerBlock(**block_arguments(network, index, network.num_layers))
-
-
-def block_arguments(network, index, depth):
-    """Return the arguments of block number `index` of `depth` blocks."""
-    positions = network.attention_positions
-    if positions is not None:
-        positions = copy_of(
-            "positions", positions, (AttentionPositions,), grid_shape=network.grid_shape
-        )
-    return {
-        "num_heads": network.num_heads,
-        "mlp_dim": network.mlp_dim,
-        "activation": network.activation,
-        "layer_norm_epsilon": network.layer_norm_epsilon,
-        "qkv_bias": network.qkv_bias,
-        "layer_scale": network.layer_scale,
-        "dropout_rate": network.dropout_rate,
-        "attention_dropout_rate": network.attention_dropout_rate,
-        "stochastic_depth_rate": network.stochastic_depth_rate
-        * index
-        / max(depth - 1, 1),
-        "positions": positions,
-        "remat": network.remat,
-        "norm": network.norm,
-        "mlp": network.mlp,
-        "attention": network.attention,
-        "order": network.block,
-        "dtype": network.policy,
-        "name": f"block_{index}",
-    }
 
 
 def _pooling(network):

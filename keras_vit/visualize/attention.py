@@ -9,6 +9,7 @@ import numpy as np
 from keras_vit.export.attention import attention_rollout as rollout_function
 from keras_vit.layers import AttentionPooling
 from keras_vit.models.features import block_numbers, blocks_of
+from keras_vit.models.token_reduction import check_keeps_tokens
 from keras_vit.visualize.batches import check_vit, in_batches
 
 
@@ -35,6 +36,7 @@ def chosen_blocks(model: keras.Model, blocks: int | Sequence[int] | None) -> lis
             f"A {type(model).__name__} has no Transformer blocks, and so no attention to "
             "show. Use a ViT."
         )
+    check_keeps_tokens(model, "attention_weights")
     if blocks is None:
         return every
     return [every[number] for number in block_numbers(model, blocks)]

@@ -35,6 +35,7 @@ MODELS = {
         "dtype": "mixed_bfloat16",
         "preprocessor": Preprocessor(image_size=(16, 24), crop_to_aspect_ratio=True),
     },
+    "merging": {"token_reduction": [2, 1], "pooling": "gap", "registers": 1},
     "t2t_ghost": {"tokens": "performer", "backbone": "ghost"},
     "t2t_dense": {"tokens": "transformer", "dtype": "mixed_bfloat16", **DENSE},
 }

@@ -189,6 +189,10 @@ CASES = {
     "TokenTransformer": (TOKENS, (2, 7, 8)),
     "TokenPerformer": ({**TOKENS, "num_features": 5}, (2, 7, 8)),
     "TokensToToken": ({**TOKENS, "tokens": "transformer"}, (2, 16, 32, 3)),
+    "TokenMerging": (
+        {"r": 3, "inflection": -1.0, "proportional": False},
+        (2, 7, 8),
+    ),
     "TokenPooling": ({"index": 1}, (2, 7, 8)),
     "GlobalAveragePooling": ({"num_prefix_tokens": 1}, (2, 7, 8)),
     "TokenAndAveragePooling": ({"num_prefix_tokens": 2}, (2, 7, 8)),
