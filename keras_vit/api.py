@@ -14,6 +14,7 @@ from keras_vit.models.bit import (
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.detection import DetectionModel
 from keras_vit.models.detection_loss import DetectionLoss
+from keras_vit.models.image_gpt import ImageGPT
 from keras_vit.models.modern_variants import (
     BEiTB16,
     BEiTL16,
@@ -112,6 +113,7 @@ __all__ = [
     "EVA02ViTL14",
     "EVA02ViTS14",
     "EVA02ViTTi14",
+    "ImageGPT",
     "SegmentationModel",
     "SigLIPViTB16",
     "SigLIPViTL16",

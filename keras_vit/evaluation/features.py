@@ -46,7 +46,8 @@ def feature_network(config: configs.Config, block: int | None = None) -> Any:
     numbers = [-1 if block is None else block]
     maps = model.feature_model(numbers, as_grid=False, prefix_tokens=True)
     grid, prefix = maps(model.input).values()
-    if block is not None and model.get_layer("patch_encoder").has_class_token:
+    prefix_tokens = block is not None and model.num_prefix_tokens > 0
+    if prefix_tokens and model.get_layer("patch_encoder").has_class_token:
         pooled = prefix[:, 0]
     else:
         pooled = ops.mean(grid, axis=1)

@@ -48,7 +48,20 @@ def _by_transpose(x, y):
     return ops.matmul(x, transpose_matrix(y))
 
 
-def self_attention(qkv, num_heads, scale):
+def causal_logits(logits, first=0):
+    """Return attention logits with those of later keys replaced by a large negative one.
+
+    Args:
+        logits: `(..., n, m)`, float32.
+        first: int or int tensor, the number of the first query among the keys.
+    """
+    queries = first + ops.arange(ops.shape(logits)[-2], dtype="int32")
+    keys = ops.arange(ops.shape(logits)[-1], dtype="int32")
+    # Not infinity, which checks of numerics report. Its exponential is 0 all the same.
+    return ops.where(keys[None, :] <= queries[:, None], logits, -1e30)
+
+
+def self_attention(qkv, num_heads, scale, causal=False):
     """Return `softmax(scale * q k^T) v` for each head.
 
     Use the backend's fused kernel where there is one: torch everywhere, JAX (cuDNN) on
@@ -59,6 +72,7 @@ def self_attention(qkv, num_heads, scale):
         qkv: `(b, n, 3 * d)`, queries, keys and values side by side.
         num_heads: int, number of heads.
         scale: float, factor of the queries.
+        causal: bool, whether each token attends only to itself and those before it.
 
     Returns:
         `(b, n, d)`.
@@ -67,8 +81,8 @@ def self_attention(qkv, num_heads, scale):
     sum of the softmax after the product; here each block has all of the keys.
     """
     if _has_cudnn_kernel(qkv.dtype):
-        return _fused(qkv, num_heads, scale)
-    return _self_attention(qkv, num_heads=num_heads, scale=scale)
+        return _fused(qkv, num_heads, scale, causal)
+    return _self_attention(qkv, num_heads=num_heads, scale=scale, causal=causal)
 
 
 def _has_cudnn_kernel(dtype):
@@ -79,20 +93,20 @@ def _has_cudnn_kernel(dtype):
     return _is_half(dtype) and jax.default_backend() == "gpu"
 
 
-def _fused(qkv, num_heads, scale):
+def _fused(qkv, num_heads, scale, causal):
     shape = (-1, ops.shape(qkv)[1], num_heads, qkv.shape[-1] // (3 * num_heads))
     query, key, value = (ops.reshape(x, shape) for x in ops.split(qkv, 3, axis=-1))
-    mixed = ops.dot_product_attention(query, key, value, scale=scale)
+    mixed = ops.dot_product_attention(query, key, value, scale=scale, is_causal=causal)
     return ops.reshape(mixed, (-1, shape[1], num_heads * shape[3]))
 
 
 @hand_written_gradient(torch=_fused)
-def _self_attention(qkv, num_heads, scale):
+def _self_attention(qkv, num_heads, scale, causal):
     query, key, value = split_heads(qkv, 3, num_heads)
     attend = _attend
     if query.shape[2] is not None and query.shape[2] >= BLOCKS_FROM:
         attend = _attend_by_blocks
-    mixed, backward = attend(query * scale, key, value)
+    mixed, backward = attend(query * scale, key, value, causal)
     mixed = merge_heads(mixed)
 
     def gradient(upstream):
@@ -124,9 +138,15 @@ def _softmax_gradient(weights, d_weights, row):
     return weights * (d_weights - row)
 
 
-def _attend(query, key, value):
-    """Return the output, and its gradient as a function of `upstream` and `row`."""
+def _logits(query, key, causal, first=0):
+    """Return the logits in float32; `first` is the number of the first query."""
     logits = to_float32(_by_transpose(query, key))
+    return causal_logits(logits, first) if causal else logits
+
+
+def _attend(query, key, value, causal):
+    """Return the output, and its gradient as a function of `upstream` and `row`."""
+    logits = _logits(query, key, causal)
     if _normalize_before_product(value.dtype):
         numerators, row_sum = ops.softmax(logits, axis=-1), 1.0
     else:
@@ -181,23 +201,25 @@ def _from_blocks(x, length):
     return ops.reshape(x, shape)[:, :, :length]
 
 
-def _attend_by_blocks(query, key, value):
+def _attend_by_blocks(query, key, value, causal):
     """Blockwise variant of `_attend` that stores log-sum-exp instead of the weights."""
     length = query.shape[2]
 
-    def attend_block(query):
-        logits = to_float32(_by_transpose(query, key))
+    def attend_block(block):
+        query, first = block
+        logits = _logits(query, key, causal, first)
         log_sum = ops.logsumexp(logits, axis=-1, keepdims=True)
         weights = ops.cast(ops.exp(logits - log_sum), value.dtype)
         return ops.matmul(weights, value), log_sum
 
     query_blocks = _to_blocks(query)
-    mixed, log_sums = ops.map(attend_block, query_blocks)
+    firsts = BLOCK * ops.arange(query_blocks.shape[0], dtype="int32")
+    mixed, log_sums = ops.map(attend_block, (query_blocks, firsts))
 
     def backward_block(carry, block):
         i, d_query, d_key, d_value = carry
-        query, log_sum, upstream, *row = block
-        logits = to_float32(_by_transpose(query, key))
+        query, first, log_sum, upstream, *row = block
+        logits = _logits(query, key, causal, first)
         weights = ops.exp(logits - log_sum)
         d_weights = to_float32(_by_transpose(upstream, value))
         d_logits = _softmax_gradient(weights, d_weights, row[0] if row else None)
@@ -220,7 +242,7 @@ def _attend_by_blocks(query, key, value):
             ops.zeros_like(to_float32(key)),
             ops.zeros_like(to_float32(value)),
         )
-        blocks = [query_blocks, log_sums, _to_blocks(upstream)]
+        blocks = [query_blocks, firsts, log_sums, _to_blocks(upstream)]
         if row is not None:
             blocks.append(_to_blocks(row))
         (_, d_query, d_key, d_value), _ = ops.scan(backward_block, carry, blocks)

@@ -27,6 +27,7 @@ from keras_vit.layers.mlp import MLP, GatedMLP
 from keras_vit.layers.norms import LayerNorm, RMSNorm
 from keras_vit.layers.patch_encoder import PatchEncoder
 from keras_vit.layers.patches import Patches, PatchesToImage
+from keras_vit.layers.pixels import PixelEmbedding, PixelPalette
 from keras_vit.layers.positions import (
     LearnedPositions,
     LearnedPositions2D,
@@ -78,6 +79,8 @@ __all__ = [
     "PatchEncoder",
     "Patches",
     "PatchesToImage",
+    "PixelEmbedding",
+    "PixelPalette",
     "PreActivationUnit",
     "PreLogits",
     "Preprocessor",

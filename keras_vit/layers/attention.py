@@ -6,7 +6,12 @@ import keras
 from keras import ops
 
 from keras_vit.kernels import attention as kernels
-from keras_vit.kernels.attention import merge_heads, split_heads, transpose_matrix
+from keras_vit.kernels.attention import (
+    causal_logits,
+    merge_heads,
+    split_heads,
+    transpose_matrix,
+)
 from keras_vit.kernels.precision import to_float32
 from keras_vit.kernels.switch import fast_form
 from keras_vit.layers.base import Composite, copy_of, restored, stored
@@ -16,13 +21,14 @@ from keras_vit.layers.positions import AttentionPositions
 from keras_vit.layers.relative_positions import from_earlier
 
 
-def attention_weights(query, key, bias=None):
+def attention_weights(query, key, bias=None, causal=False):
     """Return `softmax(query @ key^T + bias)`, in float32.
 
     Args:
         query: `(b, k, n, head_dim)`, already scaled by `head_dim ** -0.5`.
         key: `(b, k, m, head_dim)`.
         bias: None, or `(k, n, m)` or `(b, k, n, m)` to add to the logits.
+        causal: bool, whether query `i` attends only to the keys up to `i`.
 
     Returns:
         `(b, k, n, m)`; each row sums to 1.
@@ -31,10 +37,13 @@ def attention_weights(query, key, bias=None):
     if bias is not None:
         dtype = keras.backend.result_type(logits.dtype, bias.dtype)
         logits = ops.cast(logits, dtype) + bias
-    return ops.softmax(to_float32(logits), axis=-1)
+    logits = to_float32(logits)
+    return ops.softmax(causal_logits(logits) if causal else logits, axis=-1)
 
 
-def dot_product_attention(query, key, value, bias=None, dropout=None, training=None):
+def dot_product_attention(
+    query, key, value, bias=None, dropout=None, training=None, causal=False
+):
     """Return `softmax(query @ key^T + bias) @ value`.
 
     The products are computed in the dtype of their operands, the softmax in float32.
@@ -46,24 +55,26 @@ def dot_product_attention(query, key, value, bias=None, dropout=None, training=N
         bias: None, or `(k, n, m)` or `(b, k, n, m)` to add to the logits.
         dropout: None, or a layer that is applied to the attention weights.
         training: bool, passed to `dropout`.
+        causal: bool, whether query `i` attends only to the keys up to `i`.
 
     Returns:
         `(b, k, n, head_dim)` in the dtype of `value`.
     """
-    weights = ops.cast(attention_weights(query, key, bias), value.dtype)
+    weights = ops.cast(attention_weights(query, key, bias, causal), value.dtype)
     if dropout is not None:
         weights = dropout(weights, training=training)
     return ops.matmul(weights, value)
 
 
 @fast_form(kernels.self_attention)
-def self_attention(qkv, num_heads, scale):
+def self_attention(qkv, num_heads, scale, causal=False):
     """Return `softmax(scale * q k^T) v` for each head, without bias and dropout.
 
     Args:
         qkv: `(b, n, 3 * d)`, queries, keys and values side by side.
         num_heads: int, number of heads.
         scale: float, factor of the queries.
+        causal: bool, whether each token attends only to itself and those before it.
 
     Returns:
         `(b, n, d)`.
@@ -71,7 +82,8 @@ def self_attention(qkv, num_heads, scale):
     Reference: ViT (arXiv:2010.11929) equations 6 and 7.
     """
     query, key, value = split_heads(qkv, 3, num_heads)
-    return merge_heads(dot_product_attention(query * scale, key, value))
+    mixed = dot_product_attention(query * scale, key, value, causal=causal)
+    return merge_heads(mixed)
 
 
 def head_dim(hidden_dim, num_heads):
@@ -124,6 +136,8 @@ class SelfAttention(Composite):
         use_projection_bias: bool, whether the output projection has a bias.
         norm: kind of these norms: `"layer"`, `"rms"`, or a `LayerNorm` or `RMSNorm`.
         layer_norm_epsilon: float, added to the variance in these norms.
+        causal: bool, whether each token attends only to itself and the tokens before it,
+            as in a model that predicts the next token.
 
     Raises:
         ValueError: `num_heads` does not divide `d`, or there are fewer tokens than the
@@ -137,7 +151,7 @@ class SelfAttention(Composite):
     (2, 5, 64)
 
     Reference: ViT (arXiv:2010.11929) appendix A; QK norm: ViT-22B (arXiv:2302.05442);
-    inner norm: Magneto (arXiv:2210.06423).
+    inner norm: Magneto (arXiv:2210.06423); causal: iGPT (Chen et al., 2020).
     """
 
     _attributes: ClassVar = {
@@ -157,9 +171,11 @@ class SelfAttention(Composite):
         use_projection_bias: bool = True,
         norm: str | keras.layers.Layer = "layer",
         layer_norm_epsilon: float = 1e-6,
+        causal: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.causal = causal
         self.num_heads: Any = num_heads
         self.use_qkv_bias = use_qkv_bias
         self.dropout_rate = dropout_rate
@@ -263,7 +279,15 @@ class SelfAttention(Composite):
 
         Returns:
             `(b, n, d)` and `(b, n, head_dim)`.
+
+        Raises:
+            ValueError: the attention is causal.
         """
+        if self.causal:
+            raise ValueError(
+                "Tokens that are merged have no order, which causal attention needs: use "
+                "causal=False, or no token reduction."
+            )
         qkv = self._transformed(self.qkv(tokens))
         shape = (-1, qkv.shape[1], self.num_heads, qkv.shape[2] // (3 * self.num_heads))
         keys = ops.mean(ops.reshape(ops.split(qkv, 3, axis=-1)[1], shape), axis=2)
@@ -290,10 +314,10 @@ class SelfAttention(Composite):
     def _mix(self, qkv, training):
         """Return the values, mixed by the attention weights: `(b, n, d)`."""
         if self._layer_of_logits() is None and not (training and self.dropout_rate):
-            return self_attention(qkv, self.num_heads, self.scale)
+            return self_attention(qkv, self.num_heads, self.scale, self.causal)
         query, key, value, bias = self._query_key_value_bias(qkv)
         mixed = dot_product_attention(
-            query, key, value, bias, dropout=self.dropout, training=training
+            query, key, value, bias, self.dropout, training, self.causal
         )
         return merge_heads(mixed)
 
@@ -308,7 +332,7 @@ class SelfAttention(Composite):
         """
         qkv = self._transformed(self.qkv(tokens))
         query, key, _, bias = self._query_key_value_bias(qkv)
-        return attention_weights(query, key, bias)
+        return attention_weights(query, key, bias, self.causal)
 
     def attention_positions(self):
         """Return the layer of positions that act inside of the attention, or None.

@@ -136,13 +136,25 @@ def check_ranges(arguments: Mapping[str, Any]) -> None:
             for each of the `classes`, or the `classifier_activation` is unknown or does
             not go with the number of classes.
     """
+    check_numbers(arguments)
+    _check_class_names(arguments["class_names"], arguments["classes"])
+    _check_classifier_activation(arguments)
+
+
+def check_numbers(arguments: Mapping[str, Any]) -> None:
+    """Check the range of each argument that is a number or a bool.
+
+    Args:
+        arguments: dict of arguments, of which those without a rule are left out.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
     for name, (allowed, accepts) in _RULES.items():
         if name in arguments and not accepts(arguments[name]):
             raise ValueError(
                 f"{name} must be {allowed}; received {_shorten(arguments[name])}."
             )
-    _check_class_names(arguments["class_names"], arguments["classes"])
-    _check_classifier_activation(arguments)
 
 
 def resolve(

@@ -231,7 +231,7 @@ def block_numbers(model, blocks):
 def _normalized(model, block):
     """Return the symbolic tokens of a block after the last norm, if it is for tokens."""
     tokens = tokens_of(block)
-    if model.get_config()["final_norm"] != "before_pooling":
+    if model.resolved_config()["final_norm"] != "before_pooling":
         return tokens
     norm = model.get_layer("norm")
     if tokens.shape[-1] != norm.input.shape[-1]:

@@ -11,6 +11,7 @@ from keras_vit.training.masked_patch_prediction import MaskedPatchPrediction
 from keras_vit.training.muon import Muon
 from keras_vit.training.optimizers import SGD, AdamW, Lamb, Lion
 from keras_vit.training.parameters import ParameterRow, ParameterTable, parameter_table
+from keras_vit.training.pixel_prediction import PixelPrediction
 from keras_vit.training.schedules import WarmupSchedule
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Muon",
     "ParameterRow",
     "ParameterTable",
+    "PixelPrediction",
     "SigmoidLoss",
     "WarmupSchedule",
     "finetune",

@@ -51,10 +51,10 @@ class MaskedModel(ImageModel):
         raise NotImplementedError
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        return super().fit(x, _labels(y, kwargs), *args, **kwargs)
+        return super().fit(x, labels_or_weights(y, kwargs), *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
-        return super().evaluate(x, _labels(y, kwargs), *args, **kwargs)
+        return super().evaluate(x, labels_or_weights(y, kwargs), *args, **kwargs)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -96,7 +96,7 @@ class MaskedModel(ImageModel):
         return cls(**{**config, "backbone": backbone})
 
 
-def _labels(y, arguments):
+def labels_or_weights(y, arguments):
     """Return labels, or weights instead, since Keras drops weights without labels."""
     return arguments.get("sample_weight") if y is None else y
 

@@ -278,8 +278,10 @@ def train(
         plan = make_plan(config, sources)
         duration.check_longer(plan, directory)
         model = plan.objective.build()
-        freeze(model, frozen_parts(config))
         done = directory.checkpoints()
+        if not done and hasattr(plan.objective, "prepare"):
+            plan.objective.prepare(model, plan.sources["train"])
+        freeze(model, frozen_parts(config))
         phases = [phase for phase in plan.phases if phase.last >= max(done, 1)]
         model = _of_size(model, phases[0].side)
         compile(model, plan)

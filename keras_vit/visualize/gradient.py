@@ -138,7 +138,7 @@ def _added(offsets: Sequence[Any], layers: Sequence[SelfAttention]) -> Iterator[
 
 def _mix(layer, offset, qkv, training):
     query, key, value, bias = layer._query_key_value_bias(qkv)
-    weights = plain_weights(query, key, bias) + offset
+    weights = plain_weights(query, key, bias, layer.causal) + offset
     return merge_heads(ops.matmul(ops.cast(weights, value.dtype), value))
 
 

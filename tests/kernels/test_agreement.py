@@ -16,6 +16,7 @@ from keras_vit.layers.norms import layer_norm
 from tests.cases import array, output_and_gradients, random_array
 
 ATTENTION = self_attention, {"num_heads": 3, "scale": 0.5}
+CAUSAL = self_attention, {"num_heads": 3, "scale": 0.5, "causal": True}
 # Name: function, its options, shapes of its arguments.
 CASES = {
     "gelu_tanh": (gelu_tanh, {}, [(5, 7, 24)]),
@@ -23,6 +24,8 @@ CASES = {
     "layer_norm": (layer_norm, {"epsilon": 1e-6}, [(5, 7, 24), (24,), (24,)]),
     "attention": (*ATTENTION, [(2, 7, 36)]),
     "attention by blocks": (*ATTENTION, [(2, 23, 36)]),
+    "causal attention": (*CAUSAL, [(2, 7, 36)]),
+    "causal attention by blocks": (*CAUSAL, [(2, 23, 36)]),
 }
 
 

@@ -2,10 +2,12 @@ import keras
 import numpy as np
 import pytest
 
+from keras_vit.kernels import attention as kernels
 from keras_vit.layers import RelativePositions, RotaryPositions, SelfAttention
 from tests.cases import (
     array,
     mostly_slow_elsewhere,
+    output_and_gradients,
     perturb,
     random_array,
     weights_of,
@@ -129,3 +131,69 @@ def test_a_relative_grid_of_more_positions_than_tokens():
 def test_heads_that_do_not_divide_the_width():
     with pytest.raises(ValueError, match=r"num_heads=5.*hidden_dim=16.*nearest.*4"):
         SelfAttention(5)(random_array(1, 5, 16))
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("positions", [None, RotaryPositions((2, 3))])
+def test_formula_of_causal_attention(positions):
+    tokens = random_array(2, 6, 16)
+    layer = SelfAttention(4, positions=positions, causal=True)
+    layer.build(tokens.shape)
+    perturb(layer)
+    later = np.triu(np.ones((6, 6), bool), 1)
+    weights = array(layer.attention_weights(tokens))
+    assert np.all(weights[..., later] == 0)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    if positions is None:
+        expected = attention(
+            tokens, weights_of(layer), 4, lambda query: np.where(later, -np.inf, 0.0)
+        )
+        np.testing.assert_allclose(array(layer(tokens)), expected, atol=1e-5)
+    value = array(layer.qkv(tokens))[..., 32:].reshape(2, 6, 4, 4)
+    mixed = np.einsum("bknm,bmkd->bnkd", weights, value).reshape(2, 6, 16)
+    expected = array(layer.projection(mixed))
+    np.testing.assert_allclose(array(layer(tokens)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("options", [{}, {"positions": RelativePositions((2, 3))}])
+def test_causal_attention_does_not_see_later_tokens(options, blocks, monkeypatch):
+    if blocks:
+        monkeypatch.setattr(kernels, "BLOCKS_FROM", 4)
+        monkeypatch.setattr(kernels, "BLOCK", 4)
+    tokens = random_array(1, 6, 8)
+    layer = SelfAttention(2, causal=True, **options)
+    layer.build(tokens.shape)
+    perturb(layer)
+    upstream = np.zeros((1, 6, 8), "float32")
+    upstream[:, 2] = random_array(8)
+    output, (gradient,) = output_and_gradients(layer, [tokens], upstream)
+    assert np.all(gradient[:, 3:] == 0)
+    assert np.all(gradient[:, :3] != 0)
+    tokens[:, 3:] += 1
+    changed = array(layer(tokens))
+    np.testing.assert_array_equal(changed[:, :3], output[:, :3])
+    assert np.abs(changed[:, 3:] - output[:, 3:]).min() > 0
+
+
+def test_causal_attention_with_dropout():
+    tokens = random_array(1, 6, 8)
+    layer = SelfAttention(2, causal=True, dropout_rate=0.3)
+    state = None
+    outputs = []
+    for later in (tokens[:, 3:], tokens[:, 3:] + 1):
+        layer(tokens)  # Builds the layer.
+        (seed,) = layer.dropout.variables
+        state = array(seed) if state is None else state
+        seed.assign(state)
+        keras.utils.set_random_seed(0)  # torch draws from its own generator.
+        given = np.concatenate([tokens[:, :3], later], axis=1)
+        outputs.append(array(layer(given, training=True))[:, :3])
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_causal_attention_does_not_merge_tokens():
+    layer = SelfAttention(2, causal=True)
+    layer.build((1, 6, 8))
+    with pytest.raises(ValueError, match="merged have no order"):
+        layer.mixed_with_keys(random_array(1, 6, 8))

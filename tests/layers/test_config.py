@@ -142,6 +142,7 @@ CASES = {
             "use_projection_bias": False,
             "norm": "rms",
             "layer_norm_epsilon": 1e-3,
+            "causal": True,
         },
         (2, 7, 8),
     ),
@@ -209,6 +210,7 @@ CASES = {
         },
         (2, 7, 8),
     ),
+    "PixelPalette": ({"colors": 5}, (2, 3, 4, 3)),
     "PreLogits": ({"units": 6, "activation": "relu"}, (2, 8)),
     "Classifier": ({"units": 6, "activation": "softmax"}, (2, 8)),
     "SimilarityClassifier": (
@@ -241,7 +243,9 @@ PUBLIC_LAYERS = [
 
 def test_every_layer_has_a_case():
     # The detection head takes a list of maps: tests/models/test_detection.py saves it.
-    assert sorted([*CASES, "DetectionHead"]) == sorted(PUBLIC_LAYERS)
+    # The embedding of pixels takes ints: tests/models/test_image_gpt.py saves it.
+    elsewhere = ["DetectionHead", "PixelEmbedding"]
+    assert sorted([*CASES, *elsewhere]) == sorted(PUBLIC_LAYERS)
 
 
 @pytest.mark.any_backend

@@ -9,12 +9,14 @@ from keras_vit.training.objectives.classification import (
     FlexibleClassification,
 )
 from keras_vit.training.objectives.other_labels import MultiLabel, Regression
+from keras_vit.training.objectives.pixels import Pixels
 from keras_vit.training.objectives.without_labels import Autoencoding, MaskedPatches
 
 OBJECTIVES: dict[str, Any] = {
     "classification": Classification,
     "masked_patch_prediction": MaskedPatches,
     "mae": Autoencoding,
+    "pixels": Pixels,
 }
 
 

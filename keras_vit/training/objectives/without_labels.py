@@ -11,7 +11,7 @@ from keras_vit.training import config as configs
 from keras_vit.training.networks import network
 
 
-class _WithoutLabels:
+class WithoutLabels:
     """Base class of the objectives that reconstruct masked parts of the image."""
 
     printed: tuple[str, ...] = ("accuracy",)
@@ -40,7 +40,7 @@ class _WithoutLabels:
         return batches
 
 
-class MaskedPatches(_WithoutLabels):
+class MaskedPatches(WithoutLabels):
     """Masked patch prediction, as in the ViT paper."""
 
     watched, better = "val_accuracy", max
@@ -54,7 +54,7 @@ class MaskedPatches(_WithoutLabels):
         return self.config.model.arguments.get("input_shape", (0, 0, 3))[-1] * math.log(8)
 
 
-class Autoencoding(_WithoutLabels):
+class Autoencoding(WithoutLabels):
     """Masked autoencoding (MAE)."""
 
     watched, better = "val_loss", min

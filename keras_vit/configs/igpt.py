@@ -1,0 +1,85 @@
+"""Image GPT on small images: prediction of the next pixel or of masked pixels.
+
+"Generative Pretraining from Pixels" (Chen et al., ICML 2020), on scikit-learn's digits
+and on CIFAR-10 instead of ImageNet, for minutes on two CPU cores. Probe any block of a
+run: `keras-vit probe runs/digits_igpt --block 4`.
+"""
+
+import dataclasses
+
+from keras_vit.data.augment import Augmentation
+from keras_vit.training.config import Config, Data, Masking, Model, Optimization
+
+DIGITS = Config(
+    about="iGPT on scikit-learn's digits: 8x8 pixels of 17 gray levels, 8 blocks of "
+    "width 96, next-pixel prediction.",
+    command="keras-vit pretrain digits_igpt --workdir runs/digits_igpt",
+    hardware="two CPU cores, minutes",
+    expected="none published; a linear probe better than of random features, the best "
+    "one in the middle",
+    objective="pixels",
+    masking=Masking(ratio=0.15),
+    model=Model(
+        architecture="ImageGPT",
+        arguments={
+            "input_shape": [8, 8, 1],
+            "colors": 17,
+            "hidden_dim": 96,
+            "num_layers": 8,
+            "num_heads": 4,
+            "mlp_dim": 384,
+            "causal": True,
+        },
+    ),
+    data=Data(train="digits:train", validation="digits:validation", test="digits:test"),
+    augmentation=Augmentation(pad_and_crop=1),
+    optimization=Optimization(learning_rate=1e-3, beta_2=0.95, weight_decay=0.05),
+    epochs=60,
+    batch_size=32,
+)
+
+
+def masked(config: Config, name: str) -> Config:
+    """Return the config of masked instead of next pixels, called `name`."""
+    arguments = {**config.model.arguments, "causal": False}
+    return dataclasses.replace(
+        config,
+        about=config.about.replace("next-pixel", "masked-pixel"),
+        command=f"keras-vit pretrain {name} --workdir runs/{name}",
+        model=dataclasses.replace(config.model, arguments=arguments),
+    )
+
+
+CIFAR10 = dataclasses.replace(
+    DIGITS,
+    about="iGPT on CIFAR-10 at 8x8 pixels of 256 colors, 8 blocks of width 128, "
+    "next-pixel prediction.",
+    command="keras-vit pretrain cifar10_igpt --workdir runs/cifar10_igpt",
+    model=Model(
+        architecture="ImageGPT",
+        arguments={
+            "input_shape": [8, 8, 3],
+            "colors": 256,
+            "hidden_dim": 128,
+            "num_layers": 8,
+            "num_heads": 4,
+            "mlp_dim": 512,
+            "causal": True,
+        },
+    ),
+    data=Data(
+        train="tfds:cifar10:train[:45000]",
+        validation="tfds:cifar10:train[45000:]",
+        test="tfds:cifar10:test",
+    ),
+    augmentation=Augmentation(horizontal_flip=True),
+    epochs=10,
+    batch_size=128,
+)
+
+CONFIGS = {
+    "digits_igpt": DIGITS,
+    "digits_igpt_masked": masked(DIGITS, "digits_igpt_masked"),
+    "cifar10_igpt": CIFAR10,
+    "cifar10_igpt_masked": masked(CIFAR10, "cifar10_igpt_masked"),
+}
