@@ -14,6 +14,7 @@ from keras_vit.models.bit import (
 from keras_vit.models.checkpoint import load_checkpoint
 from keras_vit.models.detection import DetectionModel
 from keras_vit.models.detection_loss import DetectionLoss
+from keras_vit.models.halting import drop_halted_tokens
 from keras_vit.models.image_gpt import ImageGPT
 from keras_vit.models.modern_variants import (
     BEiTB16,
@@ -158,6 +159,7 @@ __all__ = [
     "checkpoints",
     "data",
     "decode_predictions",
+    "drop_halted_tokens",
     "export",
     "kernels",
     "layers",

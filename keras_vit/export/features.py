@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_vit.models.features import blocks_of
-from keras_vit.models.token_reduction import original_tokens
+from keras_vit.models.token_reduction import halts, original_tokens
 
 
 def network_outputs(model: keras.Model) -> keras.Model:
@@ -18,7 +18,7 @@ def network_outputs(model: keras.Model) -> keras.Model:
         of a model with a classifier; `pooled` `(b, d)`, the output of the same model with
         `include_top=False`, except with `pooling=None`; and `tokens` `(b, gh, gw, d)`,
         the grid tokens that are the input of the pooling layer: after the last norm, or
-        before it with `final_norm="after_pooling"`.
+        before it with `final_norm="after_pooling"`. Models whose tokens stop have none.
     """
     config, layers = model.get_config(), {layer.name: layer for layer in model.layers}
     outputs = {}
@@ -27,6 +27,8 @@ def network_outputs(model: keras.Model) -> keras.Model:
         outputs["pooled"] = _input_of_head(layers, config)
     elif config["pooling"] is not None:
         outputs["pooled"] = model.output
+    if halts(model):
+        return keras.Model(model.input, outputs)
     tokens = model.output
     if config["pooling"] is not None:
         tokens = keras.tree.flatten(layers["pooling"].input)[0]

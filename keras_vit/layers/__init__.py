@@ -49,6 +49,7 @@ from keras_vit.layers.resnet import (
 )
 from keras_vit.layers.rotary import MixedRotaryPositions, RotaryPositions
 from keras_vit.layers.soft_split import SoftSplit
+from keras_vit.layers.token_halting import TokenHalting
 from keras_vit.layers.token_merging import TokenMerging
 from keras_vit.layers.tokens_to_token import (
     TokenPerformer,
@@ -101,6 +102,7 @@ __all__ = [
     "StandardizedConv2D",
     "StochasticDepth",
     "TokenAndAveragePooling",
+    "TokenHalting",
     "TokenMerging",
     "TokenPerformer",
     "TokenPooling",

@@ -5,28 +5,32 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_vit.layers.base import restored
+from keras_vit.layers.heads import TokenPooling
 from keras_vit.layers.position_kinds import split_positions
+from keras_vit.layers.token_halting import HaltingBlock, TokenHalting
 from keras_vit.layers.token_merging import MergingBlock, TokenMerging, unmerge_tokens
 
 
-def reduction_of(argument: Any) -> TokenMerging | None:
+def reduction_of(argument: Any) -> TokenMerging | TokenHalting | None:
     """Return the layer that an argument `token_reduction` stands for, or None.
 
     Args:
-        argument: None, a `TokenMerging` or its config, an int, or a list of ints.
+        argument: None, a `TokenMerging` or `TokenHalting` or its config, an int, or a
+            list of ints.
 
     Raises:
         ValueError: the argument is something else.
     """
     value = restored(argument)
-    if value is None or isinstance(value, TokenMerging):
+    if value is None or isinstance(value, TokenMerging | TokenHalting):
         return value
     if isinstance(value, keras.layers.Layer):
         raise ValueError(
-            "token_reduction must be None, an int, a list of ints or a keras_vit.layers."
-            f"TokenMerging; received {value!r}."
+            "token_reduction must be None, an int, a list of ints, or a TokenMerging or "
+            f"TokenHalting of keras_vit.layers; received {value!r}."
         )
     return TokenMerging(value)
 
@@ -40,9 +44,12 @@ def check_reduction(arguments: Mapping[str, Any]) -> None:
     reduction = reduction_of(arguments["token_reduction"])
     if reduction is None:
         return
-    reduction.counts(arguments["num_layers"])
+    if isinstance(reduction, TokenMerging):
+        reduction.counts(arguments["num_layers"])
+    else:
+        _check_halting(reduction, arguments)
     _, inside = split_positions(arguments["positions"])
-    what = "token_reduction merges tokens, which then have no place in the grid: it needs"
+    what = "token_reduction leaves fewer tokens than the grid has places: it needs"
     if inside is not None:
         raise ValueError(
             f"{what} positions that are added to the tokens ('learned', 'sincos_2d', "
@@ -51,13 +58,33 @@ def check_reduction(arguments: Mapping[str, Any]) -> None:
         )
     if arguments["block"] != "pre_norm":
         raise ValueError(
-            f"token_reduction merges between attention and MLP: it needs block="
-            f"'pre_norm'; received {arguments['block']!r}."
+            "token_reduction changes what a block computes: it needs block='pre_norm'; "
+            f"received {arguments['block']!r}."
         )
     if arguments["remat"]:
         raise ValueError(
             "token_reduction needs remat=False; received remat=True. It has no effect on "
             "inference: keras_vit.load_checkpoint(..., remat=False)."
+        )
+
+
+def _check_halting(halting, arguments):
+    depth, pooling = arguments["num_layers"], restored(arguments["pooling"])
+    if halting.kept is not None and len(halting.kept) != depth:
+        raise ValueError(
+            f"kept must have one int for each of the {depth} blocks; received "
+            f"{halting.kept!r}."
+        )
+    if pooling != "token" and not isinstance(pooling, TokenPooling):
+        raise ValueError(
+            "TokenHalting returns the class token only: it needs pooling='token'; "
+            f"received {pooling!r}."
+        )
+    prefix = 1 + int(arguments["distillation_token"]) + arguments["registers"]
+    if halting.kept is not None and min(halting.kept) <= prefix:
+        raise ValueError(
+            f"kept must leave a patch beside the {prefix} prefix tokens, which are never "
+            f"dropped; received {halting.kept!r}."
         )
 
 
@@ -73,16 +100,27 @@ def reduced_blocks(
     """
     depth = network.num_layers
     reduction = reduction_of(network.token_reduction)
-    counts = [0] * depth if reduction is None else reduction.counts(depth)
     for index in range(depth):
         own = arguments(network, index, depth)
-        if reduction is None or not any(counts[: index + 1]):
+        prefix = network.num_prefix_tokens
+        if isinstance(reduction, TokenHalting):
+            kept = None if reduction.kept is None else reduction.kept[index]
+            yield HaltingBlock(
+                **own,
+                scale=reduction.scale,
+                center=reduction.center,
+                epsilon=reduction.epsilon,
+                kept=kept,
+                last=index + 1 == depth,
+                num_prefix_tokens=prefix,
+            )
+        elif reduction is None or not any(reduction.counts(depth)[: index + 1]):
             yield block(**own)
         else:
             yield MergingBlock(
                 **own,
-                merged=counts[index],
-                num_prefix_tokens=network.num_prefix_tokens,
+                merged=reduction.counts(depth)[index],
+                num_prefix_tokens=prefix,
                 proportional=reduction.proportional,
             )
 
@@ -95,21 +133,29 @@ def through(blocks: Iterable[keras.layers.Layer], tokens: Any) -> tuple[Any, Any
         tokens: symbolic tokens `(b, n, d)`.
 
     Returns:
-        The tokens `(b, m, d)` of the last block, and their sizes and the places of the
-        `n` original tokens, as `MergingBlock` returns them, or None for both.
+        The tokens `(b, m, d)` of the last block, or the outputs `(b, p, d)` of the prefix
+        tokens if tokens stop; and the sizes of merged tokens and the places of the `n`
+        original tokens, as `MergingBlock` returns them, or None for both.
     """
-    sizes = places = None
+    sizes = places = sums = output = None
     for block in blocks:
         if isinstance(block, MergingBlock):
             tokens, sizes, places = block(tokens, sizes=sizes, places=places)
+        elif isinstance(block, HaltingBlock):
+            tokens, sums, places, output, _ = block(
+                tokens, sums=sums, places=places, output=output
+            )
         else:
             tokens = block(tokens)
-    return tokens, sizes, places
+    if output is None:
+        return tokens, sizes, places
+    return ops.cast(output, tokens.dtype), None, None
 
 
 def tokens_of(block: Any) -> Any:
     """Return the symbolic tokens that a block returns."""
-    return block.output[0] if isinstance(block, MergingBlock) else block.output
+    reduced = isinstance(block, MergingBlock | HaltingBlock)
+    return block.output[0] if reduced else block.output
 
 
 def original_tokens(block: Any, tokens: Any) -> Any:
@@ -122,6 +168,11 @@ def original_tokens(block: Any, tokens: Any) -> Any:
     Returns:
         `(b, n, d)`. Tokens that were merged are repeated.
     """
+    if isinstance(block, HaltingBlock):
+        raise ValueError(
+            "Features of patches need every token in every block, and tokens of this "
+            "model stop. Use model.with_token_reduction(None)."
+        )
     if not isinstance(block, MergingBlock):
         return tokens
     return unmerge_tokens(tokens, block.output[2])
@@ -129,7 +180,13 @@ def original_tokens(block: Any, tokens: Any) -> Any:
 
 def keeps_tokens(model: Any) -> bool:
     """Return True if all blocks of a model have the same tokens."""
-    return not any(isinstance(layer, MergingBlock) for layer in model.layers)
+    reduced = MergingBlock | HaltingBlock
+    return not any(isinstance(layer, reduced) for layer in model.layers)
+
+
+def halts(model: Any) -> bool:
+    """Return True if tokens of a model stop at a depth of their own."""
+    return any(isinstance(layer, HaltingBlock) for layer in model.layers)
 
 
 def check_keeps_tokens(model: Any, what: str) -> None:

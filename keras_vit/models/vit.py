@@ -24,7 +24,7 @@ from keras_vit.layers import (
 from keras_vit.layers.base import copy_of, stored
 from keras_vit.layers.norms import make_norm
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
-from keras_vit.layers.token_merging import TokenMerging, unmerge_tokens
+from keras_vit.layers.token_merging import unmerge_tokens
 from keras_vit.models.adapt import (
     adapted,
     adapted_values,
@@ -126,7 +126,7 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
             its activations. This needs about half the memory and a quarter more time.
         token_reduction: None, or an int: the number of similar tokens that every block
             merges, which makes a trained model faster (ToMe); or a list with an int for
-            each block, or a `TokenMerging` with other options.
+            each block; or a `TokenMerging` or `TokenHalting` (A-ViT).
         classifier_activation: name of a Keras activation, or None for logits.
         classifier_bias: float, initial bias of the classifier. For a sigmoid loss, use
             about `-log(classes)`; AugReg uses -10 for ImageNet-21k.
@@ -212,7 +212,7 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
         attention_dropout_rate: float = 0.0,
         stochastic_depth_rate: float = 0.0,
         remat: bool = False,
-        token_reduction: int | Sequence[int] | TokenMerging | None = None,
+        token_reduction: int | Sequence[int] | keras.layers.Layer | None = None,
         classifier_activation: str | None = "softmax",
         classifier_bias: float = 0.0,
         classifier: keras.layers.Layer | None = None,
@@ -328,7 +328,7 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
         return resized(self, input_shape, resize)
 
     def with_token_reduction(
-        self, token_reduction: int | Sequence[int] | TokenMerging | None
+        self, token_reduction: int | Sequence[int] | keras.layers.Layer | None
     ) -> "ViT":
         """Return the same network with other tokens in its blocks.
 

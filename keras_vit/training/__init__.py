@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from keras_vit.training.adaptive_tokens import AdaptiveTokens
 from keras_vit.training.fine_tune import finetune
 from keras_vit.training.flexible_patches import FlexiblePatches
 from keras_vit.training.losses import SigmoidLoss
@@ -17,6 +18,7 @@ from keras_vit.training.schedules import WarmupSchedule
 __all__ = [
     "SGD",
     "AdamW",
+    "AdaptiveTokens",
     "FlexiblePatches",
     "Lamb",
     "Lion",

@@ -19,6 +19,7 @@ from typing import Any
 
 from keras_vit.data.augment import Augmentation
 from keras_vit.training.settings import (
+    Adaptive,
     Data,
     FlexibleSizes,
     LoRA,
@@ -44,6 +45,7 @@ class Config:
         model: the network.
         flexible: random patch sizes of `"classification"`.
         lora: low-rank updates of a frozen backbone in `"classification"`.
+        adaptive: tokens that stop at a depth of their own, in `"classification"`.
         data: the data sets.
         augmentation: changes to the training images.
         optimization: optimizer, learning-rate schedule and loss.
@@ -77,6 +79,7 @@ class Config:
     model: Model = dataclasses.field(default_factory=Model)
     flexible: FlexibleSizes = dataclasses.field(default_factory=FlexibleSizes)
     lora: LoRA = dataclasses.field(default_factory=LoRA)
+    adaptive: Adaptive = dataclasses.field(default_factory=Adaptive)
     data: Data = dataclasses.field(default_factory=Data)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     optimization: Optimization = dataclasses.field(default_factory=Optimization)

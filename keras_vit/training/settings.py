@@ -185,3 +185,24 @@ class FlexibleSizes:
     patch_sizes: tuple[int, ...] = ()
     image_size: int | None = None
     evaluation_patch_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adaptive:
+    """Settings of training with tokens that stop at a depth of their own (A-ViT).
+
+    Attributes:
+        ponder_weight: weight of the mean number of blocks that a token needs; None for no
+            stopping tokens.
+        prior_weight: weight of the divergence from the prior of the depths.
+        target_depth: number of the block, counted from 1, at the peak of the prior.
+        scale: factor of a token's first entry in its score; see
+            `keras_vit.layers.TokenHalting`.
+        center: subtracted from the product.
+    """
+
+    ponder_weight: float | None = None
+    prior_weight: float = 0.1
+    target_depth: float = 8.0
+    scale: float = 5.0
+    center: float = 10.0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_vit.layers import Preprocessor, ResNetStem
+from keras_vit.layers import Preprocessor, ResNetStem, TokenHalting
 from tests.cases import DENSE, array, perturb, tiny_t2t, tiny_vit
 
 MODELS = {
@@ -36,6 +36,10 @@ MODELS = {
         "preprocessor": Preprocessor(image_size=(16, 24), crop_to_aspect_ratio=True),
     },
     "merging": {"token_reduction": [2, 1], "pooling": "gap", "registers": 1},
+    "halting": {
+        "token_reduction": TokenHalting(6.0, 0.0, kept=[7, 4]),
+        "distillation_token": True,
+    },
     "t2t_ghost": {"tokens": "performer", "backbone": "ghost"},
     "t2t_dense": {"tokens": "transformer", "dtype": "mixed_bfloat16", **DENSE},
 }

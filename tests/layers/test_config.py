@@ -190,6 +190,10 @@ CASES = {
     "TokenTransformer": (TOKENS, (2, 7, 8)),
     "TokenPerformer": ({**TOKENS, "num_features": 5}, (2, 7, 8)),
     "TokensToToken": ({**TOKENS, "tokens": "transformer"}, (2, 16, 32, 3)),
+    "TokenHalting": (
+        {"scale": 2.0, "center": 1.0, "epsilon": 0.1, "kept": [7, 4]},
+        (2, 7, 8),
+    ),
     "TokenMerging": (
         {"r": 3, "inflection": -1.0, "proportional": False},
         (2, 7, 8),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_vit.training import config as configs
+from keras_vit.training.objectives.adaptive import AdaptiveClassification, check_adaptive
 from keras_vit.training.objectives.classification import (
     Classification,
     FlexibleClassification,
@@ -40,6 +41,9 @@ def objective(config: configs.Config, names: Sequence[str]) -> Any:
             f"{config.objective!r}."
         )
     _check_lora(config)
+    if config.adaptive.ponder_weight is not None:
+        check_adaptive(config)
+        return AdaptiveClassification(config, names)
     labels = config.data.labels
     if labels != "single" and config.objective == "classification":
         if config.flexible.patch_sizes:

@@ -40,7 +40,11 @@ class Classification:
 
     def build(self) -> keras.Model:
         """Build the model to train, which returns logits."""
-        arguments: dict[str, Any] = {"include_top": True, "classifier_activation": None}
+        arguments: dict[str, Any] = {
+            "include_top": True,
+            "classifier_activation": None,
+            **self.arguments(),
+        }
         if self.config.model.arguments.get("head") == "keep":
             model = network(self.config, **arguments)
             self._check_head(model)
@@ -52,6 +56,10 @@ class Classification:
         if settings.rank is not None:
             lora.enable(model, settings.rank, settings.alpha, settings.layers)
         return self.trainer(model)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return arguments of the network that the objective needs, here none."""
+        return {}
 
     def trainer(self, network: keras.Model) -> keras.Model:
         """Return the model that trains and tests a network, here the network itself.

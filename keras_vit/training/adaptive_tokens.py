@@ -1,0 +1,189 @@
+"""Training of tokens that stop at a depth of their own (A-ViT)."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_vit.layers.token_halting import (
+    HaltingBlock,
+    depth_prior,
+    ponder,
+    prior_divergence,
+)
+from keras_vit.models.features import blocks_of
+from keras_vit.models.image_model import ImageModel
+from keras_vit.models.token_reduction import halts
+
+
+class _HaltingCosts(keras.layers.Layer):
+    """Layer from the outputs of halting blocks to the costs of their tokens.
+
+    Input: for every block its tokens, sums and active tokens. Output: a dict of the
+    `ponder` cost and the `depth`, `(b,)`, and the scores and active tokens of all blocks.
+    """
+
+    def __init__(self, blocks, **kwargs):
+        super().__init__(**kwargs)
+        self._blocks = [(block.scale, block.center) for block in blocks]
+        self._convert_input_args = False
+
+    def call(self, tokens, sums, active):
+        scores = [
+            ops.sigmoid(scale * ops.cast(x[..., 0], "float32") - center)
+            for x, (scale, center) in zip(tokens, self._blocks, strict=True)
+        ]
+        computed = ops.stack([ops.cast(mask, "float32") for mask in active], axis=1)
+        return {
+            "ponder": ops.mean(ponder(sums, active), axis=1),
+            "depth": ops.mean(ops.sum(computed, axis=1), axis=1),
+            "scores": ops.stack(scores, axis=1),
+            "active": computed,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class AdaptiveTokens(ImageModel):
+    """Training of a classifier whose tokens stop at a depth of their own (A-ViT).
+
+    The loss is that of the classifier, plus `ponder_weight` times the mean number of
+    blocks that a token needs (with the remainder that makes it differentiable), plus
+    `prior_weight` times the divergence of the mean scores from a Gaussian over the
+    blocks. The metric `depth` is the mean number of blocks of a token.
+
+    Compile the model with a loss and metrics of the classifier. Training updates
+    `backbone`; `keras_vit.drop_halted_tokens` makes it fast.
+
+    Input: images `(b, h, w, c)` as `preprocessor` returns them.
+    Output: a dict with the `predictions` of the backbone, `ponder` and `depth` `(b,)`,
+    and for each of `L` blocks the `scores` and `active` `(b, L, n)` of all tokens.
+
+    Args:
+        backbone: a `ViT` with `token_reduction=TokenHalting(...)` without `kept`. It is
+            trained in place; start from a trained one.
+        ponder_weight: float, weight of the ponder cost.
+        prior_weight: float, weight of the prior of the depths.
+        target_depth: float, number of the block, counted from 1, at the peak of the
+            prior.
+        name: name of the model.
+
+    Raises:
+        ValueError: the tokens of the backbone do not stop, or it drops them.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> from keras_vit.training import AdaptiveTokens, AdamW
+    >>> backbone = keras_vit.ViT(
+    ...     (32, 48, 3), hidden_dim=48, num_layers=2, num_heads=3, mlp_dim=96, classes=10,
+    ...     classifier_activation=None, token_reduction=keras_vit.layers.TokenHalting())
+    >>> model = AdaptiveTokens(backbone, ponder_weight=0.01, target_depth=1.0)
+    >>> model.compile(AdamW(1e-3), keras.losses.SparseCategoricalCrossentropy(True))
+    >>> images = keras.random.uniform((4, 32, 48, 3))
+    >>> history = model.fit(images, keras.ops.arange(4), batch_size=2, verbose=0).history
+    >>> sorted(history)
+    ['depth', 'loss']
+
+    Reference: A-ViT (arXiv:2112.07658) section 3. The authors train with weights of 5e-4
+    and 1e-3, from scores that are close to 0.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        ponder_weight: float = 5e-4,
+        prior_weight: float = 1e-3,
+        target_depth: float = 8.0,
+        name: str | None = None,
+    ):
+        if not halts(backbone) or any(b.kept is not None for b in blocks_of(backbone)):
+            raise ValueError(
+                "backbone must be a ViT with token_reduction=TokenHalting(...) without "
+                f"`kept`; received {backbone!r}."
+            )
+        blocks: list[HaltingBlock] = blocks_of(backbone)
+        costs = _HaltingCosts(blocks, name="halting_costs")(
+            [block.output[0] for block in blocks],
+            [block.output[1] for block in blocks],
+            [block.output[4] for block in blocks],
+        )
+        super().__init__(
+            inputs=backbone.input,
+            outputs={"predictions": backbone.output, **costs},
+            name=name,
+        )
+        self.backbone = backbone
+        self.prior = ops.convert_to_tensor(depth_prior(len(blocks), target_depth))
+        self.depth = keras.metrics.Mean(name="depth")
+        self._own_metrics: list[Any] = []
+        self._arguments = {
+            "ponder_weight": ponder_weight,
+            "prior_weight": prior_weight,
+            "target_depth": target_depth,
+        }
+
+    @property
+    def preprocessor(self):
+        """The backbone's preprocessor."""
+        return self.backbone.preprocessor
+
+    def weights_by_path(self):
+        """Return the weights of the backbone by their paths."""
+        return self.backbone.weights_by_path()
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        metrics=None,
+        weighted_metrics=None,
+        **kwargs,
+    ):
+        """Configure the training; see `keras.Model.compile`.
+
+        Args:
+            optimizer: the optimizer.
+            loss: the loss of the predictions, a `keras.losses.Loss`.
+            metrics: None, or metrics of the predictions.
+            weighted_metrics: None, or metrics of the predictions.
+            **kwargs: as for `keras.Model.compile`.
+        """
+        # Keras would match them with all outputs.
+        self.objective = keras.losses.get(loss)
+        self._own_metrics = [
+            keras.metrics.get(m) for m in (*(metrics or ()), *(weighted_metrics or ()))
+        ]
+        super().compile(optimizer, **kwargs)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        loss = self.objective(y, y_pred["predictions"], sample_weight)
+        loss = loss + self._arguments["ponder_weight"] * ops.mean(y_pred["ponder"])
+        blocks = range(y_pred["scores"].shape[1])
+        divergence = prior_divergence(
+            [y_pred["scores"][:, block] for block in blocks],
+            [y_pred["active"][:, block] > 0.5 for block in blocks],
+            self.prior,
+        )
+        return loss + self._arguments["prior_weight"] * divergence
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self.depth.update_state(y_pred["depth"], sample_weight)
+        for metric in self._own_metrics:
+            metric.update_state(y, y_pred["predictions"], sample_weight)
+        return self.get_metrics_result()
+
+    def get_config(self):
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            **self._arguments,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        backbone = keras.saving.deserialize_keras_object(
+            config["backbone"], custom_objects=custom_objects
+        )
+        return cls(**{**config, "backbone": backbone})
