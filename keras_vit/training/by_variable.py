@@ -13,6 +13,8 @@ from keras_vit.training.schedules import is_number
 class ByVariable(keras.optimizers.Optimizer):
     """Mixin that adds `parameters`, `ema_decay` and update counts to an optimizer."""
 
+    _first_update = 0
+
     # Keras's gradient accumulation and its clipping of the accumulated gradient are used
     # unchanged. As of Keras 3.15 this class replaces the following: schedules receive the
     # number of batches instead of updates; the EMA is updated at every batch, `fit` ends
@@ -62,6 +64,8 @@ class ByVariable(keras.optimizers.Optimizer):
             row = self.parameters[index]
             learning_rate = learning_rate * row.rate
             weight_decay = row.weight_decay
+            if row.first_update:
+                self._first_update = row.first_update
         self._update(gradient, variable, learning_rate, weight_decay)
         if self.ema_decay is not None:
             average = self._averages[index]
@@ -69,6 +73,24 @@ class ByVariable(keras.optimizers.Optimizer):
             share = ops.where(ops.equal(self.iterations, 0), 1.0, 1.0 - self.ema_decay)
             share = ops.cast(share, variable.dtype)
             self.assign_add(average, ops.subtract(variable, average) * share)
+        if self._first_update:
+            self._first_update = 0
+
+    @property
+    def iterations(self):
+        # Within `update_step` this is the number of updates of the variable, from which
+        # Keras's optimizers compute the bias correction of its moments.
+        return super().iterations - self._first_update
+
+    def start_averages(self) -> None:
+        """Set the averages to the weights, as after the first update."""
+        if self.ema_decay is None:
+            return
+        for variable, average in zip(
+            self._trainable_variables, self._averages, strict=True
+        ):
+            if average is not None:
+                average.assign(ops.copy(variable))
 
     def _update(self, gradient, variable, learning_rate, weight_decay):
         """Update a variable and its state, with decoupled weight decay."""

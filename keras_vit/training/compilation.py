@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -26,6 +26,8 @@ from keras_vit.training.parameters import hidden_matrices
 # Name in `optimization.frozen` that stands for all weights except those of the head and
 # the factors of LoRA.
 BACKBONE = "backbone"
+# Names of parts in `optimization.unfreeze`.
+HEAD_ONLY, EVERYTHING = "head", "all"
 # Pattern of the paths of the head's weights.
 HEAD = "^(pre_logits|.*classifier)/"
 
@@ -44,18 +46,20 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, str]]] = {
 }
 
 
-def compile(model: keras.Model, plan: Any) -> None:
+def compile(model: keras.Model, plan: Any, phase: Any = None) -> None:
     """Compile a model with the optimizer, the loss and the metrics of its run.
 
     Args:
         model: the model to train.
         plan: the `runs.Plan` of the run.
+        phase: the `phases.Phase` of the run; None to train all weights that the run
+            trains at any time.
 
     Raises:
         ValueError: an invalid value in `optimization` of the config.
     """
     settings = plan.config.optimization
-    freeze(model, frozen_parts(plan.config))
+    freeze(model, frozen_parts(plan.config), phase and phase.lowest)
 
     def part(steps):
         return round(steps * plan.updates) if isinstance(steps, float) else steps
@@ -72,7 +76,7 @@ def compile(model: keras.Model, plan: Any) -> None:
     # Keras's default does not use XLA on CPUs under TensorFlow; torch has no XLA.
     jit = {"jax": True, "tensorflow": plan.config.jit_compile, "torch": False}
     model.compile(
-        make_optimizer(model, settings, schedule),
+        make_optimizer(model, settings, schedule, first_updates(model, plan, phase)),
         **plan.objective.compilation(),
         steps_per_execution=plan.steps_per_execution,
         jit_compile=jit[keras.backend.backend()],
@@ -81,7 +85,10 @@ def compile(model: keras.Model, plan: Any) -> None:
 
 
 def make_optimizer(
-    model: keras.Model, settings: configs.Optimization, learning_rate: Any
+    model: keras.Model,
+    settings: configs.Optimization,
+    learning_rate: Any,
+    first_updates: Mapping[str, int] | None = None,
 ) -> keras.optimizers.Optimizer:
     """Return the optimizer that the settings name.
 
@@ -89,6 +96,8 @@ def make_optimizer(
         model: the model to train.
         settings: the settings of the optimizer.
         learning_rate: the learning rate or schedule.
+        first_updates: dict from path to the number of updates before the first one of
+            the variable, 0 for others.
 
     Raises:
         ValueError: there is no such optimizer, or it does not fit the model or the other
@@ -96,7 +105,11 @@ def make_optimizer(
     """
     check_choice("optimization.optimizer", settings.optimizer, OPTIMIZERS)
     cls, own = OPTIMIZERS[settings.optimizer]
-    table = parameters(model, settings)
+    starts = first_updates or {}
+    table = ParameterTable(
+        row._replace(first_update=starts.get(row.path, 0))
+        for row in parameters(model, settings)
+    )
     if cls is Muon and not hidden_matrices(model.weights_by_path()):
         raise ValueError(
             "optimization.optimizer='muon' trains the kernels of Transformer blocks, and "
@@ -118,6 +131,28 @@ def make_optimizer(
     )
 
 
+def first_updates(model: keras.Model, plan: Any, phase: Any = None) -> dict[str, int]:
+    """Return the number of updates before the first one of each weight.
+
+    Args:
+        model: the model to train.
+        plan: the `runs.Plan` of the run.
+        phase: the phase up to which weights have started to train; None for no phases.
+
+    Returns:
+        Dict from the path of a weight to the number, without weights that train from the
+        beginning.
+    """
+    starts: dict[str, int] = {}
+    for one in reversed(plan.phases):
+        if phase is None or one.last > phase.last:
+            continue
+        frozen = frozen_paths(model, frozen_parts(plan.config), one.lowest)
+        update = one.first * plan.interval // plan.config.optimization.accumulation_steps
+        starts |= {path: update for path in model.weights_by_path() if path not in frozen}
+    return {path: update for path, update in starts.items() if update}
+
+
 def frozen_parts(config: configs.Config) -> tuple[str, ...]:
     """Return the prefixes of the paths of weights that do not train in a run.
 
@@ -128,7 +163,7 @@ def frozen_parts(config: configs.Config) -> tuple[str, ...]:
     return (*backbone, *config.optimization.frozen)
 
 
-def freeze(model: keras.Model, frozen: Sequence[str]) -> None:
+def freeze(model: keras.Model, frozen: Sequence[str], lowest: str | None = None) -> None:
     """Make all weights of a model trainable except those with some path prefixes.
 
     Weights that the checkpoint of the model had frozen become trainable.
@@ -138,39 +173,66 @@ def freeze(model: keras.Model, frozen: Sequence[str]) -> None:
         frozen: prefixes of paths. The whole path of a layer matches that layer only:
             `"block_1"` does not freeze block_10, and `"block_"` freezes all blocks.
             `"backbone"` freezes everything except the head and the factors of LoRA.
+        lowest: prefix of paths, of which the first and all weights above train;
+            `"head"` for the head only. None or `"all"` freezes nothing more.
 
     Raises:
         ValueError: a prefix matches no path, or no trainable weight is left.
     """
     make_trainable(model)
     paths = model.weights_by_path()
-    for path in bases(getattr(model, "backbone", model)):
-        paths[path].trainable = False  # LoRA trains low-rank factors instead.
-    for prefix in frozen:
-        found = _of_prefix(paths, prefix)
-        if not found:
-            near = difflib.get_close_matches(str(prefix), _beginnings(paths), 3, 0.5)
-            raise ValueError(
-                f"optimization.frozen: no weight has a path that begins with {prefix!r}."
-                + (f" Did you mean {' or '.join(map(repr, near))}?" if near else "")
-                + f" The paths begin with {', '.join(_beginnings(paths, 1))}."
-            )
-        for path in found:
-            paths[path].trainable = False
+    for path in frozen_paths(model, frozen, lowest):
+        paths[path].trainable = False
     if not model.trainable_weights:
+        unfreeze = f" and the part {lowest!r} of optimization.unfreeze" if lowest else ""
         raise ValueError(
-            f"optimization.frozen={tuple(frozen)!r} leaves nothing to train: freeze less."
+            f"optimization.frozen={tuple(frozen)!r}{unfreeze} leaves nothing to train: "
+            "freeze less."
         )
 
 
-def _of_prefix(paths, prefix):
+def frozen_paths(
+    model: keras.Model, frozen: Sequence[str], lowest: str | None = None
+) -> set[str]:
+    """Return the paths of the weights that `freeze` freezes.
+
+    Args:
+        model: the model to train.
+        frozen: as for `freeze`.
+        lowest: as for `freeze`.
+
+    Raises:
+        ValueError: a prefix matches no path.
+    """
+    paths = list(model.weights_by_path())
+    # LoRA trains low-rank factors instead.
+    found = set(bases(getattr(model, "backbone", model)))
+    for prefix in frozen:
+        found.update(_of_prefix(paths, prefix, "frozen"))
+    if lowest == HEAD_ONLY:
+        found.update(path for path in paths if not re.match(HEAD, path))
+    elif lowest not in (None, EVERYTHING):
+        first = _of_prefix(paths, lowest, "unfreeze")[0]
+        found.update(paths[: paths.index(first)])
+    return found
+
+
+def _of_prefix(paths, prefix, setting):
     """Return the paths in the layer `prefix`, or else all paths that start with it."""
-    if not prefix or not isinstance(prefix, str):
-        return []
     if prefix == BACKBONE:
         return [path for path in paths if _is_backbone(path)]
-    whole = [p for p in paths if f"{p}/".startswith(f"{prefix.rstrip('/')}/")]
-    return whole or [p for p in paths if p.startswith(prefix)]
+    found = []
+    if prefix and isinstance(prefix, str):
+        whole = [p for p in paths if f"{p}/".startswith(f"{prefix.rstrip('/')}/")]
+        found = whole or [p for p in paths if p.startswith(prefix)]
+    if not found:
+        near = difflib.get_close_matches(str(prefix), _beginnings(paths), 3, 0.5)
+        raise ValueError(
+            f"optimization.{setting}: no weight has a path that begins with {prefix!r}."
+            + (f" Did you mean {' or '.join(map(repr, near))}?" if near else "")
+            + f" The paths begin with {', '.join(_beginnings(paths, 1))}."
+        )
+    return found
 
 
 def _is_backbone(path):

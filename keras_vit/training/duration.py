@@ -34,7 +34,7 @@ def check_stopping(config: configs.Config) -> None:
         config: config of the run.
 
     Raises:
-        ValueError: the number is below 1, or the run has several image sizes.
+        ValueError: the number is below 1, or the run has several phases.
     """
     patience = config.early_stopping
     if patience is None:
@@ -44,10 +44,11 @@ def check_stopping(config: configs.Config) -> None:
             "early_stopping must be None or a number of checkpoints, 1 or more; "
             f"received {patience}."
         )
-    if config.resolutions:
+    if config.resolutions or config.optimization.unfreeze:
+        name = "resolutions" if config.resolutions else "optimization.unfreeze"
         raise ValueError(
-            f"early_stopping={patience} would stop a run before its larger image sizes: "
-            "set early_stopping or resolutions, not both."
+            f"early_stopping={patience} would stop a run before the last part of {name}: "
+            f"set early_stopping or {name}, not both."
         )
 
 
@@ -59,18 +60,18 @@ def check_longer(plan: Any, directory: RunDirectory) -> None:
         directory: the directory of the run, locked.
 
     Raises:
-        FileExistsError: the run would become shorter, or its image sizes would change.
+        FileExistsError: the run would become shorter, or its phases would change.
     """
     before = directory.duration_before()
     if not before or directory.before is None:
         return
     shown = ", ".join(f"{key}={value}" for key, value in before.items())
     now = ", ".join(f"{key}={getattr(plan.config, key)}" for key in before)
-    if plan.config.resolutions:
+    if len(plan.phases) > 1:
         raise FileExistsError(
             f"{directory.path} holds a run with {shown}; this command has {now}. The "
-            "image sizes of resolutions depend on the duration, so it cannot change: "
-            "choose another --workdir."
+            "parts of resolutions and optimization.unfreeze depend on the duration, so "
+            "it cannot change: choose another --workdir."
         )
     interval, checkpoints = intervals(directory.before, plan.sources["train"])
     if plan.steps <= interval * checkpoints:

@@ -32,6 +32,9 @@ class ParameterRow(NamedTuple):
         matrices: number of hidden matrices that the variable holds side by side, such as
             3 for a fused QKV kernel, or 0 if it is not a hidden matrix. Only `Muon` uses
             it.
+        first_update: number of updates of the optimizer before the first one of the
+            variable. It is above 0 for variables that were frozen at first, whose Adam
+            moments must be corrected as those of a new optimizer. It is not printed.
 
     Example:
 
@@ -46,6 +49,7 @@ class ParameterRow(NamedTuple):
     rate: float
     weight_decay: float
     matrices: int = 0
+    first_update: int = 0
 
 
 class ParameterTable(tuple[ParameterRow, ...]):
@@ -63,7 +67,7 @@ class ParameterTable(tuple[ParameterRow, ...]):
 
     def __str__(self):
         cells = [("variable", "shape", "group", "rate", "weight decay", "matrices")]
-        for path, shape, group, rate, decay, matrices in self:
+        for path, shape, group, rate, decay, matrices, _ in self:
             numbers = (f"{rate:.6g}", f"{decay:.6g}", str(matrices))
             cells.append((path, "x".join(map(str, shape)), group, *numbers))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -128,10 +132,10 @@ def parameter_table(
     >>> table = parameter_table(model, weight_decay=0.05, layer_decay=0.75)
     >>> table[-3:]
     (ParameterRow(path='norm/beta', shape=(192,), group='norm', rate=1.0,
-    weight_decay=0.0, matrices=0), ParameterRow(path='classifier/kernel',
-    shape=(192, 10), group='classifier', rate=1.0, weight_decay=0.05, matrices=0),
-    ParameterRow(path='classifier/bias', shape=(10,), group='classifier', rate=1.0,
-    weight_decay=0.0, matrices=0))
+    weight_decay=0.0, matrices=0, first_update=0), ParameterRow(path='classifier/kernel',
+    shape=(192, 10), group='classifier', rate=1.0, weight_decay=0.05, matrices=0,
+    first_update=0), ParameterRow(path='classifier/bias', shape=(10,),
+    group='classifier', rate=1.0, weight_decay=0.0, matrices=0, first_update=0))
 
     Reference: layer-wise rates: BEiT (arXiv:2106.08254), MAE (arXiv:2111.06377) appendix
     A; weight decay: arXiv:1711.05101 and big_vision's `optim.py`.

@@ -20,10 +20,11 @@ from keras_vit.data.source import Source
 from keras_vit.data.splits import ids, is_split
 from keras_vit.training import class_weights, duration, pictures, regression, trackers
 from keras_vit.training import config as configs
-from keras_vit.training.callbacks import RunCallback, variables
+from keras_vit.training.callbacks import RunCallback
 from keras_vit.training.compilation import compile, freeze, frozen_parts
 from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import objective
+from keras_vit.training.phases import Phase, described, make_phases, next_model, of_size
 from keras_vit.training.run_directory import RunDirectory
 
 # Upper limit of the default steps_per_execution, by backend. Several steps in one call
@@ -32,21 +33,6 @@ from keras_vit.training.run_directory import RunDirectory
 STEPS_PER_EXECUTION = {"tensorflow": 8}
 
 MOST_CLASSES_COUNTED = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """Part of a run that trains at one image size.
-
-    Attributes:
-        first: number of the last checkpoint before the phase.
-        last: number of the last checkpoint in the phase.
-        side: side of the images in pixels; None for the model's own size.
-    """
-
-    first: int
-    last: int
-    side: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +47,7 @@ class Plan:
         interval: number of batches between checkpoints.
         updates: number of weight updates in the whole run.
         steps_per_execution: number of batches in one call of the compiled train function.
-        phases: one `Phase` for each image size, in order.
+        phases: the parts of the run with one image size and the same trained weights.
     """
 
     config: configs.Config
@@ -122,7 +108,7 @@ def make_plan(
         interval,
         updates,
         at_once,
-        _phases(config, intervals),
+        make_phases(config, intervals),
     )
 
 
@@ -158,34 +144,6 @@ def check_classes(sources: Mapping[str, Source]) -> None:
             train.class_names,
             f"Set data.{part} to images of the same classes, or rename its classes.",
         )
-
-
-def _phases(config, intervals):
-    if not config.resolutions:
-        return (Phase(0, intervals, None),)
-    parts = [part for part, _ in config.resolutions]
-    if config.objective != "classification":
-        raise ValueError(
-            "resolutions require objective='classification'; received "
-            f"{config.objective!r}."
-        )
-    if min(parts) <= 0 or not math.isclose(sum(parts), 1.0, abs_tol=1e-6):
-        raise ValueError(
-            "The parts of resolutions must be above 0 and add up to 1; received "
-            f"{config.resolutions}."
-        )
-    phases, done, before = [], 0.0, 0
-    for part, side in config.resolutions:
-        done += part
-        last = round(done * intervals)
-        if last == before:
-            raise ValueError(
-                f"resolutions={config.resolutions}: {part} of {intervals} checkpoints "
-                "rounds to none. Set a smaller checkpoint_steps."
-            )
-        phases.append(Phase(before, last, side))
-        before = last
-    return tuple(phases)
 
 
 def training_data(plan: Plan, model: keras.Model, first_step: int = 0) -> Any:
@@ -281,10 +239,11 @@ def train(
         done = directory.checkpoints()
         if not done and hasattr(plan.objective, "prepare"):
             plan.objective.prepare(model, plan.sources["train"])
-        freeze(model, frozen_parts(config))
+        for phase in plan.phases:
+            freeze(model, frozen_parts(config), phase.lowest)
         phases = [phase for phase in plan.phases if phase.last >= max(done, 1)]
-        model = _of_size(model, phases[0].side)
-        compile(model, plan)
+        model = of_size(model, phases[0].side)
+        compile(model, plan, phases[0])
         callback = RunCallback(
             plan, directory, model, evaluation_data(plan, "validation", model)
         )
@@ -303,11 +262,11 @@ def train(
 
 
 def _train_phases(plan, model, callback, phases, done):
-    """Train at the remaining image sizes and return the model from the last one."""
+    """Train in the remaining phases and return the model of the last one."""
     for phase in phases:
         if phase != phases[0]:
-            print(f"Training continues at {phase.side}x{phase.side} pixels.", flush=True)
-            model = _grown(model, phase.side, plan)
+            print(f"Training continues {described(phase)}.", flush=True)
+            model = next_model(model, phase, plan)
             callback.watch(model, evaluation_data(plan, "validation", model))
         _fit(plan, model, callback, max(done, phase.first), phase.last)
     return model
@@ -367,36 +326,6 @@ def _counts(source):
     largest = sorted(counts, key=lambda row: -row[1])[:MOST_CLASSES_COUNTED]
     texts = [f"{name} {count:,}" for name, count in largest]
     return ", ".join(texts) + ", ..." * (source.num_classes > len(texts))
-
-
-def _of_size(model, side):
-    shape = model.input_shape[1:] if side is None else (side, side, model.input_shape[-1])
-    return model if shape == model.input_shape[1:] else model.resized(shape)
-
-
-def _grown(model, side, plan):
-    """Return the model resized to another image size, with the state of its training.
-
-    The position embeddings are resized, together with their moments and EMA in the
-    optimizer.
-    """
-    grown = _of_size(model, side)
-    if grown is model:
-        return model
-    compile(grown, plan)
-    old, new = model.weights_by_path(), grown.weights_by_path()
-    moved = {path for path in old if old[path].shape != new[path].shape}
-    own = {path: keras.ops.convert_to_numpy(weight) for path, weight in old.items()}
-    for before, after in zip(variables(model), variables(grown), strict=True):
-        if before.shape == after.shape:
-            after.assign(before)
-            continue
-        value = keras.ops.convert_to_numpy(before)
-        # Position tables of the same shape are all resized in the same way.
-        path = next(path for path in moved if old[path].shape == before.shape)
-        if old[path].trainable:
-            after.assign(model.resized_values({**own, path: value}, grown)[path])
-    return grown
 
 
 def _fit(plan, model, callback, first, last):

@@ -103,8 +103,14 @@ class Optimization:
             and `"block_1"` match only those layers, `"block_"` all blocks, `"backbone"`
             everything except the head and the factors of LoRA. All other weights train,
             even if the checkpoint had them frozen.
+        unfreeze: gradual unfreezing: pairs of a fraction of the batches and the lowest
+            layer that trains in it, with all layers above: `"head"`, `"block_8"`, or
+            `"all"`. In `((0.2, "head"), (0.3, "block_8"), (0.5, "all"))` the fractions
+            add up to 1. Weights of `frozen` never train. Empty to train all from the
+            start.
         accumulation_steps: number of batches whose gradients make one update.
         ema: momentum of the weight average that is evaluated and saved; None for none.
+            The average moves at every update, which `accumulation_steps` batches make.
         loss: `"softmax"` or `"sigmoid"`, for one class per image. The loss of
             multi-label images is always the sigmoid's, that of regression the mean
             squared error.
@@ -128,6 +134,7 @@ class Optimization:
     layer_decay: float = 1.0
     backbone_multiplier: float = 1.0
     frozen: tuple[str, ...] = ()
+    unfreeze: tuple[tuple[float, str], ...] = ()
     accumulation_steps: int = 1
     ema: float | None = None
     loss: str = "softmax"

@@ -20,6 +20,7 @@ from keras_vit.training import compilation, runs
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import RunCallback
 from keras_vit.training.losses import SigmoidLoss
+from keras_vit.training.phases import Phase, next_model
 from keras_vit.training.run_directory import RunDirectory
 from tests.cases import array
 from tests.commands import run_command
@@ -431,7 +432,7 @@ def test_the_optimizers_averages_grow_too(config):
     compilation.compile(model, plan)
     batches = runs.training_data(plan, model)
     model.fit(batches, steps_per_epoch=plan.interval, verbose=0)
-    grown = runs._grown(model, 24, plan)
+    grown = next_model(model, Phase(1, 3, side=24), plan)
     assert len(model.optimizer.variables) == len(grown.optimizer.variables)
     moved = 0
     both = zip(model.optimizer.variables, grown.optimizer.variables, strict=True)
