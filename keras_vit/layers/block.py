@@ -79,6 +79,8 @@ class StochasticDepth(keras.layers.Dropout):
         return config
 
 
+# Parts of a block that the backward pass can compute again.
+REMAT = (False, True, "block", "attention", "mlp")
 # Orders of norms and branches in a block.
 BLOCK_ORDERS = ("pre_norm", "post_norm", "parallel")
 
@@ -104,8 +106,9 @@ class TransformerBlock(Composite):
         attention_dropout_rate: dropout rate of the attention weights.
         stochastic_depth_rate: probability that a branch is dropped for an image.
         positions: None, or positions of the attention; see `SelfAttention`.
-        remat: bool, whether the backward pass computes the block again instead of
-            storing its intermediate tensors.
+        remat: whether the backward pass computes the block again instead of storing its
+            intermediate tensors: False, True or `"block"`; `"attention"` or `"mlp"` for
+            that branch only, which saves less memory and takes less time.
         norm: kind of all norms: `"layer"`, `"rms"`, or a `LayerNorm` or `RMSNorm`.
         mlp: `"plain"`, `"swiglu"`, or an `MLP`, such as
             `GatedMLP(inner_norm=True)`. Copies of layers are used, with the other
@@ -154,7 +157,7 @@ class TransformerBlock(Composite):
         attention_dropout_rate: float = 0.0,
         stochastic_depth_rate: float = 0.0,
         positions: keras.layers.Layer | None = None,
-        remat: bool = False,
+        remat: bool | str = False,
         norm: str | keras.layers.Layer = "layer",
         mlp: str | keras.layers.Layer = "plain",
         attention: keras.layers.Layer | None = None,
@@ -163,6 +166,7 @@ class TransformerBlock(Composite):
     ):
         super().__init__(**kwargs)
         check_choice("order", order, BLOCK_ORDERS)
+        check_choice("remat", remat, REMAT)
         self.num_heads = num_heads
         self.mlp_dim = mlp_dim
         self.activation = activation
@@ -247,7 +251,7 @@ class TransformerBlock(Composite):
                 layer.build(input_shape)
 
     def call(self, x, training=None):
-        if self.remat and training:
+        if self.remat in (True, "block") and training:
             return recompute(self, lambda x: self._transform(x, training), x)
         return self._transform(x, training)
 
@@ -277,17 +281,30 @@ class TransformerBlock(Composite):
     def _transform(self, x, training):
         if self.order == "parallel":
             normal = self.attention_norm(x)
-            branch = self._attend(normal, training) + self.mlp(normal, training=training)
+            branch = self._branch("attention", normal, training)
+            branch = branch + self._branch("mlp", normal, training)
             return self._add(x, branch, self.attention_scale, training)
-        if self.order == "post_norm":
-            branch = self.attention_norm(self._attend(x, training))
-            x = self._add(x, branch, self.attention_scale, training)
-            branch = self.mlp_norm(self.mlp(x, training=training))
-            return self._add(x, branch, self.mlp_scale, training)
-        branch = self._attend(self.attention_norm(x), training)
+        branch = self._branch("attention", x, training)
         x = self._add(x, branch, self.attention_scale, training)
-        branch = self.mlp(self.mlp_norm(x), training=training)
+        branch = self._branch("mlp", x, training)
         return self._add(x, branch, self.mlp_scale, training)
+
+    def _branch(self, part, x, training):
+        """Return the attention or the MLP of the tokens, with its norm if it has one."""
+        norm = self.attention_norm if part == "attention" else self.mlp_norm
+
+        def branch(x):
+            if self.order == "pre_norm":
+                x = norm(x)
+            if part == "attention":
+                x = self._attend(x, training)
+            else:
+                x = self.mlp(x, training=training)
+            return norm(x) if self.order == "post_norm" else x
+
+        if training and self.remat == part:
+            return recompute(self, branch, x)
+        return branch(x)
 
     def _attend(self, x, training):
         branch = self.attention(x, training=training)

@@ -11,7 +11,7 @@ import keras
 from keras_vit.choices import check_choice
 from keras_vit.layers.attention import SelfAttention, head_dim
 from keras_vit.layers.base import copy_of, restored
-from keras_vit.layers.block import BLOCK_ORDERS
+from keras_vit.layers.block import BLOCK_ORDERS, REMAT
 from keras_vit.layers.heads import (
     AttentionPooling,
     GlobalAveragePooling,
@@ -87,6 +87,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 _CHOICES = {
     "final_norm": ("before_pooling", "after_pooling", None),
     "block": BLOCK_ORDERS,
+    "remat": REMAT,
     "embedding_norm": EMBEDDING_NORMS,
 }
 _POOLINGS = ("token", "gap", "token_gap", "map", None)

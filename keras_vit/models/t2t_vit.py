@@ -128,7 +128,7 @@ class T2TViT(ViT):
             activation=activation,
             layer_norm_epsilon=layer_norm_epsilon,
             dropout_rate=token_dropout_rate,
-            remat=kwargs.get("remat", False),
+            remat=kwargs.get("remat", False) in (True, "block"),
         )
         arguments = inspect.signature(ViT).bind(
             input_shape=input_shape,

@@ -122,8 +122,9 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
         attention_dropout_rate: dropout rate of the attention weights.
         stochastic_depth_rate: probability that a branch of the last block is dropped;
             it grows linearly from 0 in the first block.
-        remat: bool, whether the backward pass recomputes each block instead of storing
-            its activations. This needs about half the memory and a quarter more time.
+        remat: whether the backward pass recomputes each block instead of storing its
+            activations: False, or True (or `"block"`), which needs about half the memory
+            and a quarter more time; `"attention"` or `"mlp"` for that branch only.
         token_reduction: None, or an int: the number of similar tokens that every block
             merges, which makes a trained model faster (ToMe); or a list with an int for
             each block; or a `TokenMerging` or `TokenHalting` (A-ViT).
@@ -211,7 +212,7 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
         dropout_rate: float = 0.0,
         attention_dropout_rate: float = 0.0,
         stochastic_depth_rate: float = 0.0,
-        remat: bool = False,
+        remat: bool | str = False,
         token_reduction: int | Sequence[int] | keras.layers.Layer | None = None,
         classifier_activation: str | None = "softmax",
         classifier_bias: float = 0.0,

@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 
 import keras_vit
+from keras_vit.kernels.recompute import recompute
 from keras_vit.layers import MLP, GatedMLP, SelfAttention
+from keras_vit.layers import block as block_module
 from tests.cases import (
     array,
+    mostly_slow,
     output_and_gradients,
     perturb,
     random_array,
@@ -24,18 +27,38 @@ DROPOUTS = {
 }
 
 
-def trained(remat):
+def trained(remat, **arguments):
     keras.utils.set_random_seed(0)
-    model = perturb(tiny_vit(remat=remat))
+    model = perturb(tiny_vit(remat=remat, **arguments))
     model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
     loss = float(model.train_on_batch(random_images(model, 4), LABELS))
     return loss, {w.path: array(w) for w in model.trainable_weights}
 
 
-@pytest.mark.slow_elsewhere
-def test_the_same_step():
-    loss, weights = trained(remat=False)
-    again, remat_weights = trained(remat=True)
+PARTS = [
+    (True, "pre_norm"),
+    ("attention", "pre_norm"),
+    ("mlp", "pre_norm"),
+    ("attention", "post_norm"),
+    ("mlp", "parallel"),
+]
+
+
+@pytest.mark.parametrize(
+    ("remat", "order"),
+    mostly_slow(PARTS, *PARTS[1:3], mark=pytest.mark.slow_elsewhere),
+)
+def test_the_same_step(remat, order, monkeypatch):
+    loss, weights = trained(remat=False, block=order)
+    calls = []
+
+    def counted(layer, function, x):
+        calls.append(layer.name)
+        return recompute(layer, function, x)
+
+    monkeypatch.setattr(block_module, "recompute", counted)
+    again, remat_weights = trained(remat=remat, block=order)
+    assert calls[:2] == ["block_0", "block_1"]
     np.testing.assert_allclose(again, loss, rtol=1e-6)
     for (path, a), b in zip(weights.items(), remat_weights.values(), strict=True):
         np.testing.assert_allclose(b, a, atol=1e-5, err_msg=path)

@@ -57,6 +57,7 @@ CASES = {
     "attention_dropout_rate": {"attention_dropout_rate": 0.1},
     "stochastic_depth_rate": {"stochastic_depth_rate": 0.1},
     "remat": {"remat": True},
+    "remat of a part": {"remat": "mlp"},
     "token_reduction": {"token_reduction": [1, 2]},
     "classifier_activation": {"classifier_activation": None},
     "classifier": {"classifier": keras_vit.layers.SimilarityClassifier(projection_dim=5)},
