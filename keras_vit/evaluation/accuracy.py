@@ -10,11 +10,12 @@ import keras
 import numpy as np
 
 import keras_vit
+from keras_vit import exported_model
 from keras_vit.data import dark_images
 from keras_vit.data.class_names import check_class_names
 from keras_vit.data.pipeline import evaluation_batches
 from keras_vit.data.source import Source
-from keras_vit.evaluation import exported_model, label_metrics
+from keras_vit.evaluation import label_metrics
 from keras_vit.evaluation.classified import Collector, Predictions
 from keras_vit.training import config as configs
 from keras_vit.training import known_class_names

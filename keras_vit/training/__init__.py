@@ -4,9 +4,11 @@ import importlib
 import sys
 
 from keras_vit.training.adaptive_tokens import AdaptiveTokens
+from keras_vit.training.distillation import Distillation
+from keras_vit.training.distillation_token import with_distillation_token
 from keras_vit.training.fine_tune import finetune
 from keras_vit.training.flexible_patches import FlexiblePatches
-from keras_vit.training.losses import SigmoidLoss
+from keras_vit.training.losses import DistillationLoss, SigmoidLoss
 from keras_vit.training.masked_autoencoder import MaskedAutoencoder
 from keras_vit.training.masked_patch_prediction import MaskedPatchPrediction
 from keras_vit.training.muon import Muon
@@ -19,6 +21,8 @@ __all__ = [
     "SGD",
     "AdamW",
     "AdaptiveTokens",
+    "Distillation",
+    "DistillationLoss",
     "FlexiblePatches",
     "Lamb",
     "Lion",
@@ -32,6 +36,7 @@ __all__ = [
     "WarmupSchedule",
     "finetune",
     "parameter_table",
+    "with_distillation_token",
 ]
 
 # Earlier places of modules that are now in `keras_vit.data`, for one release; configs

@@ -241,12 +241,15 @@ def given_optimizer(model: keras.Model) -> Any:
 def variables(model: keras.Model) -> list:
     """Return all variables that training changes, including the seeds of dropout.
 
+    Those of a teacher do not change.
+
     Args:
         model: a compiled model.
     """
+    fixed = {id(variable) for variable in getattr(model, "teacher_variables", ())}
     return [
         *model.trainable_variables,
-        *model.non_trainable_variables,
+        *(v for v in model.non_trainable_variables if id(v) not in fixed),
         *model.optimizer.variables,
     ]
 

@@ -21,6 +21,7 @@ from keras_vit.data.augment import Augmentation
 from keras_vit.training.settings import (
     Adaptive,
     Data,
+    Distillation,
     FlexibleSizes,
     LoRA,
     Masking,
@@ -46,6 +47,7 @@ class Config:
         flexible: random patch sizes of `"classification"`.
         lora: low-rank updates of a frozen backbone in `"classification"`.
         adaptive: tokens that stop at a depth of their own, in `"classification"`.
+        distillation: the teacher of `"classification"`.
         data: the data sets.
         augmentation: changes to the training images.
         optimization: optimizer, learning-rate schedule and loss.
@@ -80,6 +82,7 @@ class Config:
     flexible: FlexibleSizes = dataclasses.field(default_factory=FlexibleSizes)
     lora: LoRA = dataclasses.field(default_factory=LoRA)
     adaptive: Adaptive = dataclasses.field(default_factory=Adaptive)
+    distillation: Distillation = dataclasses.field(default_factory=Distillation)
     data: Data = dataclasses.field(default_factory=Data)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     optimization: Optimization = dataclasses.field(default_factory=Optimization)

@@ -1,6 +1,13 @@
 """Classification losses."""
 
 import keras
+from keras import ops
+
+from keras_vit.choices import check_choice
+from keras_vit.training.schedules import is_number
+
+# Kinds of `DistillationLoss`.
+DISTILLATIONS = ("hard", "soft")
 
 
 # The package name must not change, because saved models refer to the loss by it.
@@ -30,8 +37,64 @@ class SigmoidLoss(keras.losses.Loss):
     def call(self, y_true, y_pred):
         smoothing = self.label_smoothing
         y_true = y_true * (1.0 - smoothing) + 0.5 * smoothing
-        losses = keras.ops.binary_crossentropy(y_true, y_pred, from_logits=True)
-        return keras.ops.sum(losses, axis=-1)
+        losses = ops.binary_crossentropy(y_true, y_pred, from_logits=True)
+        return ops.sum(losses, axis=-1)
 
     def get_config(self):
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class DistillationLoss(keras.losses.Loss):
+    """Loss of a student's logits against those of a teacher, as in DeiT.
+
+    With `kind="hard"`, the class that the teacher predicts is the label of a softmax
+    cross-entropy, without label smoothing. With `kind="soft"`, the loss is
+    `t ** 2 * KL(softmax(teacher / t), softmax(student / t))` at the temperature `t`.
+
+    Args:
+        kind: `"hard"` or `"soft"`.
+        temperature: float, temperature of `"soft"`, 3 in the paper.
+        **kwargs: arguments of `keras.losses.Loss`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Input: logits `(b, classes)` of the teacher and of the student. Losses have shape
+    `(b,)` before the reduction.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vit.training import DistillationLoss
+    >>> loss = DistillationLoss("hard")
+    >>> round(float(loss(np.array([[2.0, 1.0]]), np.array([[0.0, 0.0]]))), 4)
+    0.6931
+
+    Reference: DeiT (arXiv:2012.12877) section 4. Deviation: the authors' code divides
+    the soft loss by the number of classes too; here, as in the paper, it is the mean over
+    images.
+    """
+
+    def __init__(self, kind: str = "hard", temperature: float = 3.0, **kwargs):
+        super().__init__(**kwargs)
+        check_choice("kind", kind, DISTILLATIONS)
+        if not is_number(temperature) or temperature <= 0:
+            raise ValueError(
+                f"temperature must be a number above 0; received {temperature!r}."
+            )
+        self.kind = kind
+        self.temperature = float(temperature)
+
+    def call(self, y_true, y_pred):
+        if self.kind == "hard":
+            labels = ops.argmax(y_true, axis=-1)
+            return ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
+        teacher = ops.log_softmax(y_true / self.temperature, axis=-1)
+        student = ops.log_softmax(y_pred / self.temperature, axis=-1)
+        divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+        return self.temperature**2 * divergence
+
+    def get_config(self):
+        config = {"kind": self.kind, "temperature": self.temperature}
+        return {**super().get_config(), **config}

@@ -7,6 +7,7 @@ import keras
 import keras_vit
 from keras_vit.models.checkpoint import NoHeadError
 from keras_vit.training import config as configs
+from keras_vit.training.distillation_token import with_distillation_token
 
 
 def constructor(config: configs.Config) -> Any:
@@ -39,13 +40,27 @@ def network(config: configs.Config, **settled: Any) -> keras.Model:
     stem = arguments.get("stem")
     if isinstance(stem, dict):  # The ResNet stem of a hybrid; JSON has no objects.
         arguments["stem"] = keras_vit.layers.ResNetStem(**stem)
+    if config.distillation.warm_start:
+        _check_warm_start(config)
+        arguments["distillation_token"] = False
     if config.model.weights is None:
         return constructor(config)(**arguments)
     if arguments["include_top"]:
         arguments = {"head": "new", **arguments}
     else:
         arguments["head"] = "drop"
-    return keras_vit.load_checkpoint(config.model.weights, **arguments)
+    model = keras_vit.load_checkpoint(config.model.weights, **arguments)
+    return with_distillation_token(model) if config.distillation.warm_start else model
+
+
+def _check_warm_start(config):
+    token = config.model.arguments.get("distillation_token", False)
+    if config.model.weights is None or not token:
+        raise ValueError(
+            "distillation.warm_start=True requires model.weights, a checkpoint without a "
+            "distillation token, and model.arguments.distillation_token=True; received "
+            f"{config.model.weights!r} and {token}."
+        )
 
 
 def classifier(config: configs.Config, **settled: Any) -> keras.Model:

@@ -170,6 +170,8 @@ def training_data(plan: Plan, model: keras.Model, first_step: int = 0) -> Any:
     batches = plan.objective.examples(batches)
     if config.data.class_weights is not None:
         batches = class_weights.weighted(batches, plan.sources["train"])
+    if config.distillation.teacher is not None:
+        batches = plan.objective.taught(batches, model)
     return batches
 
 

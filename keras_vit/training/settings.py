@@ -213,3 +213,30 @@ class Adaptive:
     target_depth: float = 8.0
     scale: float = 5.0
     center: float = 10.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Settings of the teacher of `"classification"`.
+
+    See `keras_vit.training.Distillation`.
+
+    Attributes:
+        teacher: None for no distillation, or a classifier with the classes of the
+            training set: a checkpoint or the directory of a run, as for `model.weights`;
+            a `.keras` file with any Keras classifier, which gets pixel values 0 to 255;
+            or an exported SavedModel, which runs on the CPU beside the input pipeline.
+        kind: `"hard"`, the class that the teacher predicts as a label, or `"soft"`, its
+            probabilities.
+        alpha: weight of the teacher in the loss, 0 to 1: 0.5 for `"hard"` and 0.1 for
+            `"soft"` in DeiT.
+        temperature: temperature of the probabilities of `"soft"`.
+        warm_start: whether a distillation token that `model.weights` does not have starts
+            as a copy of the class token, and its head as a copy of the class head.
+    """
+
+    teacher: str | None = None
+    kind: str = "hard"
+    alpha: float = 0.5
+    temperature: float = 3.0
+    warm_start: bool = False

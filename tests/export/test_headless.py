@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.evaluation.exported_model import Export
 from keras_vit.export import comparison, litert, onnx, saved_model
 from keras_vit.export.attention import attention_rollout
+from keras_vit.exported_model import Export
 from keras_vit.layers import Preprocessor, ResNetStem, TokenPooling
 from tests.cases import array, perturb, random_array, random_images, tiny_t2t, tiny_vit
 from tests.commands import run_command

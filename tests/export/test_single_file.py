@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import keras_vit
+from keras_vit import exported_model
 from keras_vit.cli import export
-from keras_vit.evaluation import exported_model
 from keras_vit.export import litert, onnx, served_model, single_file
 from keras_vit.export.comparison import TOLERANCE
 from tests.cases import array, mostly_slow, perturb, random_array, tiny_vit

@@ -9,6 +9,7 @@ from keras_vit.training.objectives.classification import (
     Classification,
     FlexibleClassification,
 )
+from keras_vit.training.objectives.distilled import DistilledClassification
 from keras_vit.training.objectives.other_labels import MultiLabel, Regression
 from keras_vit.training.objectives.pixels import Pixels
 from keras_vit.training.objectives.without_labels import Autoencoding, MaskedPatches
@@ -41,6 +42,9 @@ def objective(config: configs.Config, names: Sequence[str]) -> Any:
             f"{config.objective!r}."
         )
     _check_lora(config)
+    if config.distillation.teacher is not None:
+        _check_distillation(config)
+        return DistilledClassification(config, names)
     if config.adaptive.ponder_weight is not None:
         check_adaptive(config)
         return AdaptiveClassification(config, names)
@@ -70,4 +74,13 @@ def _check_lora(config):
             f"lora.rank={config.lora.rank} requires objective='classification' and "
             f"model.weights; received {config.objective!r} and {config.model.weights!r}. "
             "LoRA adapts a trained model: use the command keras-vit finetune."
+        )
+
+
+def _check_distillation(config):
+    if config.objective != "classification" or config.data.labels != "single":
+        raise ValueError(
+            f"distillation.teacher={config.distillation.teacher!r} requires "
+            "objective='classification' and data.labels='single'; received "
+            f"{config.objective!r} and {config.data.labels!r}."
         )

@@ -4,7 +4,7 @@ import pathlib
 import shutil
 from importlib import import_module
 
-from keras_vit.evaluation.exported_model import Export
+from keras_vit.exported_model import Export
 from recipes.benchmark.contestants import CONTESTANTS, random_batch
 from recipes.benchmark.timing import seconds, throughput
 

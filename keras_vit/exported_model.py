@@ -47,6 +47,8 @@ class Export:
         input_shape: `(None, height, width, channels)`, with None for any size.
         output_shape: `(None, classes)`.
         class_names: list of the names of the classes, or None if the export has none.
+        logits: function from TensorFlow's tensors of pixel values to logits, only of a
+            SavedModel.
 
     Raises:
         FileNotFoundError: the path does not exist.
@@ -111,7 +113,9 @@ class Export:
         # Keep a reference: the variables are deleted together with the loaded object.
         self._loaded = tf.saved_model.load(f"{path}/{max(_versions(path))}")
         serve = self._loaded.signatures["serving_default"]
-        self._logits = lambda x: serve(images=tf.constant(x))["logits"].numpy()
+        # In a graph of `tf.data`, this computes a tensor.
+        self.logits = lambda x: serve(images=x)["logits"]
+        self._logits = lambda x: self.logits(tf.constant(x)).numpy()
         shape = serve.structured_input_signature[1]["images"].shape
         classes = _logits(path, serve.structured_outputs).shape[-1]
         self.class_names = _labels_of_saved_model(self._loaded, classes)
