@@ -5,6 +5,7 @@ import math
 
 from keras_vit.data import rand_augment
 from keras_vit.data.host import tensorflow
+from keras_vit.layers.preprocessor import RESIZES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +22,17 @@ class Augmentation:
         pad_and_crop: width of a black border that is added to the resized image
             before a random crop of the original size: 4 on CIFAR. On small images such
             as digits it serves as a shift by whole pixels.
+        simple_crop: width of a border that is added by reflection before a random crop
+            of the model's size, 4 in DeiT III, or 0. Before that, the image is resized to
+            the smallest size that covers the model's, with its own aspect ratio. It
+            replaces the preprocessor's resize and crop, and excludes `crop_area` and
+            `pad_and_crop`.
         horizontal_flip: whether to mirror images with a probability of one half.
         randaugment: None, or a string in the syntax of `RandAugment.parse`:
             `"randaug(2,10)"`, `"rand-m9-mstd0.5-inc1"`.
+        three_augment: whether each image is made gray, solarized or blurred, one of the
+            three with equal probabilities (3-Augment); see
+            `keras_vit.data.three_augment.three_augmented`.
         color_jitter: strength of random changes in color, 0 to 1. Brightness, contrast
             and saturation, in this order, are scaled by random factors from
             `1 - color_jitter` to `1 + color_jitter`.
@@ -49,13 +58,17 @@ class Augmentation:
     `RandomErasing` (mode "pixel") and `Mixup` (mode "batch"). Deviations: each image is
     mixed with the previous image of the batch, as in big_vision, instead of the image at
     the mirrored position, as in timm; color jitter has a fixed order and no hue.
+    `simple_crop` and `three_augment`: DeiT III (arXiv:2204.07118) section 3, and its
+    `augment.py`.
     """
 
     crop_area: tuple[float, float] | None = None
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     pad_and_crop: int = 0
+    simple_crop: int = 0
     horizontal_flip: bool = False
     randaugment: str | None = None
+    three_augment: bool = False
     color_jitter: float = 0.0
     random_erasing: float = 0.0
     mixup: float = 0.0
@@ -75,9 +88,15 @@ class Augmentation:
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1; is {getattr(self, name)!r}.")
-        for name in ("mixup", "cutmix", "pad_and_crop"):
+        for name in ("mixup", "cutmix", "pad_and_crop", "simple_crop"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more; is {getattr(self, name)!r}.")
+        if self.simple_crop and (self.crop_area is not None or self.pad_and_crop):
+            raise ValueError(
+                f"simple_crop={self.simple_crop} excludes the other random crops; "
+                f"received crop_area={self.crop_area} and pad_and_crop="
+                f"{self.pad_and_crop}. Set one of the three."
+            )
         if self.randaugment is not None:
             rand_augment.RandAugment.parse(self.randaugment)
 
@@ -89,7 +108,12 @@ class Augmentation:
     @property
     def changes_pixels(self) -> bool:
         """Return True if any step needs pixel values 0 to 255 at the model's size."""
-        return bool(self.pad_and_crop or self.randaugment or self.color_jitter)
+        return bool(self.pad_and_crop or self.simple_crop or self.changes_colors)
+
+    @property
+    def changes_colors(self) -> bool:
+        """Return True if any step needs uint8 images with 3 channels."""
+        return bool(self.randaugment or self.three_augment or self.color_jitter)
 
 
 def _check_range(name, values, limit):
@@ -147,6 +171,37 @@ def shifted(image, margin, seed):
     tf = tensorflow()
     padded = tf.pad(image, [[margin, margin], [margin, margin], [0, 0]])
     return tf.image.stateless_random_crop(padded, image.shape, seed)
+
+
+def simply_cropped(image, preprocessor, shape, margin, seed):
+    """Resize an image to cover a size, add a reflected border, and crop randomly.
+
+    Args:
+        image: `(h, w, c)`, pixel values 0 to 255.
+        preprocessor: a `Preprocessor`, whose resize method applies.
+        shape: `(height, width, channels)` of the result.
+        margin: int, the width of the border.
+        seed: int32 or int64, `(2,)`.
+
+    Returns:
+        float32 `(height, width, channels)`, pixel values 0 to 255.
+
+    Reference: DeiT III (arXiv:2204.07118) section 3, "simple random crop", and its code:
+    torchvision's `Resize` and `RandomCrop` with `padding_mode="reflect"`.
+    """
+    tf = tensorflow()
+    rows, columns = tf.unstack(tf.shape(image)[:2])
+    height, width, _ = shape
+    size = (
+        tf.maximum(height, rows * width // columns),
+        tf.maximum(width, columns * height // rows),
+    )
+    method, antialias = RESIZES[preprocessor.resize]
+    image = tf.image.resize(image, size, method, antialias=antialias)
+    if method == "bicubic":
+        image = tf.clip_by_value(image, 0.0, 255.0)
+    padded = tf.pad(image, [[margin, margin], [margin, margin], [0, 0]], "REFLECT")
+    return tf.image.stateless_random_crop(padded, shape, seed)
 
 
 def jittered(image, strength, seed):

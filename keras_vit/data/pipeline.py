@@ -9,7 +9,7 @@ from keras_vit.data.augment import Augmentation, mix_images
 from keras_vit.data.decoding import decode_pixels
 from keras_vit.data.host import tensorflow
 from keras_vit.data.readable import ReadableImages, name_of, parallel_map, unconverted
-from keras_vit.data.sampling import balanced, check_sampling
+from keras_vit.data.sampling import balanced, check_repeats, check_sampling, repeated
 from keras_vit.data.source import Source
 from keras_vit.data.training_image import training_image
 from keras_vit.layers import Preprocessor
@@ -33,13 +33,15 @@ def training_batches(
     unreadable: str = "error",
     cache: bool = False,
     sampling: str | None = None,
+    repeats: int = 1,
 ):
     """Return an endless stream of batches of augmented images for training.
 
     The stream depends only on the source, the augmentation, `batch_size`, `seed`,
-    `shuffle_buffer` and `sampling`, not on the number of threads. With `first_step=k` it
-    equals the same stream from step k on, so that a run can resume; no image of the
-    earlier steps is decoded, and of a TFDS set at most one epoch of records is read.
+    `shuffle_buffer`, `sampling` and `repeats`, not on the number of threads. With
+    `first_step=k` it equals the same stream from step k on, so that a run can resume; no
+    image of the earlier steps is decoded, and of a TFDS set at most one epoch of records
+    is read.
 
     If `shuffle_buffer` holds all examples, every epoch is a new random order of all of
     them. Otherwise each example is drawn from the next `shuffle_buffer` examples in the
@@ -67,6 +69,9 @@ def training_batches(
             repeats examples of small classes and leaves out examples of large classes;
             which ones differs between epochs. It requires one class per image, and a
             folder, a table or arrays.
+        repeats: int, number of times that a batch has each of its images, with different
+            augmentations (repeated augmentation, 3 in DeiT). An epoch has as many images
+            as before, and so only one `repeats`-th of all examples.
 
     Returns:
         A `tf.data.Dataset` of `(images, labels)`: float32 `(b, h, w, c)`, scaled by
@@ -90,6 +95,7 @@ def training_batches(
     tf = tensorflow()
     classes = _check(source, batch_size, num_classes, unreadable)
     check_sampling(sampling, source)
+    check_repeats(repeats, batch_size)
     steps = _steps_left(source, batch_size, first_step, epochs)
     run_seed = tf.constant((seed, 0), "int64")
     shape, image = _augmented(source, preprocessor, augmentation, run_seed, cache)
@@ -101,6 +107,7 @@ def training_batches(
         buffer=shuffle_buffer,
         cache=cache,
         sampling=sampling,
+        repeats=(repeats, batch_size),
     )
     reader = ReadableImages(source, stream, image, shape, unreadable, fill=True)
 
@@ -124,6 +131,7 @@ def batch_ids(
     step: int,
     shuffle_buffer: int | None = None,
     sampling: str | None = None,
+    repeats: int = 1,
 ) -> list[str]:
     """Return the ids of the examples in one batch of `training_batches`.
 
@@ -137,6 +145,7 @@ def batch_ids(
         step: int, index of the batch.
         shuffle_buffer: int or None.
         sampling: None or `"balanced"`.
+        repeats: int.
 
     Returns:
         List of `batch_size` ids, including those of skipped images.
@@ -148,7 +157,12 @@ def batch_ids(
     32
     """
     references = _shuffled(
-        source, seed, step * batch_size, buffer=shuffle_buffer, sampling=sampling
+        source,
+        seed,
+        step * batch_size,
+        buffer=shuffle_buffer,
+        sampling=sampling,
+        repeats=(repeats, batch_size),
     )
     references = references.filter(lambda position, end, reference: ~end)
     return [name_of(reference) for *_, reference in references.take(batch_size)]
@@ -327,7 +341,16 @@ def _fold(seed, *values):
     return seed
 
 
-def _shuffled(source, seed, first, epochs=None, buffer=None, cache=False, sampling=None):
+def _shuffled(
+    source,
+    seed,
+    first,
+    epochs=None,
+    buffer=None,
+    cache=False,
+    sampling=None,
+    repeats=(1, 1),
+):
     """Return shuffled references of all epochs from position `first`; see `_epoch`."""
     tf = tensorflow()
     if buffer is not None and buffer < 1:
@@ -343,6 +366,8 @@ def _shuffled(source, seed, first, epochs=None, buffer=None, cache=False, sampli
         if sampling is not None:
             drawn = balanced(drawn, source, number, _fold(epoch_seed, _SAMPLE))
         shuffled = _shuffle(drawn, min(buffer, count), epoch_seed)
+        if repeats[0] > 1:
+            shuffled = repeated(shuffled, *repeats).take(count)
         return _epoch(shuffled, count, number, tf.maximum(first - number * count, 0))
 
     end = np.iinfo("int64").max // count if epochs is None else epochs

@@ -222,7 +222,7 @@ def contrast(image, factor, mean=None):
     """
     tf = tensorflow()
     if mean is None:
-        grey = tf.cast(_grey(image), "int64")
+        grey = tf.cast(gray(image), "int64")
         pixels = tf.size(grey, tf.int64)
         mean = tf.cast((2 * tf.reduce_sum(grey) + pixels) // (2 * pixels), "float32")
     return _blend(mean, image, factor)
@@ -231,7 +231,7 @@ def contrast(image, factor, mean=None):
 def color(image, factor):
     """Blend the grayscale image with the uint8 image, as in `PIL.ImageEnhance`."""
     tf = tensorflow()
-    return _blend(tf.cast(_grey(image), "float32"), image, factor)
+    return _blend(tf.cast(gray(image), "float32"), image, factor)
 
 
 def sharpness(image, factor):
@@ -295,7 +295,7 @@ def cutout(image, centre, half_side, fill):
     return tf.where(square[:, :, None], tf.cast(fill, "uint8"), image)
 
 
-def _grey(image):
+def gray(image):
     """Return an image in grayscale, as Pillow's mode "L": int32, `(h, w, 1)`."""
     tf = tensorflow()
     weighted = tf.cast(image, "int32") * tf.constant([19595, 38470, 7471])

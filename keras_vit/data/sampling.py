@@ -38,6 +38,51 @@ def check_sampling(sampling: str | None, source: Source) -> None:
         )
 
 
+def check_repeats(repeats: int, batch_size: int) -> None:
+    """Check the number of times that a batch has each of its images.
+
+    Args:
+        repeats: the number.
+        batch_size: number of images in a batch.
+
+    Raises:
+        ValueError: it is below 1 or above the batch size.
+    """
+    if not isinstance(repeats, int) or not 1 <= repeats <= batch_size:
+        raise ValueError(
+            f"repeats must be an int from 1 to batch_size={batch_size}; received "
+            f"{repeats!r}."
+        )
+
+
+def repeated(examples, repeats: int, batch_size: int):
+    """Return examples several times each, for repeated augmentation.
+
+    A batch has `batch_size / repeats` different examples, all of them once, then all of
+    them again, and so on. Copies of an example are apart, so that mixup and CutMix, which
+    mix neighbors, mix different examples. If the quotient is no whole number, it is
+    rounded up, and the last copies of some examples are in the next batch.
+
+    Args:
+        examples: a `tf.data.Dataset` of nested tensors.
+        repeats: number of times that each example occurs.
+        batch_size: number of examples in a batch.
+
+    Reference: DeiT (arXiv:2012.12877) and Hoffer et al. (arXiv:1901.09335). In DeiT's
+    `RASampler`, the copies of an image go to different devices.
+    """
+    tf = tensorflow()
+
+    def copies(chunk):
+        def copied(values):
+            times = [repeats, *[1] * (values.shape.rank - 1)]
+            return tf.tile(values, times)
+
+        return tf.nest.map_structure(copied, chunk)
+
+    return examples.batch(-(-batch_size // repeats)).map(unconverted(copies)).unbatch()
+
+
 def balanced(references, source: Source, epoch, seed):
     """Return the references of one epoch, with equally many examples of every class.
 

@@ -6,12 +6,13 @@ from keras_vit.data import augment
 from keras_vit.data.decoding import decode_pixels
 from keras_vit.data.host import tensorflow
 from keras_vit.data.rand_augment import RandAugment
+from keras_vit.data.three_augment import three_augmented
 from keras_vit.layers import Preprocessor
 from keras_vit.layers.preprocessor import RESIZES
 
 # Random draws of an image, each with its own seed.
-_DRAWS = 6
-_CROP, _SHIFT, _FLIP, _RAND_AUGMENT, _JITTER, _ERASE = range(_DRAWS)
+_DRAWS = 7
+_CROP, _SHIFT, _FLIP, _RAND_AUGMENT, _JITTER, _ERASE, _THREE = range(_DRAWS)
 
 
 def training_image(source, preprocessor, augmentation, shape):
@@ -20,10 +21,10 @@ def training_image(source, preprocessor, augmentation, shape):
     rand_augment = augmentation.randaugment and RandAugment.parse(
         augmentation.randaugment
     )
-    if (rand_augment or augmentation.color_jitter) and shape[-1] != 3:
+    if augmentation.changes_colors and shape[-1] != 3:
         raise ValueError(
-            f"RandAugment and color_jitter need images with 3 channels; {source.name!r} "
-            f"has {shape[-1]}."
+            "RandAugment, three_augment and color_jitter need images with 3 channels; "
+            f"{source.name!r} has {shape[-1]}."
         )
     # A random crop replaces that of the preprocessor but uses its resize method.
     crops = augmentation.crop_area is not None
@@ -52,6 +53,11 @@ def training_image(source, preprocessor, augmentation, shape):
             image = tf.image.resize(image, shape[:2], method, antialias=antialias)
             if method == "bicubic":
                 image = tf.clip_by_value(image, 0.0, 255.0)
+        elif augmentation.simple_crop:
+            image = decode_pixels(content, source.channels, exif=source.exif)
+            image = augment.simply_cropped(
+                image, preprocessor, shape, augmentation.simple_crop, seeds[_CROP]
+            )
         else:
             image = fit(decode_pixels(content, source.channels, exif=source.exif))
         image = tf.ensure_shape(image, shape)
@@ -59,10 +65,12 @@ def training_image(source, preprocessor, augmentation, shape):
             image = augment.shifted(image, augmentation.pad_and_crop, seeds[_SHIFT])
         if augmentation.horizontal_flip:
             image = tf.image.stateless_random_flip_left_right(image, seeds[_FLIP])
-        if rand_augment or augmentation.color_jitter:
+        if augmentation.changes_colors:
             image = tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), "uint8")
         if rand_augment:
             image = rand_augment(image, seeds[_RAND_AUGMENT], fill)
+        if augmentation.three_augment:
+            image = three_augmented(image, seeds[_THREE])
         if augmentation.color_jitter:
             image = augment.jittered(image, augmentation.color_jitter, seeds[_JITTER])
         if pixels_only:

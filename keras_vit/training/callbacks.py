@@ -163,6 +163,7 @@ class RunCallback(keras.callbacks.Callback):
             step,
             shuffle_buffer=self.config.data.shuffle_buffer,
             sampling=self.config.data.sampling,
+            repeats=self.config.data.repeats,
         )
         last = self.directory.path / "state.npz"
         kept = "none"

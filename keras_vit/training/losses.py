@@ -17,6 +17,8 @@ class SigmoidLoss(keras.losses.Loss):
 
     Args:
         label_smoothing: float, the part of each label that is replaced by one half.
+        binary_labels: bool, whether every label above 0 becomes 1, so that an image mixed
+            by mixup or CutMix has both classes (DeiT III).
         **kwargs: arguments of `keras.losses.Loss`.
 
     Input: labels `(b, classes)` with values 0 to 1, and logits `(b, classes)`.
@@ -30,18 +32,22 @@ class SigmoidLoss(keras.losses.Loss):
     1.3863
     """
 
-    def __init__(self, label_smoothing=0.0, **kwargs):
+    def __init__(self, label_smoothing=0.0, binary_labels=False, **kwargs):
         super().__init__(**kwargs)
         self.label_smoothing = label_smoothing
+        self.binary_labels = binary_labels
 
     def call(self, y_true, y_pred):
         smoothing = self.label_smoothing
+        if self.binary_labels:
+            y_true = ops.cast(y_true > 0, y_pred.dtype)
         y_true = y_true * (1.0 - smoothing) + 0.5 * smoothing
         losses = ops.binary_crossentropy(y_true, y_pred, from_logits=True)
         return ops.sum(losses, axis=-1)
 
     def get_config(self):
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+        own = {"label_smoothing": self.label_smoothing}
+        return {**super().get_config(), **own, "binary_labels": self.binary_labels}
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")

@@ -69,8 +69,11 @@ def described(augmentation: Augmentation) -> str:
         texts.append(f"random crop of {low} to {high} % of the area")
     if augmentation.horizontal_flip:
         texts.append("horizontal flip")
+    if augmentation.three_augment:
+        texts.append("gray, solarized or blurred")
     values = {
         "shift by pixels": augmentation.pad_and_crop,
+        "shift by pixels after a resize of the shorter side": augmentation.simple_crop,
         "RandAugment": augmentation.randaugment,
         "color jitter": augmentation.color_jitter,
         "random erasing": augmentation.random_erasing,

@@ -166,6 +166,7 @@ def training_data(plan: Plan, model: keras.Model, first_step: int = 0) -> Any:
         cache=config.data.cache,
         shuffle_buffer=config.data.shuffle_buffer,
         sampling=config.data.sampling,
+        repeats=config.data.repeats,
     )
     batches = plan.objective.examples(batches)
     if config.data.class_weights is not None:

@@ -53,6 +53,9 @@ class Data:
         sampling: None, or `"balanced"` to draw equally many images of every class in each
             epoch, which repeats images of small classes and leaves out images of large
             classes.
+        repeats: number of times that a batch has each of its images, with different
+            augmentations (repeated augmentation, 3 in DeiT). An epoch then has one
+            `repeats`-th of the images.
     """
 
     train: str = "digits:train"
@@ -70,6 +73,7 @@ class Data:
     scale: tuple[tuple[float, float], ...] | None = None
     class_weights: str | None = None
     sampling: str | None = None
+    repeats: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,8 @@ class Optimization:
             squared error.
         label_smoothing: fraction of each label that is replaced, under a softmax by
             equal parts of all classes, under a sigmoid by one half. Not for regression.
+        binary_labels: whether images mixed by mixup or CutMix have both classes in full
+            under `loss="sigmoid"`, as in DeiT III, instead of in their shares.
     """
 
     optimizer: str = "adamw"
@@ -139,6 +145,7 @@ class Optimization:
     ema: float | None = None
     loss: str = "softmax"
     label_smoothing: float = 0.0
+    binary_labels: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -75,3 +75,32 @@ def test_sources_that_cannot_be_balanced():
         other = dataclasses.replace(source, **change)
         with pytest.raises(ValueError, match=message):
             training_batches(other, PIXELS, Augmentation(), 2, 0, sampling="balanced")
+
+
+def test_repeated_augmentation_resumes(folder):
+    source = open_source(f"folder:{folder}")
+    count = source.num_examples
+
+    def stream(**arguments):
+        augmentation = Augmentation(pad_and_crop=4)
+        size = Preprocessor(image_size=(8, 8))
+        return training_batches(
+            source, size, augmentation, 6, seed=3, repeats=3, **arguments
+        )
+
+    whole = collect(stream(epochs=4))
+    assert len(whole) == 4 * count // 6  # As many as without repeats.
+    ids = [batch_ids(source, 6, 3, step, repeats=3) for step in range(len(whole))]
+    for (images, labels), names in zip(whole[: count // 6], ids, strict=False):
+        assert names == [*names[:2]] * 3
+        assert names[0] != names[1]  # Mixup mixes neighbors.
+        np.testing.assert_array_equal(labels, [*labels[:2]] * 3)
+        assert len({image.tobytes() for image in images[::2]}) > 1
+    assert len({name for names in ids for name in names}) > count // 3
+    assert_same(collect(stream(first_step=2, cache=True), 3), whole[2:5])
+    other = [batch_ids(source, 4, 3, step, repeats=3) for step in range(3)]
+    flat = [name for names in other for name in names]
+    assert flat == [*flat[:2] * 3, *flat[6:8] * 3]
+    for repeats in (0, 7, "3"):
+        with pytest.raises(ValueError, match="repeats must be an int from 1 to batch_si"):
+            training_batches(source, PIXELS, Augmentation(), 6, 0, repeats=repeats)

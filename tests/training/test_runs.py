@@ -342,6 +342,15 @@ def test_the_sigmoid_loss():
     assert float(loss(labels, logits)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_binary_labels_of_mixed_images():
+    labels = np.array([[0.3, 0.7, 0.0]], "float32")
+    logits = np.array([[0.5, -1.0, 2.0]], "float32")
+    loss = SigmoidLoss(0.1, binary_labels=True)
+    expected = SigmoidLoss(0.1)(np.array([[1.0, 1.0, 0.0]], "float32"), logits)
+    assert float(loss(labels, logits)) == pytest.approx(float(expected))
+    assert SigmoidLoss.from_config(loss.get_config()).binary_labels
+
+
 def test_steps_at_once_divide_an_interval(config):
     expected = 6 if keras.backend.backend() == "tensorflow" else 1
     assert runs.make_plan(config).steps_per_execution == expected

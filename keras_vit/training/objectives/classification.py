@@ -136,7 +136,7 @@ class Classification:
                 from_logits=True, label_smoothing=smoothing
             )
         elif settings.loss == "sigmoid":
-            loss = SigmoidLoss(label_smoothing=smoothing)
+            loss = SigmoidLoss(smoothing, settings.binary_labels)
         else:
             raise ValueError(
                 "optimization.loss must be 'softmax' or 'sigmoid'; received "
