@@ -35,14 +35,22 @@ PUBLISHED_NAMES = """
 augreg_b16_imagenet1k augreg_b16_imagenet1k_finetune augreg_b16_imagenet21k
 augreg_b16_imagenet21k_finetune augreg_s16_imagenet21k augreg_s16_imagenet21k_finetune
 augreg_ti16_imagenet21k augreg_ti16_imagenet21k_finetune cifar10_adaptive cifar10_cpu
-cifar10_cpu_48 cifar10_gpu cifar10_igpt cifar10_igpt_masked cifar10_mae
-cifar10_masked_patches cifar10_t2t_64 cifar10_vit_4 cifar10_vit_64 cifar10_vit_tiny
-digits_adaptive digits_igpt digits_igpt_masked digits_mae digits_masked_patches digits_t2t
-digits_vit digits_vit_8 digits_vit_finetune mae_b16_imagenet mae_b16_imagenet_finetune
-t2t_vit_14_cifar10_transfer t2t_vit_14_imagenet t2t_vit_24_imagenet t2t_vit_7_imagenet
-vit_b16_cifar10 vit_b16_cifar100 vit_b16_flowers vit_b16_imagenet1k vit_b16_imagenet21k
-vit_b16_imagenet_384 vit_b16_masked_patches vit_b16_masked_patches_finetune vit_b16_pets
-vit_b16_vtab_dtd vit_l16_imagenet21k vit_s16_imagenet_300ep vit_s16_imagenet_90ep
+cifar10_cpu_48 cifar10_deit cifar10_deit_plain cifar10_gpu cifar10_igpt
+cifar10_igpt_masked cifar10_mae cifar10_masked_patches cifar10_t2t_64 cifar10_teacher
+cifar10_vit_4 cifar10_vit_64 cifar10_vit_tiny deit_b16_distilled_imagenet
+deit_b16_imagenet deit_b16_imagenet_384 deit_iii_b16_imagenet deit_iii_b16_imagenet21k
+deit_iii_b16_imagenet21k_finetune deit_iii_b16_imagenet_224 deit_iii_b16_imagenet_384
+deit_iii_l16_imagenet deit_iii_l16_imagenet21k deit_iii_l16_imagenet21k_finetune
+deit_iii_l16_imagenet_224 deit_iii_l16_imagenet_384 deit_iii_s16_imagenet
+deit_iii_s16_imagenet21k deit_iii_s16_imagenet21k_finetune deit_iii_s16_imagenet_384
+deit_s16_distilled_imagenet deit_s16_imagenet deit_ti16_distilled_imagenet
+deit_ti16_imagenet digits_adaptive digits_igpt digits_igpt_masked digits_mae
+digits_masked_patches digits_t2t digits_vit digits_vit_8 digits_vit_finetune
+mae_b16_imagenet mae_b16_imagenet_finetune t2t_vit_14_cifar10_transfer t2t_vit_14_imagenet
+t2t_vit_24_imagenet t2t_vit_7_imagenet vit_b16_cifar10 vit_b16_cifar100 vit_b16_flowers
+vit_b16_imagenet1k vit_b16_imagenet21k vit_b16_imagenet_384 vit_b16_masked_patches
+vit_b16_masked_patches_finetune vit_b16_pets vit_b16_vtab_dtd vit_l16_imagenet21k
+vit_s16_imagenet_300ep vit_s16_imagenet_90ep
 """
 
 
@@ -76,10 +84,20 @@ def test_every_config(name):
 
 # Config: learning rate, weight decay, batch size, epochs, and steps of warm-up or, below
 # 1, their share. ViT: table 3 (arXiv:2010.11929); T2T-ViT: section 4.1 and its code
-# (arXiv:2101.11986).
+# (arXiv:2101.11986); DeiT: table 9 (arXiv:2012.12877) and its code; DeiT III: the
+# commands of its code (arXiv:2204.07118).
 PAPERS = {
     "vit_b16_imagenet1k": (3e-3, 0.3, 4096, 300, 10_000),
     "vit_b16_imagenet21k": (1e-3, 0.03, 4096, 90, 10_000),
+    "deit_ti16_imagenet": (1e-3, 0.05, 1024, 300, 5 / 300),
+    "deit_b16_distilled_imagenet": (1e-3, 0.05, 1024, 300, 5 / 300),
+    "deit_b16_imagenet_384": (5e-6, 1e-8, 512, 30, 5 / 30),
+    "deit_iii_s16_imagenet": (4e-3, 0.05, 2048, 800, 5 / 800),
+    "deit_iii_l16_imagenet": (3e-3, 0.05, 2048, 800, 5 / 800),
+    "deit_iii_b16_imagenet_224": (1e-5, 0.1, 512, 20, 5 / 20),
+    "deit_iii_l16_imagenet_384": (1e-5, 0.1, 512, 20, 5 / 20),
+    "deit_iii_b16_imagenet21k": (1e-3, 0.02, 2048, 240, 5 / 240),
+    "deit_iii_b16_imagenet21k_finetune": (3e-4, 0.02, 2048, 50, 5 / 50),
     "t2t_vit_7_imagenet": (1e-3, 0.03, 512, 310, 10 / 310),
     "t2t_vit_14_imagenet": (5e-4, 0.05, 512, 310, 10 / 310),
     "t2t_vit_24_imagenet": (5e-4, 0.065, 512, 310, 10 / 310),
@@ -109,6 +127,9 @@ def test_the_model_of_every_config(name):
     if model.architecture.startswith("T2TViT"):
         takes |= set(inspect.signature(keras_vit.T2TViT.__init__).parameters) - {"kwargs"}
         takes -= {"patch_size", "stem"}
+    if model.architecture == "BiT":  # It takes images of any size.
+        assert set(model.arguments) <= set(inspect.signature(keras_vit.BiT).parameters)
+        return
     # The module `objectives` sets these arguments.
     takes -= {"classes", "include_top", "classifier_activation", "preprocessor"}
     assert set(model.arguments) <= takes - {"weights", "name", "dtype"}
@@ -302,7 +323,7 @@ def test_a_printed_config_explains_its_values(capsys):
     "kind",
     [
         *(configs.Config, configs.Model, configs.Data, configs.Optimization),
-        *(configs.Masking, Augmentation),
+        *(configs.Masking, configs.Distillation, Augmentation),
     ],
 )
 def test_every_field_is_explained(kind):
