@@ -88,6 +88,12 @@ def from_scratch(directory):
     return {"pixels": stand_ins.pixels(32, 32, 32, 3), "labels": np.arange(32) % 10}
 
 
+def distillation(directory):
+    size = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 16}
+    teacher = keras_vit.ViT((48, 48, 3), 16, classes=10, **size)
+    return {**from_scratch(directory), "teacher": teacher}
+
+
 def resolution(directory):
     return {"pixels": stand_ins.pixels(2, 48, 48, 3), "labels": np.array([0, 4])}
 
@@ -106,6 +112,7 @@ GIVEN = {
     "docs/features.md": features,
     "docs/visualize.md": visualize,
     "docs/training.md": training,
+    "docs/distillation.md": distillation,
     "docs/dense_prediction.md": dense_prediction,
     "docs/serving.md": serving,
     "docs/start.md": start,

@@ -106,14 +106,14 @@ def check(words, monkeypatch):
 def test_settings_that_the_text_names():
     text = "".join(page.read_text() for page in PAGES)
     settings = set(re.findall(r"`(?:--set )?([a-z_]+(?:\.[a-z_]+)?=[^`=]+)`", text))
-    sections = "augmentation|data|flexible|masking|model|optimization"
+    sections = "augmentation|data|distillation|flexible|masking|model|optimization"
     settings = {s for s in settings if re.match(rf"({sections})\.", s)}
     config = configs.load("digits_vit")
     for setting in settings:
         if not setting.endswith("..."):
             configs.override(config, [setting])
     # `data` and `model` are also names of a module and of a variable.
-    sections = "augmentation|flexible|masking|optimization"
+    sections = "augmentation|distillation|flexible|masking|optimization"
     for section, key in re.findall(rf"`({sections})\.([a-z_]+)", text):
         assert hasattr(getattr(config, section), key), f"{section}.{key}"
     assert len(settings) > 3

@@ -85,7 +85,8 @@ def test_a_resumed_run_and_its_student(config, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def exported(teacher, tmp_path_factory, tensorflow):
+def exported(teacher, tmp_path_factory):
+    pytest.importorskip("tensorflow", reason="exports need TensorFlow")
     path = tmp_path_factory.mktemp("exported") / "teacher"
     keras_vit.export.saved_model(keras_vit.load_checkpoint(teacher), path, verbose=False)
     return path
