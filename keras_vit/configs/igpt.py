@@ -11,7 +11,7 @@ from keras_vit.data.augment import Augmentation
 from keras_vit.training.config import Config, Data, Masking, Model, Optimization
 
 DIGITS = Config(
-    about="iGPT on scikit-learn's digits: 8x8 pixels of 17 gray levels, 8 blocks of "
+    about="iGPT on scikit-learn's digits: 8x8 pixels of 17 gray levels, 6 blocks of "
     "width 96, next-pixel prediction.",
     command="keras-vit pretrain digits_igpt --workdir runs/digits_igpt",
     hardware="two CPU cores, minutes",
@@ -25,7 +25,7 @@ DIGITS = Config(
             "input_shape": [8, 8, 1],
             "colors": 17,
             "hidden_dim": 96,
-            "num_layers": 8,
+            "num_layers": 6,
             "num_heads": 4,
             "mlp_dim": 384,
             "causal": True,
@@ -33,8 +33,8 @@ DIGITS = Config(
     ),
     data=Data(train="digits:train", validation="digits:validation", test="digits:test"),
     augmentation=Augmentation(pad_and_crop=1),
-    optimization=Optimization(learning_rate=1e-3, beta_2=0.95, weight_decay=0.05),
-    epochs=60,
+    optimization=Optimization(learning_rate=2e-3, beta_2=0.95, weight_decay=0.05),
+    epochs=20,
     batch_size=32,
 )
 
@@ -52,18 +52,18 @@ def masked(config: Config, name: str) -> Config:
 
 CIFAR10 = dataclasses.replace(
     DIGITS,
-    about="iGPT on CIFAR-10 at 8x8 pixels of 256 colors, 8 blocks of width 128, "
+    about="iGPT on CIFAR-10 at 8x8 pixels of 64 colors, 6 blocks of width 96, "
     "next-pixel prediction.",
     command="keras-vit pretrain cifar10_igpt --workdir runs/cifar10_igpt",
     model=Model(
         architecture="ImageGPT",
         arguments={
             "input_shape": [8, 8, 3],
-            "colors": 256,
-            "hidden_dim": 128,
-            "num_layers": 8,
+            "colors": 64,
+            "hidden_dim": 96,
+            "num_layers": 6,
             "num_heads": 4,
-            "mlp_dim": 512,
+            "mlp_dim": 384,
             "causal": True,
         },
     ),
@@ -73,7 +73,7 @@ CIFAR10 = dataclasses.replace(
         test="tfds:cifar10:test",
     ),
     augmentation=Augmentation(horizontal_flip=True),
-    epochs=10,
+    epochs=1,
     batch_size=128,
 )
 

@@ -8,6 +8,7 @@ import numpy as np
 from keras_vit.data.augment import Augmentation, mix_images
 from keras_vit.data.decoding import decode_pixels
 from keras_vit.data.host import tensorflow
+from keras_vit.data.multi_crop import MultiCrop, crops_of_image
 from keras_vit.data.readable import ReadableImages, name_of, parallel_map, unconverted
 from keras_vit.data.sampling import balanced, check_repeats, check_sampling, repeated
 from keras_vit.data.source import Source
@@ -34,6 +35,7 @@ def training_batches(
     cache: bool = False,
     sampling: str | None = None,
     repeats: int = 1,
+    crops: MultiCrop | None = None,
 ):
     """Return an endless stream of batches of augmented images for training.
 
@@ -72,11 +74,14 @@ def training_batches(
         repeats: int, number of times that a batch has each of its images, with different
             augmentations (repeated augmentation, 3 in DeiT). An epoch has as many images
             as before, and so only one `repeats`-th of all examples.
+        crops: None, or a `MultiCrop` for several crops of every image.
 
     Returns:
         A `tf.data.Dataset` of `(images, labels)`: float32 `(b, h, w, c)`, scaled by
         `preprocessor`, and int32 `(b,)`; with mixup or CutMix (`augmentation.mixes`) and
         for multi-label and regression sources, labels are float32 `(b, num_classes)`.
+        With `crops`, images are a dict of `global_crops` `(b, 2, h, w, c)` and
+        `local_crops` `(b, n, h', w', c)`.
 
     Raises:
         ValueError: an argument is out of its range, or images have no common size.
@@ -98,7 +103,8 @@ def training_batches(
     check_repeats(repeats, batch_size)
     steps = _steps_left(source, batch_size, first_step, epochs)
     run_seed = tf.constant((seed, 0), "int64")
-    shape, image = _augmented(source, preprocessor, augmentation, run_seed, cache)
+    shape, image = _augmented(source, preprocessor, augmentation, run_seed, cache, crops)
+    whole, _ = _fitted(preprocessor, source)
     stream = functools.partial(
         _shuffled,
         source,
@@ -113,6 +119,8 @@ def training_batches(
 
     def batch(step, examples):
         images, labels = examples["image"], _checked_labels(examples, classes)
+        if crops is not None:
+            images = crops.split(images, whole)
         if not augmentation.mixes:
             return images, labels
         if source.labels == "single":
@@ -251,11 +259,15 @@ def evaluation_batches(
     return _of_length(data, -(-number // batch_size), unreadable)
 
 
-def _augmented(source, preprocessor, augmentation, run_seed, cache):
+def _augmented(source, preprocessor, augmentation, run_seed, cache, crops):
     """Return the shape of the images, and a function that reads and augments one."""
     tf = tensorflow()
     shape, preprocessor = _fitted(preprocessor, source)
-    prepare = training_image(source, preprocessor, augmentation, shape)
+    if crops is None:
+        prepare = training_image(source, preprocessor, augmentation, shape)
+    else:
+        number, prepare = crops_of_image(source, preprocessor, augmentation, shape, crops)
+        shape = (number,)
     example_seed = _fold(run_seed, _EXAMPLE)[0]
 
     def image(position, reference):

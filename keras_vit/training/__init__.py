@@ -16,6 +16,7 @@ from keras_vit.training.optimizers import SGD, AdamW, Lamb, Lion
 from keras_vit.training.parameters import ParameterRow, ParameterTable, parameter_table
 from keras_vit.training.pixel_prediction import PixelPrediction
 from keras_vit.training.schedules import WarmupSchedule
+from keras_vit.training.self_distillation import SelfDistillation
 
 __all__ = [
     "SGD",
@@ -32,6 +33,7 @@ __all__ = [
     "ParameterRow",
     "ParameterTable",
     "PixelPrediction",
+    "SelfDistillation",
     "SigmoidLoss",
     "WarmupSchedule",
     "finetune",

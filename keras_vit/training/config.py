@@ -21,6 +21,7 @@ from keras_vit.data.augment import Augmentation
 from keras_vit.training.settings import (
     Adaptive,
     Data,
+    Dino,
     Distillation,
     FlexibleSizes,
     LoRA,
@@ -41,8 +42,10 @@ class Config:
         hardware: hardware that the run is meant for, and the time it takes there.
         expected: metric that the paper or its authors' code reports.
         measured: `measured on DATE: ...`, or `not measured here`.
-        objective: `"classification"`, `"masked_patch_prediction"` or `"mae"`.
-        masking: settings of `"masked_patch_prediction"` and `"mae"`.
+        objective: `"classification"`, `"masked_patch_prediction"`, `"mae"`, `"pixels"`
+            (iGPT) or `"dino"`.
+        masking: settings of `"masked_patch_prediction"`, `"mae"` and `"pixels"`.
+        dino: settings of `"dino"`.
         model: the network.
         flexible: random patch sizes of `"classification"`.
         lora: low-rank updates of a frozen backbone in `"classification"`.
@@ -78,6 +81,7 @@ class Config:
     measured: str = "not measured here"
     objective: str = "classification"
     masking: Masking = dataclasses.field(default_factory=Masking)
+    dino: Dino = dataclasses.field(default_factory=Dino)
     model: Model = dataclasses.field(default_factory=Model)
     flexible: FlexibleSizes = dataclasses.field(default_factory=FlexibleSizes)
     lora: LoRA = dataclasses.field(default_factory=LoRA)

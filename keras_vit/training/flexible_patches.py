@@ -169,29 +169,39 @@ class _FlexibleNetwork(keras.layers.Layer):
         if encoder.projection.use_bias:
             tokens = tokens + ops.cast(encoder.projection.bias, dtype)
         grid = grid_shape(images.shape[1:], patch_size)
-        x = encoder.add_prefix_and_positions(tokens, self._positions(grid))
+        x = encoder.add_prefix_and_positions(
+            tokens, positions_on(encoder.positions, grid, self.resize)
+        )
         for layer in self._rest:
             x = layer(x)
         return x
 
-    def _positions(self, grid):
-        """Return a function that adds the resized positions to tokens, or None."""
-        layer = self._encoder.positions
-        if layer is None:
-            return None
-        source, prefix = layer.grid_shape, layer.num_prefix_tokens
-        table = ops.convert_to_tensor(layer.embedding)
-        if grid != source:
-            basis = np.eye(source[0] * source[1], dtype="float32")
-            matrix = resize_grid(basis.reshape(*source, -1), grid, self.resize)
-            matrix = matrix.reshape(grid[0] * grid[1], -1)
-            resized = ops.matmul(matrix, table[0, prefix:])[None]
-            table = ops.concatenate([table[:, :prefix], resized], axis=1)
-        return lambda tokens: tokens + ops.cast(table, tokens.dtype)
-
     def compute_output_spec(self, images, training=None):
         output = self.backbone.output
         return keras.KerasTensor((images.shape[0], *output.shape[1:]), output.dtype)
+
+
+def positions_on(layer: Any, grid: tuple[int, int], resize: str = "google") -> Any:
+    """Return a function that adds positions to the tokens of another grid, or None.
+
+    The embeddings are resized inside of the step, so that they train.
+
+    Args:
+        layer: a `LearnedPositions` layer, or None.
+        grid: `(gh, gw)` of the tokens.
+        resize: convention for resizing position embeddings.
+    """
+    if layer is None:
+        return None
+    source, prefix = layer.grid_shape, layer.num_prefix_tokens
+    table = ops.convert_to_tensor(layer.embedding)
+    if grid != source:
+        basis = np.eye(source[0] * source[1], dtype="float32")
+        matrix = resize_grid(basis.reshape(*source, -1), grid, resize)
+        matrix = ops.cast(matrix.reshape(grid[0] * grid[1], -1), table.dtype)
+        resized = ops.matmul(matrix, table[0, prefix:])[None]
+        table = ops.concatenate([table[:, :prefix], resized], axis=1)
+    return lambda tokens: tokens + ops.cast(table, tokens.dtype)
 
 
 @contextlib.contextmanager

@@ -167,6 +167,7 @@ def training_data(plan: Plan, model: keras.Model, first_step: int = 0) -> Any:
         shuffle_buffer=config.data.shuffle_buffer,
         sampling=config.data.sampling,
         repeats=config.data.repeats,
+        crops=getattr(plan.objective, "crops", None),
     )
     batches = plan.objective.examples(batches)
     if config.data.class_weights is not None:
@@ -240,8 +241,8 @@ def train(
         duration.check_longer(plan, directory)
         model = plan.objective.build()
         done = directory.checkpoints()
-        if not done and hasattr(plan.objective, "prepare"):
-            plan.objective.prepare(model, plan.sources["train"])
+        if hasattr(plan.objective, "prepare"):
+            plan.objective.prepare(model, plan, resumes=done > 0)
         for phase in plan.phases:
             freeze(model, frozen_parts(config), phase.lowest)
         phases = [phase for phase in plan.phases if phase.last >= max(done, 1)]

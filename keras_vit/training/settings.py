@@ -172,7 +172,7 @@ class Masking:
 
     Attributes:
         ratio: fraction of the patches that is masked: 0.5 in masked patch prediction's
-            paper, 0.75 in MAE's.
+            paper, 0.75 in MAE's; of the pixels in `"pixels"`: 0.15 in iGPT's.
         decoder_dim: width of MAE's decoder.
         decoder_layers: number of blocks of MAE's decoder.
         decoder_heads: number of attention heads of MAE's decoder.
@@ -182,6 +182,41 @@ class Masking:
     decoder_dim: int = 512
     decoder_layers: int = 8
     decoder_heads: int = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dino:
+    """Settings of self-distillation without labels (DINO).
+
+    Fractions are parts of the steps of the whole run.
+
+    Attributes:
+        local_crops: number of small crops of every image, besides the two large ones.
+        local_size: side of the small crops in pixels; None for half of the model's side.
+        global_area: range of the part of the image's area in a large crop.
+        local_area: range of the part of the image's area in a small crop.
+        prototypes: number of outputs of the projection head.
+        head_dim: width of the hidden layers of the projection head.
+        bottleneck_dim: width of its last layer but one.
+        momentum: momentum of the teacher in the first step; it grows to 1.
+        teacher_temperature: temperature of the teacher after its warm-up.
+        warmup_temperature: temperature of the teacher in the first step.
+        warmup: fraction of the steps with a growing temperature.
+        frozen: fraction of the steps in which the last layer of the head is frozen.
+    """
+
+    local_crops: int = 6
+    local_size: int | None = None
+    global_area: tuple[float, float] = (0.4, 1.0)
+    local_area: tuple[float, float] = (0.05, 0.4)
+    prototypes: int = 65536
+    head_dim: int = 2048
+    bottleneck_dim: int = 256
+    momentum: float = 0.996
+    teacher_temperature: float = 0.07
+    warmup_temperature: float = 0.04
+    warmup: float = 0.3
+    frozen: float = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

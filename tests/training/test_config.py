@@ -35,7 +35,7 @@ PUBLISHED_NAMES = """
 augreg_b16_imagenet1k augreg_b16_imagenet1k_finetune augreg_b16_imagenet21k
 augreg_b16_imagenet21k_finetune augreg_s16_imagenet21k augreg_s16_imagenet21k_finetune
 augreg_ti16_imagenet21k augreg_ti16_imagenet21k_finetune cifar10_adaptive cifar10_cpu
-cifar10_cpu_48 cifar10_deit cifar10_deit_plain cifar10_gpu cifar10_igpt
+cifar10_cpu_48 cifar10_deit cifar10_deit_plain cifar10_dino cifar10_gpu cifar10_igpt
 cifar10_igpt_masked cifar10_mae cifar10_masked_patches cifar10_t2t_64 cifar10_teacher
 cifar10_vit_4 cifar10_vit_64 cifar10_vit_tiny deit_b16_distilled_imagenet
 deit_b16_imagenet deit_b16_imagenet_384 deit_iii_b16_imagenet deit_iii_b16_imagenet21k
@@ -44,13 +44,13 @@ deit_iii_l16_imagenet deit_iii_l16_imagenet21k deit_iii_l16_imagenet21k_finetune
 deit_iii_l16_imagenet_224 deit_iii_l16_imagenet_384 deit_iii_s16_imagenet
 deit_iii_s16_imagenet21k deit_iii_s16_imagenet21k_finetune deit_iii_s16_imagenet_384
 deit_s16_distilled_imagenet deit_s16_imagenet deit_ti16_distilled_imagenet
-deit_ti16_imagenet digits_adaptive digits_igpt digits_igpt_masked digits_mae
+deit_ti16_imagenet digits_adaptive digits_dino digits_igpt digits_igpt_masked digits_mae
 digits_masked_patches digits_t2t digits_vit digits_vit_8 digits_vit_finetune
-mae_b16_imagenet mae_b16_imagenet_finetune t2t_vit_14_cifar10_transfer t2t_vit_14_imagenet
-t2t_vit_24_imagenet t2t_vit_7_imagenet vit_b16_cifar10 vit_b16_cifar100 vit_b16_flowers
-vit_b16_imagenet1k vit_b16_imagenet21k vit_b16_imagenet_384 vit_b16_masked_patches
-vit_b16_masked_patches_finetune vit_b16_pets vit_b16_vtab_dtd vit_l16_imagenet21k
-vit_s16_imagenet_300ep vit_s16_imagenet_90ep
+mae_b16_imagenet mae_b16_imagenet_finetune t2t_vit_14_cifar10_transfer
+t2t_vit_14_imagenet t2t_vit_24_imagenet t2t_vit_7_imagenet vit_b16_cifar10
+vit_b16_cifar100 vit_b16_flowers vit_b16_imagenet1k vit_b16_imagenet21k
+vit_b16_imagenet_384 vit_b16_masked_patches vit_b16_masked_patches_finetune vit_b16_pets
+vit_b16_vtab_dtd vit_l16_imagenet21k vit_s16_imagenet_300ep vit_s16_imagenet_90ep
 """
 
 
@@ -323,7 +323,7 @@ def test_a_printed_config_explains_its_values(capsys):
     "kind",
     [
         *(configs.Config, configs.Model, configs.Data, configs.Optimization),
-        *(configs.Masking, configs.Distillation, Augmentation),
+        *(configs.Masking, configs.Distillation, configs.Dino, Augmentation),
     ],
 )
 def test_every_field_is_explained(kind):

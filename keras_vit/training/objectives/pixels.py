@@ -1,13 +1,13 @@
 """Objective that predicts pixels (iGPT)."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_vit.data.augment import Augmentation
 from keras_vit.data.pipeline import training_batches
-from keras_vit.data.source import Source
 from keras_vit.training import PixelPrediction
 from keras_vit.training.networks import network
 from keras_vit.training.objectives.without_labels import WithoutLabels
@@ -40,15 +40,17 @@ class Pixels(WithoutLabels):
         backbone = network(self.config, include_top=True, **settled)
         return PixelPrediction(backbone, ratio=self.config.masking.ratio)
 
-    def prepare(self, model: keras.Model, source: Source) -> None:
+    def prepare(self, model: keras.Model, plan: Any, resumes: bool) -> None:
         """Fit the palette of a new run, unless it comes from a checkpoint.
 
         Args:
             model: the model that `build` returned.
-            source: the training set.
+            plan: the `runs.Plan` of the run.
+            resumes: bool, whether the state of the run is restored after this.
         """
-        if self.config.model.weights is not None:
+        if resumes or self.config.model.weights is not None:
             return
+        source = plan.sources["train"]
         seed, backbone = self.config.seed, model.backbone
         batches = training_batches(
             source.with_channels(backbone.input_shape[-1]),

@@ -1,0 +1,76 @@
+"""Self-distillation without labels (DINO) on digits and CIFAR-10.
+
+"Emerging Properties in Self-Supervised Vision Transformers" (arXiv:2104.14294), with the
+networks of `digits_mae` and `cifar10_mae`, for minutes on two CPU cores.
+"""
+
+import dataclasses
+
+from keras_vit.data.augment import Augmentation
+from keras_vit.training.config import Config, Data, Dino, Model, Optimization
+
+DIGITS = Config(
+    about="DINO (arXiv:2104.14294) on scikit-learn's digits at 32x32: two large crops "
+    "and four small ones at 16x16.",
+    command="keras-vit pretrain digits_dino --workdir runs/digits_dino",
+    hardware="two CPU cores, minutes",
+    expected="none published; a linear probe better than of random features",
+    objective="dino",
+    dino=Dino(
+        local_crops=4,
+        local_size=16,
+        local_area=(0.15, 0.4),
+        prototypes=512,
+        head_dim=256,
+        bottleneck_dim=64,
+        momentum=0.99,
+        frozen=0.05,
+    ),
+    model=Model(
+        architecture="ViT",
+        arguments={
+            "input_shape": [32, 32, 1],
+            "patch_size": 4,
+            "hidden_dim": 96,
+            "num_layers": 6,
+            "num_heads": 4,
+            "mlp_dim": 226,
+            "pooling": "gap",
+        },
+    ),
+    data=Data(train="digits:train", validation="digits:validation", test="digits:test"),
+    optimization=Optimization(
+        learning_rate=1e-3, weight_decay=0.05, warmup_steps=0.1, clip_norm=3.0
+    ),
+    epochs=20,
+    batch_size=32,
+)
+
+CIFAR10 = dataclasses.replace(
+    DIGITS,
+    about="DINO (arXiv:2104.14294) on CIFAR-10 at 32x32: patches of 4, 4 blocks of width "
+    "128, two large crops and four small ones at 16x16.",
+    command="keras-vit pretrain cifar10_dino --workdir runs/cifar10_dino",
+    model=Model(
+        architecture="ViT",
+        arguments={
+            "input_shape": [32, 32, 3],
+            "patch_size": 4,
+            "hidden_dim": 128,
+            "num_layers": 4,
+            "num_heads": 4,
+            "mlp_dim": 512,
+            "pooling": "gap",
+        },
+    ),
+    data=Data(
+        train="tfds:cifar10:train[:45000]",
+        validation="tfds:cifar10:train[45000:]",
+        test="tfds:cifar10:test",
+    ),
+    augmentation=Augmentation(horizontal_flip=True, color_jitter=0.4),
+    epochs=5,
+    batch_size=128,
+)
+
+CONFIGS = {"digits_dino": DIGITS, "cifar10_dino": CIFAR10}
