@@ -102,6 +102,8 @@ def _loaded(options):
     head = command_line.head_of(options.checkpoint)
     if options.headless:
         head = {"head": "drop"}
+    if options.token_reduction is not None:
+        head = {**head, "token_reduction": options.token_reduction}
     file = command_line.chosen_file(options.checkpoint)
     model = keras_vit.load_checkpoint(file, **head)
     return command_line.at_image_size(model, options)

@@ -14,6 +14,7 @@ from keras_vit.visualize.pictures import overlay
 from keras_vit.visualize.positions import position_similarity, similarity_and_distance
 from keras_vit.visualize.report import report
 from keras_vit.visualize.soft_splits import soft_split_maps, soft_split_weights
+from keras_vit.visualize.tokens import merged_patches, token_depths, token_groups
 
 __all__ = [
     "attention_rollout",
@@ -22,6 +23,7 @@ __all__ = [
     "gradient_attention",
     "head_maps",
     "mean_attention_distance",
+    "merged_patches",
     "overlay",
     "patch_colors",
     "patch_filters",
@@ -31,4 +33,6 @@ __all__ = [
     "similarity_and_distance",
     "soft_split_maps",
     "soft_split_weights",
+    "token_depths",
+    "token_groups",
 ]

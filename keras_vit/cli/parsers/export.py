@@ -16,6 +16,7 @@ Examples:
   keras-vit export vit_b16.augreg_in21k_224 --to served/features --headless
   keras-vit export vit_s14.dinov2_lvd142m_518 --to served/dinov2 --image-size 224 224
   keras-vit export runs/digits --to digits.onnx --format onnx
+  keras-vit export runs/digits --to served/faster --token-reduction 4
   keras-vit export runs/digits --to d.tflite --format litert --weights-dtype int8
 """
 
@@ -82,6 +83,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         choices=WEIGHTS_DTYPES,
         default="float32",
         help="dtype of the stored weights; bfloat16 only in a saved_model",
+    )
+    parser.add_argument(
+        "--token-reduction",
+        type=int,
+        metavar="R",
+        help="merge R similar tokens in every block, for a faster model (ToMe)",
     )
     shared.add_image_size(parser)
     options = parser.parse_args(words)
