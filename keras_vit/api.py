@@ -2,6 +2,7 @@
 
 from keras_vit import callbacks, data, export, kernels, layers, lora, training, visualize
 from keras_vit.labels import decode_predictions
+from keras_vit.models.application import KerasApplication
 from keras_vit.models.bit import (
     BiT,
     BiTR50x1,
@@ -115,6 +116,7 @@ __all__ = [
     "EVA02ViTS14",
     "EVA02ViTTi14",
     "ImageGPT",
+    "KerasApplication",
     "SegmentationModel",
     "SigLIPViTB16",
     "SigLIPViTL16",

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.layers import AttentionPooling, TokenPooling
+from keras_vit.layers import AttentionPooling, SequencePooling, TokenPooling
 from keras_vit.models.features import blocks_of
 from keras_vit.models.token_reduction import check_keeps_tokens
 
@@ -39,7 +39,7 @@ def attention_rollout(model: keras.Model):
     # A dict, because Keras unpacks a list of outputs that has a single entry.
     outputs = {block.name: block.input for block in blocks}
     pooling = {layer.name: layer for layer in model.layers}.get("pooling")
-    if isinstance(pooling, AttentionPooling):
+    if isinstance(pooling, AttentionPooling | SequencePooling):
         outputs["pooling"] = pooling.input
     network = keras.Model(model.input, outputs)
     rows, columns = model.grid_shape

@@ -10,6 +10,7 @@ from keras_vit.layers.backbones import (
 )
 from keras_vit.layers.big_transfer import PreActivationUnit
 from keras_vit.layers.block import LayerScale, StochasticDepth, TransformerBlock
+from keras_vit.layers.compact import ConvTokenizer, SequencePooling
 from keras_vit.layers.dense import Dense
 from keras_vit.layers.detection_head import DetectionHead
 from keras_vit.layers.feature_pyramid import SimpleFeaturePyramid
@@ -63,6 +64,7 @@ __all__ = [
     "AttentionPooling",
     "BottleneckUnit",
     "Classifier",
+    "ConvTokenizer",
     "Dense",
     "DenseBlock",
     "DetectionHead",
@@ -92,6 +94,7 @@ __all__ = [
     "ResNetStem",
     "RotaryPositions",
     "SelfAttention",
+    "SequencePooling",
     "SimilarityClassifier",
     "SimpleFeaturePyramid",
     "SinCosPositions1D",

@@ -12,6 +12,7 @@ from keras_vit.choices import check_choice
 from keras_vit.layers.attention import SelfAttention, head_dim
 from keras_vit.layers.base import copy_of, restored
 from keras_vit.layers.block import BLOCK_ORDERS, REMAT
+from keras_vit.layers.compact import SequencePooling
 from keras_vit.layers.heads import (
     AttentionPooling,
     GlobalAveragePooling,
@@ -90,8 +91,13 @@ _CHOICES = {
     "remat": REMAT,
     "embedding_norm": EMBEDDING_NORMS,
 }
-_POOLINGS = ("token", "gap", "token_gap", "map", None)
-POOLING_LAYERS = (TokenPooling, GlobalAveragePooling, AttentionPooling)
+_POOLINGS = ("token", "gap", "token_gap", "map", "sequence", None)
+POOLING_LAYERS = (
+    TokenPooling,
+    GlobalAveragePooling,
+    AttentionPooling,
+    SequencePooling,
+)
 _LARGEST_MODEL = 10**11  # Number of weights: 400 GB in float32.
 _LARGEST_IMAGE = 2**28  # Number of values: 1 GB in float32.
 

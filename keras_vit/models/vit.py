@@ -17,6 +17,7 @@ from keras_vit.layers import (
     Patches,
     PreLogits,
     Preprocessor,
+    SequencePooling,
     SimilarityClassifier,
     TokenAndAveragePooling,
     TokenPooling,
@@ -77,10 +78,12 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
         include_top: bool, whether the model has a classifier.
         pooling: pooling of the tokens to one vector: `"token"` (class token), `"gap"`
             (mean of the grid tokens), `"token_gap"` (both side by side, as in DINOv2's
-            linear evaluation), `"map"` (attention by a learned probe), a `TokenPooling`,
-            `GlobalAveragePooling` or `AttentionPooling` with other options, or None with
-            `include_top=False`. Class token and GAP need different learning rates, which
-            alone explains their different accuracies (appendix D.3 of the paper).
+            linear evaluation), `"map"` (attention by a learned probe), `"sequence"`
+            (weighted mean of the grid tokens with learned scores), a `TokenPooling`,
+            `GlobalAveragePooling`, `AttentionPooling` or `SequencePooling` with other
+            options, or None with `include_top=False`. Class token and GAP need different
+            learning rates, which alone explains their different accuracies (appendix D.3
+            of the paper).
         class_token: bool, whether the model has a class token; None for a class token
             if and only if `pooling` is `"token"` or `"token_gap"`.
         class_token_position: bool, whether learned position embeddings have a row for the
@@ -135,9 +138,9 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
             options, given without what the other arguments state; see `zero_shot`.
         stem: None, or a layer that maps images `(b, h, w, c)` to a feature map
             `(b, h', w', d)`, which is cut into patches instead of the image, such as
-            `keras_vit.layers.ResNetStem()`. The model creates its own layer from the
-            config of this one, named `stem`, in the dtype of the model: pass a layer
-            without weights.
+            `keras_vit.layers.ResNetStem()` or `ConvTokenizer((64, 768))`. The model
+            creates its own layer from the config of this one, named `stem`, in the dtype
+            of the model: pass a layer without weights.
         preprocessor: a `keras_vit.layers.Preprocessor` that converts images of any size
             to inputs of the model. Its `image_size` must be that of the model, or None
             for a preprocessor that only scales. None for the default, a bilinear resize
@@ -472,6 +475,8 @@ def _pooling(network):
         return GlobalAveragePooling(n.num_prefix_tokens, **own)
     if n.pooling == "token_gap":
         return TokenAndAveragePooling(n.num_prefix_tokens, **own)
+    if n.pooling == "sequence":
+        return SequencePooling(n.num_prefix_tokens, **own)
     if n.pooling == "map":
         return AttentionPooling(
             n.num_heads,

@@ -1,10 +1,13 @@
 """The network of a run, built from its config."""
 
+import functools
 from typing import Any
 
 import keras
 
 import keras_vit
+from keras_vit.choices import check_choice
+from keras_vit.models.application import NETWORKS
 from keras_vit.models.checkpoint import NoHeadError
 from keras_vit.training import config as configs
 from keras_vit.training.distillation_token import with_distillation_token
@@ -13,17 +16,23 @@ from keras_vit.training.distillation_token import with_distillation_token
 def constructor(config: configs.Config) -> Any:
     """Return the constructor that `model.architecture` names.
 
+    It is one of `keras_vit`, or of `keras.applications` as a `KerasApplication`.
+
     Args:
         config: config of the run.
 
     Raises:
-        ValueError: `keras_vit` has no such constructor.
+        ValueError: there is no such constructor.
     """
-    found = getattr(keras_vit, config.model.architecture, None)
+    name = config.model.architecture
+    if name in NETWORKS:
+        return functools.partial(keras_vit.KerasApplication, name)
+    found = getattr(keras_vit, name, None)
     if not callable(found):
         raise ValueError(
-            f"model.architecture={config.model.architecture!r} is not a constructor of "
-            "keras_vit, such as ViTS16 or T2TViT14."
+            f"model.architecture={name!r} is neither a constructor of keras_vit, such as "
+            f"ViTS16 or T2TViT14, nor one of these of keras.applications: "
+            f"{', '.join(NETWORKS)}."
         )
     return found
 
@@ -43,6 +52,8 @@ def network(config: configs.Config, **settled: Any) -> keras.Model:
     if config.distillation.warm_start:
         _check_warm_start(config)
         arguments["distillation_token"] = False
+    if isinstance(stem, dict):  # JSON has no objects.
+        arguments["stem"] = _stem(**stem)
     if config.model.weights is None:
         return constructor(config)(**arguments)
     if arguments["include_top"]:
@@ -61,6 +72,18 @@ def _check_warm_start(config):
             "distillation token, and model.arguments.distillation_token=True; received "
             f"{config.model.weights!r} and {token}."
         )
+
+
+def _stem(kind="ResNetStem", **arguments):
+    """Return the stem that a config describes.
+
+    Args:
+        kind: class in `keras_vit.layers`.
+        **arguments: arguments of the class.
+    """
+    kinds = ("ResNetStem", "ConvTokenizer")
+    check_choice("model.arguments.stem: kind", kind, kinds)
+    return getattr(keras_vit.layers, kind)(**arguments)
 
 
 def classifier(config: configs.Config, **settled: Any) -> keras.Model:

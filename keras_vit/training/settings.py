@@ -9,7 +9,9 @@ class Model:
     """Settings of the network.
 
     Attributes:
-        architecture: name of a constructor of `keras_vit`: `ViTS16`, `T2TViT14`, `ViT`.
+        architecture: name of a constructor of `keras_vit`, such as `ViTS16`, `T2TViT14`
+            or `BiTR50x1`, or of a network of `keras.applications`, such as `ResNet50`;
+            see `keras_vit.KerasApplication`.
         arguments: arguments of the constructor. The run adds `classes` and the
             preprocessor.
         weights: None for random weights, or a checkpoint. It is anything that

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_vit.export.attention import attention_rollout as rollout_function
-from keras_vit.layers import AttentionPooling
+from keras_vit.layers import AttentionPooling, SequencePooling
 from keras_vit.models.features import block_numbers, blocks_of
 from keras_vit.models.token_reduction import check_keeps_tokens
 from keras_vit.visualize.batches import check_vit, in_batches
@@ -84,10 +84,13 @@ def attention_weights(
 
 
 def pooling_weights(model: keras.Model, images: Any, batch_size: int = 8) -> np.ndarray:
-    """Compute the attention weights of the probe of a model with `pooling="map"`.
+    """Compute the weights with which a model pools its tokens.
+
+    They are the attention weights of the probe with `pooling="map"`, and those of the
+    mean with `pooling="sequence"`, which has one head.
 
     Args:
-        model: a `keras_vit` model with attention pooling.
+        model: a `keras_vit` model with one of these poolings.
         images: `(b, h, w, c)`, floats as `model.preprocessor` returns them.
         batch_size: int, number of images that are computed together.
 
@@ -107,11 +110,12 @@ def pooling_weights(model: keras.Model, images: Any, batch_size: int = 8) -> np.
     (2, 12, 2, 3)
     """
     check_vit(model)
-    pooling = next((la for la in model.layers if isinstance(la, AttentionPooling)), None)
+    kinds = (AttentionPooling, SequencePooling)
+    pooling = next((la for la in model.layers if isinstance(la, kinds)), None)
     if pooling is None:
         raise ValueError(
-            "pooling_weights needs a model with attention pooling, pooling='map'; this "
-            f"one has pooling={model.get_config()['pooling']!r}."
+            "pooling_weights needs a model with pooling='map' or 'sequence'; this one "
+            f"has pooling={model.get_config()['pooling']!r}."
         )
     outputs = {"weights": _AttentionWeights(pooling)(pooling.input)}
     network = keras.Model(model.input, outputs)

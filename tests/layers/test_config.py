@@ -76,6 +76,7 @@ CASES = {
         {"num_blocks": (1, 2), "width": 32, "epsilons": "timm"},
         (2, 19, 10, 3),
     ),
+    "ConvTokenizer": ({"filters": (4, 6), "kernel_size": 5}, (2, 8, 12, 3)),
     "Patches": ({"patch_size": 4}, (2, 8, 12, 3)),
     "PatchesToImage": ({"patch_size": 4, "grid_shape": (2, 3)}, (2, 6, 48)),
     "PatchEncoder": (
@@ -200,6 +201,7 @@ CASES = {
     ),
     "TokenPooling": ({"index": 1}, (2, 7, 8)),
     "GlobalAveragePooling": ({"num_prefix_tokens": 1}, (2, 7, 8)),
+    "SequencePooling": ({"num_prefix_tokens": 1}, (2, 7, 8)),
     "TokenAndAveragePooling": ({"num_prefix_tokens": 2}, (2, 7, 8)),
     "AttentionPooling": (
         {

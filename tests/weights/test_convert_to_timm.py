@@ -176,6 +176,8 @@ def test_models_that_timm_cannot_express_are_refused(tmp_path, arguments, named)
         ({"block": "parallel", "mlp": "swiglu"}, "mlp='plain'"),
         ({"block": "parallel", "positions": "rope_axial"}, "block='pre_norm'"),
         ({"pooling": "token_gap"}, "pooling"),
+        ({"pooling": "sequence"}, "pooling"),
+        ({"stem": layers.ConvTokenizer((8,)), "patch_size": 1}, "stem"),
         ({"positions": "relative"}, "positions='learned'"),
         ({"positions": "rope_axial", "activation": "gelu_tanh"}, "mlp"),
         ({"positions": "rope_axial", "norm": "rms"}, "norm"),

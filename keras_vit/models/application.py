@@ -1,0 +1,220 @@
+"""Networks of `keras.applications`, with the interface of `ViT`."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_vit.choices import check_choice
+from keras_vit.layers import Classifier, Preprocessor
+from keras_vit.models.adapt import resized
+from keras_vit.models.arguments import (
+    check_image_shape,
+    check_preprocessor,
+    check_ranges,
+)
+from keras_vit.models.restorable_model import RestorableModel
+from keras_vit.weights.patch_kernels import adapt_channels
+
+# Networks whose layers all have names of their own. The names of the others depend on
+# the models that the process built before, so that no path would identify a weight.
+NETWORKS = (
+    "ResNet50",
+    "ResNet101",
+    "ResNet152",
+    "ResNet50V2",
+    "ResNet101V2",
+    "ResNet152V2",
+    "DenseNet121",
+    "DenseNet169",
+    "DenseNet201",
+    "MobileNetV2",
+    "EfficientNetV2B0",
+    "EfficientNetV2B1",
+    "EfficientNetV2B2",
+    "EfficientNetV2B3",
+    "EfficientNetV2S",
+    "EfficientNetV2M",
+    "EfficientNetV2L",
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class KerasApplication(RestorableModel):
+    """Convolutional network of `keras.applications`, to compare with a `ViT`.
+
+    It is a functional Keras model with the interface of `ViT`: `preprocessor`, `resized`,
+    `save`, `load_checkpoint`, recipes and exports work alike. In the config of a run,
+    `model.architecture="ResNet50"` selects it.
+
+    The input is a batch of images `(b, h, w, c)`, floats that `model.preprocessor`
+    computes from pixel values 0 to 255 as `preprocess_input` of the network does, except
+    that the channels remain red, green, blue: the first kernel is reordered instead.
+
+    The output is `(b, classes)` in float32: probabilities, or the result of another
+    `classifier_activation`. With `include_top=False` it is the mean of the last feature
+    map, `(b, d)` in float32.
+
+    Args:
+        network: name of a network in `keras.applications`: a `"ResNet50"`, `"ResNet50V2"`
+            or their deeper versions, a DenseNet, `"MobileNetV2"` or an EfficientNetV2.
+        input_shape: `(height, width, channels)` of the images; may be rectangular.
+        classes: int, number of classes.
+        class_names: None, or a list of str, the names of the classes; see `ViT`.
+        include_top: bool, whether the model has a classifier. It is always a new one.
+        classifier_activation: name of a Keras activation, or None for logits.
+        classifier_bias: float, initial bias of the classifier.
+        preprocessor: None for the network's own, or a `Preprocessor`; see `ViT`.
+        weights: None for random weights, or `"imagenet"` or the path of an `.h5` file for
+            the backbone, as in `keras.applications`.
+        name: name of the model.
+        dtype: dtype policy; None for the global policy. The pooled features and the
+            classifier are computed in float32 under every policy.
+
+    Raises:
+        ValueError: the network is unknown, or an argument is out of its range.
+
+    Example:
+
+    >>> import keras, keras_vit
+    >>> model = keras_vit.KerasApplication("MobileNetV2", (32, 48, 3), classes=10)
+    >>> pixels = keras.random.uniform((2, 32, 48, 3), maxval=255)
+    >>> tuple(model(model.preprocessor(pixels)).shape)
+    (2, 10)
+
+    Reference: https://keras.io/api/applications/
+    """
+
+    num_prefix_tokens = 0
+
+    def __init__(
+        self,
+        network: str = "ResNet50",
+        input_shape: tuple[int, int, int] = (224, 224, 3),
+        classes: int = 1000,
+        class_names: Sequence[str] | None = None,
+        include_top: bool = True,
+        classifier_activation: str | None = "softmax",
+        classifier_bias: float = 0.0,
+        preprocessor: Preprocessor | None = None,
+        weights: str | os.PathLike | None = None,
+        name: str | None = None,
+        dtype: str | keras.DTypePolicy | None = None,
+    ):
+        config: dict[str, Any] = {
+            "network": network,
+            "input_shape": tuple(input_shape),
+            "classes": classes,
+            "class_names": None if class_names is None else list(class_names),
+            "include_top": include_top,
+            "classifier_activation": classifier_activation,
+            "classifier_bias": classifier_bias,
+        }
+        check_choice("network", network, NETWORKS)
+        check_image_shape(input_shape)
+        check_ranges(config)
+        own, reversed_channels = _own_preprocessor(network, config["input_shape"])
+        if preprocessor is not None:
+            check_preprocessor(preprocessor, config["input_shape"])
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        images, features = _backbone(network, config["input_shape"], weights, policy)
+        super().__init__(
+            inputs=images, outputs=_head(features, config, policy), name=name
+        )
+        self.dtype_policy = policy  # Functional models have no argument `dtype`.
+        self._constructor_config = config
+        # The statistics of batch norms are not trained.
+        self._fixed = {p for p, w in self.weights_by_path().items() if not w.trainable}
+        self.grid_shape = features.shape[1:3]
+        self.preprocessor = own if preprocessor is None else preprocessor
+        if weights is not None and reversed_channels:
+            kernel = self.weights_by_path()[self._first_kernel()]
+            kernel.assign(keras.ops.flip(kernel, axis=2))
+
+    @property
+    def _first_layer(self):
+        return next(layer.name for layer in self.layers if layer.weights)
+
+    def _first_kernel(self):
+        return f"{self._first_layer}/kernel"
+
+    def resolved_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, for converters."""
+        return dict(self._constructor_config)
+
+    def resized(self, input_shape: tuple[int, int, int]) -> "KerasApplication":
+        """Return the same network, with the same weights, for images of another size.
+
+        Args:
+            input_shape: `(height, width, channels)` of the new images, which may be
+                rectangular but must have the same channels.
+
+        Returns:
+            A new, uncompiled `KerasApplication`; this one is not changed.
+
+        Raises:
+            ValueError: the channels differ.
+        """
+        return resized(self, input_shape)
+
+    def _values_for(self, new, resize):
+        values, channels = self._values(), new.input_shape[-1]
+        if channels != self.input_shape[-1]:
+            path = self._first_kernel()
+            values[path] = adapt_channels(values[path], channels)
+        return values
+
+
+def _backbone(network, input_shape, weights, policy):
+    """Build a network without its head, and return its images and its feature map."""
+    images = keras.Input(input_shape, name="images")
+    before = keras.config.dtype_policy()
+    # The functions of keras.applications have no argument for the policy.
+    keras.config.set_dtype_policy(policy)
+    try:
+        build = getattr(keras.applications, network)
+        model = build(include_top=False, weights=weights, input_tensor=images)
+    finally:
+        keras.config.set_dtype_policy(before)
+    return images, model.output
+
+
+def _head(features, config, policy):
+    """Return the pooled features, or the predictions."""
+    dtype = keras.backend.result_type(policy.compute_dtype, "float32")
+    x = keras.layers.GlobalAveragePooling2D(name="pooling", dtype=dtype)(features)
+    if not config["include_top"]:
+        return x
+    classifier = Classifier(
+        config["classes"],
+        activation=config["classifier_activation"],
+        bias_initializer=keras.initializers.Constant(config["classifier_bias"]),
+        name="classifier",
+        dtype=dtype,
+    )
+    return classifier(x)
+
+
+def _own_preprocessor(network, input_shape):
+    """Return the preprocessor of a network, and whether it reverses the channels.
+
+    It is determined from the network's `preprocess_input`, applied to a black and a red
+    pixel of full intensity.
+    """
+    module = sys.modules[getattr(keras.applications, network).__module__]
+    pixels = np.array([[[[0, 0, 0]]], [[[255, 0, 0]]], [[[255, 255, 255]]]], "float32")
+    values = module.preprocess_input(pixels, data_format="channels_last")
+    black, red, white = np.asarray(values, "float64").reshape(3, 3)
+    reversed_channels = bool(red[0] == black[0])
+    if reversed_channels:
+        black, white = black[::-1], white[::-1]
+    deviation = 255 / (white - black)
+    preprocessor = Preprocessor(
+        image_size=input_shape[:2],
+        mean=tuple((-black * deviation).tolist()),
+        std=tuple(deviation.tolist()),
+    )
+    return preprocessor.with_channels(input_shape[2]), reversed_channels
