@@ -126,6 +126,7 @@ class KerasApplication(RestorableModel):
         )
         self.dtype_policy = policy  # Functional models have no argument `dtype`.
         self._constructor_config = config
+        self._first_layer = next(layer.name for layer in self.layers if layer.weights)
         # The statistics of batch norms are not trained.
         self._fixed = {p for p, w in self.weights_by_path().items() if not w.trainable}
         self.grid_shape = features.shape[1:3]
@@ -133,10 +134,6 @@ class KerasApplication(RestorableModel):
         if weights is not None and reversed_channels:
             kernel = self.weights_by_path()[self._first_kernel()]
             kernel.assign(keras.ops.flip(kernel, axis=2))
-
-    @property
-    def _first_layer(self):
-        return next(layer.name for layer in self.layers if layer.weights)
 
     def _first_kernel(self):
         return f"{self._first_layer}/kernel"

@@ -10,19 +10,13 @@ import keras
 from keras_vit.choices import check_choice
 from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.layers import (
-    AttentionPooling,
-    Classifier,
-    GlobalAveragePooling,
     PatchEncoder,
     Patches,
     PreLogits,
     Preprocessor,
-    SequencePooling,
-    SimilarityClassifier,
-    TokenAndAveragePooling,
     TokenPooling,
 )
-from keras_vit.layers.base import copy_of, stored
+from keras_vit.layers.base import stored
 from keras_vit.layers.norms import make_norm
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
 from keras_vit.layers.token_merging import unmerge_tokens
@@ -33,13 +27,13 @@ from keras_vit.models.adapt import (
     resized_positions,
 )
 from keras_vit.models.arguments import (
-    POOLING_LAYERS,
     check_arguments,
     check_preprocessor,
     resolve,
 )
 from keras_vit.models.blocks import transformer_blocks
 from keras_vit.models.features import FeatureMethods
+from keras_vit.models.head import classifier_layer, head_dtype
 from keras_vit.models.loading import WeightLoader
 from keras_vit.models.restorable_model import RestorableModel
 from keras_vit.models.token_reduction import through
@@ -441,7 +435,7 @@ def connect(
         distilled = TokenPooling(1, dtype=policy, name="distillation_pooling")(x)
     if n.pooling is None:
         x = x if places is None else unmerge_tokens(x, places)
-    elif isinstance(pooling := _pooling(n), TokenPooling) or sizes is None:
+    elif isinstance(pooling := pooling_layer(n), TokenPooling) or sizes is None:
         x = pooling(x)  # (b, d)
     else:
         x = pooling(x, sizes)
@@ -454,52 +448,13 @@ def connect(
     if n.representation_size is not None:
         x = PreLogits(n.representation_size, dtype=policy, name="pre_logits")(x)
     if distilled is None:
-        return images, _classifier(n, n.classifier_activation, "classifier")(x)
+        return images, classifier_layer(n, n.classifier_activation, "classifier")(x)
     logits = [
-        _classifier(n, None, "classifier")(x),
-        _classifier(n, None, "distillation_classifier")(distilled),
+        classifier_layer(n, None, "classifier")(x),
+        classifier_layer(n, None, "distillation_classifier")(distilled),
     ]
-    x = keras.layers.Average(dtype=_head_dtype(policy), name="logits")(logits)
+    x = keras.layers.Average(dtype=head_dtype(policy), name="logits")(logits)
     predictions = keras.layers.Activation(
-        n.classifier_activation, dtype=_head_dtype(policy), name="predictions"
+        n.classifier_activation, dtype=head_dtype(policy), name="predictions"
     )
     return images, predictions(x)
-
-
-def _pooling(network):
-    """Return the layer that pools the tokens."""
-    n, own = network, {"dtype": network.policy, "name": "pooling"}
-    if n.pooling == "token":
-        return TokenPooling(**own)
-    if n.pooling == "gap":
-        return GlobalAveragePooling(n.num_prefix_tokens, **own)
-    if n.pooling == "token_gap":
-        return TokenAndAveragePooling(n.num_prefix_tokens, **own)
-    if n.pooling == "sequence":
-        return SequencePooling(n.num_prefix_tokens, **own)
-    if n.pooling == "map":
-        return AttentionPooling(
-            n.num_heads,
-            n.mlp_dim,
-            n.num_prefix_tokens,
-            activation=n.activation,
-            layer_norm_epsilon=n.layer_norm_epsilon,
-            norm=n.norm,
-            **own,
-        )
-    return copy_of("pooling", n.pooling, POOLING_LAYERS, **own)
-
-
-def _classifier(network, activation, name):
-    n, own = network, {"dtype": _head_dtype(network.policy), "name": name}
-    if n.classifier is not None:
-        own |= {"units": n.classes, "activation": activation}
-        own["initial_bias"] = n.classifier_bias
-        return copy_of("classifier", n.classifier, (SimilarityClassifier,), **own)
-    initial = keras.initializers.Constant(n.classifier_bias)
-    return Classifier(n.classes, activation=activation, bias_initializer=initial, **own)
-
-
-def _head_dtype(policy):
-    """Return float32, or float64 under a policy of float64."""
-    return keras.backend.result_type(policy.compute_dtype, "float32")
