@@ -102,7 +102,8 @@ class SequencePooling(Layer):
     A linear layer computes one score of each token. It starts at zero, so that training
     starts from the plain mean.
 
-    Input: `(b, n, d)`. Output: `(b, d)`.
+    Input: `(b, n, d)`, and optionally `sizes` `(b, n)`, the number of patches that each
+    token represents. Output: `(b, d)`.
 
     Args:
         num_prefix_tokens: int, number of tokens before the grid, which are left out.
@@ -127,9 +128,11 @@ class SequencePooling(Layer):
             name="kernel", shape=(input_shape[-1], 1), initializer="zeros"
         )
 
-    def call(self, tokens):
+    def call(self, tokens, sizes=None):
         grid = tokens[:, self.num_prefix_tokens :]
-        weights = ops.cast(self._weights(grid), grid.dtype)  # (b, 1, n)
+        if sizes is not None:
+            sizes = sizes[:, self.num_prefix_tokens :]
+        weights = ops.cast(self._weights(grid, sizes), grid.dtype)  # (b, 1, n)
         return ops.squeeze(ops.matmul(weights, grid), 1)
 
     def attention_weights(self, tokens):
@@ -144,8 +147,10 @@ class SequencePooling(Layer):
         grid = tokens[:, self.num_prefix_tokens :]
         return ops.expand_dims(self._weights(grid), 1)
 
-    def _weights(self, grid):
+    def _weights(self, grid, sizes=None):
         scores = ops.matmul(to_float32(grid), to_float32(self.kernel))
+        if sizes is not None:  # A merged token stands for several equal ones.
+            scores = scores + ops.log(to_float32(sizes))[..., None]
         return ops.softmax(ops.swapaxes(scores, 1, 2), axis=-1)
 
     def compute_output_shape(self, input_shape):

@@ -33,7 +33,7 @@ from keras_vit.models.arguments import (
 )
 from keras_vit.models.blocks import transformer_blocks
 from keras_vit.models.features import FeatureMethods
-from keras_vit.models.head import classifier_layer, head_dtype
+from keras_vit.models.head import classifier_layer, head_dtype, pooling_layer
 from keras_vit.models.loading import WeightLoader
 from keras_vit.models.restorable_model import RestorableModel
 from keras_vit.models.token_reduction import through

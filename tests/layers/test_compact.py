@@ -47,6 +47,12 @@ def test_sequence_pooling_equals_the_formula():
     weights = scores / scores.sum(axis=1, keepdims=True)
     expected = (weights * tokens[:, 1:]).sum(axis=1)
     np.testing.assert_allclose(array(pooling(tokens)), expected, rtol=1e-5, atol=1e-6)
+    sizes = np.array([[1, 2, 1, 3, 1, 1], [1, 1, 1, 1, 4, 1]], "float32")
+    weights_of_sizes = sizes[:, 1:, None] * scores
+    weights_of_sizes /= weights_of_sizes.sum(axis=1, keepdims=True)
+    expected = (weights_of_sizes * tokens[:, 1:]).sum(axis=1)
+    found = array(pooling(tokens, sizes))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     found = array(pooling.attention_weights(tokens))
     np.testing.assert_allclose(found, weights[:, None, None, :, 0], rtol=1e-5)
 
