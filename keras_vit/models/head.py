@@ -54,7 +54,8 @@ def classifier_layer(network: Any, activation: str | None, name: str) -> Any:
         activation: name of its activation, or None.
         name: name of the layer.
     """
-    n, own = network, {"dtype": head_dtype(network.policy), "name": name}
+    n = network
+    own: dict[str, Any] = {"name": name, "dtype": head_dtype(n.policy)}
     if n.classifier is not None:
         own |= {"units": n.classes, "activation": activation}
         own["initial_bias"] = n.classifier_bias

@@ -47,13 +47,11 @@ def network(config: configs.Config, **settled: Any) -> keras.Model:
     arguments = {"dtype": config.dtype, **config.model.arguments, **settled}
     arguments = {k: tuple(v) if type(v) is list else v for k, v in arguments.items()}
     stem = arguments.get("stem")
-    if isinstance(stem, dict):  # The ResNet stem of a hybrid; JSON has no objects.
-        arguments["stem"] = keras_vit.layers.ResNetStem(**stem)
+    if isinstance(stem, dict):  # JSON has no objects.
+        arguments["stem"] = _stem(**stem)
     if config.distillation.warm_start:
         _check_warm_start(config)
         arguments["distillation_token"] = False
-    if isinstance(stem, dict):  # JSON has no objects.
-        arguments["stem"] = _stem(**stem)
     if config.model.weights is None:
         return constructor(config)(**arguments)
     if arguments["include_top"]:
