@@ -83,9 +83,10 @@ def test_siglip_2_for_larger_images(siglip2, tmp_path):
     convert(siglip2, target, to="transformers", input_shape=(48, 48, 3))
     model = keras_vit.load_checkpoint(target)
     images = np.random.default_rng(0).normal(size=(2, 48, 48, 3)).astype("float32")
-    np.testing.assert_allclose(
-        array(model(images)), siglip2_outputs(target, images), rtol=0, atol=1e-5
-    )
+    expected = siglip2_outputs(target, images)
+    # The outputs reach 20, where transformers' own float32 is 3.5e-5 off its float64.
+    limit = 2e-6 * np.abs(expected).max()
+    np.testing.assert_allclose(array(model(images)), expected, rtol=0, atol=limit)
     assert not (target / "preprocessor_config.json").exists()
 
 
