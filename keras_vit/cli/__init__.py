@@ -30,6 +30,7 @@ COMMANDS = {
     "robustness": "measure the accuracy with dropped, shuffled and hidden patches",
     "report": "show what a model sees in some images, as an HTML page",
     "sweep": "train a config once for every combination of some values",
+    "scaling": "train networks on fractions of a data set, and fit power laws",
     "list": "list the published checkpoints that load by name",
     "convert": "write a checkpoint in another format",
     "export": "write a SavedModel, an ONNX or a LiteRT file",
@@ -48,6 +49,7 @@ READERS = {
     "predict",
     "probe",
     "report",
+    "scaling",
     "sweep",
 }
 

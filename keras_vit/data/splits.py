@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -60,15 +61,15 @@ def split_off(source: Source, name: str) -> tuple[Source, Source]:
         raise ValueError(
             f"{name!r} splits folders and not {source.name!r}. Set {remedy}."
         )
-    groups = _groups(source.table["label"], source.labels)
-    taken = _chosen(source.table["id"], groups, share, seed)
+    labels = groups(source.table["label"], source.labels)
+    taken = chosen(source.table["id"], labels, share, seed)
     if not taken.any():
         raise ValueError(
             f"{name!r} leaves no image for validation: every class of {source.name!r} "
             "has a single image. Add images, or set data.validation to another set."
         )
     split_name = f"{name} of {source.name}"
-    return _part(source, ~taken, source.name), _part(source, taken, split_name)
+    return part(source, ~taken, source.name), part(source, taken, split_name)
 
 
 def ids(sources: Mapping[str, Source]) -> dict[str, list[str]]:
@@ -119,8 +120,19 @@ def _parsed(name):
     return parsed
 
 
-def _chosen(ids, labels, share, seed):
-    """Return a bool array that marks the examples to split off, by label."""
+def chosen(ids: Any, labels: Any, share: float, seed: int) -> Any:
+    """Choose the same fraction of the examples of every label, by a hash of their ids.
+
+    Args:
+        ids: array of the ids.
+        labels: array of ints.
+        share: the fraction.
+        seed: int, varies the choice.
+
+    Returns:
+        A bool array that marks the chosen examples. At least one example of every label
+        is chosen and at least one is not, of a single one none.
+    """
     taken = np.zeros(len(labels), bool)
     keys = np.array([_hash(seed, identifier) for identifier in ids])
     for label in np.unique(labels):
@@ -131,11 +143,15 @@ def _chosen(ids, labels, share, seed):
     return taken
 
 
-def _groups(labels, kind):
+def groups(labels: Any, kind: str) -> Any:
     """Return the group of each example, an int; every group is split alike.
 
     A multi-label image belongs to the rarest of its classes, so that these are in both
     parts too. Values to predict are grouped into ten ranges of their first value.
+
+    Args:
+        labels: array of the labels.
+        kind: `labels` of the source.
     """
     if kind == "multi":
         rarest = np.where(labels > 0, labels.sum(axis=0), np.inf).argmin(axis=1)
@@ -152,7 +168,14 @@ def _hash(seed, identifier):
     return hashlib.sha256(b"%d/" % seed + data).digest()[:8].hex()
 
 
-def _part(source, chosen, name):
+def part(source: Source, chosen: Any, name: str) -> Source:
+    """Return some of the examples of a source whose ids are in memory.
+
+    Args:
+        source: the source.
+        chosen: bool array that marks the examples.
+        name: name of the part.
+    """
     assert source.table is not None
     assert source.listing is not None
     table = {key: values[chosen] for key, values in source.table.items()}

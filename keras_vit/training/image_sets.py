@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from keras_vit.data.source import Source
 from keras_vit.data.sources import open_source
 from keras_vit.data.splits import is_split, split_off, tfds_slices
+from keras_vit.data.subsets import subset
 from keras_vit.training import config as configs
 
 PARTS = ("train", "validation", "test")
@@ -52,6 +53,8 @@ def open_parts(data: configs.Data, parts: Sequence[str] = PARTS) -> dict[str, So
     if split:
         rest, taken = split_off(sources["train"], data.validation)
         sources |= {"train": rest, "validation": taken}
+    if "train" in sources and "train" in parts:
+        sources["train"] = subset(sources["train"], data.fraction)
     return {part: sources[part] for part in parts if part in sources}
 
 

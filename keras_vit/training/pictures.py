@@ -129,3 +129,47 @@ def confusion(counts, path):
         axis.set_yticks(range(len(counts)))
     figure.colorbar(image, label="part of the label's images")
     figure.savefig(path, dpi=120)
+
+
+def scaling(points, laws, path):
+    """Plot errors over the number of images, and losses over the compute of training.
+
+    Args:
+        points: list of dicts; see `keras_vit.training.scaling.study`.
+        laws: dict from the name of each network, and from `compute`, to a `PowerLaw`, or
+            to a text that says why there is none.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    most = max(point["images"] for point in points)
+    for color, name in enumerate(name for name in laws if name != "compute"):
+        own = [point for point in points if point["network"] == name]
+        marks = {"color": f"C{color}", "marker": "o", "ls": "", "ms": 4}
+        left.plot([p["images"] for p in own], [p["error"] for p in own], **marks)
+        _draw_law(left, laws[name], f"C{color}", name)
+        whole = [point for point in own if point["images"] == most]
+        operations = [p["steps"] * p["operations_per_step"] for p in whole]
+        right.plot(operations, [p["loss"] for p in whole], **marks, label=name)
+    _draw_law(right, laws["compute"], "0.3", "lowest losses")
+    left.set(xlabel="training images", ylabel="error", title="data")
+    right.set(xlabel="operations of training", ylabel="loss", title=f"{most:,} images")
+    for axis in (left, right):
+        axis.set(xscale="log", yscale="log")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _draw_law(axis, law, color, name):
+    """Draw a law with its 95 % interval, dashed beyond the points."""
+    if isinstance(law, str):
+        axis.plot([], [], color=color, label=f"{name} (no fit)")
+        return
+    first = law.x0**2 / law.largest  # As far below the mean as the last is above it.
+    inside = np.geomspace(first, law.largest, 50)
+    beyond = np.geomspace(law.largest, 10 * law.largest, 20)
+    axis.plot(inside, law(inside), color=color, label=f"{name}: {law.exponent:.2f}")
+    axis.plot(beyond, law(beyond), color=color, ls="--")
+    every = np.concatenate([inside, beyond])
+    axis.fill_between(every, *law.interval(every), color=color, alpha=0.15, lw=0)

@@ -35,6 +35,8 @@ class Data:
             tenth of the images of every class out of `train`, always the same ones;
             `"split:0.1:1"` takes others.
         test: set that is evaluated once, after training; None for none.
+        fraction: fraction of the training images that is used, always the same ones,
+            after a validation set is split off; see `keras_vit.data.subsets`.
         data_dir: directory of the TFDS data sets; None for the default of TFDS.
         download: whether TFDS may download.
         unreadable: `"error"`, or `"skip"` to omit and count unreadable images.
@@ -63,6 +65,7 @@ class Data:
     train: str = "digits:train"
     validation: str = "digits:validation"
     test: str | None = None
+    fraction: float = 1.0
     data_dir: str | None = None
     download: bool = False
     unreadable: str = "error"

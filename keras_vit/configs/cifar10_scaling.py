@@ -1,0 +1,71 @@
+"""A ViT and a BiT of the same number of parameters on fractions of CIFAR-10.
+
+Everything but the network is the same. A run lasts until 8 checkpoints in a row have no
+better validation accuracy, or 6,000 steps.
+"""
+
+import dataclasses
+
+from keras_vit.configs.cifar10 import DATA
+from keras_vit.data.augment import Augmentation
+from keras_vit.training.config import Config, Model, Optimization
+
+COMMAND = (
+    "keras-vit scaling cifar10_scaling_vit cifar10_scaling_bit --workdir runs/scaling "
+    "--fractions 0.01,0.03,0.1,0.3,1 --seeds 0,1,2"
+)
+
+VIT = Config(
+    about="A ViT on CIFAR-10 at 32x32: patches of 4, 4 blocks of width 96, 287,214 "
+    "parameters, for the comparison with BiT on fractions of the images.",
+    command=COMMAND,
+    hardware="two CPU cores, hours for the study",
+    expected="the ViT paper, figures 3 and 4: ResNets win with few images",
+    model=Model(
+        architecture="ViT",
+        arguments={
+            "input_shape": [32, 32, 3],
+            "patch_size": 4,
+            "hidden_dim": 96,
+            "num_layers": 4,
+            "num_heads": 4,
+            "mlp_dim": 161,
+            "pooling": "gap",
+        },
+    ),
+    data=DATA,
+    augmentation=Augmentation(pad_and_crop=4, horizontal_flip=True),
+    optimization=Optimization(
+        learning_rate=1e-3,
+        schedule="constant",
+        warmup_steps=100,
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        ema=0.99,
+    ),
+    steps=6000,
+    checkpoint_steps=200,
+    early_stopping=8,
+    batch_size=128,
+    jit_compile=False,
+)
+
+# A BiT reduces the sides by 32: by 8 with three stages.
+BIT = dataclasses.replace(
+    VIT,
+    about="A BiT on CIFAR-10 enlarged to 64x64: three stages of one unit, 286,922 "
+    "parameters, for the comparison with a ViT on fractions of the images.",
+    model=Model(
+        architecture="BiT",
+        arguments={
+            "input_shape": [64, 64, 3],
+            "num_blocks": [1, 1, 1],
+            "channels": [96, 192, 384],
+            "stem_channels": 32,
+            "groups": 8,
+        },
+    ),
+    augmentation=Augmentation(pad_and_crop=8, horizontal_flip=True),
+)
+
+CONFIGS = {"cifar10_scaling_vit": VIT, "cifar10_scaling_bit": BIT}

@@ -1,0 +1,123 @@
+"""Fractions of data sets, power laws, and scaling studies."""
+
+import json
+
+import numpy as np
+import pytest
+
+from keras_vit.data import open_source
+from keras_vit.data.subsets import subset
+from keras_vit.training import config as configs
+from keras_vit.training.power_law import fit
+from keras_vit.training.scaling import compute, study
+
+pytestmark = pytest.mark.any_backend
+
+
+def test_smaller_fractions_are_parts_of_larger_ones():
+    whole = open_source("digits:train")
+    ids = {}
+    for fraction in (0.03, 0.1, 0.3):
+        part = subset(whole, fraction)
+        ids[fraction] = set(part.table["id"])
+        assert len(ids[fraction]) == part.num_examples == len(part.listing())
+        assert abs(part.num_examples - fraction * whole.num_examples) < 10
+        assert min(part.class_counts) > 0
+    assert ids[0.03] < ids[0.1] < ids[0.3]
+    assert subset(whole, 1.0) is whole
+
+
+def test_fractions_out_of_range():
+    whole = open_source("digits:train")
+    for fraction in (0.0, 1.5, -0.1):
+        with pytest.raises(ValueError, match=r"data.fraction must be above 0.*at most 1"):
+            subset(whole, fraction)
+    tiny = subset(whole, 1e-6)  # Every class keeps one image.
+    assert tiny.num_examples == whole.num_classes
+
+
+def points(floor, scale, exponent, noise=0.0):
+    x = np.repeat([100.0, 300.0, 1000.0, 3000.0, 10000.0], 3)
+    y = floor + scale * (x / 1000) ** -exponent
+    return x, y * (1 + noise * np.random.default_rng(0).normal(size=len(x)))
+
+
+@pytest.mark.parametrize("parameters", [(0.1, 0.5, 0.4), (0.0, 0.3, 0.25)])
+def test_a_law_is_found_again(parameters):
+    law = fit(*points(*parameters))
+    floor, scale, exponent = parameters
+    assert law.floor == pytest.approx(floor, abs=1e-4)
+    assert law.exponent == pytest.approx(exponent, rel=1e-3)
+    assert law(1000) == pytest.approx(floor + scale, rel=1e-4)
+    assert np.abs(law.residuals).max() < 1e-5
+
+
+def test_the_interval_covers_the_law_of_noisy_points():
+    law = fit(*points(0.1, 0.5, 0.4, noise=0.03))
+    for x, value in ((300, 0.1 + 0.5 * 0.3**-0.4), (1e5, 0.1 + 0.5 * 100**-0.4)):
+        low, high = law.interval(x)
+        assert low < value < high
+    assert np.ptp(law.interval(1e5)) > 0.01  # It is wide where nothing was measured.
+    assert np.ptp(law.interval(1000)) < np.ptp(law.interval(1e5))
+    summary = json.loads(json.dumps(law.summary()))
+    assert summary["exponent"]["interval"][0] < 0.4 < summary["exponent"]["interval"][1]
+    assert len(summary["residuals"]) == 15
+
+
+def test_points_that_no_law_fits():
+    with pytest.raises(ValueError, match="needs 4 different x"):
+        fit([1, 2, 3, 3], [3, 2, 1, 1])
+    with pytest.raises(ValueError, match="positive finite x"):
+        fit([0, 1, 2, 3], [4, 3, 2, 1])
+    with pytest.raises(ValueError, match="finite y"):
+        fit([1, 2, 3, 4], [4, 3, 2, np.nan])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("study")
+    config = configs.override(
+        configs.load("digits_vit"),
+        [
+            "steps=4",
+            "checkpoint_steps=2",
+            "batch_size=16",
+            "trackers=()",
+            "jit_compile=False",
+            "model.arguments.num_layers=1",
+        ],
+    )
+    families = {"small": config}
+    arguments = families, str(workdir), (0.1, 0.2, 0.5, 1.0)
+    return arguments, study(*arguments)
+
+
+def test_a_study(finished):
+    (_, workdir, fractions), results = finished
+    assert results["laws"]["compute"] == (
+        "1 different points; a power law needs 4 or more: add steps or networks."
+    )
+    law = results["laws"]["small"]
+    images = [point["images"] for point in results["points"]]
+    assert sorted(images) == [126, 252, 629, 1257]
+    assert law["extrapolation"]["x"] == 10 * max(images)
+    assert len(law["residuals"]) == 4
+    assert all(compute(point) > 0 for point in results["points"])
+    assert len({point["operations_per_step"] for point in results["points"]}) == 1
+    with open(f"{workdir}/scaling.json") as file:
+        assert json.load(file) == results
+    with open(f"{workdir}/scaling.png", "rb") as file:
+        assert file.read(4) == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_a_finished_study_trains_nothing(finished, monkeypatch):
+    arguments, results = finished
+    monkeypatch.setattr("keras_vit.training.runs.train", None)
+    assert study(*arguments) == results
+
+
+def test_studies_of_other_objectives(tmp_path):
+    with pytest.raises(ValueError, match="digits_mae has objective='mae'"):
+        study({"digits_mae": configs.load("digits_mae")}, str(tmp_path), (1.0,))
+    assert not list(tmp_path.iterdir())
