@@ -93,7 +93,7 @@ def finished(tmp_path_factory):
 
 
 def test_a_study(finished):
-    (_, workdir, fractions), results = finished
+    (_, workdir, _), results = finished
     assert results["laws"]["compute"] == (
         "1 different points; a power law needs 4 or more: add steps or networks."
     )
