@@ -101,7 +101,8 @@ def fit(x: Any, y: Any, seed: int = 0) -> PowerLaw:
         )
     x0 = float(np.exp(np.log(x).mean()))
     floor, scale, exponent = map(float, _parameters(x / x0, y))
-    draw, samples = np.random.default_rng(seed), []
+    samples: list[np.ndarray] = []
+    draw = np.random.default_rng(seed)
     while len(samples) < RESAMPLES:
         index = draw.integers(0, len(x), len(x))
         if len(np.unique(x[index])) >= min(FEWEST, len(np.unique(x)) - 1):
