@@ -102,7 +102,8 @@ def kept_indices(sums, kept, num_prefix_tokens):
     chosen = ops.concatenate([front, chosen], axis=1)
     # The number of chosen tokens up to each one, or 0 for the others.
     order = ops.cumsum(ops.cast(chosen, "int32"), axis=1) * ops.cast(chosen, "int32")
-    same = ops.expand_dims(order, 1) == np.arange(1, kept + 1, dtype="int32")[:, None]
+    numbers = np.arange(1, kept + 1, dtype="int32")
+    same = ops.equal(ops.expand_dims(order, 1), numbers[:, None])
     return ops.sum(ops.where(same, np.arange(length, dtype="int32"), 0), axis=-1)
 
 
@@ -166,7 +167,7 @@ class HaltingBlock(TransformerBlock):
         if first:
             sums = ops.zeros_like(to_float32(tokens[..., 0]))
             indices = np.arange(tokens.shape[1], dtype="int32")
-            places = ops.zeros_like(sums, "int32") + indices
+            places = ops.add(ops.zeros_like(sums, "int32"), indices)
             output = ops.zeros_like(to_float32(tokens[:, :prefix]))
         remaining = self.remaining(tokens.shape[1])
         if remaining < tokens.shape[1]:
@@ -266,4 +267,5 @@ def prior_divergence(scores: Sequence[Any], active: Sequence[Any], prior: Any) -
     ]
     means = ops.maximum(ops.stack(means), 1e-12)
     means = means / ops.sum(means)
+    prior = ops.convert_to_tensor(prior, means.dtype)
     return ops.sum(prior * (ops.log(prior + 1e-12) - ops.log(means)))

@@ -43,12 +43,14 @@ def bipartite_matching(keys, merged, num_prefix_tokens=0):
     best = ops.max(scores, axis=-1)
     # Keras's argmax uses operations on bits, which neither ONNX nor LiteRT has.
     places = np.arange(len(odd), dtype="int32")
-    partner = ops.where(scores == ops.expand_dims(best, -1), places, len(odd))
+    is_best = ops.equal(scores, ops.expand_dims(best, -1))
+    partner = ops.where(is_best, places, len(odd))
     partner = ops.cast(ops.min(partner, axis=-1), "int32")
     rank = _rank(best)
     kept = rank >= merged
     if prefix:
-        place = ops.cumsum(ops.cast(kept & (even >= prefix), "int32"), axis=1) - 1
+        movable = ops.logical_and(kept, even >= prefix)
+        place = ops.cumsum(ops.cast(movable, "int32"), axis=1) - 1
     else:
         place = rank - merged
     first_odd = length - merged - int((odd >= prefix).sum())
@@ -58,7 +60,7 @@ def bipartite_matching(keys, merged, num_prefix_tokens=0):
     odd_place = np.where(
         odd < prefix, odd, np.arange(len(odd)) - first_of_grid + first_odd
     )
-    odd_place = ops.zeros_like(partner[:, :1]) + odd_place.astype("int32")
+    odd_place = ops.add(ops.zeros_like(partner[:, :1]), odd_place.astype("int32"))
     both = ops.concatenate([ops.cast(place, "int32"), odd_place], axis=1)
     return ops.take(both, np.argsort(np.concatenate([even, odd])), axis=1)
 
@@ -70,7 +72,8 @@ def _rank(values):
     """
     left, right = values[:, None, :], values[:, :, None]
     index = np.arange(values.shape[1])
-    before = (left > right) | ((left == right) & (index[None, :] < index[:, None]))
+    earlier = ops.logical_and(ops.equal(left, right), index < index[:, None])
+    before = ops.logical_or(left > right, earlier)
     return ops.sum(ops.cast(before, "int32"), axis=-1)
 
 
@@ -86,7 +89,7 @@ def merge_tokens(tokens, sizes, places, length):
     Returns:
         Tokens `(b, length, d)` and their sizes `(b, length)`, int32.
     """
-    same = ops.expand_dims(places, -1) == np.arange(length, dtype="int32")
+    same = ops.equal(ops.expand_dims(places, -1), np.arange(length, dtype="int32"))
     weights = ops.where(same, ops.expand_dims(sizes, -1), 0)
     merged_sizes = ops.sum(weights, axis=1)
     shares = to_float32(weights) / to_float32(ops.expand_dims(merged_sizes, 1))
@@ -245,7 +248,7 @@ class MergingBlock(TransformerBlock):
         tokens = self._add(tokens, branch, self.attention_scale, training)
         if places is None:
             places = ops.zeros_like(tokens[:, :, 0], "int32")
-            places = places + np.arange(length, dtype="int32")
+            places = ops.add(places, np.arange(length, dtype="int32"))
         if sizes is None:
             sizes = ops.ones_like(places)
         if removed := self.removed(length):
