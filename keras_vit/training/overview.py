@@ -36,6 +36,7 @@ def overview(plan: runs.Plan, model: keras.Model) -> str:
         ("model", f"{config.model.weights or config.model.architecture}: {parameters}"),
         ("frozen", frozen or "nothing"),
         *_lora(config.lora),
+        *_teacher(config.distillation),
         ("images", f"{width}x{height} pixels, {channels} channels"),
         (
             "training",
@@ -55,6 +56,14 @@ def _lora(settings):
         return []
     layers = ", ".join(settings.layers)
     return [("LoRA", f"rank {settings.rank} for the dense layers of {layers}")]
+
+
+def _teacher(settings):
+    """Return a row about the teacher, or none."""
+    if settings.teacher is None:
+        return []
+    text = f"{settings.teacher}, {settings.kind} labels of weight {settings.alpha:g}"
+    return [("teacher", text)]
 
 
 def described(augmentation: Augmentation) -> str:

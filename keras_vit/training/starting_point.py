@@ -44,8 +44,8 @@ def config_of(what: str, otherwise: configs.Config) -> configs.Config:
         otherwise: config for checkpoints that do not belong to a run.
 
     Returns:
-        The config. For a checkpoint, `model` has only `weights`, set to the checkpoint;
-        everything else comes from its run or from `otherwise`.
+        The config. For a checkpoint, `model` has only `weights`, set to the checkpoint,
+        and there is no teacher; everything else comes from its run or from `otherwise`.
     """
     if configs.is_config(what):
         return configs.load(what)
@@ -56,7 +56,11 @@ def config_of(what: str, otherwise: configs.Config) -> configs.Config:
     base = otherwise
     if directory is not None:
         base = configs.load(str(directory / "config.json"))
-    return dataclasses.replace(base, model=configs.Model(weights=file))
+    return dataclasses.replace(
+        base,
+        model=configs.Model(weights=file),
+        distillation=configs.Distillation(),
+    )
 
 
 def _may_be_checkpoint(what):

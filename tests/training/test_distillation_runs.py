@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 
 import keras_vit
 from keras_vit.data import open_source
+from keras_vit.evaluation.accuracy import evaluate
 from keras_vit.training import config as configs
 from keras_vit.training import runs
+from keras_vit.training.compilation import compile
+from keras_vit.training.overview import overview
+from keras_vit.training.starting_point import config_of
 from tests.cases import array, perturb
 from tests.training.test_runs import SETTINGS, assert_same_state, state
 
@@ -60,7 +65,9 @@ def stopped_and_resumed(config, directory, monkeypatch):
     runs.train(config, directory, resume=True)
 
 
+@pytest.mark.slow_elsewhere
 def test_a_resumed_run_and_its_student(config, tmp_path, monkeypatch):
+    config = configs.override(config, ["resolutions=((0.5, 8), (0.5, 16))"])
     runs.train(config, tmp_path / "whole")
     stopped_and_resumed(config, tmp_path / "stopped", monkeypatch)
     assert_same_state(tmp_path / "stopped", tmp_path / "whole")
@@ -86,12 +93,15 @@ def test_a_resumed_run_and_its_student(config, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def exported(teacher, tmp_path_factory):
-    pytest.importorskip("tensorflow", reason="exports need TensorFlow")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("tensorflow", reason="exports need TensorFlow")
     path = tmp_path_factory.mktemp("exported") / "teacher"
     keras_vit.export.saved_model(keras_vit.load_checkpoint(teacher), path, verbose=False)
     return path
 
 
+@pytest.mark.slow_elsewhere
 def test_teachers_of_every_kind_have_the_same_logits(teacher, exported, config, tmp_path):
     rescaling = keras.layers.Rescaling(1 / 127.5, -1.0)
     model = keras_vit.load_checkpoint(teacher, classifier_activation=None)
@@ -106,10 +116,13 @@ def test_teachers_of_every_kind_have_the_same_logits(teacher, exported, config, 
         images, labels, _ = next(iter(runs.training_data(plan, model)))
         found = array(model._teacher_logits(keras.ops.convert_to_tensor(images), labels))
         logits.append(found - found.mean(-1, keepdims=True))
+    compile(model, plan)
+    assert "teacher, hard labels of weight 0.5" in " ".join(overview(plan, model).split())
     for other in logits[1:]:
         np.testing.assert_allclose(other, logits[0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_with_an_exported_teacher(config, exported, tmp_path, monkeypatch):
     changed = configs.override(config, [f"distillation.teacher={exported}"])
     runs.train(changed, tmp_path / "whole")
@@ -157,13 +170,18 @@ def test_other_teachers(config, tmp_path, overrides, message):
         runs.make_plan(plan)
 
 
-def test_a_warm_start(config, tmp_path):
-    network(input_shape=(16, 16, 1), patch_size=4).save(tmp_path / "old.keras")
+def _cold(config, directory):
+    """Return the config of a student from a checkpoint without its token."""
+    network(input_shape=(16, 16, 1), patch_size=4).save(directory / "old.keras")
     model = configs.Model(
-        weights=str(tmp_path / "old.keras"),
+        weights=str(directory / "old.keras"),
         arguments={"distillation_token": True, "head": "keep"},
     )
-    cold = dataclasses.replace(config, model=model)
+    return dataclasses.replace(config, model=model)
+
+
+def test_a_warm_start(config, tmp_path):
+    cold = _cold(config, tmp_path)
     with pytest.raises(ValueError, match="distillation_token"):
         runs.make_plan(cold).objective.build()
     warm = configs.override(cold, ["distillation.warm_start=True"])
@@ -174,3 +192,12 @@ def test_a_warm_start(config, tmp_path):
             array(weights[f"patch_encoder/{name}"]),
             array(old["patch_encoder/class_token"]),
         )
+
+
+@pytest.mark.slow
+def test_another_command_needs_no_teacher(config, tmp_path):
+    settings = ["distillation.warm_start=True", "epochs=1"]
+    warm = configs.override(_cold(config, tmp_path), settings)
+    runs.train(warm, tmp_path / "run")
+    # Neither the teacher nor the checkpoint is loaded.
+    assert evaluate(config_of(str(tmp_path / "run"), warm))["accuracy"] > 0
