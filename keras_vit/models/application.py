@@ -54,6 +54,10 @@ class KerasApplication(RestorableModel):
     computes from pixel values 0 to 255 as `preprocess_input` of the network does, except
     that the channels remain red, green, blue: the first kernel is reordered instead.
 
+    Batch norms average their statistics over about 100 batches, those of MobileNetV2 over
+    about 1000. A network that was trained from scratch for fewer steps is evaluated with
+    statistics that are still close to their initial values.
+
     The output is `(b, classes)` in float32: probabilities, or the result of another
     `classifier_activation`. With `include_top=False` it is the mean of the last feature
     map, `(b, d)` in float32.

@@ -167,14 +167,12 @@ def training_data(plan: Plan, model: keras.Model, first_step: int = 0) -> Any:
         shuffle_buffer=config.data.shuffle_buffer,
         sampling=config.data.sampling,
         repeats=config.data.repeats,
-        crops=getattr(plan.objective, "crops", None),
+        crops=plan.objective.crops,
     )
     batches = plan.objective.examples(batches)
     if config.data.class_weights is not None:
         batches = class_weights.weighted(batches, plan.sources["train"])
-    if config.distillation.teacher is not None:
-        batches = plan.objective.taught(batches, model)
-    return batches
+    return plan.objective.taught(batches, model)
 
 
 def evaluation_data(plan: Plan, part: str, model: keras.Model) -> Any:
@@ -241,8 +239,7 @@ def train(
         duration.check_longer(plan, directory)
         model = plan.objective.build()
         done = directory.checkpoints()
-        if hasattr(plan.objective, "prepare"):
-            plan.objective.prepare(model, plan, resumes=done > 0)
+        plan.objective.prepare(model, plan, resumes=done > 0)
         for phase in plan.phases:
             freeze(model, frozen_parts(config), phase.lowest)
         phases = [phase for phase in plan.phases if phase.last >= max(done, 1)]

@@ -15,24 +15,17 @@ from keras_vit.training import FlexiblePatches, known_class_names
 from keras_vit.training import config as configs
 from keras_vit.training.losses import SigmoidLoss
 from keras_vit.training.networks import activation, network
+from keras_vit.training.objectives.base import Objective
 from keras_vit.weights.checks import assign
 
 
-class Classification:
+class Classification(Objective):
     """Classification objective.
 
     Args:
         config: config of the run.
         names: names of the classes in the order of the labels.
     """
-
-    # The metric that selects the best checkpoint, and the function that selects its best
-    # value.
-    watched, better = "val_accuracy", max
-    # Metrics that are printed at the end, besides the loss.
-    printed: tuple[str, ...] = ("accuracy",)
-    # Whether the saved model can be tested.
-    tests_saved = True
 
     def __init__(self, config: configs.Config, names: Sequence[str]):
         self.config, self.names, self.classes = config, list(names), len(names)

@@ -9,12 +9,12 @@ import keras
 from keras_vit.training import MaskedAutoencoder, MaskedPatchPrediction
 from keras_vit.training import config as configs
 from keras_vit.training.networks import network
+from keras_vit.training.objectives.base import Objective
 
 
-class WithoutLabels:
+class WithoutLabels(Objective):
     """Base class of the objectives that reconstruct masked parts of the image."""
 
-    printed: tuple[str, ...] = ("accuracy",)
     tests_saved = False
 
     def __init__(self, config: configs.Config, names: Sequence[str]):
@@ -42,8 +42,6 @@ class WithoutLabels:
 
 class MaskedPatches(WithoutLabels):
     """Masked patch prediction, as in the ViT paper."""
-
-    watched, better = "val_accuracy", max
 
     def build(self) -> keras.Model:
         """Build the model to train."""

@@ -1,0 +1,46 @@
+"""Base class of the training objectives."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import keras
+
+from keras_vit.training import config as configs
+
+
+class Objective:
+    """Model to train, its loss and metrics, and the part of it that is saved.
+
+    A subclass also has the methods `build`, `kept`, `saved`, `compilation`, `examples` and
+    `loss_of_guessing`; see `Classification`.
+    """
+
+    config: configs.Config
+    # The metric that selects the best checkpoint, and the function that selects its best
+    # value.
+    watched: ClassVar[str] = "val_accuracy"
+    better: ClassVar[Callable] = max
+    # Metrics that are printed at the end, besides the loss.
+    printed: ClassVar[tuple[str, ...]] = ("accuracy",)
+    # Whether the saved model can be tested.
+    tests_saved: ClassVar[bool] = True
+    # None, or the `MultiCrop` that cuts every training image.
+    crops: Any = None
+
+    def prepare(self, model: keras.Model, plan: Any, resumes: bool) -> None:
+        """Set what a new model learns from the images before the first step: nothing.
+
+        Args:
+            model: the model that `build` returned.
+            plan: the `runs.Plan` of the run.
+            resumes: whether a checkpoint is restored afterwards.
+        """
+
+    def taught(self, batches: Any, model: keras.Model) -> Any:
+        """Return training batches with what a teacher adds, here the same batches.
+
+        Args:
+            batches: a `tf.data.Dataset` of what `examples` returned.
+            model: the model to train.
+        """
+        return batches
