@@ -1,7 +1,7 @@
 """Base class of the training objectives."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 
@@ -11,19 +11,19 @@ from keras_vit.training import config as configs
 class Objective:
     """Model to train, its loss and metrics, and the part of it that is saved.
 
-    A subclass also has the methods `build`, `kept`, `saved`, `compilation`, `examples` and
-    `loss_of_guessing`; see `Classification`.
+    A subclass also has the methods `build`, `kept`, `saved`, `compilation`, `examples`
+    and `loss_of_guessing`; see `Classification`.
     """
 
     config: configs.Config
     # The metric that selects the best checkpoint, and the function that selects its best
     # value.
-    watched: ClassVar[str] = "val_accuracy"
-    better: ClassVar[Callable] = max
+    watched: str = "val_accuracy"
+    better: Callable = max
     # Metrics that are printed at the end, besides the loss.
-    printed: ClassVar[tuple[str, ...]] = ("accuracy",)
+    printed: tuple[str, ...] = ("accuracy",)
     # Whether the saved model can be tested.
-    tests_saved: ClassVar[bool] = True
+    tests_saved: bool = True
     # None, or the `MultiCrop` that cuts every training image.
     crops: Any = None
 
