@@ -6,13 +6,12 @@ better validation accuracy, or 6,000 steps.
 
 import dataclasses
 
-from keras_vit.configs.cifar10 import DATA
 from keras_vit.data.augment import Augmentation
-from keras_vit.training.config import Config, Model, Optimization
+from keras_vit.training.config import Config, Data, Model, Optimization
 
 COMMAND = (
-    "keras-vit scaling cifar10_scaling_vit cifar10_scaling_bit --workdir runs/scaling "
-    "--fractions 0.01,0.03,0.1,0.3,1 --seeds 0,1,2"
+    "keras-vit scaling cifar10_scaling_vit cifar10_scaling_bit "
+    "--fractions 0.01,0.03,0.1,0.3,1 --seeds 0,1,2 --workdir runs/scaling"
 )
 
 VIT = Config(
@@ -33,7 +32,11 @@ VIT = Config(
             "pooling": "gap",
         },
     ),
-    data=DATA,
+    data=Data(
+        train="tfds:cifar10:train[:45000]",
+        validation="tfds:cifar10:train[45000:]",
+        test="tfds:cifar10:test",
+    ),
     augmentation=Augmentation(pad_and_crop=4, horizontal_flip=True),
     optimization=Optimization(
         learning_rate=1e-3,
