@@ -48,7 +48,8 @@ PLAIN = dataclasses.replace(
     command="KERAS_BACKEND=tensorflow keras-vit pretrain cifar10_deit_plain "
     "--workdir runs/cifar10_deit_plain",
     hardware="two CPU cores, minutes",
-    measured="not measured here",
+    measured="measured on 2026-11-27: 43.2, 43.0, 43.5 % test accuracy (seeds 0, 1, 2), "
+    "TensorFlow (docs/results/cifar10_deit)",
     model=Model(
         architecture="ViT",
         arguments={
@@ -69,15 +70,17 @@ STUDENT = dataclasses.replace(
     PLAIN,
     about="A ViT on CIFAR-10 at 32x32, patches of 8, 4 blocks of width 96, three epochs, "
     "with DeiT's distillation token (arXiv:2012.12877, section 4) and the teacher "
-    "cifar10_teacher. For the soft loss: --set distillation.kind=soft.",
+    "cifar10_teacher. For the teacher's hard labels: --set distillation.kind=hard.",
     command="KERAS_BACKEND=tensorflow keras-vit pretrain cifar10_deit "
     "--workdir runs/cifar10_deit",
     expected="none published; at least 1 point above cifar10_deit_plain",
+    measured="measured on 2026-11-27: 46.0, 45.8, 45.5 % test accuracy (seeds 0, 1, 2), "
+    "45.1 % with hard labels (seed 0), TensorFlow (docs/results/cifar10_deit)",
     model=Model(
         architecture="ViT",
         arguments={**PLAIN.model.arguments, "distillation_token": True},
     ),
-    distillation=Distillation(teacher="runs/cifar10_teacher", kind="hard", alpha=0.5),
+    distillation=Distillation(teacher="runs/cifar10_teacher", kind="soft", alpha=0.5),
 )
 
 CONFIGS = {
