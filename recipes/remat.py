@@ -31,7 +31,10 @@ def compiled(remat, side, batch):
 
     keras.utils.set_random_seed(0)
     model = keras_vit.ViTS16(
-        (side, side, 3), classes=1000, classifier_activation=None, remat=remat
+        input_shape=(side, side, 3),
+        classes=1000,
+        classifier_activation=None,
+        remat=remat,
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
