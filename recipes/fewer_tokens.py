@@ -21,6 +21,7 @@ also measures ONNX files with onnxruntime.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import statistics
@@ -29,6 +30,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 import keras_vit
@@ -56,6 +58,10 @@ def main(words: Sequence[str] | None = None) -> None:
     batch = images[: options.batch]
     runs = {name: runner(variant) for name, variant in variants.items()}
     measure(runs, batch, options.rounds, rows, "keras")
+    save = functools.partial(
+        write, options, rows, depths, {"test": config.data.test, "images": len(images)}
+    )
+    save()
     if options.exports:
         with tempfile.TemporaryDirectory() as folder:
             runs = {
@@ -65,19 +71,7 @@ def main(words: Sequence[str] | None = None) -> None:
             pixels = to_pixels(model, batch)
             measure(runs, pixels, options.rounds, rows, "onnx")
     report(rows)
-    if options.workdir is not None:
-        path = pathlib.Path(options.workdir, "fewer_tokens.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        results = {
-            "test": config.data.test,
-            "images": len(images),
-            "batch": len(batch),
-            "rounds": options.rounds,
-            "mean_tokens_per_block": depths,
-            "variants": rows,
-        }
-        path.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"results: {path}")
+    save()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -217,6 +211,26 @@ def measure(
             "ratio_of_medians": statistics.median(values) / statistics.median(first),
             "ratios": [min(ratios), statistics.median(ratios), max(ratios)],
         }
+
+
+def write(
+    options: argparse.Namespace,
+    rows: dict[str, dict[str, Any]],
+    depths: list[float] | None,
+    data: dict[str, Any],
+) -> None:
+    """Write the results to fewer_tokens.json in the output directory, if there is one."""
+    if options.workdir is None:
+        return
+    path = pathlib.Path(options.workdir, "fewer_tokens.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "backend": keras.backend.backend(),
+        "batch": options.batch,
+        "rounds": options.rounds,
+    }
+    results = {**data, **settings, "mean_tokens_per_block": depths, "variants": rows}
+    path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def report(rows: dict[str, dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ DIGITS = Config(
     command="keras-vit pretrain digits_vit_8 --workdir runs/digits_vit_8",
     hardware="two CPU cores, minutes",
     expected="none published",
+    measured="measured on 2026-11-27: 94.17 % test accuracy (best.keras, seed 0), JAX",
     model=Model(
         architecture="ViT",
         arguments={"input_shape": [64, 64, 1], "patch_size": 8, **LAYERS},
@@ -32,6 +33,7 @@ CIFAR10 = dataclasses.replace(
     about="A ViT on CIFAR-10 at 32x32, patches of 4, 6 blocks of width 64.",
     command="keras-vit pretrain cifar10_vit_4 --workdir runs/cifar10_vit_4",
     hardware="two CPU cores, under an hour",
+    measured="not measured here",
     model=Model(
         architecture="ViT",
         arguments={"input_shape": [32, 32, 3], "patch_size": 4, **LAYERS},
@@ -58,6 +60,7 @@ DIGITS_ADAPTIVE = dataclasses.replace(
     model=Model(
         architecture="ViT", arguments={"input_shape": [64, 64, 1], "head": "keep"}
     ),
+    measured="not measured here",
     adaptive=ADAPTIVE,
     optimization=FINETUNING,
     epochs=10,
@@ -71,6 +74,7 @@ CIFAR10_ADAPTIVE = dataclasses.replace(
     model=Model(
         architecture="ViT", arguments={"input_shape": [32, 32, 3], "head": "keep"}
     ),
+    measured="not measured here",
     adaptive=ADAPTIVE,
     optimization=FINETUNING,
     epochs=5,
