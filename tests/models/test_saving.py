@@ -109,7 +109,7 @@ LOADING = {"weights", "head", "resize", "source_grid_shape", "check_finite"}
 
 def test_every_argument_has_a_case():
     arguments = set(inspect.signature(keras_vit.ViT.__init__).parameters)
-    assert set(CASES) == arguments - {"self"} - LOADING
+    assert {case.split()[0] for case in CASES} == arguments - {"self"} - LOADING
 
 
 @pytest.fixture(scope="module")
