@@ -28,7 +28,7 @@ BAD_ARGUMENTS = [
     ({"stochastic_depth_rate": "much"}, "stochastic_depth_rate must be a number.*'much'"),
     ({"representation_size": 0}, "representation_size must be None or a positive.*0"),
     ({"layer_norm_epsilon": 0}, "layer_norm_epsilon must be a float between 0 and 1.*0"),
-    ({"pooling": "mean"}, "Unknown pooling 'mean'.*'token', 'gap', .*'map', None"),
+    ({"pooling": "mean"}, "Unknown pooling 'mean'.*'token', .*'sequence', None"),
     ({"positions": "rope"}, "Unknown positions 'rope'.*'learned', 'learned_2d'"),
     ({"final_norm": "never"}, "Unknown final_norm 'never'.*'before_pooling'"),
     ({"activation": "gelo"}, "Unknown activation 'gelo'.*'gelu_tanh'"),

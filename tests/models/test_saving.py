@@ -186,7 +186,7 @@ def test_config_of_t2t_vit(name):
     config = tiny_t2t(**arguments, classifier_bias=-2.0).get_config()
     own = inspect.signature(keras_vit.T2TViT.__init__).parameters
     inherited = inspect.signature(keras_vit.ViT.__init__).parameters
-    settled = {"self", "kwargs", "patch_size", "stem"}
+    settled = {"self", "kwargs", "patch_size", "stem", "token_reduction"}
     assert set(config) == {*own, *inherited} - settled - LOADING
     defaults = {key: value.default for key, value in {**inherited, **own}.items()}
     given = {**defaults, **arguments, "classifier_bias": -2.0}

@@ -44,7 +44,7 @@ CASES = {
     "unknown key": ("good", ["epoch=3"], "Did you mean epochs"),
     "wrong type": ("good", ["epochs=many"], "epochs must be int"),
     "large batch": ("good", ["batch_size=99"], "batch_size=99 is larger than the 12"),
-    "unknown optimizer": ("good", ["optimization.optimizer=lion"], "'adamw'"),
+    "unknown optimizer": ("good", ["optimization.optimizer=lbfgs"], "'adamw'"),
     "unknown layer": ("good", ["optimization.frozen=('blok',)"], "no weight has a path"),
     "unknown argument": ("good", ["model.arguments.num_layer=1"], "num_layer"),
     "unknown sampling": ("good", ["data.sampling=even"], "None or 'balanced'"),
