@@ -12,8 +12,8 @@ from keras_vit.layers.token_halting import (
     prior_divergence,
 )
 from keras_vit.models.features import blocks_of
-from keras_vit.models.image_model import ImageModel
 from keras_vit.models.token_reduction import halts
+from keras_vit.training.backbone_model import BackboneModel
 
 
 class _HaltingCosts(keras.layers.Layer):
@@ -43,7 +43,7 @@ class _HaltingCosts(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class AdaptiveTokens(ImageModel):
+class AdaptiveTokens(BackboneModel):
     """Training of a classifier whose tokens stop at a depth of their own (A-ViT).
 
     The loss is that of the classifier, plus `ponder_weight` times the mean number of
@@ -107,29 +107,16 @@ class AdaptiveTokens(ImageModel):
             [block.output[1] for block in blocks],
             [block.output[4] for block in blocks],
         )
-        super().__init__(
-            inputs=backbone.input,
-            outputs={"predictions": backbone.output, **costs},
-            name=name,
-        )
-        self.backbone = backbone
-        self.prior = ops.convert_to_tensor(depth_prior(len(blocks), target_depth))
-        self.depth = keras.metrics.Mean(name="depth")
-        self._own_metrics: list[Any] = []
-        self._arguments = {
+        outputs = {"predictions": backbone.output, **costs}
+        arguments = {
             "ponder_weight": ponder_weight,
             "prior_weight": prior_weight,
             "target_depth": target_depth,
         }
-
-    @property
-    def preprocessor(self):
-        """The backbone's preprocessor."""
-        return self.backbone.preprocessor
-
-    def weights_by_path(self):
-        """Return the weights of the backbone by their paths."""
-        return self.backbone.weights_by_path()
+        super().__init__(backbone, backbone.input, outputs, arguments, name)
+        self.prior = ops.convert_to_tensor(depth_prior(len(blocks), target_depth))
+        self.depth = keras.metrics.Mean(name="depth")
+        self._own_metrics: list[Any] = []
 
     def compile(
         self,
@@ -173,17 +160,3 @@ class AdaptiveTokens(ImageModel):
         for metric in self._own_metrics:
             metric.update_state(y, y_pred["predictions"], sample_weight)
         return self.get_metrics_result()
-
-    def get_config(self):
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            **self._arguments,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        backbone = keras.saving.deserialize_keras_object(
-            config["backbone"], custom_objects=custom_objects
-        )
-        return cls(**{**config, "backbone": backbone})

@@ -11,14 +11,14 @@ from keras import ops
 from keras_vit import kernels
 from keras_vit.layers import LearnedPositions, Patches, resize_grid
 from keras_vit.layers.patches import grid_shape
-from keras_vit.models.image_model import ImageModel
 from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import ViT
+from keras_vit.training.backbone_model import BackboneModel
 from keras_vit.weights.patch_kernels import resizing_matrix
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class FlexiblePatches(ImageModel):
+class FlexiblePatches(BackboneModel):
     """Training of a ViT that works with patches of many sizes.
 
     Every training step draws a patch size. The patch kernel of the backbone is resized to
@@ -90,37 +90,22 @@ class FlexiblePatches(ImageModel):
         chosen = evaluation_patch_size or sizes[len(sizes) // 2]
         images = keras.Input((height, width, channels), name="images")
         network = _FlexibleNetwork(backbone, sizes, chosen, resize, seed, name="network")
-        super().__init__(inputs=images, outputs=network(images), name=name)
-        self.backbone = backbone
-        self.preprocessor = backbone.preprocessor
-        if self.preprocessor.image_size is not None:
-            self.preprocessor = self.preprocessor.with_image_size((height, width))
-        self._arguments = {
+        arguments = {
             "patch_sizes": sizes,
             "image_size": (height, width),
             "evaluation_patch_size": chosen,
             "resize": resize,
             "seed": seed,
         }
+        super().__init__(backbone, images, network(images), arguments, name)
+        self._preprocessor = backbone.preprocessor
+        if self._preprocessor.image_size is not None:
+            self._preprocessor = self._preprocessor.with_image_size((height, width))
 
-    def weights_by_path(self):
-        """Return the weights of the backbone by their paths within the backbone.
-
-        Returns:
-            Dict from path to `keras.Variable`.
-        """
-        return self.backbone.weights_by_path()
-
-    def get_config(self):
-        backbone = keras.saving.serialize_keras_object(self.backbone)
-        return {"backbone": backbone, **self._arguments, "name": self.name}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        backbone = keras.saving.deserialize_keras_object(
-            config["backbone"], custom_objects=custom_objects
-        )
-        return cls(**{**config, "backbone": backbone})
+    @property
+    def preprocessor(self):
+        """The backbone's preprocessor, for images of `image_size`."""
+        return self._preprocessor
 
 
 class _FlexibleNetwork(keras.layers.Layer):

@@ -4,13 +4,13 @@ import keras
 from keras import ops
 
 from keras_vit.layers import Patches
-from keras_vit.models.image_model import ImageModel
 from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import ViT
+from keras_vit.training.backbone_model import UnlabeledModel
 from keras_vit.training.schedules import is_number
 
 
-class MaskedModel(ImageModel):
+class MaskedModel(UnlabeledModel):
     """Base class of models that predict something about patches hidden from a backbone.
 
     The model's graph uses the layers of the backbone, so training updates the backbone.
@@ -32,29 +32,16 @@ class MaskedModel(ImageModel):
     """
 
     def __init__(self, backbone, images, outputs, objective, arguments, name):
-        super().__init__(inputs=images, outputs=outputs, name=name)
-        self.backbone = backbone
+        super().__init__(backbone, images, outputs, arguments, name)
         self.objective = objective
         # Targets have the dtype of the loss, as bfloat16 would round pixels to 8 bits.
         self.cut = Patches(
             backbone.get_layer("patches").patch_size, dtype=objective.dtype, name="pixels"
         )
-        self._arguments = arguments
-
-    @property
-    def preprocessor(self):
-        """The backbone's preprocessor."""
-        return self.backbone.preprocessor
 
     def targets(self, images):
         """Return the prediction targets of every patch."""
         raise NotImplementedError
-
-    def fit(self, x=None, y=None, *args, **kwargs):
-        return super().fit(x, labels_or_weights(y, kwargs), *args, **kwargs)
-
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        return super().evaluate(x, labels_or_weights(y, kwargs), *args, **kwargs)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -75,30 +62,8 @@ class MaskedModel(ImageModel):
         Returns:
             Dict from path to `keras.Variable`.
         """
-        paths = self.backbone.weights_by_path()
-        known = {id(weight) for weight in paths.values()}
         scope = self.get_layer("prediction").path.removesuffix("prediction")
-        own = [weight for weight in self.weights if id(weight) not in known]
-        return {**paths, **{weight.path.removeprefix(scope): weight for weight in own}}
-
-    def get_config(self):
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            **self._arguments,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        backbone = keras.saving.deserialize_keras_object(
-            config["backbone"], custom_objects=custom_objects
-        )
-        return cls(**{**config, "backbone": backbone})
-
-
-def labels_or_weights(y, arguments):
-    """Return labels, or weights instead, since Keras drops weights without labels."""
-    return arguments.get("sample_weight") if y is None else y
+        return self._weights_beside_backbone(scope)
 
 
 def by_patch(sample_weight):

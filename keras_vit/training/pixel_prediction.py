@@ -7,19 +7,18 @@ import keras
 from keras import ops
 
 from keras_vit.models.image_gpt import ImageGPT
-from keras_vit.models.image_model import ImageModel
+from keras_vit.training.backbone_model import UnlabeledModel
 from keras_vit.training.masking import (
     by_patch,
     draw,
     float_dtype,
-    labels_or_weights,
     patches_at,
 )
 from keras_vit.training.schedules import is_number
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class PixelPrediction(ImageModel):
+class PixelPrediction(UnlabeledModel):
     """Self-supervised training of an `ImageGPT`.
 
     A causal backbone predicts the color of every pixel from the pixels before it. Another
@@ -95,21 +94,13 @@ class PixelPrediction(ImageModel):
             x = patches_at(x, places)
         x = backbone.get_layer("classifier")(backbone.get_layer("norm")(x))
         outputs = {"predictions": x, "targets": numbers}
-        super().__init__(inputs=images, outputs=outputs, name=name)
-        self.backbone = backbone
-        self.preprocessor = backbone.preprocessor
+        arguments = {"ratio": ratio, "seed": seed}
+        super().__init__(backbone, images, outputs, arguments, name)
         self.objective = keras.losses.SparseCategoricalCrossentropy(
             from_logits=True, dtype=dtype
         )
         self.bits = keras.metrics.Mean(name="bits_per_dim")
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-        self._arguments = {"ratio": ratio, "seed": seed}
-
-    def fit(self, x=None, y=None, *args, **kwargs):
-        return super().fit(x, labels_or_weights(y, kwargs), *args, **kwargs)
-
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        return super().evaluate(x, labels_or_weights(y, kwargs), *args, **kwargs)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -126,25 +117,6 @@ class PixelPrediction(ImageModel):
         self.bits.update_state(losses / math.log(2), weights)
         self.accuracy.update_state(targets, logits, weights)
         return self.get_metrics_result()
-
-    def weights_by_path(self):
-        """Return the weights of the backbone by their paths within the backbone.
-
-        Returns:
-            Dict from path to `keras.Variable`.
-        """
-        return self.backbone.weights_by_path()
-
-    def get_config(self):
-        backbone = keras.saving.serialize_keras_object(self.backbone)
-        return {"backbone": backbone, **self._arguments, "name": self.name}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        backbone = keras.saving.deserialize_keras_object(
-            config["backbone"], custom_objects=custom_objects
-        )
-        return cls(**{**config, "backbone": backbone})
 
 
 def _check(backbone: Any, ratio: Any) -> int:

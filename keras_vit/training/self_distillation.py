@@ -11,16 +11,16 @@ from keras_vit.data.multi_crop import GLOBAL, GLOBAL_CROPS, LOCAL, MultiCrop
 from keras_vit.layers import LearnedPositions, Patches
 from keras_vit.layers.patches import grid_shape
 from keras_vit.models.adapt import copied
-from keras_vit.models.image_model import ImageModel
 from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import ViT
+from keras_vit.training.backbone_model import UnlabeledModel
 from keras_vit.training.distillation_head import DistillationHead
 from keras_vit.training.flexible_patches import positions_on
-from keras_vit.training.masking import float_dtype, labels_or_weights
+from keras_vit.training.masking import float_dtype
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class SelfDistillation(ImageModel):
+class SelfDistillation(UnlabeledModel):
     """Self-supervised training of a ViT by distillation from its own moving average.
 
     A student and a teacher, the exponential moving average of the student, each map crops
@@ -117,13 +117,10 @@ class SelfDistillation(ImageModel):
             backbone, arguments, dtype=float_dtype(backbone), name="distillation"
         )
         outputs = network(inputs[GLOBAL], inputs[LOCAL])
-        super().__init__(inputs=inputs, outputs=outputs, name=name)
-        self.backbone = backbone
+        super().__init__(backbone, inputs, outputs, arguments, name)
         self.crops = crops
         self.network = network
-        self.preprocessor = backbone.preprocessor
         self.entropy = keras.metrics.Mean(name="entropy")
-        self._arguments = arguments
 
     @property
     def input_shape(self):
@@ -150,12 +147,6 @@ class SelfDistillation(ImageModel):
             for path, weight in paths.items()
         }
         return copied(self.backbone, self.backbone.get_config(), values)
-
-    def fit(self, x=None, y=None, *args, **kwargs):
-        return super().fit(x, labels_or_weights(y, kwargs), *args, **kwargs)
-
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        return super().evaluate(x, labels_or_weights(y, kwargs), *args, **kwargs)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -197,26 +188,11 @@ class SelfDistillation(ImageModel):
         Returns:
             Dict from path to `keras.Variable`.
         """
-        paths = self.backbone.weights_by_path()
-        known = {id(weight) for weight in paths.values()}
-        scope = f"{self.network.path}/"
-        own = [weight for weight in self.weights if id(weight) not in known]
-        return {**paths, **{weight.path.removeprefix(scope): weight for weight in own}}
+        return self._weights_beside_backbone(f"{self.network.path}/")
 
     def get_config(self):
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "crops": {k: getattr(self.crops, k) for k in MultiCrop.__dataclass_fields__},
-            **self._arguments,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        backbone = keras.saving.deserialize_keras_object(
-            config["backbone"], custom_objects=custom_objects
-        )
-        return cls(**{**config, "backbone": backbone})
+        crops = {k: getattr(self.crops, k) for k in MultiCrop.__dataclass_fields__}
+        return {**super().get_config(), "crops": crops}
 
 
 def whole_views(images: Any, crops: MultiCrop, numerics: Any) -> dict[str, Any]:
