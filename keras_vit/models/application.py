@@ -9,15 +9,13 @@ import keras
 import numpy as np
 
 from keras_vit.choices import check_choice
-from keras_vit.layers import Classifier, Preprocessor
-from keras_vit.models.adapt import resized
+from keras_vit.layers import Preprocessor
 from keras_vit.models.arguments import (
     check_image_shape,
     check_preprocessor,
     check_ranges,
 )
-from keras_vit.models.restorable_model import RestorableModel
-from keras_vit.weights.patch_kernels import adapt_channels
+from keras_vit.models.convolutional import ConvolutionalModel, pooled_outputs
 
 # Networks whose layers all have names of their own. The names of the others depend on
 # the models that the process built before, so that no path would identify a weight.
@@ -43,7 +41,7 @@ NETWORKS = (
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class KerasApplication(RestorableModel):
+class KerasApplication(ConvolutionalModel):
     """Convolutional network of `keras.applications`, to compare with a `ViT`.
 
     It is a functional Keras model with the interface of `ViT`: `preprocessor`, `resized`,
@@ -92,8 +90,6 @@ class KerasApplication(RestorableModel):
     Reference: https://keras.io/api/applications/
     """
 
-    num_prefix_tokens = 0
-
     def __init__(
         self,
         network: str = "ResNet50",
@@ -125,9 +121,8 @@ class KerasApplication(RestorableModel):
             check_preprocessor(preprocessor, config["input_shape"])
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         images, features = _backbone(network, config["input_shape"], weights, policy)
-        super().__init__(
-            inputs=images, outputs=_head(features, config, policy), name=name
-        )
+        outputs = pooled_outputs(features, config, policy)
+        super().__init__(inputs=images, outputs=outputs, name=name)
         self.dtype_policy = policy  # Functional models have no argument `dtype`.
         self._constructor_config = config
         self._first_layer = next(layer.name for layer in self.layers if layer.weights)
@@ -136,37 +131,8 @@ class KerasApplication(RestorableModel):
         self.grid_shape = features.shape[1:3]
         self.preprocessor = own if preprocessor is None else preprocessor
         if weights is not None and reversed_channels:
-            kernel = self.weights_by_path()[self._first_kernel()]
+            kernel = self.weights_by_path()[self._first_kernel]
             kernel.assign(keras.ops.flip(kernel, axis=2))
-
-    def _first_kernel(self):
-        return f"{self._first_layer}/kernel"
-
-    def resolved_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for converters."""
-        return dict(self._constructor_config)
-
-    def resized(self, input_shape: tuple[int, int, int]) -> "KerasApplication":
-        """Return the same network, with the same weights, for images of another size.
-
-        Args:
-            input_shape: `(height, width, channels)` of the new images, which may be
-                rectangular but must have the same channels.
-
-        Returns:
-            A new, uncompiled `KerasApplication`; this one is not changed.
-
-        Raises:
-            ValueError: the channels differ.
-        """
-        return resized(self, input_shape)
-
-    def _values_for(self, new, resize):
-        values, channels = self._values(), new.input_shape[-1]
-        if channels != self.input_shape[-1]:
-            path = self._first_kernel()
-            values[path] = adapt_channels(values[path], channels)
-        return values
 
 
 def _backbone(network, input_shape, weights, policy):
@@ -181,22 +147,6 @@ def _backbone(network, input_shape, weights, policy):
     finally:
         keras.config.set_dtype_policy(before)
     return images, model.output
-
-
-def _head(features, config, policy):
-    """Return the pooled features, or the predictions."""
-    dtype = keras.backend.result_type(policy.compute_dtype, "float32")
-    x = keras.layers.GlobalAveragePooling2D(name="pooling", dtype=dtype)(features)
-    if not config["include_top"]:
-        return x
-    classifier = Classifier(
-        config["classes"],
-        activation=config["classifier_activation"],
-        bias_initializer=keras.initializers.Constant(config["classifier_bias"]),
-        name="classifier",
-        dtype=dtype,
-    )
-    return classifier(x)
 
 
 def _own_preprocessor(network, input_shape):

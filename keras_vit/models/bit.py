@@ -9,7 +9,6 @@ import keras
 from keras_vit.choices import check_choice
 from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.layers import (
-    Classifier,
     GroupNorm,
     PreActivationUnit,
     Preprocessor,
@@ -17,23 +16,19 @@ from keras_vit.layers import (
 )
 from keras_vit.layers.big_transfer import ZeroPaddedMaxPool
 from keras_vit.layers.resnet import EPSILONS
-from keras_vit.models.adapt import resized
 from keras_vit.models.arguments import (
     check_image_shape,
     check_preprocessor,
     check_ranges,
 )
+from keras_vit.models.convolutional import ConvolutionalModel, pooled_outputs
 from keras_vit.models.loading import WeightLoader
-from keras_vit.models.restorable_model import RestorableModel
 from keras_vit.models.variants import named_variant
-from keras_vit.weights.patch_kernels import adapt_channels
 from keras_vit.weights.source import Source
-
-ROOT = "root/kernel"
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class BiT(RestorableModel):
+class BiT(ConvolutionalModel):
     """ResNet-v2 of Big Transfer, the convolutional network that ViT is compared with.
 
     Kernels are standardized and norms are group norms, so the output for an image does
@@ -93,8 +88,6 @@ class BiT(RestorableModel):
     """
 
     _first_layer = "root"
-    # The positions of the last map are the tokens of `features` and of exports.
-    num_prefix_tokens = 0
 
     def __init__(
         self,
@@ -154,31 +147,6 @@ class BiT(RestorableModel):
             preprocessor = preprocessor.with_channels(input_shape[2])
         self.preprocessor = preprocessor
 
-    def resolved_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, for converters."""
-        return dict(self._constructor_config)
-
-    def resized(self, input_shape: tuple[int, int, int]) -> "BiT":
-        """Return the same network, with the same weights, for images of another size.
-
-        Args:
-            input_shape: `(height, width, channels)` of the new images, which may be
-                rectangular but must have the same channels.
-
-        Returns:
-            A new, uncompiled `BiT`; this one is not changed.
-
-        Raises:
-            ValueError: the channels differ.
-        """
-        return resized(self, input_shape)
-
-    def _values_for(self, new, resize):
-        values, channels = self._values(), new.input_shape[-1]
-        if channels != self.input_shape[-1]:
-            values[ROOT] = adapt_channels(values[ROOT], channels)
-        return values
-
 
 def _check(config):
     """Raise a `ValueError` unless the arguments of a `BiT` are possible."""
@@ -235,19 +203,7 @@ def _connect(config, policy):
     x = keras.layers.Activation("relu", name="activation", dtype=policy)(x)
     if config["pooling"] is None:
         return images, x
-    head_dtype = keras.backend.result_type(policy.compute_dtype, "float32")
-    pooling = keras.layers.GlobalAveragePooling2D(name="pooling", dtype=head_dtype)
-    x = pooling(x)  # (b, d)
-    if not config["include_top"]:
-        return images, x
-    classifier = Classifier(
-        config["classes"],
-        activation=config["classifier_activation"],
-        bias_initializer=keras.initializers.Constant(config["classifier_bias"]),
-        name="classifier",
-        dtype=head_dtype,
-    )
-    return images, classifier(x)
+    return images, pooled_outputs(x, config, policy)
 
 
 # Number of units in each stage, and factor of all widths (arXiv:1912.11370).
