@@ -7,10 +7,10 @@ import keras
 from keras_vit.layers import TokenHalting
 from keras_vit.training import config as configs
 from keras_vit.training.adaptive_tokens import AdaptiveTokens
-from keras_vit.training.objectives.classification import Classification
+from keras_vit.training.objectives.classification import BackboneClassification
 
 
-class AdaptiveClassification(Classification):
+class AdaptiveClassification(BackboneClassification):
     """Classification that also trains when each token stops."""
 
     printed: tuple[str, ...] = ("accuracy", "depth")
@@ -27,14 +27,6 @@ class AdaptiveClassification(Classification):
         return AdaptiveTokens(
             network, settings.ponder_weight, settings.prior_weight, settings.target_depth
         )
-
-    def kept(self, model: keras.Model) -> keras.Model:
-        """Return the network that is trained."""
-        return model.backbone
-
-    def saved(self, model: keras.Model) -> keras.Model:
-        """Return the network to save, which ends in the activation of the loss."""
-        return super().saved(model.backbone)
 
 
 def check_adaptive(config: configs.Config) -> None:

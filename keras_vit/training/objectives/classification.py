@@ -167,7 +167,30 @@ class Classification(Objective):
         return self.classes * math.log(2) if sigmoid else math.log(self.classes)
 
 
-class FlexibleClassification(Classification):
+class BackboneClassification(Classification):
+    """Classification by a model whose training updates a classifier, its `backbone`.
+
+    A subclass implements `trainer`.
+    """
+
+    def kept(self, model: keras.Model) -> keras.Model:
+        """Return the classifier that is trained.
+
+        Args:
+            model: the model that `trainer` returned.
+        """
+        return model.backbone
+
+    def saved(self, model: keras.Model) -> keras.Model:
+        """Return the classifier to save, which ends in the activation of the loss.
+
+        Args:
+            model: the model that `trainer` returned.
+        """
+        return super().saved(model.backbone)
+
+
+class FlexibleClassification(BackboneClassification):
     """Classification with a random patch size in every step (FlexiViT)."""
 
     def trainer(self, network: keras.Model) -> keras.Model:
@@ -181,14 +204,6 @@ class FlexibleClassification(Classification):
             sizes.evaluation_patch_size,
             seed=self.config.seed,
         )
-
-    def kept(self, model: keras.Model) -> keras.Model:
-        """Return the network that is trained."""
-        return model.backbone
-
-    def saved(self, model: keras.Model) -> keras.Model:
-        """Return the network to save, which ends in the activation of the loss."""
-        return super().saved(model.backbone)
 
 
 def one_hot(batches: Any, classes: int) -> Any:

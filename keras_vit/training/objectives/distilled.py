@@ -8,10 +8,10 @@ import keras
 from keras_vit.training import config as configs
 from keras_vit.training import teachers
 from keras_vit.training.distillation import Distillation
-from keras_vit.training.objectives.classification import Classification
+from keras_vit.training.objectives.classification import BackboneClassification
 
 
-class DistilledClassification(Classification):
+class DistilledClassification(BackboneClassification):
     """Classification that also learns the outputs of a teacher (DeiT)."""
 
     def __init__(self, config: configs.Config, names: Sequence[str]):
@@ -31,14 +31,6 @@ class DistilledClassification(Classification):
             network, model, settings.kind, settings.alpha, settings.temperature
         )
 
-    def kept(self, model: keras.Model) -> keras.Model:
-        """Return the student.
-
-        Args:
-            model: the model that was trained.
-        """
-        return model.student
-
     def restored(self, saved: keras.Model) -> keras.Model:
         """Return the model to test, which is the saved student.
 
@@ -46,14 +38,6 @@ class DistilledClassification(Classification):
             saved: the model from the file, without the activation of its classifier.
         """
         return saved
-
-    def saved(self, model: keras.Model) -> keras.Model:
-        """Return the student to save, which ends in the activation of the loss.
-
-        Args:
-            model: the model that was trained.
-        """
-        return super().saved(model.student)
 
     def taught(self, batches: Any, model: keras.Model) -> Any:
         """Return training batches with the outputs of an exported teacher.

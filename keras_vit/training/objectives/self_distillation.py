@@ -58,10 +58,6 @@ class Distillation(WithoutLabels):
         """
         model.network.numbers["steps"] = plan.steps
 
-    def kept(self, model: keras.Model) -> keras.Model:
-        """Return the part of the trained model that is saved, here the backbone."""
-        return model.backbone
-
     def saved(self, model: keras.Model) -> keras.Model:
         """Return the model to save, a copy of the backbone with the teacher's weights."""
         return model.teacher()
