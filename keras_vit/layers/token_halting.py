@@ -10,7 +10,7 @@ from keras import ops
 from keras_vit.kernels.precision import to_float32
 from keras_vit.layers.base import Layer
 from keras_vit.layers.block import TransformerBlock
-from keras_vit.layers.token_merging import _is_count, _rank
+from keras_vit.layers.token_merging import descending_ranks, is_count
 
 # Added to the logits of tokens that have stopped, as in the authors' code.
 _MASKED = -1000.0
@@ -72,7 +72,7 @@ class TokenHalting(Layer):
         if not 0 < epsilon < 1:
             raise ValueError(f"epsilon must be between 0 and 1; received {epsilon!r}.")
         if kept is not None and not (
-            isinstance(kept, list | tuple) and all(_is_count(n) and n for n in kept)
+            isinstance(kept, list | tuple) and all(is_count(n) and n for n in kept)
         ):
             raise ValueError(
                 "kept must be None or a list of positive ints, one for each block; "
@@ -97,7 +97,7 @@ def kept_indices(sums, kept, num_prefix_tokens):
         `(b, kept)`, int32, in ascending order.
     """
     length = sums.shape[1]
-    chosen = _rank(-sums[:, num_prefix_tokens:]) < kept - num_prefix_tokens
+    chosen = descending_ranks(-sums[:, num_prefix_tokens:]) < kept - num_prefix_tokens
     front = ops.ones_like(sums[:, :num_prefix_tokens], "bool")
     chosen = ops.concatenate([front, chosen], axis=1)
     # The number of chosen tokens up to each one, or 0 for the others.

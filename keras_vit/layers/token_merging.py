@@ -46,7 +46,7 @@ def bipartite_matching(keys, merged, num_prefix_tokens=0):
     is_best = ops.equal(scores, ops.expand_dims(best, -1))
     partner = ops.where(is_best, places, len(odd))
     partner = ops.cast(ops.min(partner, axis=-1), "int32")
-    rank = _rank(best)
+    rank = descending_ranks(best)
     kept = rank >= merged
     if prefix:
         movable = ops.logical_and(kept, even >= prefix)
@@ -65,10 +65,16 @@ def bipartite_matching(keys, merged, num_prefix_tokens=0):
     return ops.take(both, np.argsort(np.concatenate([even, odd])), axis=1)
 
 
-def _rank(values):
+def descending_ranks(values):
     """Return the place of each value in descending order; equal ones keep their order.
 
     Comparing all pairs needs no sort, which is slow on CPUs for rows this short.
+
+    Args:
+        values: `(b, n)`.
+
+    Returns:
+        `(b, n)`, int32.
     """
     left, right = values[:, None, :], values[:, :, None]
     index = np.arange(values.shape[1])
@@ -156,7 +162,7 @@ class TokenMerging(Layer):
     ):
         super().__init__(**kwargs)
         each = list(r) if isinstance(r, list | tuple) else [r]
-        if not all(map(_is_count, each)):
+        if not all(map(is_count, each)):
             raise ValueError(
                 "token_reduction, or r of a TokenMerging, must be the number of tokens "
                 "that each block removes, 0 or more, or a list of such ints; received "
@@ -195,7 +201,8 @@ class TokenMerging(Layer):
         return x
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Return True if a value is an int, 0 or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

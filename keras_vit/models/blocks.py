@@ -9,16 +9,39 @@ import keras
 from keras_vit.layers import TransformerBlock
 from keras_vit.layers.base import copy_of
 from keras_vit.layers.positions import AttentionPositions
-from keras_vit.models.token_reduction import reduced_blocks
+from keras_vit.layers.token_halting import HaltingBlock, TokenHalting
+from keras_vit.layers.token_merging import MergingBlock
+from keras_vit.models.token_reduction import reduction_of
 
 
 def transformer_blocks(network: types.SimpleNamespace) -> Iterator[keras.layers.Layer]:
-    """Yield the blocks of a ViT.
+    """Yield the blocks of a ViT: those before the first reduction are ordinary ones.
 
     Args:
         network: as for `keras_vit.models.vit.connect`.
     """
-    yield from reduced_blocks(network, block_arguments, TransformerBlock)
+    reduction, depth = reduction_of(network.token_reduction), network.num_layers
+    for index in range(depth):
+        arguments = block_arguments(network, index, depth)
+        if isinstance(reduction, TokenHalting):
+            yield HaltingBlock(
+                **arguments,
+                scale=reduction.scale,
+                center=reduction.center,
+                epsilon=reduction.epsilon,
+                kept=None if reduction.kept is None else reduction.kept[index],
+                last=index + 1 == depth,
+                num_prefix_tokens=network.num_prefix_tokens,
+            )
+        elif reduction is None or not any(reduction.counts(depth)[: index + 1]):
+            yield TransformerBlock(**arguments)
+        else:
+            yield MergingBlock(
+                **arguments,
+                merged=reduction.counts(depth)[index],
+                num_prefix_tokens=network.num_prefix_tokens,
+                proportional=reduction.proportional,
+            )
 
 
 def block_arguments(

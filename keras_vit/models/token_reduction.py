@@ -1,7 +1,6 @@
 """Blocks of models whose number of tokens falls from block to block."""
 
-import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -86,43 +85,6 @@ def _check_halting(halting, arguments):
             f"kept must leave a patch beside the {prefix} prefix tokens, which are never "
             f"dropped; received {halting.kept!r}."
         )
-
-
-def reduced_blocks(
-    network: types.SimpleNamespace, arguments: Callable[..., dict[str, Any]], block: Any
-) -> Iterable[keras.layers.Layer]:
-    """Yield the blocks of a ViT: those before the first reduction are ordinary ones.
-
-    Args:
-        network: as for `keras_vit.models.vit.connect`.
-        arguments: function from a network, an index and a depth to a block's arguments.
-        block: class of ordinary blocks.
-    """
-    depth = network.num_layers
-    reduction = reduction_of(network.token_reduction)
-    for index in range(depth):
-        own = arguments(network, index, depth)
-        prefix = network.num_prefix_tokens
-        if isinstance(reduction, TokenHalting):
-            kept = None if reduction.kept is None else reduction.kept[index]
-            yield HaltingBlock(
-                **own,
-                scale=reduction.scale,
-                center=reduction.center,
-                epsilon=reduction.epsilon,
-                kept=kept,
-                last=index + 1 == depth,
-                num_prefix_tokens=prefix,
-            )
-        elif reduction is None or not any(reduction.counts(depth)[: index + 1]):
-            yield block(**own)
-        else:
-            yield MergingBlock(
-                **own,
-                merged=reduction.counts(depth)[index],
-                num_prefix_tokens=prefix,
-                proportional=reduction.proportional,
-            )
 
 
 def through(blocks: Iterable[keras.layers.Layer], tokens: Any) -> tuple[Any, Any, Any]:
