@@ -131,13 +131,14 @@ def confusion(counts, path):
     figure.savefig(path, dpi=120)
 
 
-def scaling(points, laws, path):
+def scaling(points, laws, compute, path):
     """Plot errors over the number of images, and losses over the compute of training.
 
     Args:
         points: list of dicts; see `keras_vit.training.scaling.study`.
         laws: dict from the name of each network, and from `compute`, to a `PowerLaw`, or
             to a text that says why there is none.
+        compute: function from a point to the operations of its training.
         path: PNG file to write.
     """
     figure = Figure(figsize=(11, 4.5), layout="constrained")
@@ -149,8 +150,9 @@ def scaling(points, laws, path):
         left.plot([p["images"] for p in own], [p["error"] for p in own], **marks)
         _draw_law(left, laws[name], f"C{color}", name)
         whole = [point for point in own if point["images"] == most]
-        operations = [p["steps"] * p["operations_per_step"] for p in whole]
-        right.plot(operations, [p["loss"] for p in whole], **marks, label=name)
+        right.plot(
+            list(map(compute, whole)), [p["loss"] for p in whole], **marks, label=name
+        )
     _draw_law(right, laws["compute"], "0.3", "lowest losses")
     left.set(xlabel="training images", ylabel="error", title="data")
     right.set(xlabel="operations of training", ylabel="loss", title=f"{most:,} images")
@@ -168,7 +170,7 @@ def _draw_law(axis, law, color, name):
         return
     first = law.x0**2 / law.largest  # As far below the mean as the last is above it.
     inside = np.geomspace(first, law.largest, 50)
-    beyond = np.geomspace(law.largest, 10 * law.largest, 20)
+    beyond = np.geomspace(law.largest, law.beyond, 20)
     axis.plot(inside, law(inside), color=color, label=f"{name}: {law.exponent:.2f}")
     axis.plot(beyond, law(beyond), color=color, ls="--")
     every = np.concatenate([inside, beyond])

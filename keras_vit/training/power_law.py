@@ -43,6 +43,11 @@ class PowerLaw:
     residuals: np.ndarray
     samples: np.ndarray
 
+    @property
+    def beyond(self) -> float:
+        """The `x` up to which a law is extrapolated, ten times the largest fitted one."""
+        return 10 * self.largest
+
     def __call__(self, x: Any) -> np.ndarray:
         """Return the fitted value at some `x`."""
         return _law(np.asarray(x) / self.x0, self.floor, self.scale, self.exponent)

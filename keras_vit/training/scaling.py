@@ -14,9 +14,6 @@ from keras_vit.training.power_law import FEWEST, PowerLaw, fit
 from keras_vit.training.runs import make_plan
 from keras_vit.training.sweep import combinations, sweep
 
-# Predictions are for this multiple of the largest measured value.
-EXTRAPOLATION = 10
-
 
 def study(
     families: Mapping[str, configs.Config],
@@ -58,16 +55,21 @@ def study(
     if steps:
         grid["steps"] = list(steps)
     grid["seed"] = list(seeds)
+    # All runs are checked before the first one starts.
+    described = {
+        name: _descriptions(combinations(config, grid))
+        for name, config in families.items()
+    }
     points = []
     for name, config in families.items():
-        described = _descriptions(combinations(config, grid))
         for row in sweep(config, grid, str(pathlib.Path(workdir, name))):
-            points.append({"network": name, **described[row["run"]], **_figures(row)})
+            figures = _figures(row)
+            points.append({"network": name, **described[name][row["run"]], **figures})
     laws = {name: _law_of_error(points, name) for name in families}
     laws["compute"] = _law_of_compute(points)
     results = {"points": points, "laws": {k: summary(law) for k, law in laws.items()}}
     write_text(pathlib.Path(workdir, "scaling.json"), json.dumps(results, indent=1))
-    pictures.scaling(points, laws, pathlib.Path(workdir, "scaling.png"))
+    pictures.scaling(points, laws, compute, pathlib.Path(workdir, "scaling.png"))
     return results
 
 
@@ -79,11 +81,10 @@ def summary(law: PowerLaw | str) -> Any:
     """
     if isinstance(law, str):
         return law
-    beyond = EXTRAPOLATION * law.largest
-    low, high = law.interval(beyond)
+    low, high = law.interval(law.beyond)
     prediction = {
-        "x": beyond,
-        "value": float(law(beyond)),
+        "x": law.beyond,
+        "value": float(law(law.beyond)),
         "interval": [float(low), float(high)],
     }
     return {**law.summary(), "extrapolation": prediction}
