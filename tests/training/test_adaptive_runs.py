@@ -3,10 +3,6 @@
 import csv
 import dataclasses
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import keras
 import numpy as np
@@ -18,9 +14,12 @@ from keras_vit.layers import TokenHalting
 from keras_vit.training import SGD, AdaptiveTokens, runs
 from keras_vit.training import config as configs
 from keras_vit.training.objectives import objective
-from keras_vit.training.run_directory import RunDirectory
 from tests.cases import array, random_images
 from tests.layers.test_token_halting import model_of
+from tests.training.interruptions import (
+    kill_at_first_checkpoint,
+    train_to_next_checkpoint,
+)
 from tests.training.test_runs import assert_same_state
 
 SETTINGS = [
@@ -100,16 +99,7 @@ def test_round_trip_and_backbones():
 def test_an_interrupted_run_ends_as_one_that_was_not(
     whole, config, tmp_path, monkeypatch
 ):
-    save = RunDirectory.save_state
-
-    def save_and_stop(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunDirectory, "save_state", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        runs.train(config, tmp_path / "run")
-    monkeypatch.undo()
+    train_to_next_checkpoint(config, tmp_path / "run", monkeypatch)
     runs.train(config, tmp_path / "run", resume=True)
     assert_same_state(tmp_path / "run", whole)
 
@@ -117,17 +107,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
 @pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(whole, config, tmp_path):
     directory = tmp_path / "killed"
-    program = "import sys; from tests.commands import run_command; "
-    program += "run_command('pretrain', sys.argv[1:])"
-    command = [sys.executable, "-c", program, "digits_vit"]
-    for setting in SETTINGS:
-        command += ["--set", setting]
-    process = subprocess.Popen([*command, "--workdir", str(directory)])
-    while not (directory / "state.npz").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_at_first_checkpoint("pretrain", "digits_vit", SETTINGS, directory)
     runs.train(config, directory, resume=True)
     assert_same_state(directory, whole)
 

@@ -1,10 +1,6 @@
 """Runs with LoRA: files, resumption, evaluation and export."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,12 +14,15 @@ from keras_vit.models.lora import is_factor
 from keras_vit.training import config as configs
 from keras_vit.training import runs
 from keras_vit.training.own_images import base_config
-from keras_vit.training.run_directory import RunDirectory
 from keras_vit.training.starting_point import config_of
 from keras_vit.weights.pieces import HEAD_PATHS
 from tests.cases import array, perturb, tiny_vit
 from tests.commands import run_command
 from tests.export.serving import exports_here
+from tests.training.interruptions import (
+    kill_at_first_checkpoint,
+    train_to_next_checkpoint,
+)
 from tests.training.test_runs import assert_same_state, state
 
 # Settings with random numbers (dropout) and state (EMA, optimizer).
@@ -94,16 +93,7 @@ def test_the_state_has_the_bits_of_the_base(whole, base):
 def test_an_interrupted_run_ends_as_one_that_was_not(
     whole, config, tmp_path, monkeypatch
 ):
-    save = RunDirectory.save_state
-
-    def save_and_stop(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunDirectory, "save_state", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        runs.train(config, tmp_path / "run")
-    monkeypatch.undo()
+    train_to_next_checkpoint(config, tmp_path / "run", monkeypatch)
     runs.train(config, tmp_path / "run", resume=True)
     assert_same_state(tmp_path / "run", whole)
     for name in ("best", "last"):
@@ -114,17 +104,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
 @pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(whole, base, config, tmp_path):
     directory = tmp_path / "killed"
-    program = "import sys; from tests.commands import run_command; "
-    program += "run_command('finetune', sys.argv[1:])"
-    command = [sys.executable, "-c", program, base]
-    for setting in SETTINGS:
-        command += ["--set", setting]
-    process = subprocess.Popen([*command, "--workdir", str(directory)])
-    while not (directory / "state.npz").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_at_first_checkpoint("finetune", base, SETTINGS, directory)
     runs.train(config, directory, resume=True)
     assert_same_state(directory, whole)
 

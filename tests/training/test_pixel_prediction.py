@@ -8,9 +8,9 @@ import keras_vit
 from keras_vit.evaluation.features import feature_network
 from keras_vit.training import PixelPrediction, runs
 from keras_vit.training import config as configs
-from keras_vit.training.run_directory import RunDirectory
 from tests.cases import array, perturb, random_array, tiny_vit
 from tests.models.test_image_gpt import tiny
+from tests.training.interruptions import train_to_next_checkpoint
 from tests.training.test_runs import assert_same_state
 
 SETTINGS = [
@@ -137,16 +137,7 @@ def whole(tmp_path_factory):
 @pytest.mark.slow_elsewhere
 def test_a_stopped_run_ends_as_one_that_was_not(whole, tmp_path, monkeypatch):
     config, directory = whole
-    save = RunDirectory.save_state
-
-    def stopped(directory, *arguments):
-        save(directory, *arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunDirectory, "save_state", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        runs.train(config, tmp_path / "run")
-    monkeypatch.undo()
+    train_to_next_checkpoint(config, tmp_path / "run", monkeypatch)
     runs.train(config, tmp_path / "run")
     assert_same_state(tmp_path / "run", directory)
 

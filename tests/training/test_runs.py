@@ -4,10 +4,6 @@ import csv
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import keras
 import numpy as np
@@ -21,9 +17,12 @@ from keras_vit.training import config as configs
 from keras_vit.training.callbacks import RunCallback
 from keras_vit.training.losses import SigmoidLoss
 from keras_vit.training.phases import Phase, next_model
-from keras_vit.training.run_directory import RunDirectory
 from tests.cases import array
 from tests.commands import run_command
+from tests.training.interruptions import (
+    kill_at_first_checkpoint,
+    train_to_next_checkpoint,
+)
 
 # Settings with random numbers (dropout, stochastic depth) and state (EMA, optimizer).
 SETTINGS = [
@@ -129,21 +128,7 @@ def test_the_directory_of_a_run_is_its_best_model(whole):
 
 def test_a_killed_run_ends_as_one_that_was_not(whole, config, tmp_path):
     directory = tmp_path / "killed"
-    # Not `-m keras_vit`, which turns oneDNN on: this process may run without it.
-    program = "import sys; from tests.commands import run_command; "
-    program += "run_command('pretrain', sys.argv[1:])"
-    command = [sys.executable, "-c", program, "digits_vit"]
-    for setting in SETTINGS:
-        command += ["--set", setting]
-    command += ["--workdir", str(directory)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not (directory / "state.npz").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_at_first_checkpoint("pretrain", "digits_vit", SETTINGS, directory)
     assert not (directory / "results.json").exists()
     runs.train(config, directory, resume=True)
     assert_same_state(directory, whole)
@@ -233,16 +218,7 @@ def test_a_resumed_run_with_float16_and_averages(config, tmp_path, monkeypatch):
         ],
     )
     runs.train(scaled, tmp_path / "whole")
-    save = RunDirectory.save_state
-
-    def stopped(directory, *arguments):
-        save(directory, *arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunDirectory, "save_state", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        runs.train(scaled, tmp_path / "stopped")
-    monkeypatch.undo()
+    train_to_next_checkpoint(scaled, tmp_path / "stopped", monkeypatch)
     runs.train(scaled, tmp_path / "stopped")
     assert_same_state(tmp_path / "stopped", tmp_path / "whole")
     scales = [x for x in state(tmp_path / "whole").values() if x.shape == () and x > 1000]

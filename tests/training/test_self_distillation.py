@@ -9,7 +9,6 @@ from keras_vit.data import Augmentation, MultiCrop, open_source, training_batche
 from keras_vit.training import SelfDistillation, runs
 from keras_vit.training import config as configs
 from keras_vit.training.distillation_head import DistillationHead
-from keras_vit.training.run_directory import RunDirectory
 from keras_vit.training.self_distillation import (
     cross_entropy,
     teacher_momentum,
@@ -23,6 +22,7 @@ from tests.cases import (
     tiny_vit,
     weights_of,
 )
+from tests.training.interruptions import train_to_next_checkpoint
 from tests.training.test_pixel_prediction import log_softmax
 from tests.training.test_runs import assert_same_state
 
@@ -251,16 +251,7 @@ def test_crops_are_checked():
 def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     config = configs.override(configs.load("digits_dino"), SETTINGS)
     runs.train(config, tmp_path / "whole")
-    save = RunDirectory.save_state
-
-    def stopped(directory, *arguments):
-        save(directory, *arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunDirectory, "save_state", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        runs.train(config, tmp_path / "run")
-    monkeypatch.undo()
+    train_to_next_checkpoint(config, tmp_path / "run", monkeypatch)
     results = runs.train(config, tmp_path / "run")
     assert_same_state(tmp_path / "run", tmp_path / "whole")
     assert results["step"] == 4  # The last checkpoint is the best one.

@@ -9,8 +9,8 @@ import pytest
 from keras_vit.training import AdamW, compilation, parameter_table, runs
 from keras_vit.training import config as configs
 from keras_vit.training.phases import next_model
-from keras_vit.training.run_directory import RunDirectory
 from tests.cases import array, perturb, tiny_vit
+from tests.training.interruptions import train_to_next_checkpoint
 from tests.training.test_optimizer_steps import adam_formula, apply, random_gradients
 from tests.training.test_runs import SETTINGS, assert_same_state
 
@@ -109,17 +109,8 @@ def test_the_moments_of_a_later_variable_are_corrected_from_its_start(accumulate
 def test_a_run_that_is_killed_at_every_checkpoint(optimizer, tmp_path, monkeypatch):
     config = settings(f"optimization.optimizer={optimizer}")
     runs.train(config, tmp_path / "whole")
-    save = RunDirectory.save_state
-
-    def save_and_stop(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunDirectory, "save_state", save_and_stop)
     for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            runs.train(config, tmp_path / "run")
-    monkeypatch.undo()
+        train_to_next_checkpoint(config, tmp_path / "run", monkeypatch)
     runs.train(config, tmp_path / "run")
     assert_same_state(tmp_path / "run", tmp_path / "whole")
     longer = configs.override(config, ["steps=24"])
