@@ -34,9 +34,9 @@ FAMILIES = [
 PUBLISHED_NAMES = """
 augreg_b16_imagenet1k augreg_b16_imagenet1k_finetune augreg_b16_imagenet21k
 augreg_b16_imagenet21k_finetune augreg_s16_imagenet21k augreg_s16_imagenet21k_finetune
-augreg_ti16_imagenet21k augreg_ti16_imagenet21k_finetune cifar10_adaptive cifar10_cpu
-cifar10_cpu_48 cifar10_deit cifar10_deit_plain cifar10_dino cifar10_gpu cifar10_igpt
-cifar10_igpt_masked cifar10_mae cifar10_masked_patches cifar10_t2t_64 cifar10_teacher
+augreg_ti16_imagenet21k augreg_ti16_imagenet21k_finetune cifar10_adaptive cifar10_compact
+cifar10_cpu cifar10_cpu_48 cifar10_deit cifar10_deit_plain cifar10_dino cifar10_gpu
+cifar10_igpt cifar10_igpt_masked cifar10_mae cifar10_masked_patches cifar10_t2t_64 cifar10_teacher
 cifar10_vit_4 cifar10_vit_64 cifar10_vit_tiny deit_b16_distilled_imagenet
 deit_b16_imagenet deit_b16_imagenet_384 deit_iii_b16_imagenet deit_iii_b16_imagenet21k
 deit_iii_b16_imagenet21k_finetune deit_iii_b16_imagenet_224 deit_iii_b16_imagenet_384
@@ -138,7 +138,10 @@ def test_the_model_of_every_config(name):
     patch = VIT_SIZES.get(model.architecture, (16,))[0]
     stride = model.arguments.get("patch_size", patch)
     if "stem" in model.arguments:
-        stride *= 2 ** (1 + len(model.arguments["stem"]["num_blocks"]))
+        stem = model.arguments["stem"]
+        # A ConvTokenizer halves with each convolution, a ResNetStem also in its root.
+        halvings = len(stem.get("filters", ())) or 1 + len(stem["num_blocks"])
+        stride *= 2**halvings
     sides = model.arguments.get("input_shape", [224, 224, 3])[:2]
     sides += [side for _, side in configs.load(name).resolutions]
     assert [side % stride for side in sides] == [0] * len(sides)
