@@ -1,6 +1,7 @@
 """Image classification sets of TensorFlow Datasets."""
 
 import difflib
+import logging
 import os
 import pathlib
 import re
@@ -15,6 +16,7 @@ def tfds_source(name, rest, data_dir, download):
     tensorflow()  # Hide the GPUs if necessary, before TFDS imports TensorFlow.
     import tensorflow_datasets as tfds
 
+    logging.getLogger("absl").addFilter(_concerns_users)
     dataset, split = _parsed(name, rest)
     builder = _builder(tfds, name, dataset, data_dir, download)
     split = split or "train"
@@ -85,6 +87,11 @@ def split_names(
     dataset, _ = _parsed(name, name.removeprefix("tfds:"))
     builder = _builder(tfds, name, dataset, data_dir, download)
     return f"tfds:{dataset}", list(builder.info.splits)
+
+
+def _concerns_users(record):
+    """Return False for TFDS's warnings about an attribute that only TFDS uses."""
+    return "FeatureConnector.dtype" not in record.getMessage()
 
 
 def _parsed(name, rest):
