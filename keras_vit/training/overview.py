@@ -28,7 +28,8 @@ def overview(plan: runs.Plan, model: keras.Model) -> str:
     count, frozen = model.count_params(), ", ".join(frozen_parts(config))
     parameters = f"{count:,} parameters, of which {trained:,} train"
     rate = f"learning rate {settings.learning_rate:g}"
-    if settings.backbone_multiplier != 1 and BACKBONE not in frozen_parts(config):
+    all_trains = config.lora.rank is None and BACKBONE not in frozen_parts(config)
+    if settings.backbone_multiplier != 1 and all_trains:
         lower = settings.learning_rate * settings.backbone_multiplier
         rate += f" for the head and {lower:.2g} for the backbone"
     epochs = plan.steps * config.batch_size / plan.sources["train"].num_examples

@@ -177,7 +177,8 @@ def _settled(config, sources, settings, suggest, workdir, about):
         if before is not None and _same(before, changed):
             config = before
         else:
-            config = suggested(config, facts(changed, sources))
+            unfreezes = bool(changed.optimization.unfreeze)
+            config = suggested(config, facts(changed, sources), unfreezes)
     return Prepared(configs.override(config, settings), sources, about)
 
 

@@ -62,12 +62,16 @@ class Facts:
     accelerator: bool
 
 
-def suggested(config: configs.Config, facts: Facts) -> configs.Config:
+def suggested(
+    config: configs.Config, facts: Facts, unfreezes: bool = False
+) -> configs.Config:
     """Return a config with suggested settings; the data and the model stay.
 
     Args:
         config: config with the data sets and the checkpoint.
         facts: the facts that the settings depend on.
+        unfreezes: bool, whether the run unfreezes the backbone gradually. Then neither a
+            frozen backbone nor LoRA is suggested.
     """
     batch = min(_of(BATCH_SIZES, facts.images), facts.images)
     steps_per_epoch = facts.images / batch
@@ -77,23 +81,22 @@ def suggested(config: configs.Config, facts: Facts) -> configs.Config:
     epochs = math.ceil(min(fewest, EPOCHS[1], most))
     crop, channels = _of(CROPS, facts.images), facts.channels
     strong = facts.images >= RAND_AUGMENT_FROM and channels == 3
+    frozen = freezes(facts) and not unfreezes
+    low_rank = adapts(facts) and not frozen and not unfreezes
     optimization = configs.Optimization(
-        optimizer="adamw", learning_rate=HEAD_RATE, weight_decay=0.05
+        optimizer="adamw",
+        learning_rate=HEAD_RATE,
+        weight_decay=0.05,
+        # It has no effect on frozen weights, until a user sets `frozen` or `lora.rank`.
+        backbone_multiplier=_of(BACKBONE_RATES, facts.parameters),
+        frozen=(BACKBONE,) if frozen else (),
     )
-    lora = config.lora
-    if freezes(facts):
-        optimization = dataclasses.replace(optimization, frozen=(BACKBONE,))
-    elif adapts(facts):
-        lora = configs.LoRA(rank=LORA_RANK)
-    else:
-        rate = _of(BACKBONE_RATES, facts.parameters)
-        optimization = dataclasses.replace(optimization, backbone_multiplier=rate)
     return dataclasses.replace(
         config,
         batch_size=batch,
         epochs=epochs,
         optimization=optimization,
-        lora=lora,
+        lora=configs.LoRA(rank=LORA_RANK) if low_rank else config.lora,
         augmentation=Augmentation(
             crop_area=(crop, 1.0),
             horizontal_flip=True,

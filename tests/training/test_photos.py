@@ -180,13 +180,13 @@ def test_sets_of_tfds_that_are_recognized(monkeypatch):
 @pytest.mark.parametrize(
     ("images", "classes", "parameters", "accelerator", "expected"),
     [
-        (40, 4, 86_000_000, True, (8, 40, ("backbone",), 1.0)),
-        (160, 2, 86_000_000, False, (8, 15, ("backbone",), 1.0)),
+        (40, 4, 86_000_000, True, (8, 40, ("backbone",), 0.01)),
+        (160, 2, 86_000_000, False, (8, 15, ("backbone",), 0.01)),
         (160, 2, 86_000_000, True, (8, 25, (), 0.01)),
         (160, 2, 6_000_000, False, (8, 15, (), 0.1)),
         (50_000, 100, 300_000_000, True, (64, 3, (), 0.005)),
-        (2_000, 10, 300_000_000, True, (32, 8, (), 1.0)),
-        (2_000, 10, 22_000_000, False, (32, 5, (), 1.0)),
+        (2_000, 10, 300_000_000, True, (32, 8, (), 0.005)),
+        (2_000, 10, 22_000_000, False, (32, 5, (), 0.01)),
     ],
 )
 def test_suggested_settings(images, classes, parameters, accelerator, expected):
@@ -201,6 +201,11 @@ def test_suggested_settings(images, classes, parameters, accelerator, expected):
     ) == expected
     assert bool(config.augmentation.randaugment) == (images == 50_000)
     assert config.lora.rank == (8 if images == 2_000 else None)
+    # Gradual unfreezing trains the backbone in the end.
+    config = suggested.suggested(configs.load("digits_vit"), facts, unfreezes=True)
+    assert config.optimization.frozen == ()
+    assert config.lora.rank is None
+    assert config.optimization.backbone_multiplier < 1
 
 
 @pytest.mark.any_backend
