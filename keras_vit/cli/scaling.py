@@ -5,7 +5,7 @@ import pathlib
 
 from keras_vit.cli import command_line
 from keras_vit.training import config as configs
-from keras_vit.training.scaling import study
+from keras_vit.training.scaling import COMPUTE, study
 
 
 def run(options: argparse.Namespace) -> None:
@@ -18,7 +18,13 @@ def run(options: argparse.Namespace) -> None:
         families = {}
         for what in (options.what, *options.others):
             config = configs.override(configs.load(what), command_line.settings(options))
-            families[pathlib.Path(what).stem] = config
+            name = pathlib.Path(what).stem
+            if name in families or name == COMPUTE:
+                raise ValueError(
+                    f"{what}: the results of a study call each network by the name of "
+                    f"its config, and {name!r} is taken. Rename the file."
+                )
+            families[name] = config
         results = study(
             families, options.workdir, options.fractions, options.steps, options.seeds
         )

@@ -15,7 +15,7 @@ COMMAND = (
 )
 
 VIT = Config(
-    about="A ViT on CIFAR-10 at 32x32: patches of 4, 4 blocks of width 96, 287,214 "
+    about="A ViT on CIFAR-10 at 32x32: patches of 4, 4 blocks of width 64, 150,154 "
     "parameters, for the comparison with BiT on fractions of the images.",
     command=COMMAND,
     hardware="two CPU cores, hours for the study",
@@ -25,10 +25,10 @@ VIT = Config(
         arguments={
             "input_shape": [32, 32, 3],
             "patch_size": 4,
-            "hidden_dim": 96,
+            "hidden_dim": 64,
             "num_layers": 4,
             "num_heads": 4,
-            "mlp_dim": 161,
+            "mlp_dim": 144,
             "pooling": "gap",
         },
     ),
@@ -56,14 +56,14 @@ VIT = Config(
 # A BiT reduces the sides by 32: by 8 with three stages.
 BIT = dataclasses.replace(
     VIT,
-    about="A BiT on CIFAR-10 enlarged to 64x64: three stages of one unit, 286,922 "
-    "parameters, for the comparison with a ViT on fractions of the images.",
+    about="A BiT on CIFAR-10 enlarged to 64x64: three stages of 1, 2 and 1 units, "
+    "150,122 parameters, for the comparison with a ViT on fractions of the images.",
     model=Model(
         architecture="BiT",
         arguments={
             "input_shape": [64, 64, 3],
-            "num_blocks": [1, 1, 1],
-            "channels": [96, 192, 384],
+            "num_blocks": [1, 2, 1],
+            "channels": [64, 128, 256],
             "stem_channels": 32,
             "groups": 8,
         },

@@ -1,6 +1,8 @@
 """Scaling studies: runs on fractions of a data set, and laws of their results."""
 
+import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +15,9 @@ from keras_vit.training import cost, pictures
 from keras_vit.training.power_law import FEWEST, PowerLaw, fit
 from keras_vit.training.runs import make_plan
 from keras_vit.training.sweep import combinations, sweep
+
+# Name of the law of the loss among the laws of the networks.
+COMPUTE = "compute"
 
 
 def study(
@@ -32,7 +37,9 @@ def study(
         families: dict from the name of each network to its config.
         workdir: directory of the study, with a subdirectory for each network.
         fractions: values of `data.fraction`.
-        steps: durations of the runs in steps; empty for that of the configs.
+        steps: durations of the runs in steps; empty for that of the configs. Unless a
+            config sets `checkpoint_steps`, the greatest common divisor of the durations
+            takes its place: epochs of a small fraction last only a few steps.
         seeds: seeds of the runs.
 
     Returns:
@@ -54,6 +61,12 @@ def study(
     grid: dict[str, list[Any]] = {"data.fraction": list(fractions)}
     if steps:
         grid["steps"] = list(steps)
+        families = {
+            name: dataclasses.replace(
+                config, checkpoint_steps=config.checkpoint_steps or math.gcd(*steps)
+            )
+            for name, config in families.items()
+        }
     grid["seed"] = list(seeds)
     # All runs are checked before the first one starts.
     described = {
@@ -66,7 +79,7 @@ def study(
             figures = _figures(row)
             points.append({"network": name, **described[name][row["run"]], **figures})
     laws = {name: _law_of_error(points, name) for name in families}
-    laws["compute"] = _law_of_compute(points)
+    laws[COMPUTE] = _law_of_compute(points)
     results = {"points": points, "laws": {k: summary(law) for k, law in laws.items()}}
     write_text(pathlib.Path(workdir, "scaling.json"), json.dumps(results, indent=1))
     pictures.scaling(points, laws, compute, pathlib.Path(workdir, "scaling.png"))
@@ -119,6 +132,7 @@ def _figures(row):
     return {
         "run": row["run"],
         "steps": last["step"],
+        "val_accuracy": row["val_accuracy"],
         "error": 1 - row.get("test_accuracy", row["val_accuracy"]),
         "loss": last["val_loss"],
     }
@@ -134,13 +148,16 @@ def compute(point: Mapping[str, Any]) -> float:
 
 
 def _law_of_error(points, network):
-    """Return the fit of the error over the number of images, for the longest runs."""
-    own = [point for point in points if point["network"] == network]
-    best: dict[tuple[int, int], float] = {}
-    for point in own:  # Of several durations, the one with the lowest error counts.
-        key = point["images"], point["seed"]
-        best[key] = min(point["error"], best.get(key, 1.0))
-    return _fitted([images for images, _ in best], list(best.values()), "fractions")
+    """Return the fit of the error over the number of images."""
+    best: dict[tuple[int, int], Any] = {}
+    for point in points:
+        if point["network"] == network:
+            # Validation, not the error of the test set, chooses among the durations.
+            key = point["images"], point["seed"]
+            known = best.get(key, point)
+            best[key] = max(known, point, key=lambda p: p["val_accuracy"])
+    errors = [point["error"] for point in best.values()]
+    return _fitted([images for images, _ in best], errors, "fractions")
 
 
 def _law_of_compute(points):
