@@ -1,6 +1,6 @@
 r"""Accuracy and speed of a model with fewer tokens: token merging and stopping tokens.
 
-python -m recipes.fewer_tokens CHECKPOINT --set data.test=... [--out DIR]
+python -m recipes.fewer_tokens CHECKPOINT --set data.test=... [--workdir DIR]
 
 Each variant is evaluated on the same images. The speeds are measured in turns (A B C A B
 C ...) in one process, on one batch; the table has the medians, and the median, smallest

@@ -341,7 +341,7 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
 
         Raises:
             ValueError: the network cannot have fewer tokens: it has positions inside of
-                the attention, or other blocks than `"pre_norm"`.
+                the attention, other blocks than `"pre_norm"`, or `remat`.
 
         Example:
 

@@ -256,7 +256,7 @@ class Adaptive:
     """
 
     ponder_weight: float | None = None
-    prior_weight: float = 0.1
+    prior_weight: float = 1e-3
     target_depth: float = 8.0
     scale: float = 5.0
     center: float = 10.0

@@ -16,7 +16,7 @@ Examples:
   keras-vit export vit_b16.augreg_in21k_224 --to served/features --headless
   keras-vit export vit_s14.dinov2_lvd142m_518 --to served/dinov2 --image-size 224 224
   keras-vit export runs/digits --to digits.onnx --format onnx
-  keras-vit export runs/digits --to served/faster --token-reduction 4
+  keras-vit export runs/digits_vit_8 --to served/faster --token-reduction 8
   keras-vit export runs/digits --to d.tflite --format litert --weights-dtype int8
 """
 

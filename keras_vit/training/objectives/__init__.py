@@ -12,7 +12,7 @@ from keras_vit.training.objectives.classification import (
 from keras_vit.training.objectives.distilled import DistilledClassification
 from keras_vit.training.objectives.other_labels import MultiLabel, Regression
 from keras_vit.training.objectives.pixels import Pixels
-from keras_vit.training.objectives.self_distillation import Distillation
+from keras_vit.training.objectives.self_distillation import Dino
 from keras_vit.training.objectives.without_labels import Autoencoding, MaskedPatches
 
 OBJECTIVES: dict[str, Any] = {
@@ -20,7 +20,7 @@ OBJECTIVES: dict[str, Any] = {
     "masked_patch_prediction": MaskedPatches,
     "mae": Autoencoding,
     "pixels": Pixels,
-    "dino": Distillation,
+    "dino": Dino,
 }
 
 

@@ -12,7 +12,7 @@ from keras_vit.training.objectives.without_labels import WithoutLabels
 from keras_vit.training.self_distillation import whole_views
 
 
-class Distillation(WithoutLabels):
+class Dino(WithoutLabels):
     """Self-distillation of a ViT. The saved model is the teacher's backbone."""
 
     # The loss does not measure the quality of the features: the targets change with the

@@ -13,7 +13,7 @@ from keras_vit.training.objectives.base import Objective
 
 
 class WithoutLabels(Objective):
-    """Base class of the objectives that reconstruct masked parts of the image."""
+    """Base class of the objectives that train on images alone."""
 
     tests_saved = False
 
