@@ -16,7 +16,7 @@ DIGITS = Config(
     command="keras-vit pretrain digits_vit_8 --workdir runs/digits_vit_8",
     hardware="two CPU cores, minutes",
     expected="none published",
-    measured="measured on 2026-11-27: 94.17 % test accuracy (best.keras, seed 0), JAX",
+    measured="measured on 2026-11-27: 93.33 % test accuracy (seed 0), JAX",
     model=Model(
         architecture="ViT",
         arguments={"input_shape": [64, 64, 1], "patch_size": 8, **LAYERS},
@@ -60,7 +60,8 @@ DIGITS_ADAPTIVE = dataclasses.replace(
     model=Model(
         architecture="ViT", arguments={"input_shape": [64, 64, 1], "head": "keep"}
     ),
-    measured="not measured here",
+    measured="measured on 2026-11-27: 93.61 % test accuracy at a mean depth of 2.4 of 6 "
+    "blocks (docs/results/digits_adaptive), JAX",
     adaptive=ADAPTIVE,
     optimization=FINETUNING,
     epochs=10,
