@@ -58,7 +58,8 @@ def main(words: list[str] | None = None) -> None:
     }
     networks = {name: _network(config) for name, config in settings.items()}
     if options.palette:
-        palette = networks[options.palette].palette.palette
+        # A NumPy array: two models must not share a JAX buffer, which `predict` donates.
+        palette = keras.ops.convert_to_numpy(networks[options.palette].palette.palette)
         for name, config in settings.items():
             if config.model.weights is None:
                 networks[name].palette.palette.assign(palette)
