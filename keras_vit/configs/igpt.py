@@ -17,6 +17,8 @@ DIGITS = Config(
     hardware="two CPU cores, minutes",
     expected="none published; a linear probe better than of random features, the best "
     "one in the middle",
+    measured="measured on 2026-11-27: 95.8 % test accuracy of a linear probe of block 2 "
+    "(random features: 50 to 58 %), JAX (docs/results/igpt_digits)",
     objective="pixels",
     masking=Masking(ratio=0.15),
     model=Model(
@@ -39,13 +41,14 @@ DIGITS = Config(
 )
 
 
-def masked(config: Config, name: str) -> Config:
+def masked(config: Config, name: str, measured: str) -> Config:
     """Return the config of masked instead of next pixels, called `name`."""
     arguments = {**config.model.arguments, "causal": False}
     return dataclasses.replace(
         config,
         about=config.about.replace("next-pixel", "masked-pixel"),
         command=f"keras-vit pretrain {name} --workdir runs/{name}",
+        measured=measured,
         model=dataclasses.replace(config.model, arguments=arguments),
     )
 
@@ -55,6 +58,7 @@ CIFAR10 = dataclasses.replace(
     about="iGPT on CIFAR-10 at 8x8 pixels of 64 colors, 6 blocks of width 96, "
     "next-pixel prediction.",
     command="keras-vit pretrain cifar10_igpt --workdir runs/cifar10_igpt",
+    measured="not measured here",
     model=Model(
         architecture="ImageGPT",
         arguments={
@@ -79,7 +83,12 @@ CIFAR10 = dataclasses.replace(
 
 CONFIGS = {
     "digits_igpt": DIGITS,
-    "digits_igpt_masked": masked(DIGITS, "digits_igpt_masked"),
+    "digits_igpt_masked": masked(
+        DIGITS,
+        "digits_igpt_masked",
+        "measured on 2026-11-27: 89.7 % test accuracy of a linear probe of block 1, JAX "
+        "(docs/results/igpt_digits)",
+    ),
     "cifar10_igpt": CIFAR10,
-    "cifar10_igpt_masked": masked(CIFAR10, "cifar10_igpt_masked"),
+    "cifar10_igpt_masked": masked(CIFAR10, "cifar10_igpt_masked", CIFAR10.measured),
 }

@@ -89,8 +89,8 @@ class ZeroShotMethods:
         head.kernel.assign(scale * texts.T)
         head.bias.assign(np.full(len(texts), bias, "float32"))
         if projected:
-            # As NumPy arrays: two models must not share a JAX buffer, which the trainer of
-            # either donates to its next step.
+            # As NumPy arrays: two models must not share a JAX buffer, since the trainer
+            # of either donates it to its next step.
             old = model.get_layer("classifier")
             head.projection.kernel.assign(keras.ops.convert_to_numpy(old.kernel))
             head.projection.bias.assign(keras.ops.convert_to_numpy(old.bias))

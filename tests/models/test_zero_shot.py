@@ -38,8 +38,8 @@ def test_formula(kind, tmp_path):
     probabilities = loaded.predict(images, verbose=0)
     softmax = array(keras.ops.softmax(expected))
     np.testing.assert_allclose(probabilities, softmax, rtol=0, atol=1e-5)
-    # The classifier does not share its weights with the model, whose JAX trainer gives the
-    # memory of its weights to the next step.
+    # The classifier does not share its weights with the model, whose JAX trainer gives
+    # the memory of its weights to the next step.
     model.predict(images, verbose=0)
     np.testing.assert_allclose(
         classifier.predict(images, verbose=0), expected, rtol=0, atol=1e-4
