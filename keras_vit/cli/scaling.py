@@ -5,7 +5,7 @@ import pathlib
 
 from keras_vit.cli import command_line
 from keras_vit.training import config as configs
-from keras_vit.training.scaling import COMPUTE, study
+from keras_vit.training.scaling import study
 
 
 def run(options: argparse.Namespace) -> None:
@@ -14,23 +14,30 @@ def run(options: argparse.Namespace) -> None:
     Args:
         options: the parsed options.
     """
+    with command_line.reported():
+        families = _families(options)
     with command_line.writing(options.workdir):
-        families = {}
-        for what in (options.what, *options.others):
-            config = configs.override(configs.load(what), command_line.settings(options))
-            name = pathlib.Path(what).stem
-            if name in families or name == COMPUTE:
-                raise ValueError(
-                    f"{what}: the results of a study call each network by the name of "
-                    f"its config, and {name!r} is taken. Rename the file."
-                )
-            families[name] = config
         results = study(
             families, options.workdir, options.fractions, options.steps, options.seeds
         )
     for name, law in results["laws"].items():
         print(f"\n{name}: {law if isinstance(law, str) else _in_words(law)}")
     print(f"\npoints and figures: {options.workdir}/scaling.json, scaling.png")
+
+
+def _families(options):
+    """Return the configs of the networks, by their names."""
+    families: dict[str, configs.Config] = {}
+    for what in (options.what, *options.others):
+        name = pathlib.Path(what).stem
+        if name in families:
+            raise ValueError(
+                f"{what}: the results of a study call each network by the name of its "
+                f"config, and {name!r} is taken. Rename the file."
+            )
+        settings = command_line.settings(options)
+        families[name] = configs.override(configs.load(what), settings)
+    return families
 
 
 def _in_words(law):

@@ -50,8 +50,14 @@ def study(
 
     Raises:
         FileExistsError: a subdirectory holds the run of another config.
-        ValueError: an objective is not classification, or a fraction is out of its range.
+        ValueError: an objective is not classification, a fraction is out of its range, or
+            a network is called `compute`.
     """
+    if COMPUTE in families:
+        raise ValueError(
+            f"A network cannot be called {COMPUTE!r}, the name of the law of the loss in "
+            "scaling.json. Rename its config."
+        )
     for name, config in families.items():
         if config.objective != "classification" or config.data.labels != "single":
             raise ValueError(

@@ -10,6 +10,7 @@ from keras_vit.data.subsets import subset
 from keras_vit.training import config as configs
 from keras_vit.training.power_law import fit
 from keras_vit.training.scaling import compute, study
+from tests.commands import run_command
 
 pytestmark = pytest.mark.any_backend
 
@@ -115,6 +116,16 @@ def test_a_finished_study_trains_nothing(finished, monkeypatch):
     arguments, results = finished
     monkeypatch.setattr("keras_vit.training.runs.train", None)
     assert study(*arguments) == results
+
+
+def test_names_of_networks(tmp_path):
+    config = configs.load("digits_vit")
+    with pytest.raises(ValueError, match="cannot be called 'compute'"):
+        study({"compute": config}, str(tmp_path), (1.0,))
+    arguments = ["digits_vit", "digits_vit", "--workdir", str(tmp_path)]
+    with pytest.raises(SystemExit, match="'digits_vit' is taken"):
+        run_command("scaling", arguments)
+    assert not list(tmp_path.iterdir())
 
 
 def test_studies_of_other_objectives(tmp_path):
