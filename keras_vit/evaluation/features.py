@@ -22,6 +22,8 @@ from keras_vit.training.networks import network
 def feature_network(config: configs.Config, block: int | None = None) -> Any:
     """Return the model that computes the features of a config's model.
 
+    It sets the global random seed to `config.seed`, which new weights depend on.
+
     Args:
         config: config with the model or the checkpoint.
         block: None for the input of the head; or the number of a block, where negative
@@ -34,6 +36,7 @@ def feature_network(config: configs.Config, block: int | None = None) -> Any:
     Raises:
         ValueError: there is no such block.
     """
+    keras.utils.set_random_seed(config.seed)
     model = network(config, include_top=False)
     if block is None and model.get_config()["pooling"] is not None:
         return model

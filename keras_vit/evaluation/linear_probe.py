@@ -5,7 +5,6 @@ Reference: ViT (arXiv:2010.11929) section 4.1, "Metrics"; big_vision's `fewshot_
 
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_vit.evaluation.features import feature_network, features
@@ -104,7 +103,6 @@ def linear_probe(
     Raises:
         ValueError: a data set is missing, or the data sets differ in their classes.
     """
-    keras.utils.set_random_seed(config.seed)
     data = config.data
     if not (data.train and data.validation and data.test):
         raise ValueError(

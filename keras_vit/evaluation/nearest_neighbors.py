@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_vit.evaluation.features import feature_network, features
@@ -80,7 +79,6 @@ def nearest_neighbors(
         ValueError: a data set is missing, the data sets differ in their classes, or there
             is no such block.
     """
-    keras.utils.set_random_seed(config.seed)  # For the weights of a new model.
     data = config.data
     if not (data.train and data.test):
         raise ValueError(
