@@ -32,8 +32,9 @@ CIFAR10 = dataclasses.replace(
     DIGITS,
     about="A ViT on CIFAR-10 at 32x32, patches of 4, 6 blocks of width 64.",
     command="keras-vit pretrain cifar10_vit_4 --workdir runs/cifar10_vit_4",
-    hardware="two CPU cores, under an hour",
-    measured="not measured here",
+    hardware="two CPU cores, an hour",
+    measured="measured on 2026-11-27: 71.75 % test accuracy after 65 minutes on two "
+    "cores that also ran other work at first (docs/results/cifar10_vit_4), JAX",
     model=Model(
         architecture="ViT",
         arguments={"input_shape": [32, 32, 3], "patch_size": 4, **LAYERS},
@@ -44,6 +45,15 @@ CIFAR10 = dataclasses.replace(
         test="tfds:cifar10:test",
     ),
     augmentation=Augmentation(pad_and_crop=4, horizontal_flip=True),
+    optimization=Optimization(
+        learning_rate=2e-3,
+        weight_decay=0.05,
+        optimizer="muon",
+        momentum=0.95,
+        warmup_steps=0.05,
+        label_smoothing=0.1,
+    ),
+    epochs=16,
     batch_size=128,
 )
 
