@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options = parse(name, words[1:])
         with quiet_start():
-            run = functools.partial(_load(name), options)
+            run = _load(name, options)
     except ImportError as error:
         remedy = install_command(error)
         if remedy is None:
@@ -96,15 +96,28 @@ def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
     return importlib.import_module(module).parse(words)
 
 
-def _load(name):
-    """Import a command with its libraries, and return the function that runs it."""
+def _load(name, options):
+    """Import a command with its libraries, and return a function that runs it."""
     if name in WITHOUT_KERAS:
         sys.modules["keras"] = None  # type: ignore[assignment]
     else:
         importlib.import_module("keras_vit.api")
     if name in READERS:  # Import TensorFlow here, so that its messages are hidden.
         importlib.import_module("keras_vit.data.host").tensorflow()
-    return importlib.import_module(f"keras_vit.cli.{name.replace('-', '_')}").run
+    module = importlib.import_module(f"keras_vit.cli.{name.replace('-', '_')}")
+    run = functools.partial(module.run, options)
+    if getattr(options, "mesh", None) is None:
+        return run
+    return functools.partial(_on_devices, run, options)
+
+
+def _on_devices(run, options):
+    """Run a command on the devices that its options choose."""
+    from keras_vit.cli.command_line import reported
+    from keras_vit.training.devices import distributed
+
+    with reported(), distributed(options.mesh, options.fully_sharded):
+        run()
 
 
 def _parser():

@@ -8,6 +8,7 @@ import numpy as np
 from keras_vit.data.augment import Augmentation, mix_images
 from keras_vit.data.decoding import decode_pixels
 from keras_vit.data.host import tensorflow
+from keras_vit.data.host_share import Rows, Turns, host_share
 from keras_vit.data.multi_crop import MultiCrop, crops_of_image
 from keras_vit.data.readable import ReadableImages, name_of, parallel_map, unconverted
 from keras_vit.data.sampling import balanced, check_repeats, check_sampling, repeated
@@ -115,7 +116,10 @@ def training_batches(
         sampling=sampling,
         repeats=(repeats, batch_size),
     )
-    reader = ReadableImages(source, stream, image, shape, unreadable, fill=True)
+    rows = _rows(batch_size, augmentation, unreadable)
+    reader = ReadableImages(
+        source, stream, image, shape, unreadable, fill=True, wanted=rows and rows.wanted
+    )
 
     def batch(step, examples):
         images, labels = examples["image"], _checked_labels(examples, classes)
@@ -126,9 +130,11 @@ def training_batches(
         if source.labels == "single":
             labels = tf.one_hot(labels, classes)
         batch_seed = _fold(run_seed, _BATCH, step)
-        return mix_images(images, labels, augmentation, batch_seed)
+        mixed = mix_images(images, labels, augmentation, batch_seed)
+        return mixed if rows is None else tuple(map(rows.own, mixed))
 
-    data = reader.batches(first_step * batch_size, batch_size).enumerate(first_step)
+    size = batch_size if rows is None else rows.count
+    data = reader.batches(first_step * batch_size, size).enumerate(first_step)
     return _of_length(parallel_map(data, batch), steps, unreadable)
 
 
@@ -226,37 +232,38 @@ def evaluation_batches(
     tf = tensorflow()
     classes = _check(source, batch_size, num_classes, unreadable)
     shape, preprocessor = _fitted(preprocessor, source)
-    devices = _devices(unreadable)
+    turns = Turns(host_share(), source.num_examples, batch_size, batch_devices())
+    _check_skipping(turns.devices, unreadable)
 
     def stream(first):
-        return _epoch(source.references(), source.num_examples, 0, first)
+        return _repeated(source, first, turns.end)
 
     def image(position, reference):
         content = source.read(reference["image"])
         pixels = decode_pixels(content, source.channels, exif=source.exif)
         return tf.ensure_shape(preprocessor(pixels), shape)
 
-    reader = ReadableImages(source, stream, image, shape, unreadable, fill=False)
-    number = source.num_examples
-    batches, rest = divmod(number, batch_size)
-    padding = batches * (-batch_size % devices) + -rest % devices
-    weight = (number + padding) / number
+    wanted = turns.wanted if turns.share.count > 1 else None
+    reader = ReadableImages(
+        source, stream, image, shape, unreadable, fill=False, wanted=wanted
+    )
 
-    def batch(examples):
+    def batch(step, examples):
         images, labels = examples["image"], _checked_labels(examples, classes)
-        weights = tf.fill(tf.shape(labels)[:1], tf.constant(weight, "float32"))
+        rows = step * turns.size + tf.range(tf.shape(labels, "int64")[0])
+        weights = tf.where(turns.is_first(rows), tf.constant(turns.weight), 0.0)
         parts = (images, labels, weights, *([examples["id"]] if ids else []))
-        if not padding:
+        if not turns.padding:
             return parts
-        missing = -tf.shape(labels)[0] % devices
+        missing = -tf.shape(labels)[0] % turns.multiple
         # Not `tf.pad`, which has no strings.
         return tuple(
             tf.concat([part, tf.zeros([missing, *part.shape[1:]], part.dtype)], axis=0)
             for part in parts
         )
 
-    data = reader.batches(0, batch_size).map(unconverted(batch))
-    return _of_length(data, -(-number // batch_size), unreadable)
+    data = reader.batches(0, turns.size).enumerate().map(unconverted(batch))
+    return _of_length(data, -(-turns.images // turns.size), unreadable)
 
 
 def _augmented(source, preprocessor, augmentation, run_seed, cache, crops):
@@ -277,20 +284,22 @@ def _augmented(source, preprocessor, augmentation, run_seed, cache, crops):
     return shape, image
 
 
-def _devices(unreadable):
+def batch_devices() -> int:
     """Return the number of devices among which Keras's JAX trainer splits a batch."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         return 1
     mesh = distribution.device_mesh
-    devices = mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
+    return int(mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)])
+
+
+def _check_skipping(devices, unreadable):
     if devices > 1 and unreadable == "skip":
         raise ValueError(
             f"unreadable='skip' is not possible with the {devices} devices of a "
-            "keras.distribution: remove the images that cannot be read, or evaluate on "
-            "one device."
+            "keras.distribution: remove the images that cannot be read, or use one "
+            "device."
         )
-    return devices
 
 
 def _check(source, batch_size, num_classes, unreadable):
@@ -417,6 +426,30 @@ def _epoch(references, count, number, skipped):
     )
     data = tf.data.Dataset.zip(positions, no_end, references.skip(skipped))
     return data.concatenate(tf.data.Dataset.from_tensors(end))
+
+
+def _rows(batch_size, augmentation, unreadable):
+    """Return the rows of every batch that this process reads, None for all of them."""
+    share = host_share()
+    if share.count == 1:
+        return None
+    _check_skipping(batch_devices(), unreadable)
+    return Rows(share, batch_size, augmentation.mixes)
+
+
+def _repeated(source, first, end):
+    """Return references in their order from position `first`, repeated up to `end`."""
+    count = source.num_examples
+    if end <= count:
+        return _epoch(source.references(), count, 0, first)
+    tf = tensorflow()
+
+    def epoch(number):
+        skipped = tf.maximum(first - number * count, 0)
+        return _epoch(source.references(), count, number, skipped)
+
+    epochs = tf.data.Dataset.range(first // count, -(-end // count))
+    return epochs.flat_map(unconverted(epoch))
 
 
 def _checked_labels(examples, classes):

@@ -38,7 +38,7 @@ class ReadableImages:
     reveal dropped elements, which are then read again to find their ids and errors.
     """
 
-    def __init__(self, source, stream, image, shape, unreadable, fill):
+    def __init__(self, source, stream, image, shape, unreadable, fill, wanted=None):
         self.source = source
         self.stream = stream  # Function that returns the references from a position on.
         self.image = image
@@ -47,6 +47,9 @@ class ReadableImages:
         # Whether the next image replaces a skipped one, which keeps the positions of all
         # other images unchanged.
         self.fill = fill
+        # Function of a position that tells whether this process reads the image there;
+        # None if it reads all of them.
+        self.wanted = wanted
         self.skipped: set[str] = set()
 
     def batches(self, first, batch_size):
@@ -54,8 +57,11 @@ class ReadableImages:
         tf = tensorflow()
 
         def decode(position, end, reference):
+            empty = end if self.wanted is None else end | ~self.wanted(position)
             image = tf.cond(
-                end, lambda: tf.zeros(self.shape), lambda: self.image(position, reference)
+                empty,
+                lambda: tf.zeros(self.shape),
+                lambda: self.image(position, reference),
             )
             return {**reference, "image": image, "position": position, "end": end}
 
@@ -79,6 +85,8 @@ class ReadableImages:
 
             shown = data.enumerate().filter(unconverted(nothing_missing))
             shown = shown.map(unconverted(lambda _, kept: kept))
+        if self.wanted is not None:
+            shown = shown.filter(unconverted(lambda one: self.wanted(one["position"])))
         # Drop the other entries, since batching them costs as much as a flip.
         names = ("id", "image", "label")
         shown = shown.map(unconverted(lambda one: {name: one[name] for name in names}))

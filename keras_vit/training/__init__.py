@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from keras_vit.training.adaptive_tokens import AdaptiveTokens
+from keras_vit.training.devices import distributed
 from keras_vit.training.distillation import Distillation
 from keras_vit.training.distillation_token import with_distillation_token
 from keras_vit.training.fine_tune import finetune
@@ -17,6 +18,7 @@ from keras_vit.training.parameters import ParameterRow, ParameterTable, paramete
 from keras_vit.training.pixel_prediction import PixelPrediction
 from keras_vit.training.schedules import WarmupSchedule
 from keras_vit.training.self_distillation import SelfDistillation
+from keras_vit.training.sharding import ModelParallel, layout_map, layout_table
 
 __all__ = [
     "SGD",
@@ -29,6 +31,7 @@ __all__ = [
     "Lion",
     "MaskedAutoencoder",
     "MaskedPatchPrediction",
+    "ModelParallel",
     "Muon",
     "ParameterRow",
     "ParameterTable",
@@ -36,7 +39,10 @@ __all__ = [
     "SelfDistillation",
     "SigmoidLoss",
     "WarmupSchedule",
+    "distributed",
     "finetune",
+    "layout_map",
+    "layout_table",
     "parameter_table",
     "with_distillation_token",
 ]

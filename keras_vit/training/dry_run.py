@@ -9,9 +9,10 @@ import keras
 import numpy as np
 
 from keras_vit.data.source import Source
-from keras_vit.training import compilation, cost, runs
+from keras_vit.training import compilation, cost, devices, runs
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import given_optimizer
+from keras_vit.training.sharding import layout_table, sizes
 
 MEASURED_STEPS = 5
 
@@ -34,8 +35,11 @@ def report(config: configs.Config, sources: Mapping[str, Source] | None = None) 
     frozen = [path for path, w in model.weights_by_path().items() if not w.trainable]
     if frozen:
         print(f"Not trained: {', '.join(frozen)}\n")
-    state = sum(_bytes(v) for v in (*model.variables, *model.optimizer.variables))
-    gradients = sum(_bytes(v) for v in model.trainable_variables)
+    if devices.mesh_in_use() is not None:
+        print(f"{layout_table(model.variables)}\n")
+    # The last are the gradients, which are as large as the weights.
+    state = *model.variables, *model.optimizer.variables, *model.trainable_variables
+    total, on_each = map(sum, zip(*map(sizes, state), strict=True))
     operations = cost.forward_operations(model)
     rows = [
         ("parameters", f"{model.count_params():,}"),
@@ -45,7 +49,8 @@ def report(config: configs.Config, sources: Mapping[str, Source] | None = None) 
         ("steps", f"{plan.steps:,} of {config.batch_size} images"),
         ("updates", f"{plan.updates:,}"),
         ("checkpoints", f"every {plan.interval:,} steps"),
-        ("weights, optimizer, gradients", f"{(state + gradients) / 1e6:,.0f} MB"),
+        ("weights, optimizer, gradients", f"{total / 1e6:,.0f} MB"),
+        ("of these on each device", f"{on_each / 1e6:,.0f} MB"),
     ]
     _print(rows)
     seconds = step_seconds(plan, model, MEASURED_STEPS)
@@ -59,11 +64,6 @@ def report(config: configs.Config, sources: Mapping[str, Source] | None = None) 
     if part is not None:
         rows.append(("of the device's peak", f"{part(rate):.1%}"))
     _print(rows)
-
-
-def _bytes(variable):
-    size = keras.backend.standardize_dtype(variable.dtype)
-    return int(np.prod(variable.shape)) * (2 if size.endswith("16") else 4)
 
 
 def _print(rows):

@@ -39,6 +39,7 @@ import numpy as np
 
 from keras_vit.atomic_files import PARTIAL, replacing, write_text
 from keras_vit.training import config as configs
+from keras_vit.training.devices import mesh_in_use
 from keras_vit.training.directory_lock import FILES, locked
 
 # Files with the state of a run, the newest first.
@@ -78,6 +79,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "devices": devices,
         "git": _revision(),
+        "mesh": mesh_in_use(),
         "python": platform.python_version(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions,

@@ -18,7 +18,14 @@ from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import evaluation_batches, training_batches
 from keras_vit.data.source import Source
 from keras_vit.data.splits import ids, is_split
-from keras_vit.training import class_weights, duration, pictures, regression, trackers
+from keras_vit.training import (
+    class_weights,
+    devices,
+    duration,
+    pictures,
+    regression,
+    trackers,
+)
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import RunCallback
 from keras_vit.training.compilation import compile, freeze, frozen_parts
@@ -80,10 +87,12 @@ def make_plan(
         config = regression.with_scale(config, sources)
     class_weights.check(config, train)
     duration.check_stopping(config)
+    accumulation = config.optimization.accumulation_steps
+    devices.check_run(config.batch_size, accumulation)
     trackers.check(config.trackers)
     interval, intervals = duration.intervals(config, train)
     steps = intervals * interval
-    updates = steps // config.optimization.accumulation_steps
+    updates = steps // accumulation
     if updates < 1:
         raise ValueError(
             f"{steps} batches are fewer than optimization.accumulation_steps="
@@ -238,6 +247,7 @@ def train(
         plan = make_plan(config, sources)
         duration.check_longer(plan, directory)
         model = plan.objective.build()
+        devices.check_heads(model)
         done = directory.checkpoints()
         plan.objective.prepare(model, plan, resumes=done > 0)
         for phase in plan.phases:
@@ -313,12 +323,23 @@ def _describe(plan, directory, model):
     print(
         f"{config.about}\n{model.count_params():,} parameters; {source.num_examples:,} "
         f"images of {source.name}; {plan.steps:,} steps of {config.batch_size}, a "
-        f"checkpoint every {plan.interval:,}; backend {keras.backend.backend()}; "
+        f"checkpoint every {plan.interval:,}; backend {keras.backend.backend()}"
+        f"{_on_devices()}; "
         f"output directory {directory.path}/",
         flush=True,
     )
     for source in plan.sources.values():
         dark_images.warn(source)
+
+
+def _on_devices():
+    """Return the number of devices as the rest of a sentence, empty for one."""
+    mesh = devices.mesh_in_use()
+    if mesh is None:
+        return ""
+    split = "; weights fully sharded" if mesh.get("fully_sharded") else ""
+    sizes = " x ".join(str(mesh[axis]) for axis in ("data", "model") if axis in mesh)
+    return f" on {sizes} devices{split}"
 
 
 def _counts(source):

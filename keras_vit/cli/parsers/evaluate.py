@@ -42,4 +42,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="write report.html and predictions.csv",
     )
-    return parser.parse_args(words)
+    shared.add_devices(parser)
+    options = parser.parse_args(words)
+    shared.check_devices(parser, options)
+    return options

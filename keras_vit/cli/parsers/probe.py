@@ -42,4 +42,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "directory for linear_probe.json",
     )
     shared.add_features(parser)
-    return parser.parse_args(words)
+    shared.add_devices(parser)
+    options = parser.parse_args(words)
+    shared.check_devices(parser, options)
+    return options

@@ -31,4 +31,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = shared.parser(
         "robustness", __doc__, "CHECKPOINT", "directory for the results"
     )
-    return parser.parse_args(words)
+    shared.add_devices(parser)
+    options = parser.parse_args(words)
+    shared.check_devices(parser, options)
+    return options

@@ -53,7 +53,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         metavar="N,N",
         help="seeds of the runs (default: 0)",
     )
+    shared.add_devices(parser)
     options = parser.parse_args(words)
+    shared.check_devices(parser, options)
     if options.workdir is None:
         parser.error("--workdir is required")
     return options

@@ -2,6 +2,8 @@
 
 import argparse
 
+AXES = ("data", "model")
+
 
 def parser(
     name: str, doc: str | None, what: str, workdir: str
@@ -55,6 +57,69 @@ def add_features(made: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep the features in this directory, and look them up there",
     )
+
+
+def add_devices(made: argparse.ArgumentParser) -> None:
+    """Add the options that choose devices; they become `mesh` and `fully_sharded`.
+
+    Args:
+        made: the parser.
+    """
+    group = made.add_mutually_exclusive_group()
+    group.add_argument(
+        "--devices",
+        type=_devices,
+        dest="mesh",
+        metavar="N",
+        help="split every batch over N devices (default: one device)",
+    )
+    group.add_argument(
+        "--mesh",
+        type=_mesh,
+        metavar="data=N,model=N",
+        help="split every batch over `data`, and the weights of each layer over `model` "
+        "devices; needs JAX",
+    )
+    made.add_argument(
+        "--fully-sharded",
+        action="store_true",
+        help="split weights and optimizer over the devices of `data` too; needs JAX",
+    )
+
+
+def check_devices(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with an error if the options of `add_devices` contradict each other.
+
+    Args:
+        made: the parser.
+        options: the parsed options.
+    """
+    if options.fully_sharded and options.mesh is None:
+        made.error("--fully-sharded needs --devices or --mesh")
+
+
+def _devices(text):
+    return {"data": _count(text)}
+
+
+def _mesh(text):
+    mesh = {}
+    for part in text.split(","):
+        name, _, count = part.partition("=")
+        if name not in AXES or name in mesh:
+            raise argparse.ArgumentTypeError(
+                f"expected data=N, model=N or both; received {text!r}"
+            )
+        mesh[name] = _count(count)
+    return {"data": 1, **mesh}
+
+
+def _count(text):
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(
+            f"the number of devices must be 1 or more; received {text!r}"
+        )
+    return int(text)
 
 
 def add_image_size(made: argparse.ArgumentParser) -> None:

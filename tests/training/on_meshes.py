@@ -1,0 +1,81 @@
+"""Train one run on several meshes of virtual devices, and compare the results.
+
+python -m tests.training.on_meshes DIRECTORY MESH [MESH ...], where a MESH is a dict in
+JSON. XLA_FLAGS=--xla_force_host_platform_device_count=8 makes the devices. Prints, for
+each mesh, the largest relative differences to one device as JSON.
+"""
+
+import json
+import pathlib
+import sys
+
+import keras
+import numpy as np
+
+from keras_vit.training import config as configs
+from keras_vit.training import distributed, runs
+
+# Everything that random numbers or averages over devices could break.
+SETTINGS = [
+    # The gradient of the biases of keys is 0, so that rounding would decide on them.
+    "model.arguments.qkv_bias=qv",
+    "model.arguments.num_layers=2",
+    "model.arguments.dropout_rate=0.1",
+    "model.arguments.stochastic_depth_rate=0.1",
+    "augmentation.mixup=0.8",
+    # Not Adam, which divides by the size of the gradient: where that is nearly 0,
+    # rounding would decide on a whole step.
+    "optimization.optimizer=sgd",
+    "optimization.momentum=0.9",
+    "optimization.learning_rate=0.03",
+    "optimization.warmup_steps=2",
+    "optimization.ema=0.9",
+    "optimization.accumulation_steps=2",
+    "optimization.clip_norm=1.0",
+    "steps=20",
+    "checkpoint_steps=20",
+    "batch_size=32",
+]
+
+
+def trained(directory, mesh, fully_sharded=False):
+    """Train on a mesh; return the losses and the variables of the run by path."""
+    keras.utils.clear_session()
+    config = configs.override(configs.load("digits_vit"), SETTINGS)
+    with distributed(mesh, fully_sharded):
+        results = runs.train(config, directory)
+    losses = [results[name] for name in ("loss", "val_loss", "test_loss")]
+    with np.load(pathlib.Path(directory, "state.npz")) as state:
+        progress = json.loads(str(state["progress"]))
+        arrays = {
+            f"{i:05d} {path}": state[f"{i:05d}"]
+            for i, (path, *_) in enumerate(progress["variables"])
+        }
+    return np.array(losses), arrays
+
+
+def difference(found, expected):
+    """Return the norm of a difference, relative to that of the expected values."""
+    size = np.linalg.norm(np.asarray(expected, "float64"))
+    error = np.linalg.norm(np.asarray(found, "float64") - expected)
+    return float(error / size) if size else float(error)
+
+
+def main(directory, *meshes):
+    """Compare the meshes with one device."""
+    losses, arrays = trained(f"{directory}/one", None)
+    for number, text in enumerate(meshes):
+        mesh = json.loads(text)
+        fully_sharded = mesh.pop("fully_sharded", False)
+        found = trained(f"{directory}/{number}", mesh, fully_sharded)
+        assert found[1].keys() == arrays.keys()
+        kinds = {"loss": max(map(difference, found[0], losses))}
+        for name, value in arrays.items():
+            kind = "seeds" if "seed_generator" in name else "variables"
+            error = difference(found[1][name], value)
+            kinds[kind] = max(kinds.get(kind, 0.0), error)
+        print(json.dumps(kinds), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,194 @@
+"""Layouts of weights over devices, and runs on several devices."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+
+import keras
+import pytest
+
+from keras_vit.cli import parse
+from keras_vit.training import ModelParallel, distributed, layout_map
+
+only_jax = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="weights are split under JAX"
+)
+
+
+def mesh(**axes):
+    count = 1
+    for size in axes.values():
+        count *= size
+    names = [f"cpu:{n}" for n in range(count)]
+    return keras.distribution.DeviceMesh(tuple(axes.values()), tuple(axes), names)
+
+
+def layout(path, shape, fully_sharded=False, **axes):
+    """Return the axes that the dimensions of a variable are split over."""
+    distribution = ModelParallel(
+        layout_map=layout_map(mesh(**axes)), fully_sharded=fully_sharded
+    )
+    variable = types.SimpleNamespace(path=path, shape=shape)
+    return distribution.get_variable_layout(variable).axes
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("path", "shape", "expected"),
+    [
+        ("block_11/attention/qkv/kernel", (64, 192), (None, "model")),
+        ("block_11/attention/qkv/bias", (192,), ("model",)),
+        ("block_0/attention/projection/kernel", (64, 64), ("model", None)),
+        ("block_0/attention/projection/bias", (64,), (None,)),
+        ("block_0/mlp/expand/kernel", (64, 256), (None, "model")),
+        ("block_0/mlp/contract/kernel", (256, 64), ("model", None)),
+        ("block_0/mlp/contract/bias", (64,), (None,)),
+        ("block_0/mlp_norm/gamma", (64,), (None,)),
+        ("pooling/key_value/kernel", (64, 128), (None, "model")),
+        ("stem/performer_0/projection/kernel", (64, 64), ("model", None)),
+        ("patch_encoder/projection/kernel", (768, 64), (None, None)),
+        ("patch_encoder/positions/embedding", (1, 17, 64), (None, None, None)),
+        ("distillation/teacher/block_0-mlp-expand-kernel", (64, 256), (None, None)),
+        ("classifier/kernel", (64, 1000), (None, "model")),
+        # Four devices cannot share ten classes evenly.
+        ("classifier/kernel", (64, 10), (None, None)),
+        ("adam_w/iteration", (), ()),
+    ],
+)
+def test_layouts_over_the_axis_model(path, shape, expected):
+    assert layout(path, shape, data=2, model=4) == expected
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("path", "shape", "expected"),
+    [
+        ("block_0/attention/qkv/kernel", (64, 192), ("data", "model")),
+        ("block_0/mlp/contract/kernel", (256, 64), ("model", "data")),
+        ("block_0/mlp_norm/gamma", (64,), ("data",)),
+        ("patch_encoder/positions/embedding", (1, 17, 64), (None, None, "data")),
+        ("classifier/bias", (5,), (None,)),
+        ("adam_w/iteration", (), ()),
+    ],
+)
+def test_fully_sharded_layouts(path, shape, expected):
+    assert layout(path, shape, fully_sharded=True, data=4, model=2) == expected
+
+
+@pytest.mark.any_backend
+def test_axes_of_other_names_are_an_error():
+    with pytest.raises(ValueError, match=r"must be .*'data'.* are .*'batch'"):
+        layout_map(mesh(batch=2))
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], (None, False)),
+        (["--devices", "8"], ({"data": 8}, False)),
+        (["--mesh", "data=4,model=2"], ({"data": 4, "model": 2}, False)),
+        (["--mesh", "model=2", "--fully-sharded"], ({"data": 1, "model": 2}, True)),
+    ],
+)
+def test_options(words, expected):
+    options = parse("evaluate", ["runs/digits", *words])
+    assert (options.mesh, options.fully_sharded) == expected
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--devices", "0"], "must be 1 or more; received '0'"),
+        (["--mesh", "data=4,heads=2"], "expected data=N, model=N or both"),
+        (["--mesh", "data=4,data=2"], "expected data=N, model=N or both"),
+        (["--mesh", "data=two"], "must be 1 or more; received 'two'"),
+        (["--devices", "2", "--mesh", "data=2"], "not allowed with"),
+        (["--fully-sharded"], "--fully-sharded needs --devices or --mesh"),
+    ],
+)
+def test_wrong_options(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("pretrain", ["digits_vit", "--workdir", "run", *words])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_too_many_devices_are_an_error():
+    what = "64 devices are wanted, and there are"
+    if keras.backend.backend() == "torch":
+        what = "Keras does not distribute models under torch"
+    with pytest.raises(ValueError, match=what), distributed({"data": 64}):
+        pass
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an error there")
+@pytest.mark.parametrize(
+    ("axes", "fully_sharded"), [({"data": 1, "model": 2}, False), ({"data": 2}, True)]
+)
+def test_tensorflow_splits_no_weights(axes, fully_sharded):
+    error = pytest.raises(ValueError, match="under JAX only")
+    with error, distributed(axes, fully_sharded):
+        pass
+
+
+def on_virtual_devices(*words, count=8):
+    """Run a module on virtual devices, and return what it printed."""
+    flags = f"--xla_force_host_platform_device_count={count}"
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, words)],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    return done
+
+
+def check_meshes(directory, *meshes):
+    words = [json.dumps(axes) for axes in meshes]
+    done = on_virtual_devices("tests.training.on_meshes", directory, *words)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(row) for row in done.stdout.splitlines() if row[:1] == "{"]
+    assert len(rows) == len(meshes)
+    for axes, row in zip(meshes, rows, strict=True):
+        assert row["loss"] < 1e-5, (axes, row)
+        assert row["variables"] < 1e-5, (axes, row)
+        assert row["seeds"] == 0, (axes, row)
+
+
+@only_jax
+def test_weights_on_all_axes_train_as_on_one_device(tmp_path):
+    check_meshes(tmp_path, {"data": 4, "model": 2, "fully_sharded": True})
+
+
+@only_jax
+@pytest.mark.slow
+def test_meshes_train_as_one_device(tmp_path):
+    check_meshes(
+        tmp_path,
+        {"data": 8},
+        {"data": 4, "model": 2},
+        {"data": 2, "model": 4},
+        {"data": 8, "fully_sharded": True},
+    )
+
+
+@only_jax
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--devices", "9"], "9 devices are wanted, and there are 8"),
+        (["--devices", "8", "--set", "batch_size=36"], "set batch_size=32 or 40"),
+        (["--mesh", "model=8"], "model=8 devices cannot share the 4 heads of"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_one_line(words, message, tmp_path):
+    words = ["keras_vit", "pretrain", "digits_vit", "--workdir", tmp_path / "run", *words]
+    done = on_virtual_devices(*words)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "run" / "config.json").exists()
