@@ -197,7 +197,7 @@ def test_evaluation_sees_every_image_once(batch_size):
 
 
 def test_batches_for_several_devices(monkeypatch):
-    monkeypatch.setattr(pipeline, "_devices", lambda unreadable: 4)
+    monkeypatch.setattr(pipeline, "batch_devices", lambda: 4)
     batches = collect(evaluation_batches(numbers(7), PIXELS, 4))
     assert [len(weights) for *_, weights in batches] == [4, 4]
     images, labels, weights = (np.concatenate(p) for p in zip(*batches, strict=True))
