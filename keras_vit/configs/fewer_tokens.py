@@ -87,8 +87,8 @@ CIFAR10_ADAPTIVE = dataclasses.replace(
     ),
     measured="measured on 2026-11-28: 68.65 % test accuracy at a mean depth of 2.8 of 6 "
     "blocks, from 71.67 % (docs/results/cifar10_adaptive), JAX",
-    # With the costs of digits_adaptive, validation accuracy fell from 73.7 to 59.5 % in two
-    # epochs, and the mean depth to 2.1.
+    # With the costs of digits_adaptive, validation accuracy fell from 73.7 to 59.5 % in
+    # two epochs, and the mean depth to 2.1.
     adaptive=dataclasses.replace(
         ADAPTIVE, ponder_weight=0.005, prior_weight=0.005, target_depth=4
     ),
