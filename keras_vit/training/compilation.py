@@ -21,7 +21,6 @@ from keras_vit.training import (
     parameter_table,
 )
 from keras_vit.training import config as configs
-from keras_vit.training.devices import replicas
 from keras_vit.training.parameters import hidden_matrices
 
 # Name in `optimization.frozen` that stands for all weights except those of the head and
@@ -74,10 +73,8 @@ def compile(model: keras.Model, plan: Any, phase: Any = None) -> None:
         final=settings.final_learning_rate,
         cooldown_steps=part(settings.cooldown_steps),
     )
-    # Keras's default does not use XLA on CPUs under TensorFlow. XLA cannot compile steps
-    # of several replicas; torch has no XLA.
-    xla = plan.config.jit_compile and replicas() == 1
-    jit = {"jax": True, "tensorflow": xla, "torch": False}
+    # Keras's default does not use XLA on CPUs under TensorFlow; torch has no XLA.
+    jit = {"jax": True, "tensorflow": plan.config.jit_compile, "torch": False}
     model.compile(
         make_optimizer(model, settings, schedule, first_updates(model, plan, phase)),
         **plan.objective.compilation(),

@@ -3,11 +3,9 @@
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import keras
 
-from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import batch_devices
 from keras_vit.training.sharding import DATA, MODEL, ModelParallel, layout_map
 
@@ -21,15 +19,15 @@ def distributed(
 ) -> Iterator[None]:
     """Share everything that is built and computed in a `with` block among devices.
 
-    Under JAX, this is a `keras.distribution` over the first devices that it takes; under
-    TensorFlow, a `tf.distribute.MirroredStrategy`. Build, compile and train in the block.
+    It is a `keras.distribution` over the first devices, and needs JAX. Build, compile and
+    train in the block.
 
     Args:
-        mesh: None for one device; or the number of devices of each axis, `data`, over
-            which every batch is split, and under JAX also `model`, over which the
-            weights of each layer are; see `layout_map`.
+        mesh: None for one device; or the number of devices of each axis: `data`, over
+            which every batch is split, and `model`, over which the weights of each layer
+            are; see `layout_map`.
         fully_sharded: bool, whether to split the weights and the optimizer's variables
-            over `data` too, under JAX; see `ModelParallel`.
+            over `data` too; see `ModelParallel`.
 
     Raises:
         ValueError: there are fewer devices, or the backend does not support this.
@@ -48,35 +46,25 @@ def distributed(
             raise ValueError("fully_sharded=True splits weights over devices: set mesh.")
         yield
         return
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        with _mirrored(mesh, fully_sharded).scope():
-            yield
-    elif backend == "jax":
-        before = keras.distribution.distribution()
-        keras.distribution.set_distribution(_sharded(mesh, fully_sharded))
-        try:
-            yield
-        finally:
-            keras.distribution.set_distribution(before)
-    else:
+    if math.prod(mesh.values()) == 1:
+        yield
+        return
+    # Keras clips the gradients of each replica of a `tf.distribute` strategy by
+    # themselves, so that a run would not equal one on one device.
+    if keras.backend.backend() != "jax":
         raise ValueError(
-            f"Keras does not distribute models under {backend}: use one device, or "
-            "KERAS_BACKEND=jax or tensorflow."
+            f"Several devices need KERAS_BACKEND=jax; it is {keras.backend.backend()!r}."
         )
-
-
-def replicas() -> int:
-    """Return the number of devices of a `tf.distribute` strategy, 1 without one."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    return tensorflow().distribute.get_strategy().num_replicas_in_sync
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(_sharded(mesh, fully_sharded))
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
 
 
 def mesh_in_use() -> dict[str, int | bool] | None:
     """Return the arguments of `distributed` that are in force, None for one device."""
-    if replicas() > 1:
-        return {DATA: replicas()}
     distribution = keras.distribution.distribution()
     if distribution is None:
         return None
@@ -86,19 +74,13 @@ def mesh_in_use() -> dict[str, int | bool] | None:
     return {**dict(sizes), "fully_sharded": split}
 
 
-def check_run(batch_size: int, accumulation_steps: int) -> None:
-    """Raise a `ValueError` unless the devices can share the batches of a run.
+def check_batch(batch_size: int) -> None:
+    """Raise a `ValueError` unless the devices can share a batch evenly.
 
     Args:
         batch_size: int, number of images in a batch of training.
-        accumulation_steps: int, number of batches in an update of the weights.
     """
-    devices = batch_devices() * replicas()
-    if accumulation_steps > 1 and replicas() > 1:
-        raise ValueError(
-            "Keras does not accumulate gradients under tf.distribute: set "
-            "optimization.accumulation_steps=1, or KERAS_BACKEND=jax."
-        )
+    devices = batch_devices()
     if batch_size % devices:
         low, high = (batch_size // devices + i for i in (0, 1))
         sizes = " or ".join(str(n * devices) for n in (low, high) if n)
@@ -132,30 +114,13 @@ def _sharded(mesh, fully_sharded):
     """Return the `keras.distribution` of a mesh."""
     devices = keras.distribution.list_devices()
     count = math.prod(mesh.values())
-    _check_count(count, devices, f" For a trial on one CPU: {VIRTUAL.format(count)}")
+    if count > len(devices):
+        raise ValueError(
+            f"{count} devices are wanted, and there are {len(devices)}: "
+            f"{', '.join(map(str, devices[:8]))}. For a trial on one CPU: "
+            f"{VIRTUAL.format(count)}"
+        )
     shape = (mesh[DATA], mesh[MODEL]) if MODEL in mesh else (mesh[DATA],)
     names = (DATA, MODEL)[: len(shape)]
     device_mesh = keras.distribution.DeviceMesh(shape, names, devices[:count])
     return ModelParallel(layout_map=layout_map(device_mesh), fully_sharded=fully_sharded)
-
-
-def _mirrored(mesh, fully_sharded):
-    """Return the strategy of a mesh under TensorFlow."""
-    if fully_sharded or mesh.get(MODEL, 1) > 1:
-        raise ValueError(
-            "Weights are split over devices under JAX only: set KERAS_BACKEND=jax, or "
-            "use data=N without fully_sharded."
-        )
-    tf = tensorflow()
-    kinds = (tf.config.list_logical_devices(kind) for kind in ("GPU", "CPU"))
-    devices = [device.name for device in next(filter(None, kinds))]
-    _check_count(mesh[DATA], devices)
-    return tf.distribute.MirroredStrategy(devices[: mesh[DATA]])
-
-
-def _check_count(count: int, devices: list[Any], remedy: str = "") -> None:
-    if count > len(devices):
-        raise ValueError(
-            f"{count} devices are wanted, and there are {len(devices)}: "
-            f"{', '.join(map(str, devices[:8]))}.{remedy}"
-        )

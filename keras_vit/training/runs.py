@@ -87,12 +87,11 @@ def make_plan(
         config = regression.with_scale(config, sources)
     class_weights.check(config, train)
     duration.check_stopping(config)
-    accumulation = config.optimization.accumulation_steps
-    devices.check_run(config.batch_size, accumulation)
+    devices.check_batch(config.batch_size)
     trackers.check(config.trackers)
     interval, intervals = duration.intervals(config, train)
     steps = intervals * interval
-    updates = steps // accumulation
+    updates = steps // config.optimization.accumulation_steps
     if updates < 1:
         raise ValueError(
             f"{steps} batches are fewer than optimization.accumulation_steps="

@@ -71,7 +71,7 @@ def add_devices(made: argparse.ArgumentParser) -> None:
         type=_devices,
         dest="mesh",
         metavar="N",
-        help="split every batch over N devices (default: one device)",
+        help="split every batch over N devices (default: one device); needs JAX",
     )
     group.add_argument(
         "--mesh",
