@@ -38,12 +38,13 @@ class HostShare:
 def host_share() -> HostShare:
     """Return the part of every batch that this process reads.
 
-    It is the whole batch unless a `keras.distribution` spans several processes. Processes
-    that hold the same part of the axis `data`, and differ in that of `model`, read the
-    same images.
+    It is the whole batch unless a `keras.distribution` spans several processes, with
+    `auto_shard_dataset=False`: otherwise Keras takes the part of each process out of the
+    whole batches. Processes that hold the same part of the axis `data`, and differ in
+    that of `model`, read the same images.
     """
     distribution = keras.distribution.distribution()
-    if distribution is None or distribution.num_processes == 1:
+    if distribution is None or distribution.auto_shard_dataset:
         return HostShare()
     processes, replicas = distribution.num_processes, distribution.num_model_replicas
     return HostShare(distribution.data_shard_id, min(processes, replicas))

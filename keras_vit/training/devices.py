@@ -41,12 +41,9 @@ def distributed(
     ...         (16, 16, 3), patch_size=8, hidden_dim=8, num_layers=2, num_heads=2,
     ...         mlp_dim=16)
     """
-    if mesh is None:
-        if fully_sharded:
-            raise ValueError("fully_sharded=True splits weights over devices: set mesh.")
-        yield
-        return
-    if math.prod(mesh.values()) == 1:
+    if mesh is None and fully_sharded:
+        raise ValueError("fully_sharded=True splits weights over devices: set mesh.")
+    if mesh is None or math.prod(mesh.values()) == 1:
         yield
         return
     # Keras clips the gradients of each replica of a `tf.distribute` strategy by
@@ -55,12 +52,8 @@ def distributed(
         raise ValueError(
             f"Several devices need KERAS_BACKEND=jax; it is {keras.backend.backend()!r}."
         )
-    before = keras.distribution.distribution()
-    keras.distribution.set_distribution(_sharded(mesh, fully_sharded))
-    try:
+    with _sharded(mesh, fully_sharded).scope():
         yield
-    finally:
-        keras.distribution.set_distribution(before)
 
 
 def mesh_in_use() -> dict[str, int | bool] | None:
@@ -123,4 +116,8 @@ def _sharded(mesh, fully_sharded):
     shape = (mesh[DATA], mesh[MODEL]) if MODEL in mesh else (mesh[DATA],)
     names = (DATA, MODEL)[: len(shape)]
     device_mesh = keras.distribution.DeviceMesh(shape, names, devices[:count])
-    return ModelParallel(layout_map=layout_map(device_mesh), fully_sharded=fully_sharded)
+    return ModelParallel(
+        layout_map=layout_map(device_mesh),
+        fully_sharded=fully_sharded,
+        auto_shard_dataset=False,  # `keras_vit.data` reads the part of each process.
+    )

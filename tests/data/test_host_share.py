@@ -15,7 +15,7 @@ pytestmark = pytest.mark.any_backend
 
 
 @contextlib.contextmanager
-def process(index, count, data=None, devices=None):
+def process(index, count, data=None, devices=None, own_parts=True):
     """Stand in for one of several processes: all that the data pipeline asks for."""
     devices = devices or count
     data = data or devices
@@ -24,6 +24,7 @@ def process(index, count, data=None, devices=None):
     keras.distribution.set_distribution(
         types.SimpleNamespace(
             num_processes=count,
+            auto_shard_dataset=not own_parts,
             num_model_replicas=data,
             data_shard_id=index * parts // count,
             batch_dim_name="data",
@@ -108,6 +109,15 @@ def test_processes_evaluate_every_image_once(number, count, devices):
     assert all(size % (devices // count) == 0 for size in sizes[0])
     # Keras averages over all rows.
     assert total / rows == pytest.approx(1.0)
+
+
+def test_keras_may_take_the_parts_out_of_whole_batches():
+    augmentation = Augmentation(pad_and_crop=1)
+    expected = batches(augmentation)
+    with process(1, 2, own_parts=False):
+        found = batches(augmentation)
+    for part, whole in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(part[0], whole[0])
 
 
 def test_batches_that_processes_cannot_share_are_an_error():
