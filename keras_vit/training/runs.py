@@ -336,9 +336,8 @@ def _on_devices():
     mesh = devices.mesh_in_use()
     if mesh is None:
         return ""
-    split = "; weights fully sharded" if mesh.get("fully_sharded") else ""
-    sizes = " x ".join(str(mesh[axis]) for axis in ("data", "model") if axis in mesh)
-    return f" on {sizes} devices{split}"
+    split = "; weights fully sharded" if mesh.pop("fully_sharded") else ""
+    return f" on {' x '.join(map(str, mesh.values()))} devices{split}"
 
 
 def _counts(source):

@@ -70,7 +70,8 @@ class ModelParallel(keras.distribution.ModelParallel):
     With `fully_sharded`, every weight is also split over `data`, along its largest
     dimension that is still whole and that the number of devices divides, and so are the
     variables of the optimizer and the averages of the weights. Each device then stores
-    its part, and gathers the whole weights of a layer for as long as it computes it.
+    its part, and gathers the whole weights of a layer to compute it. XLA may keep them
+    until the backward pass.
 
     Args:
         layout_map: as returned by `layout_map`.

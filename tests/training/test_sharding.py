@@ -1,6 +1,7 @@
 """Layouts of weights over devices, and runs on several devices."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,10 +19,7 @@ only_jax = pytest.mark.skipif(
 
 
 def mesh(**axes):
-    count = 1
-    for size in axes.values():
-        count *= size
-    names = [f"cpu:{n}" for n in range(count)]
+    names = [f"cpu:{n}" for n in range(math.prod(axes.values()))]
     return keras.distribution.DeviceMesh(tuple(axes.values()), tuple(axes), names)
 
 
@@ -125,16 +123,15 @@ def test_too_many_devices_are_an_error():
         pass
 
 
-def on_virtual_devices(*words, count=8):
-    """Run a module on virtual devices, and return what it printed."""
-    flags = f"--xla_force_host_platform_device_count={count}"
-    done = subprocess.run(
+def on_virtual_devices(*words):
+    """Run a module on eight virtual devices, and return the finished process."""
+    flags = "--xla_force_host_platform_device_count=8"
+    return subprocess.run(
         [sys.executable, "-m", *map(str, words)],
         env={**os.environ, "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
     )
-    return done
 
 
 def check_meshes(directory, *meshes):

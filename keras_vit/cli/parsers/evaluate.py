@@ -42,7 +42,4 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="write report.html and predictions.csv",
     )
-    shared.add_devices(parser)
-    options = parser.parse_args(words)
-    shared.check_devices(parser, options)
-    return options
+    return shared.parse_with_devices(parser, words)

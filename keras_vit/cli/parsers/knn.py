@@ -35,9 +35,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--neighbors", type=int, default=20, help="default: %(default)s")
     shared.add_features(parser)
-    shared.add_devices(parser)
-    options = parser.parse_args(words)
-    shared.check_devices(parser, options)
+    options = shared.parse_with_devices(parser, words)
     if options.neighbors < 1:
         parser.error(f"--neighbors must be 1 or more; received {options.neighbors}.")
     return options

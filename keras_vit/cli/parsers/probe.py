@@ -42,7 +42,4 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "directory for linear_probe.json",
     )
     shared.add_features(parser)
-    shared.add_devices(parser)
-    options = parser.parse_args(words)
-    shared.check_devices(parser, options)
-    return options
+    return shared.parse_with_devices(parser, words)

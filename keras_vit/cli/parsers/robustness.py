@@ -31,7 +31,4 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = shared.parser(
         "robustness", __doc__, "CHECKPOINT", "directory for the results"
     )
-    shared.add_devices(parser)
-    options = parser.parse_args(words)
-    shared.check_devices(parser, options)
-    return options
+    return shared.parse_with_devices(parser, words)

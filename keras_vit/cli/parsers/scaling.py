@@ -53,9 +53,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         metavar="N,N",
         help="seeds of the runs (default: 0)",
     )
-    shared.add_devices(parser)
-    options = parser.parse_args(words)
-    shared.check_devices(parser, options)
+    options = shared.parse_with_devices(parser, words)
     if options.workdir is None:
         parser.error("--workdir is required")
     return options

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import argparse
+from collections.abc import Sequence
 
 AXES = ("data", "model")
 
@@ -59,11 +60,16 @@ def add_features(made: argparse.ArgumentParser) -> None:
     )
 
 
-def add_devices(made: argparse.ArgumentParser) -> None:
-    """Add the options that choose devices; they become `mesh` and `fully_sharded`.
+def parse_with_devices(
+    made: argparse.ArgumentParser, words: Sequence[str]
+) -> argparse.Namespace:
+    """Add the options that choose devices to a parser, and return the parsed options.
+
+    They become `mesh` and `fully_sharded`, the arguments of `training.distributed`.
 
     Args:
-        made: the parser.
+        made: the parser, with all other options.
+        words: the arguments of the command.
     """
     group = made.add_mutually_exclusive_group()
     group.add_argument(
@@ -85,17 +91,10 @@ def add_devices(made: argparse.ArgumentParser) -> None:
         action="store_true",
         help="split weights and optimizer over the devices of `data` too; needs JAX",
     )
-
-
-def check_devices(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exit with an error if the options of `add_devices` contradict each other.
-
-    Args:
-        made: the parser.
-        options: the parsed options.
-    """
+    options = made.parse_args(words)
     if options.fully_sharded and options.mesh is None:
         made.error("--fully-sharded needs --devices or --mesh")
+    return options
 
 
 def _devices(text):

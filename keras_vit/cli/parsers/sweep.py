@@ -27,9 +27,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """
     parser = shared.parser("sweep", __doc__, "CONFIG", "directory of the runs")
     parser.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,VALUE")
-    shared.add_devices(parser)
-    options = parser.parse_args(words)
-    shared.check_devices(parser, options)
+    options = shared.parse_with_devices(parser, words)
     if options.workdir is None:
         parser.error("--workdir is required")
     return options

@@ -35,10 +35,8 @@ def parse(name: str, doc: str, what: str, words: Sequence[str]) -> argparse.Name
         help="passes over the training images; short for --set epochs=N --set "
         "steps=None. A larger N makes an existing run longer",
     )
-    shared.add_devices(made)
     _add_photos(made)
-    options = made.parse_args(words)
-    shared.check_devices(made, options)
+    options = shared.parse_with_devices(made, words)
     saved = options.data and options.save_config
     if options.workdir is None and not options.dry_run and not saved:
         others = " or --save-config" if options.data else ""
