@@ -147,7 +147,7 @@ def layout_table(variables: Iterable[keras.Variable]) -> str:
     ...     (16, 16, 3), patch_size=8, hidden_dim=8, num_layers=2, num_heads=2,
     ...     mlp_dim=16, include_top=False)
     >>> print(layout_table(model.weights).splitlines()[-1].split())
-    ['all', '32', '10,208', '10,208']
+    ['all', '30', '11,232', '11,232']
     """
     rows: dict[tuple, list[int]] = {}
     for variable in variables:
