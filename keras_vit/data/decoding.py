@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 
 from keras_vit.data import other_formats
 from keras_vit.data.exif import (
+    EXIF_OF_JPEG,
+    EXIF_OF_PNG,
+    EXIF_OF_WEBP,
     encoded_window,
     orientations,
     upright,
     upright_shape,
 )
-from keras_vit.data.file_bytes import number, read, starts
+from keras_vit.data.file_bytes import PNG, contains, number, read, starts
 from keras_vit.data.host import tensorflow
 
 # The DCT method of Pillow. TensorFlow's default is not faster, and differs from Pillow by
@@ -66,52 +69,100 @@ def decode_pixels(content, channels, window=None, exif=True):
     tf = tensorflow()
     if content.dtype != tf.string:
         return content if window is None else _cropped(content, window(tf.shape(content)))
-    orientation = _traced_once(orientations)(content[None])[0] if exif else None
-    checks = Checks(*(tensor[0] for tensor in _traced_once(checked)(content[None])))
 
-    def box(shape):
-        if orientation is None:
-            return window(shape)
-        shape = upright_shape(shape, orientation)
-        return encoded_window(window(shape), shape, orientation)
-
-    def jpeg():
+    def jpeg(box):
         shape = tf.io.extract_jpeg_shape(content)
-        good = right_colors(shape, checks.has_adobe)
         file = _asserted(
-            good, content, "CMYK JPEG without an Adobe marker: save it as RGB."
+            tf.cond(shape[2] == 4, lambda: has_adobe(content[None])[0], lambda: True),
+            content,
+            "CMYK JPEG without an Adobe marker: save it as RGB.",
         )
         if channels not in (1, 3):
             good = shape[2] == -1
             file = _asserted(good, file, _channels_differ(shape[2], channels))
-        if window is None:
+        if box is None:
             return decode_jpeg(file)
         return tf.image.decode_and_crop_jpeg(file, box(shape), 3, dct_method=_DCT)
+
+    def png(box):
+        if channels in (1, 3):
+            return _boxed(tf.io.decode_png(content, 3), box)
+        return _boxed(_of_channels(tf.io.decode_png(content), channels), box)
+
+    def other(box):
+        return _boxed(_other_format(content, channels), box)
+
+    # Only what a file needs: for a small PNG each operation costs as much as decoding.
+    pixels = tf.cond(
+        tf.io.is_jpeg(content),
+        lambda: _upright(content, jpeg, window, EXIF_OF_JPEG if exif else None),
+        lambda: tf.cond(
+            tf.strings.substr(content, 0, len(PNG)) == PNG,
+            lambda: _upright(content, png, window, EXIF_OF_PNG if exif else None),
+            lambda: _upright(content, other, window, EXIF_OF_WEBP if exif else None),
+        ),
+    )
+    if channels == 1:
+        return tf.image.rgb_to_grayscale(tf.ensure_shape(pixels, (None, None, 3)))
+    return tf.ensure_shape(pixels, (None, None, channels))
+
+
+def _upright(content, decode, window, marker):
+    """Return the pixels of a window of the upright image.
+
+    Args:
+        content: scalar string tensor, the file.
+        decode: function from a window of the encoded image, as that of `decode_pixels`,
+            to its pixels.
+        window: as for `decode_pixels`.
+        marker: bytes that are in every file with EXIF; None if EXIF is not to be applied.
+    """
+    if marker is None:
+        return decode(window)
+    tf = tensorflow()
+
+    def turned():
+        orientation = _traced_once(orientations)(content[None])[0]
+
+        def box(shape):
+            shape = upright_shape(shape, orientation)
+            return encoded_window(window(shape), shape, orientation)
+
+        return upright(decode(window and box), orientation)
+
+    return tf.cond(contains(content, marker), turned, lambda: decode(window))
+
+
+def _boxed(pixels, box):
+    return pixels if box is None else _cropped(pixels, box(tensorflow().shape(pixels)))
+
+
+def _of_channels(pixels, channels):
+    """Return pixels of any number of channels with that which `decode_pixels` decodes."""
+    tf = tensorflow()
+    if channels in (1, 3):
+        return in_color(pixels)
+    found = tf.shape(pixels)[-1]
+    return _asserted(found == channels, pixels, _channels_differ(found, channels))
+
+
+def _other_format(content, channels):
+    """Decode a file that is neither JPEG nor PNG."""
+    tf = tensorflow()
+    checks = Checks(*(tensor[0] for tensor in _traced_once(checked)(content[None])))
 
     def plain():
         good = tf.strings.length(checks.problem) == 0
         pixels = decode_other(_asserted(good, checks.content, checks.problem))
         message = "GIF whose first frame does not fill its screen: save it as PNG."
         pixels = _asserted(whole_screen(checks, pixels), pixels, message)
-        if channels in (1, 3):
-            return in_color(pixels)
-        found = tf.shape(pixels)[-1]
-        return _asserted(found == channels, pixels, _channels_differ(found, channels))
+        return _of_channels(pixels, channels)
 
-    def other():
-        pixels = tf.cond(
-            checks.is_other,
-            lambda: other_formats.decode(content, channels),
-            plain,
-        )
-        return pixels if window is None else _cropped(pixels, box(tf.shape(pixels)))
-
-    pixels = tf.cond(tf.io.is_jpeg(content), jpeg, other)
-    if orientation is not None:
-        pixels = upright(pixels, orientation)
-    if channels == 1:
-        return tf.image.rgb_to_grayscale(tf.ensure_shape(pixels, (None, None, 3)))
-    return tf.ensure_shape(pixels, (None, None, channels))
+    return tf.cond(
+        checks.is_other,
+        lambda: other_formats.decode(content, channels),
+        plain,
+    )
 
 
 def _channels_differ(found, channels):
@@ -129,7 +180,14 @@ def _traced_once(function):
     """
     tf = tensorflow()
     files = tf.TensorSpec((None,), tf.string)
-    return tf.function(function, input_signature=[files], autograph=False)
+    # Inlined, they would cost as much where they are not needed: in a branch that is not
+    # taken, each operation still passes on that it was not.
+    return tf.function(
+        function,
+        input_signature=[files],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
 
 def decode_jpeg(content):
@@ -197,11 +255,17 @@ def checked(contents):
         contents,
         _problem(header),
         other_formats.is_other(header),
-        tf.strings.split(contents, _ADOBE, maxsplit=1).row_lengths() > 1,
+        has_adobe(contents),
         is_gif,
         number(tf.reshape(header[:, 6:10], (-1, 2, 2)), True),
         number(tf.reshape(descriptor[:, 1:], (-1, 4, 2)), True),
     )
+
+
+def has_adobe(contents):
+    """Return whether files contain an Adobe marker, bools `(b,)`."""
+    tf = tensorflow()
+    return tf.strings.split(contents, _ADOBE, maxsplit=1).row_lengths() > 1
 
 
 def right_colors(shape, has_adobe):

@@ -2,6 +2,18 @@
 
 from keras_vit.data.host import tensorflow
 
+PNG = b"\x89PNG"  # First bytes of a PNG.
+
+
+def contains(contents, text):
+    """Return where files contain `text`, one or more bytes below 128."""
+    tf = tensorflow()
+    # The search of regular expressions is several times faster than that of
+    # `tf.strings.split`.
+    pattern = "".join(f"\\x{byte:02x}" for byte in text)
+    without = tf.strings.regex_replace(contents, pattern, "", replace_global=False)
+    return tf.strings.length(without) < tf.strings.length(contents)
+
 
 def read(contents, positions, count):
     """Read `count` bytes at each position, int64 `(b, count)`, zeros after the end."""
