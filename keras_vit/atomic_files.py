@@ -3,7 +3,10 @@
 import contextlib
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
+
+from keras_vit import processes
 
 # Prefix of the names of files that are not complete.
 PARTIAL = ".partial-"
@@ -13,7 +16,8 @@ PARTIAL = ".partial-"
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Replace a file atomically: yield a temporary path that is renamed at the end.
 
-    If the process is killed or an error is raised, the old file remains unchanged.
+    If the process is killed or an error is raised, the old file remains unchanged. Of
+    several processes that train together, only the first one replaces files.
 
     Args:
         path: the file to replace or to create.
@@ -21,6 +25,10 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Yields:
         The path to write to; it is synced to disk before it is renamed.
     """
+    if not processes.is_first():
+        with tempfile.TemporaryDirectory() as elsewhere:
+            yield pathlib.Path(elsewhere, path.name)
+        return
     temporary = path.with_name(f"{PARTIAL}{path.name}")
     try:
         yield temporary

@@ -52,6 +52,8 @@ READERS = {
     "scaling",
     "sweep",
 }
+# The options that are the arguments of `keras_vit.processes.joined`.
+PROCESSES = ("coordinator", "processes", "process")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,17 +108,23 @@ def _load(name, options):
         importlib.import_module("keras_vit.data.host").tensorflow()
     module = importlib.import_module(f"keras_vit.cli.{name.replace('-', '_')}")
     run = functools.partial(module.run, options)
-    if getattr(options, "mesh", None) is None:
+    if getattr(options, "mesh", None) is getattr(options, "coordinator", None) is None:
         return run
     return functools.partial(_on_devices, run, options)
 
 
 def _on_devices(run, options):
-    """Run a command on the devices that its options choose."""
+    """Run a command on the devices and in the processes that its options choose."""
+    from keras_vit import processes
     from keras_vit.cli.command_line import reported
     from keras_vit.training.devices import distributed
 
-    with reported(), distributed(options.mesh, options.fully_sharded):
+    several = [getattr(options, name, None) for name in PROCESSES]
+    with (
+        reported(),
+        processes.joined(*several),
+        distributed(options.mesh, options.fully_sharded),
+    ):
         run()
 
 

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import keras
+
+from keras_vit import processes
 from keras_vit.atomic_files import write_text
 from keras_vit.cli.extras import install_command
 from keras_vit.data.host import tensorflow
@@ -88,6 +91,12 @@ def write_report(
         config: config of the run.
         sources: dict of its data sets, if they are open already.
     """
+    several, first = processes.count() > 1, processes.is_first()
+    processes.leave()
+    if not first:
+        return
+    if several:  # The devices of the other processes are gone.
+        keras.distribution.set_distribution(None)
     # Needs matplotlib and scikit-learn, which most commands do not.
     from keras_vit.evaluation.report import write_run_report
 
@@ -116,6 +125,8 @@ def reported(workdir: str | None = None) -> Iterator[None]:
                 "intact: free some space and run the same command again. A training run "
                 "resumes from its last checkpoint."
             )
+        elif lost := processes.loss_of_process(error):
+            reason = lost
         elif not isinstance(error, OSError | ValueError | ImportError):
             reason = _reading_error(error)
         elif remedy := install_command(error):

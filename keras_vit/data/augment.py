@@ -112,7 +112,7 @@ class Augmentation:
 
     @property
     def changes_colors(self) -> bool:
-        """Return True if any step needs uint8 images with 3 channels."""
+        """Return True if any step needs uint8 images."""
         return bool(self.randaugment or self.three_augment or self.color_jitter)
 
 
@@ -208,14 +208,16 @@ def jittered(image, strength, seed):
     """Scale brightness, contrast and saturation by random factors.
 
     Args:
-        image: uint8, `(h, w, 3)`.
+        image: uint8, `(h, w, 3)` or `(h, w, 1)`, which has no saturation.
         strength: float; the factors range from `1 - strength` to `1 + strength`.
         seed: int32 or int64, `(2,)`.
 
     Returns:
-        uint8, `(h, w, 3)`.
+        uint8, the shape of `image`.
     """
     tf = tensorflow()
+    if image.shape[-1] == 1:
+        return jittered(tf.image.grayscale_to_rgb(image), strength, seed)[..., :1]
     factors = tf.random.stateless_uniform((3,), seed, 1 - strength, 1 + strength)
     image = rand_augment.brightness(image, factors[0])
     image = rand_augment.contrast(image, factors[1])

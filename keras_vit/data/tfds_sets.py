@@ -16,7 +16,8 @@ def tfds_source(name, rest, data_dir, download):
     tensorflow()  # Hide the GPUs if necessary, before TFDS imports TensorFlow.
     import tensorflow_datasets as tfds
 
-    logging.getLogger("absl").addFilter(_concerns_users)
+    for library in ("absl", "tensorflow"):
+        logging.getLogger(library).addFilter(_concerns_users)
     dataset, split = _parsed(name, rest)
     builder = _builder(tfds, name, dataset, data_dir, download)
     split = split or "train"
@@ -90,8 +91,9 @@ def split_names(
 
 
 def _concerns_users(record):
-    """Return False for TFDS's warnings about an attribute that only TFDS uses."""
-    return "FeatureConnector.dtype" not in record.getMessage()
+    """Return False for warnings about functions that only TFDS uses."""
+    message = record.getMessage()
+    return not any(name in message for name in ("FeatureConnector.dtype", "CounterV2"))
 
 
 def _parsed(name, rest):

@@ -22,10 +22,12 @@ def training_image(source, preprocessor, augmentation, shape):
         augmentation.randaugment
     )
     if augmentation.changes_colors and shape[-1] != 3:
-        raise ValueError(
-            "RandAugment, three_augment and color_jitter need images with 3 channels; "
-            f"{source.name!r} has {shape[-1]}."
-        )
+        only_jitter = not (rand_augment or augmentation.three_augment)
+        if not (only_jitter and shape[-1] == 1):
+            raise ValueError(
+                "RandAugment and three_augment need images with 3 channels, color_jitter "
+                f"with 3 or 1; {source.name!r} has {shape[-1]}."
+            )
     # A random crop replaces that of the preprocessor but uses its resize method.
     crops = augmentation.crop_area is not None
     method, antialias = RESIZES[preprocessor.resize]

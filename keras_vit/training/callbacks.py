@@ -9,10 +9,10 @@ from typing import Any
 
 import keras
 
-from keras_vit import lora
+from keras_vit import lora, processes
 from keras_vit.data.fingerprint import check_unchanged, fingerprints
 from keras_vit.data.pipeline import batch_ids
-from keras_vit.training import cost
+from keras_vit.training import cost, devices
 from keras_vit.training.run_directory import RunDirectory
 
 # Training stops when the loss exceeds this multiple of the loss of random guesses.
@@ -81,12 +81,15 @@ class RunCallback(keras.callbacks.Callback):
             model: the model that is trained.
             name: name of the files.
         """
-        saved = self.objective.saved(model)
-        self.directory.save_model(saved, name)
-        if self.config.lora.rank is not None:
-            path = self.directory.path / f"{name}.lora.safetensors"
-            # The saved head returns the values of a regression in their own units.
-            lora.save(self.objective.kept(model), path, head_of=saved)
+        if not processes.is_first():
+            return
+        with devices.alone():
+            saved = self.objective.saved(model)
+            self.directory.save_model(saved, name)
+            if self.config.lora.rank is not None:
+                path = self.directory.path / f"{name}.lora.safetensors"
+                # The saved head returns the values of a regression in their own units.
+                lora.save(self.objective.kept(model), path, head_of=saved)
 
     def curves(self) -> dict[str, list[float]]:
         """Return the history of every metric that is also measured in validation.

@@ -2,10 +2,12 @@
 
 import contextlib
 import math
+import random
 from collections.abc import Iterator, Mapping
 
 import keras
 
+from keras_vit import processes
 from keras_vit.data.pipeline import batch_devices
 from keras_vit.training.sharding import DATA, MODEL, ModelParallel, layout_map
 
@@ -23,9 +25,9 @@ def distributed(
     train in the block.
 
     Args:
-        mesh: None for one device; or the number of devices of each axis: `data`, over
-            which every batch is split, and `model`, over which the weights of each layer
-            are; see `layout_map`.
+        mesh: None for one device, or for all devices of several processes; or the number
+            of devices of each axis: `data`, over which every batch is split, and `model`,
+            over which the weights of each layer are; see `layout_map`.
         fully_sharded: bool, whether to split the weights and the optimizer's variables
             over `data` too; see `ModelParallel`.
 
@@ -43,6 +45,8 @@ def distributed(
     """
     if mesh is None and fully_sharded:
         raise ValueError("fully_sharded=True splits weights over devices: set mesh.")
+    if mesh is None and processes.count() > 1:
+        mesh = {DATA: len(keras.distribution.list_devices())}
     if mesh is None or math.prod(mesh.values()) == 1:
         yield
         return
@@ -54,6 +58,23 @@ def distributed(
         )
     with _sharded(mesh, fully_sharded).scope():
         yield
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Build models in a `with` block in one process, without the devices of others."""
+    if processes.count() == 1:
+        yield
+        return
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    # The other processes do not draw the seeds of these models.
+    drawn = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(drawn)
+        keras.distribution.set_distribution(before)
 
 
 def mesh_in_use() -> dict[str, int | bool] | None:
@@ -113,6 +134,8 @@ def _sharded(mesh, fully_sharded):
             f"{', '.join(map(str, devices[:8]))}. For a trial on one CPU: "
             f"{VIRTUAL.format(count)}"
         )
+    if processes.count() > 1:
+        _check_processes(mesh, devices, fully_sharded)
     shape = (mesh[DATA], mesh[MODEL]) if MODEL in mesh else (mesh[DATA],)
     names = (DATA, MODEL)[: len(shape)]
     device_mesh = keras.distribution.DeviceMesh(shape, names, devices[:count])
@@ -121,3 +144,19 @@ def _sharded(mesh, fully_sharded):
         fully_sharded=fully_sharded,
         auto_shard_dataset=False,  # `keras_vit.data` reads the part of each process.
     )
+
+
+def _check_processes(mesh, devices, fully_sharded):
+    """Raise a ValueError unless every process holds the whole of every weight."""
+    count = math.prod(mesh.values())
+    if count != len(devices):
+        raise ValueError(
+            f"The processes have {len(devices)} devices and must use all of them; the "
+            f"mesh has {count}."
+        )
+    if fully_sharded or mesh.get(MODEL, 1) > 1:
+        raise ValueError(
+            "Weights can be split over the devices of one process only; "
+            f"{processes.count()} processes were started. Leave out --fully-sharded and "
+            "the axis model."
+        )

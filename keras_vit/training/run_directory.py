@@ -37,6 +37,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_vit import processes
 from keras_vit.atomic_files import PARTIAL, replacing, write_text
 from keras_vit.training import config as configs
 from keras_vit.training.devices import mesh_in_use
@@ -141,7 +142,8 @@ class RunDirectory:
             ValueError: all states of the run are damaged, or it was trained under
                 another backend.
         """
-        with locked(self.path):
+        first = processes.is_first()
+        with locked(self.path) if first else contextlib.nullcontext():
             names = self._check_not_foreign()
             started, has_state = "config.json" in names, names & set(STATES)
             if self.resume and not started:
@@ -161,6 +163,8 @@ class RunDirectory:
 
     def record(self) -> None:
         """Write the config and the environment, after all checks have passed."""
+        if not processes.is_first():
+            return
         found = environment()
         if extensions := self._extensions():
             found["extensions"] = extensions
@@ -260,6 +264,8 @@ class RunDirectory:
             variables: list of all variables that training changes.
             progress: dict of further values to restore, in types of JSON.
         """
+        if not processes.is_first():
+            return
         arrays = {
             f"{i:05d}": keras.ops.convert_to_numpy(variable.value)
             for i, variable in enumerate(variables)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 import keras_vit
+from keras_vit import processes
 from keras_vit.atomic_files import write_text
 from keras_vit.data import dark_images
 from keras_vit.data.class_names import check_class_names
@@ -32,7 +33,7 @@ from keras_vit.training.compilation import compile, freeze, frozen_parts
 from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import objective
 from keras_vit.training.phases import Phase, described, make_phases, next_model, of_size
-from keras_vit.training.run_directory import RunDirectory
+from keras_vit.training.run_directory import DESCRIPTIONS, RunDirectory, environment
 
 # Upper limit of the default steps_per_execution, by backend. Several steps in one call
 # reduce the overhead of `fit` under TensorFlow from 1.8 to 0.4 ms per step; the other
@@ -243,6 +244,7 @@ def train(
         config = regression.with_scale(config, sources)
     directory = RunDirectory(workdir, configs.to_dict(config), resume)
     with directory.held():
+        _check_processes(config, directory)
         plan = make_plan(config, sources)
         duration.check_longer(plan, directory)
         model = plan.objective.build()
@@ -257,6 +259,7 @@ def train(
         callback = RunCallback(
             plan, directory, model, evaluation_data(plan, "validation", model)
         )
+        processes.check_equal({"the images": callback.data})
         described = False
         if confirm is not None and done == 0:
             confirm(plan, model)
@@ -269,6 +272,18 @@ def train(
                 return _finish(plan, directory, model, callback)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(callback.interruption()) from None
+
+
+def _check_processes(config, directory):
+    """Raise a ValueError if several processes are not about to train the same run."""
+    sections = {
+        f"the config's {key}": value
+        for key, value in configs.to_dict(config).items()
+        if key not in DESCRIPTIONS
+    }
+    found = {"package versions": environment()["versions"]}
+    found["the number of checkpoints so far"] = directory.checkpoints()
+    processes.check_equal({**sections, **found})
 
 
 def _train_phases(plan, model, callback, phases, done):
@@ -384,6 +399,7 @@ def _finish(plan, directory, model, callback):
     if best["step"] == last["step"]:
         best = {**last, "weights": "best.keras"}
     elif plan.objective.tests_saved:
+        processes.wait("best.keras is written")
         saved = keras_vit.load_checkpoint(
             directory.path / "best.keras", classifier_activation=None
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
+from keras_vit import processes
 from keras_vit.atomic_files import write_text
 from keras_vit.choices import check_choice
 from keras_vit.data.host import tensorflow
@@ -63,7 +64,8 @@ def tracking(
     """
     opened = {"mlflow": _mlflow, "tensorboard": _tensorboard, "wandb": _wandb}
     with contextlib.ExitStack() as stack:
-        yield [opened[name](directory, config, stack) for name in config.trackers]
+        names = config.trackers if processes.is_first() else ()
+        yield [opened[name](directory, config, stack) for name in names]
 
 
 class TensorBoard(keras.callbacks.Callback):

@@ -43,12 +43,18 @@ def trained(directory, mesh, fully_sharded=False):
     keras.utils.clear_session()
     config = configs.override(configs.load("digits_vit"), SETTINGS)
     with distributed(mesh, fully_sharded):
-        results = runs.train(config, directory)
+        runs.train(config, directory)
+    return state(directory)
+
+
+def state(directory):
+    """Return the losses and the variables of a run by path."""
+    results = json.loads(pathlib.Path(directory, "results.json").read_text())
     losses = [results[name] for name in ("loss", "val_loss", "test_loss")]
-    with np.load(pathlib.Path(directory, "state.npz")) as state:
-        progress = json.loads(str(state["progress"]))
+    with np.load(pathlib.Path(directory, "state.npz")) as file:
+        progress = json.loads(str(file["progress"]))
         arrays = {
-            f"{i:05d} {path}": state[f"{i:05d}"]
+            f"{i:05d} {path}": file[f"{i:05d}"]
             for i, (path, *_) in enumerate(progress["variables"])
         }
     return np.array(losses), arrays

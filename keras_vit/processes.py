@@ -1,0 +1,182 @@
+"""Processes that train together, of one or more hosts, under JAX.
+
+Keras's `keras.distribution.initialize` does the same as `joined`, but waits for five
+minutes for a process that does not come, and notices a lost one after 100 seconds.
+"""
+
+import contextlib
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+# Value of the coordinator with which JAX finds it, and the number of processes, in the
+# environment of SLURM, Open MPI or a cloud TPU.
+AUTO = "auto"
+CONNECTING_SECONDS = 60  # Time in which all processes must have started.
+LOST_SECONDS = 30  # Time after which a process that gives no sign is lost.
+# What JAX's errors about a lost process begin with.
+_LOST = ("ABORTED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN")
+
+_count = 1  # Number of processes that joined.
+_index = 0  # Number of this one.
+
+
+def count() -> int:
+    """Return the number of processes that train together, 1 if this one is alone."""
+    return _count
+
+
+def is_first() -> bool:
+    """Return whether this process prints and writes the files of the run."""
+    return _index == 0
+
+
+@contextlib.contextmanager
+def joined(
+    coordinator: str | None, processes: int | None, process: int | None
+) -> Iterator[None]:
+    """Join the processes that train together in a `with` block.
+
+    Nothing may have been computed with JAX before. In the block, only the first process
+    prints to standard output.
+
+    Args:
+        coordinator: `"HOST:PORT"` of the first process, which every process can reach;
+            `"auto"` to take all arguments from the environment of SLURM, Open MPI or a
+            cloud TPU; None to stay alone.
+        processes: number of processes.
+        process: number of this process, from 0.
+
+    Raises:
+        ValueError: the backend is not JAX, or `"auto"` finds nothing.
+        ConnectionError: the first process does not answer.
+    """
+    if coordinator is None:
+        yield
+        return
+    global _count, _index
+    import jax
+
+    _join(jax, coordinator, processes, process)
+    _count, _index = jax.process_count(), jax.process_index()
+    with contextlib.ExitStack() as stack:
+        if not is_first():
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        yield
+    leave()
+
+
+def leave() -> None:
+    """Let the other processes end without this one; it is alone from here on."""
+    global _count
+    if _count > 1:
+        import jax
+
+        wait("end")
+        jax.distributed.shutdown()
+        _count = 1
+
+
+def wait(name: str) -> None:
+    """Wait until all processes have come here.
+
+    Args:
+        name: name of the place, the same in all processes.
+    """
+    if _count > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def check_equal(values: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` in all processes unless these values are equal in all of them.
+
+    Args:
+        values: dict from the name of a value to the value, whose text is compared. All
+            processes have the same names.
+    """
+    if _count == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    digests = [hashlib.sha256(repr(value).encode()).digest() for value in values.values()]
+    own = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
+    found = np.asarray(multihost_utils.process_allgather(own))
+    different = (found != found[0]).any(axis=(0, 2))
+    names = [name for name, differs in zip(values, different, strict=True) if differs]
+    if names:
+        own_values = ", ".join(f"{name}: {values[name]!r}" for name in names)
+        raise ValueError(
+            f"The {_count} processes of the run differ in {', '.join(names)}. Process "
+            f"{_index} has {own_values}. Start all of them with the same command and "
+            "versions, and the same files."
+        )
+
+
+def _join(jax, coordinator, processes, process):
+    if os.environ.get("KERAS_BACKEND") != "jax":
+        raise ValueError("Several processes need KERAS_BACKEND=jax.")
+    automatic = coordinator == AUTO
+    if not automatic and process:
+        _await(coordinator)
+    try:
+        jax.distributed.initialize(
+            None if automatic else coordinator,
+            processes,
+            process,
+            initialization_timeout=CONNECTING_SECONDS,
+            heartbeat_timeout_seconds=LOST_SECONDS,
+        )
+    except ValueError as error:
+        if automatic:
+            raise ValueError(
+                f"--coordinator auto finds no cluster in the environment ({error}): pass "
+                "--coordinator HOST:PORT, --processes and --process."
+            ) from error
+        raise
+
+
+def _await(coordinator):
+    """Wait until the first process listens; JAX would abort if it never does."""
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"The coordinator must be HOST:PORT; received {coordinator!r}.")
+    end = time.monotonic() + CONNECTING_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ConnectionError(
+                    f"No process 0 answers at the coordinator {coordinator} within "
+                    f"{CONNECTING_SECONDS} s ({error}). Start it, and pass an address "
+                    "and a free port of its host that this one can reach."
+                ) from error
+            time.sleep(0.2)
+
+
+def loss_of_process(error: Exception) -> str | None:
+    """Return the message for an error that another process caused, or None.
+
+    If JAX itself notices first that a process was lost, it ends this one with a message
+    of its own.
+
+    Args:
+        error: any error.
+    """
+    # JAX raises errors of several classes, depending on where it waits for the others.
+    if _count == 1 or not str(error).startswith(_LOST):
+        return None
+    text = str(error).splitlines()[0]
+    return (
+        f"Another process of the run ended, or could not be reached ({text}). Its own "
+        "output has the reason. Start all processes again to resume the run."
+    )

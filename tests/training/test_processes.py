@@ -1,0 +1,158 @@
+"""Runs that several processes train together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from keras_vit import processes
+from keras_vit.cli import parse
+from tests.training.on_meshes import SETTINGS, difference, state
+
+only_jax = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="processes are those of JAX"
+)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--coordinator", "host:1"], "needs --processes and --process"),
+        (["--processes", "2"], "need --coordinator HOST:PORT"),
+        (["--coordinator", "auto", "--process", "1"], "need --coordinator HOST:PORT"),
+        (
+            ["--coordinator", "host:1", "--processes", "2", "--process", "2"],
+            "must be 0 to 1; received 2",
+        ),
+    ],
+)
+def test_wrong_options(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("pretrain", ["digits_vit", "--workdir", "run", *words])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.any_backend
+def test_a_process_alone_waits_for_nobody():
+    processes.wait("a place")
+    processes.check_equal({"anything": 1})
+    assert (processes.count(), processes.is_first()) == (1, True)
+
+
+def started(directory, count=2, settings=((), ())):
+    """Start processes that train one run, and return them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = ["pretrain", "digits_vit", "--workdir", str(directory)]
+    commands = [
+        [*words, *(f"--set={one}" for one in (*SETTINGS, "checkpoint_steps=5", *own))]
+        for own in settings[:count]
+    ]
+    if count > 1:
+        shared = ["--coordinator", f"localhost:{port}", "--processes", str(count)]
+        for index, command in enumerate(commands):
+            command += [*shared, "--process", str(index)]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "keras_vit", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for command in commands
+    ]
+
+
+def ended(running):
+    """Return the status, the output and the errors of processes, once they have ended."""
+    texts = [process.communicate(timeout=300) for process in running]
+    return [(p.returncode, *text) for p, text in zip(running, texts, strict=True)]
+
+
+def check_same_run(directory, expected):
+    """Check that two runs ended with the same losses and the same state."""
+    losses, arrays = state(directory)
+    expected_losses, expected_arrays = state(expected)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    assert arrays.keys() == expected_arrays.keys()
+    for name, value in expected_arrays.items():
+        assert difference(arrays[name], value) < 1e-5, name
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Return the directory of a run that one process trained."""
+    directory = tmp_path_factory.mktemp("alone") / "run"
+    [(status, _, errors)] = ended(started(directory, count=1))
+    assert status == 0, errors
+    return directory
+
+
+@only_jax
+def test_two_processes_train_as_one(tmp_path, alone):
+    first, second = ended(started(tmp_path / "run"))
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    check_same_run(tmp_path / "run", alone)
+    assert "on 2 devices" in first[1]
+    assert "Epoch" not in second[1]  # Only the first one prints and writes.
+
+
+@only_jax
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_run_that_lost_a_process_resumes(lost, tmp_path, alone):
+    running = started(tmp_path / "run")
+    while not (tmp_path / "run" / "state.npz").exists():
+        assert running[lost].poll() is None, running[lost].communicate()
+        time.sleep(0.1)
+    running[lost].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    status, _, errors = ended([running[1 - lost]])[0]
+    assert time.monotonic() - killed < 60
+    assert status != 0
+    # JAX may notice it first; it then ends the process with its own message.
+    messages = "Another process of the run ended", "another task died"
+    assert any(message in errors for message in messages)
+    running[lost].communicate()
+    first, second = ended(started(tmp_path / "run"))
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    assert "Resumed at step" in first[1]
+    check_same_run(tmp_path / "run", alone)
+
+
+@only_jax
+@pytest.mark.slow
+def test_processes_with_other_configs_are_an_error(tmp_path):
+    settings = ["batch_size=32"], ["batch_size=64"]
+    for status, _, errors in ended(started(tmp_path / "run", settings=settings)):
+        assert status == 1
+        assert "differ in the config's batch_size" in errors.splitlines()[-1]
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@only_jax
+@pytest.mark.slow
+def test_a_coordinator_that_does_not_answer_is_an_error():
+    code = (
+        "from keras_vit import processes\n"
+        "processes.CONNECTING_SECONDS = 3\n"
+        "with processes.joined('localhost:9', 2, 1): pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "No process 0 answers at the coordinator localhost:9 within 3 s" in done.stderr
