@@ -14,6 +14,7 @@ import pytest
 from keras_vit import processes
 from keras_vit.cli import parse
 from tests.training.on_meshes import SETTINGS, difference, state
+from tests.training.test_sharding import check_evaluation
 
 only_jax = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="processes are those of JAX"
@@ -47,35 +48,41 @@ def test_a_process_alone_waits_for_nobody():
     assert (processes.count(), processes.is_first()) == (1, True)
 
 
-def started(directory, count=2, settings=((), ())):
-    """Start processes that train one run, and return them."""
+def free_address():
+    """Return an address of this host that nothing listens to."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def running(words):
+    """Return a process that runs a module of Python."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def started(directory, count=2, settings=((), ())):
+    """Start processes that train one run, and return them."""
     words = ["pretrain", "digits_vit", "--workdir", str(directory)]
     commands = [
         [*words, *(f"--set={one}" for one in (*SETTINGS, "checkpoint_steps=5", *own))]
         for own in settings[:count]
     ]
     if count > 1:
-        shared = ["--coordinator", f"localhost:{port}", "--processes", str(count)]
+        shared = ["--coordinator", free_address(), "--processes", str(count)]
         for index, command in enumerate(commands):
             command += [*shared, "--process", str(index)]
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "keras_vit", *command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for command in commands
-    ]
+    return [running(["keras_vit", *command]) for command in commands]
 
 
-def ended(running):
+def ended(started):
     """Return the status, the output and the errors of processes, once they have ended."""
-    texts = [process.communicate(timeout=300) for process in running]
-    return [(p.returncode, *text) for p, text in zip(running, texts, strict=True)]
+    texts = [process.communicate(timeout=300) for process in started]
+    return [(p.returncode, *text) for p, text in zip(started, texts, strict=True)]
 
 
 def check_same_run(directory, expected):
@@ -110,23 +117,33 @@ def test_two_processes_train_as_one(tmp_path, alone):
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_run_that_lost_a_process_resumes(lost, tmp_path, alone):
-    running = started(tmp_path / "run")
+    both = started(tmp_path / "run")
     while not (tmp_path / "run" / "state.npz").exists():
-        assert running[lost].poll() is None, running[lost].communicate()
+        assert both[lost].poll() is None, both[lost].communicate()
         time.sleep(0.1)
-    running[lost].send_signal(signal.SIGKILL)
+    both[lost].send_signal(signal.SIGKILL)
     killed = time.monotonic()
-    status, _, errors = ended([running[1 - lost]])[0]
+    status, _, errors = ended([both[1 - lost]])[0]
     assert time.monotonic() - killed < 60
     assert status != 0
     # JAX may notice it first; it then ends the process with its own message.
     messages = "Another process of the run ended", "another task died"
     assert any(message in errors for message in messages)
-    running[lost].communicate()
+    both[lost].communicate()
     first, second = ended(started(tmp_path / "run"))
     assert first[0] == second[0] == 0, first[2] + second[2]
     assert "Resumed at step" in first[1]
     check_same_run(tmp_path / "run", alone)
+
+
+@only_jax
+@pytest.mark.slow
+def test_an_evaluation_by_two_processes_counts_each_image_once():
+    address = free_address()
+    words = "tests.training.on_many_images", address, 2
+    first, second = ended([running([*words, index]) for index in range(2)])
+    assert second[0] == 0, second[2]
+    check_evaluation(subprocess.CompletedProcess(words, *first))
 
 
 @only_jax

@@ -163,6 +163,63 @@ def test_meshes_train_as_one_device(tmp_path):
     )
 
 
+def step_on(mesh):
+    """Return what eight devices exchange in a step; see `on_compiled_steps`."""
+    done = on_virtual_devices("tests.training.on_compiled_steps", json.dumps(mesh))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["compiled"] == 0  # By all steps after the first two.
+    return found["exchanges"], found["weights"]
+
+
+def elements(shapes):
+    return sum(map(math.prod, shapes))
+
+
+@only_jax
+@pytest.mark.slow
+def test_a_fully_sharded_step_gathers_each_weight_by_itself():
+    exchanges, weights = step_on({"data": 8, "fully_sharded": True})
+    logits = [16, 16]
+    gathered = [shape for shape in exchanges["all-gather"] if shape != logits]
+    assert max(map(elements, [[shape] for shape in gathered])) == 64 * 256
+    # Once in a step, but for a few biases.
+    assert elements(weights) <= elements(gathered) <= 1.01 * elements(weights)
+    assert elements(exchanges["all-reduce"]) == elements(weights) + 1  # And the loss.
+
+
+@only_jax
+@pytest.mark.slow
+def test_a_step_over_the_axis_model_gathers_nothing():
+    exchanges, weights = step_on({"data": 4, "model": 2})
+    assert "all-gather" not in exchanges
+    reduced = exchanges["all-reduce"]
+    # Two sums in the forward and two in the backward pass of each of three blocks, over
+    # the tokens of the 4 images of a device.
+    assert reduced.count([4 * 17, 64]) == 3 * 4
+    # The gradients of heads, hidden units and classes are in two parts.
+    halves = 3 * (64 * 192 + 192 + 64 * 64 + 64 * 256 + 256 + 256 * 64) + 64 * 16 + 16
+    gradients = elements(weights) - halves // 2
+    exchanged = elements(reduced) - 3 * 4 * elements([[4 * 17, 64]])
+    assert gradients <= exchanged <= 1.02 * gradients  # And numbers for each image.
+
+
+@only_jax
+@pytest.mark.slow
+def test_an_evaluation_on_eight_devices_counts_each_image_once():
+    check_evaluation(on_virtual_devices("tests.training.on_many_images", "", 1, 0))
+
+
+def check_evaluation(done):
+    """Check the results of `on_many_images` against those on one device."""
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name in ("top1", "top5"):
+        counts = [10_007 * found[key][name] for key in ("all", "one")]
+        assert abs(counts[0] - counts[1]) < 0.1, (name, counts)
+    assert found["all"]["loss"] == pytest.approx(found["one"]["loss"], rel=1e-5)
+
+
 @only_jax
 @pytest.mark.slow
 @pytest.mark.parametrize(
