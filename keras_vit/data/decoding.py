@@ -6,9 +6,6 @@ from typing import Any, NamedTuple
 
 from keras_vit.data import other_formats
 from keras_vit.data.exif import (
-    EXIF_OF_JPEG,
-    EXIF_OF_PNG,
-    EXIF_OF_WEBP,
     encoded_window,
     orientations,
     upright,
@@ -70,7 +67,16 @@ def decode_pixels(content, channels, window=None, exif=True):
     if content.dtype != tf.string:
         return content if window is None else _cropped(content, window(tf.shape(content)))
 
-    def jpeg(box):
+    # Only what a file needs: for a small PNG each operation costs as much as decoding.
+    orientation = _orientation(content) if exif else None
+
+    def box(shape):
+        if orientation is None:
+            return window(shape)
+        shape = upright_shape(shape, orientation)
+        return encoded_window(window(shape), shape, orientation)
+
+    def jpeg():
         shape = tf.io.extract_jpeg_shape(content)
         file = _asserted(
             tf.cond(shape[2] == 4, lambda: has_adobe(content[None])[0], lambda: True),
@@ -80,61 +86,37 @@ def decode_pixels(content, channels, window=None, exif=True):
         if channels not in (1, 3):
             good = shape[2] == -1
             file = _asserted(good, file, _channels_differ(shape[2], channels))
-        if box is None:
+        if window is None:
             return decode_jpeg(file)
         return tf.image.decode_and_crop_jpeg(file, box(shape), 3, dct_method=_DCT)
 
-    def png(box):
+    def png():
         if channels in (1, 3):
-            return _boxed(tf.io.decode_png(content, 3), box)
-        return _boxed(_of_channels(tf.io.decode_png(content), channels), box)
+            return tf.io.decode_png(content, 3)
+        return _of_channels(tf.io.decode_png(content), channels)
 
-    def other(box):
-        return _boxed(_other_format(content, channels), box)
+    def other():
+        is_png = tf.strings.substr(content, 0, len(PNG)) == PNG
+        pixels = tf.cond(is_png, png, lambda: _other_format(content, channels))
+        return pixels if window is None else _cropped(pixels, box(tf.shape(pixels)))
 
-    # Only what a file needs: for a small PNG each operation costs as much as decoding.
-    pixels = tf.cond(
-        tf.io.is_jpeg(content),
-        lambda: _upright(content, jpeg, window, EXIF_OF_JPEG if exif else None),
-        lambda: tf.cond(
-            tf.strings.substr(content, 0, len(PNG)) == PNG,
-            lambda: _upright(content, png, window, EXIF_OF_PNG if exif else None),
-            lambda: _upright(content, other, window, EXIF_OF_WEBP if exif else None),
-        ),
-    )
+    pixels = tf.cond(tf.io.is_jpeg(content), jpeg, other)
+    if orientation is not None:
+        turned = functools.partial(upright, pixels, orientation)
+        pixels = tf.cond(orientation == 1, lambda: pixels, turned)
     if channels == 1:
         return tf.image.rgb_to_grayscale(tf.ensure_shape(pixels, (None, None, 3)))
     return tf.ensure_shape(pixels, (None, None, channels))
 
 
-def _upright(content, decode, window, marker):
-    """Return the pixels of a window of the upright image.
-
-    Args:
-        content: scalar string tensor, the file.
-        decode: function from a window of the encoded image, as that of `decode_pixels`,
-            to its pixels.
-        window: as for `decode_pixels`.
-        marker: bytes that are in every file with EXIF; None if EXIF is not to be applied.
-    """
-    if marker is None:
-        return decode(window)
+def _orientation(content):
+    """Return the EXIF orientation of a file, looking for it only if there is EXIF."""
     tf = tensorflow()
-
-    def turned():
-        orientation = _traced_once(orientations)(content[None])[0]
-
-        def box(shape):
-            shape = upright_shape(shape, orientation)
-            return encoded_window(window(shape), shape, orientation)
-
-        return upright(decode(window and box), orientation)
-
-    return tf.cond(contains(content, marker), turned, lambda: decode(window))
-
-
-def _boxed(pixels, box):
-    return pixels if box is None else _cropped(pixels, box(tensorflow().shape(pixels)))
+    return tf.cond(
+        contains(content, b"exif"),
+        lambda: _traced_once(orientations)(content[None])[0],
+        lambda: 1,
+    )
 
 
 def _of_channels(pixels, channels):

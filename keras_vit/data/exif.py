@@ -9,8 +9,7 @@ from keras_vit.data.host import tensorflow
 _SEGMENTS = 4096  # Largest number of segments of a file that are searched for EXIF.
 _ENTRIES = 256  # Largest number of entries of the EXIF directory that are searched.
 _ORIENTATION = 0x0112
-# Bytes that are in every file of a format that has EXIF.
-EXIF_OF_JPEG, EXIF_OF_PNG, EXIF_OF_WEBP = b"Exif\0\0", b"eXIf", b"EXIF"
+_EXIF = b"Exif\0\0"
 # TIFF types of 2 and 4 bytes. Values up to 8 are the same for signed and unsigned types.
 _SHORTS, _LONGS = (3, 8), (4, 9)
 
@@ -99,7 +98,7 @@ def _operations(orientation):
 def _orientation(contents, start, end):
     """Return the orientation in the EXIF data at `start` to `end`, or 1 if damaged."""
     tf = tensorflow()
-    start += tf.where(starts(read(contents, start, 6), EXIF_OF_JPEG), int64(6), int64(0))
+    start += tf.where(starts(read(contents, start, 6), _EXIF), int64(6), int64(0))
     header = read(contents, start, 8)
     little = starts(header, b"II*\0")
     found = (start + 8 <= end) & (little | starts(header, b"MM\0*"))
@@ -134,8 +133,8 @@ def _kinds(contents):
     has_flag = starts(header[:, 12:], b"VP8X") & (header[:, 20] // 8 % 2 == 1)
     is_webp = starts(header, b"RIFF") & starts(header[:, 8:], b"WEBP") & has_flag
 
-    is_jpeg &= contains(contents, EXIF_OF_JPEG)
-    is_png &= contains(contents, EXIF_OF_PNG)
+    has_exif = contains(contents, b"exif")  # Of JPEG and PNG, in their own cases.
+    is_jpeg, is_png = is_jpeg & has_exif, is_png & has_exif
     any_kind = is_jpeg | is_png | is_webp
     return {"jpeg": is_jpeg, "png": is_png, "webp": is_webp, "any": any_kind}
 
@@ -154,7 +153,7 @@ def _exif_segment(contents, kinds):
         size = 2 + tf.maximum(number(head[:, 2:4], False), 2)
         is_segment = (head[:, 0] == 0xFF) & (head[:, 1] != 0xFF)
         size = tf.where(is_segment, size, 1)
-        is_exif = is_segment & (head[:, 1] == 0xE1) & starts(head[:, 4:], EXIF_OF_JPEG)
+        is_exif = is_segment & (head[:, 1] == 0xE1) & starts(head[:, 4:], _EXIF)
         is_end = is_segment & is_one_of(head[:, 1], (0xD9, 0xDA))
         # A PNG chunk begins with length and name, a WebP chunk with name and length.
         data = number(tf.where(is_png[:, None], head[:, :4], head[:, 4:8]), ~is_png)

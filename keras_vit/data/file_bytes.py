@@ -6,11 +6,11 @@ PNG = b"\x89PNG"  # First bytes of a PNG.
 
 
 def contains(contents, text):
-    """Return where files contain `text`, one or more bytes below 128."""
+    """Return where files contain `text`, ASCII letters in any case."""
     tf = tensorflow()
     # The search of regular expressions is several times faster than that of
     # `tf.strings.split`.
-    pattern = "".join(f"\\x{byte:02x}" for byte in text)
+    pattern = f"(?i){text.decode()}"
     without = tf.strings.regex_replace(contents, pattern, "", replace_global=False)
     return tf.strings.length(without) < tf.strings.length(contents)
 
