@@ -57,6 +57,14 @@ def test_jitter_is_within_its_range():
     np.testing.assert_array_equal(jittered(grey, 0.0, (0, 0)), grey)
 
 
+def test_jitter_of_one_channel_is_that_of_three_equal_ones():
+    image = np.arange(0, 250, 10, dtype="uint8").reshape(5, 5, 1)
+    three = jittered(np.repeat(image, 3, axis=-1), 0.8, (0, 1))
+    found = jittered(image, 0.8, (0, 1))
+    assert found.shape == image.shape
+    np.testing.assert_array_equal(np.repeat(found, 3, axis=-1), three)
+
+
 def test_erased_rectangles():
     image = np.full((20, 30, 3), 1000.0, "float32")
     noise = []

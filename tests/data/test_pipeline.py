@@ -290,7 +290,7 @@ def test_bad_arguments(folder):
         training_batches(source, PIXELS, Augmentation(), 2, 0, first_step=-1)
     with pytest.raises(ValueError, match="Step 3 is after the last of 1 epochs of 4"):
         training_batches(source, PIXELS, Augmentation(), 2, 0, first_step=3, epochs=1)
-    with pytest.raises(ValueError, match="3 channels"):
+    with pytest.raises(ValueError, match="need images with 3 channels"):
         training_batches(source, PIXELS, EVERYTHING, 2, 0)
     with pytest.raises(ValueError, match="differ in size"):
         evaluation_batches(open_source(f"folder:{folder}"), PIXELS, 2)
