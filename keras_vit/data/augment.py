@@ -217,7 +217,7 @@ def jittered(image, strength, seed):
     """
     tf = tensorflow()
     if image.shape[-1] == 1:
-        return jittered(tf.image.grayscale_to_rgb(image), strength, seed)[..., :1]
+        return jittered(tf.repeat(image, 3, axis=-1), strength, seed)[..., :1]
     factors = tf.random.stateless_uniform((3,), seed, 1 - strength, 1 + strength)
     image = rand_augment.brightness(image, factors[0])
     image = rand_augment.contrast(image, factors[1])
