@@ -52,7 +52,8 @@ def drop_halted_tokens(
 
     Every block keeps a fixed number of tokens, so that the model is fast, and exports to
     every format: the number that suffices for a fraction `quantile` of the images. Other
-    images lose the tokens that are closest to stopping a little earlier.
+    images lose the tokens that are closest to stopping a little earlier. A block that
+    could drop less than an eighth of all tokens drops none: choosing them takes time too.
 
     Args:
         model: a `ViT` with `token_reduction=TokenHalting(...)`, which
@@ -104,11 +105,7 @@ def drop_halted_tokens(
 
 
 def _worth_dropping(kept, length):
-    """Return numbers of tokens in which a block drops many of `length` tokens, or none.
-
-    Choosing and gathering tokens takes as long as an eighth of them takes in a small
-    block.
-    """
+    """Return numbers with which a block drops many of `length` tokens, or none."""
     result: list[int] = []
     for number in kept:
         before = result[-1] if result else length

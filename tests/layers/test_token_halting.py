@@ -13,7 +13,7 @@ from keras_vit.layers.token_halting import (
     ponder,
     prior_divergence,
 )
-from keras_vit.models.halting import computed_tokens
+from keras_vit.models.halting import _worth_dropping, computed_tokens
 from tests.cases import (
     array,
     output_and_gradients,
@@ -126,6 +126,11 @@ def test_kept_indices():
     sums = np.array([[2, 0.5, 0.1, 0.9, 0.1, 0.3], [0, 9, 8, 7, 6, 5]], "float32")
     found = array(kept_indices(keras.ops.convert_to_tensor(sums), 4, 1))
     assert found.tolist() == [[0, 2, 4, 5], [0, 3, 4, 5]]
+
+
+@pytest.mark.any_backend
+def test_blocks_drop_many_tokens_or_none():
+    assert _worth_dropping([64, 63, 40, 33, 30, 8], 64) == [64, 64, 40, 40, 30, 8]
 
 
 def test_gradient_of_the_costs():
