@@ -19,7 +19,22 @@ from keras_vit.training.run_directory import RunDirectory
 EXPLODED = 10.0
 
 
-class RunCallback(keras.callbacks.Callback):
+class Interruptible(keras.callbacks.Callback):
+    """Callback with which Ctrl-C stops training and evaluation.
+
+    Keras (3.15) waits for each step in a function that swallows every exception,
+    KeyboardInterrupt too, and then passes logs that are no floats.
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not all(isinstance(value, float) for value in (logs or {}).values()):
+            raise KeyboardInterrupt
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.on_train_batch_end(batch, logs)
+
+
+class RunCallback(Interruptible):
     """Callback that evaluates, logs and saves a checkpoint after each interval.
 
     Args:
@@ -153,6 +168,7 @@ class RunCallback(keras.callbacks.Callback):
         self.trackers.on_epoch_begin(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
         self.step = len(self.history) * self.plan.interval + batch + 1
         loss = logs["loss"]
         if math.isfinite(loss) and loss < self.largest_loss:
@@ -195,7 +211,7 @@ class RunCallback(keras.callbacks.Callback):
             row["model_flops_utilization"] = round(self.utilization(rate), 4)
         before = self.best()
         with self.averaged():
-            results = self.model.evaluate(self.validation, verbose=0, return_dict=True)
+            results = evaluated(self.model, self.validation)
             row |= {f"val_{name}": float(value) for name, value in results.items()}
             self.history.append(row)
             if self.best() != before:
@@ -229,6 +245,16 @@ class RunCallback(keras.callbacks.Callback):
         if self.utilization is not None:
             text += f", {row['model_flops_utilization']:.1%} of the device's peak"
         return text
+
+
+def evaluated(model: keras.Model, data: Any) -> dict[str, float]:
+    """Return what `model.evaluate` returns, as a dict; Ctrl-C stops it.
+
+    Args:
+        model: a compiled model.
+        data: batches as `keras_vit.data.evaluation_batches` returns them.
+    """
+    return model.evaluate(data, verbose=0, return_dict=True, callbacks=[Interruptible()])
 
 
 def given_optimizer(model: keras.Model) -> Any:

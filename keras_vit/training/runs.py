@@ -28,7 +28,7 @@ from keras_vit.training import (
     trackers,
 )
 from keras_vit.training import config as configs
-from keras_vit.training.callbacks import RunCallback
+from keras_vit.training.callbacks import RunCallback, evaluated
 from keras_vit.training.compilation import compile, freeze, frozen_parts
 from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import objective
@@ -437,5 +437,4 @@ def _tested(plan, model):
     if "test" not in plan.sources:
         return {}
     data = evaluation_data(plan, "test", model)
-    tested = model.evaluate(data, verbose=0, return_dict=True)
-    return {f"test_{name}": value for name, value in tested.items()}
+    return {f"test_{name}": value for name, value in evaluated(model, data).items()}

@@ -14,10 +14,10 @@ from keras_vit.cli import command_line
 from keras_vit.evaluation.accuracy import evaluate
 from keras_vit.training import compilation, runs
 from keras_vit.training import config as configs
-from keras_vit.training.callbacks import RunCallback
+from keras_vit.training.callbacks import Interruptible, RunCallback, evaluated
 from keras_vit.training.losses import SigmoidLoss
 from keras_vit.training.phases import Phase, next_model
-from tests.cases import array
+from tests.cases import array, random_images, tiny_vit
 from tests.commands import run_command
 from tests.training.interruptions import (
     kill_at_first_checkpoint,
@@ -170,6 +170,24 @@ def test_training_on(whole, config, tmp_path):
     )
     change = array(after["classifier/kernel"]) - array(before["classifier/kernel"])
     assert 0 < np.abs(change).max() < 0.1
+
+
+@pytest.mark.any_backend
+def test_ctrl_c_while_keras_waits_for_a_step(monkeypatch, tensorflow):
+    """Check that KeyboardInterrupt is not lost where Keras swallows every exception."""
+    model = tiny_vit()
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    data = random_images(model, batch=2), np.zeros(2, int)
+
+    def interrupted(value):
+        raise KeyboardInterrupt
+
+    # Keras calls it while it waits for the results of a step.
+    monkeypatch.setattr("keras.src.backend.convert_to_numpy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*data, callbacks=[Interruptible()], verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(model, tensorflow.data.Dataset.from_tensors(data))
 
 
 @pytest.mark.slow
