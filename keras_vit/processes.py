@@ -53,8 +53,17 @@ def joined(
         process: number of this process, from 0.
 
     Raises:
-        ValueError: the backend is not JAX, or `"auto"` finds nothing.
+        ValueError: the backend is not JAX, the coordinator is not `"HOST:PORT"`, or
+            `"auto"` finds nothing.
         ConnectionError: the first process does not answer.
+
+    Example:
+
+    >>> from keras_vit import processes
+    >>> with processes.joined(None, None, None):
+    ...     processes.check_equal({"batch size": 64})
+    ...     processes.count(), processes.is_first()
+    (1, True)
     """
     if coordinator is None:
         yield
@@ -121,11 +130,21 @@ def check_equal(values: Mapping[str, Any]) -> None:
 
 
 def _join(jax, coordinator, processes, process):
-    if os.environ.get("KERAS_BACKEND") != "jax":
-        raise ValueError("Several processes need KERAS_BACKEND=jax.")
+    import keras
+
+    if keras.backend.backend() != "jax":
+        raise ValueError(
+            f"Several processes need KERAS_BACKEND=jax; it is {keras.backend.backend()!r}."
+        )
     automatic = coordinator == AUTO
-    if not automatic and process:
-        _await(coordinator)
+    if not automatic:
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal():
+            raise ValueError(
+                f"The coordinator must be HOST:PORT or {AUTO}; received {coordinator!r}."
+            )
+        if process:
+            _await(host, int(port))
     try:
         jax.distributed.initialize(
             None if automatic else coordinator,
@@ -143,20 +162,17 @@ def _join(jax, coordinator, processes, process):
         raise
 
 
-def _await(coordinator):
+def _await(host, port):
     """Wait until the first process listens; JAX would abort if it never does."""
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f"The coordinator must be HOST:PORT; received {coordinator!r}.")
     end = time.monotonic() + CONNECTING_SECONDS
     while True:
         try:
-            socket.create_connection((host, int(port)), timeout=1).close()
+            socket.create_connection((host, port), timeout=1).close()
             return
         except OSError as error:
             if time.monotonic() > end:
                 raise ConnectionError(
-                    f"No process 0 answers at the coordinator {coordinator} within "
+                    f"No process 0 answers at the coordinator {host}:{port} within "
                     f"{CONNECTING_SECONDS} s ({error}). Start it, and pass an address "
                     "and a free port of its host that this one can reach."
                 ) from error

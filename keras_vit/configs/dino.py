@@ -16,8 +16,8 @@ DIGITS = Config(
     command="keras-vit pretrain digits_dino --workdir runs/digits_dino",
     hardware="two CPU cores, minutes",
     expected="none published",
-    measured="measured on 2026-11-27: collapsed to nearly uniform outputs; other settings "
-    "in docs/self_supervised.md",
+    measured="measured on 2026-11-27: collapsed to nearly uniform outputs; "
+    "docs/self_supervised.md has other settings",
     objective="dino",
     dino=Dino(
         local_crops=4,
