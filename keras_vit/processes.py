@@ -132,10 +132,8 @@ def check_equal(values: Mapping[str, Any]) -> None:
 def _join(jax, coordinator, processes, process):
     import keras
 
-    if keras.backend.backend() != "jax":
-        raise ValueError(
-            f"Several processes need KERAS_BACKEND=jax; it is {keras.backend.backend()!r}."
-        )
+    if (backend := keras.backend.backend()) != "jax":
+        raise ValueError(f"Several processes need KERAS_BACKEND=jax; it is {backend!r}.")
     automatic = coordinator == AUTO
     if not automatic:
         host, _, port = coordinator.rpartition(":")
