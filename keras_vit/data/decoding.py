@@ -78,8 +78,13 @@ def decode_pixels(content, channels, window=None, exif=True):
 
     def jpeg():
         shape = tf.io.extract_jpeg_shape(content)
+        good = tf.cond(
+            shape[2] == 4,
+            lambda: has_adobe(content[None])[0],
+            lambda: tf.constant(True),
+        )
         file = _asserted(
-            tf.cond(shape[2] == 4, lambda: has_adobe(content[None])[0], lambda: True),
+            good,
             content,
             "CMYK JPEG without an Adobe marker: save it as RGB.",
         )
@@ -115,7 +120,7 @@ def _orientation(content):
     return tf.cond(
         contains(content, b"exif"),
         lambda: _traced_once(orientations)(content[None])[0],
-        lambda: 1,
+        lambda: tf.constant(1),
     )
 
 
