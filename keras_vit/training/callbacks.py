@@ -20,15 +20,17 @@ EXPLODED = 10.0
 
 
 class Interruptible(keras.callbacks.Callback):
-    """Callback with which Ctrl-C stops training and evaluation.
+    """Callback with which Ctrl-C, and errors of a step, stop training and evaluation.
 
     Keras (3.15) waits for each step in a function that swallows every exception,
     KeyboardInterrupt too, and then passes logs that are no floats.
     """
 
     def on_train_batch_end(self, batch, logs=None):
-        if not all(isinstance(value, float) for value in (logs or {}).values()):
-            raise KeyboardInterrupt
+        for value in (logs or {}).values():
+            if not isinstance(value, float):
+                keras.ops.convert_to_numpy(value)  # Raises the error of the step again.
+                raise KeyboardInterrupt
 
     def on_test_batch_end(self, batch, logs=None):
         self.on_train_batch_end(batch, logs)

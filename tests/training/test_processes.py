@@ -128,7 +128,7 @@ def test_a_run_that_lost_a_process_resumes(lost, tmp_path, alone):
     assert status != 0
     # JAX may notice it first; it then ends the process with its own message.
     messages = "Another process of the run ended", "another task died"
-    assert any(message in errors for message in messages)
+    assert any(message in errors for message in messages), errors
     both[lost].communicate()
     first, second = ended(started(tmp_path / "run"))
     assert first[0] == second[0] == 0, first[2] + second[2]

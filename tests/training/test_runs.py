@@ -173,21 +173,30 @@ def test_training_on(whole, config, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_ctrl_c_while_keras_waits_for_a_step(monkeypatch, tensorflow):
-    """Check that KeyboardInterrupt is not lost where Keras swallows every exception."""
+@pytest.mark.parametrize(("error", "times"), [(KeyboardInterrupt, 1), (MemoryError, 9)])
+def test_errors_while_keras_waits_for_a_step(error, times, monkeypatch, tensorflow):
+    """Check that no exception is lost where Keras swallows all of them."""
     model = tiny_vit()
     model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
-    data = random_images(model, batch=2), np.zeros(2, int)
+    data = tensorflow.data.Dataset.from_tensors(
+        (random_images(model, batch=2), np.zeros(2, int))
+    )
+    convert, left = keras.src.backend.convert_to_numpy, []
 
     def interrupted(value):
-        raise KeyboardInterrupt
+        if left:
+            raise left.pop()
+        return convert(value)
 
     # Keras calls it while it waits for the results of a step.
     monkeypatch.setattr("keras.src.backend.convert_to_numpy", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(*data, callbacks=[Interruptible()], verbose=0)
-    with pytest.raises(KeyboardInterrupt):
-        evaluated(model, tensorflow.data.Dataset.from_tensors(data))
+    for call in (
+        lambda: model.fit(data, callbacks=[Interruptible()], verbose=0),
+        lambda: evaluated(model, data),
+    ):
+        left[:] = [error] * times
+        with pytest.raises(error):
+            call()
 
 
 @pytest.mark.slow
