@@ -108,7 +108,7 @@ def _load(name, options):
         importlib.import_module("keras_vit.data.host").tensorflow()
     module = importlib.import_module(f"keras_vit.cli.{name.replace('-', '_')}")
     run = functools.partial(module.run, options)
-    if getattr(options, "mesh", None) is getattr(options, "coordinator", None) is None:
+    if not (getattr(options, "mesh", None) or getattr(options, "coordinator", None)):
         return run
     return functools.partial(_on_devices, run, options)
 

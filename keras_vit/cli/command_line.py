@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import keras
-
 from keras_vit import processes
 from keras_vit.atomic_files import write_text
 from keras_vit.cli.extras import install_command
@@ -18,7 +16,7 @@ from keras_vit.data.host import tensorflow
 from keras_vit.data.source import Source
 from keras_vit.export.staging import disk_is_full
 from keras_vit.training import config as configs
-from keras_vit.training import dry_run, networks
+from keras_vit.training import devices, dry_run, networks
 from keras_vit.training.directory_lock import locked
 from keras_vit.training.image_sets import check_data
 from keras_vit.training.starting_point import checkpoint_file, config_of, run_of
@@ -91,16 +89,13 @@ def write_report(
         config: config of the run.
         sources: dict of its data sets, if they are open already.
     """
-    several, first = processes.count() > 1, processes.is_first()
-    processes.leave()
-    if not first:
-        return
-    if several:  # The devices of the other processes are gone.
-        keras.distribution.set_distribution(None)
-    # Needs matplotlib and scikit-learn, which most commands do not.
-    from keras_vit.evaluation.report import write_run_report
+    with devices.alone():  # The other processes do not wait for the report.
+        processes.leave()
+        if processes.is_first():
+            # Needs matplotlib and scikit-learn, which most commands do not.
+            from keras_vit.evaluation.report import write_run_report
 
-    write_run_report(workdir, config, sources)
+            write_run_report(workdir, config, sources)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,15 @@
 TensorFlow's decoders ignore EXIF, and an exported model cannot call Python to read it.
 """
 
-from keras_vit.data.file_bytes import contains, int64, is_one_of, number, read, starts
+from keras_vit.data.file_bytes import (
+    PNG,
+    contains,
+    int64,
+    is_one_of,
+    number,
+    read,
+    starts,
+)
 from keras_vit.data.host import tensorflow
 
 _SEGMENTS = 4096  # Largest number of segments of a file that are searched for EXIF.
@@ -128,7 +136,7 @@ def _kinds(contents):
     tf = tensorflow()
     header = read(contents, tf.zeros_like(contents, tf.int64), 21)
     is_jpeg = starts(header, b"\xff\xd8\xff")
-    is_png = starts(header, b"\x89PNG")
+    is_png = starts(header, PNG)
     # Decoders ignore the EXIF chunk unless this flag is set in the header.
     has_flag = starts(header[:, 12:], b"VP8X") & (header[:, 20] // 8 % 2 == 1)
     is_webp = starts(header, b"RIFF") & starts(header[:, 8:], b"WEBP") & has_flag

@@ -12,6 +12,7 @@ from keras_vit.data.decoding import (
     whole_screen,
 )
 from keras_vit.data.exif import orientations, upright
+from keras_vit.data.file_bytes import PNG
 from keras_vit.layers.preprocessor import RESIZES
 
 # Codes of the output `error`.
@@ -196,7 +197,7 @@ def _headers(contents):
         "bmp": tf.zeros_like(bits),
     }
     kinds = {
-        "png": starts(0, b"\x89PNG"),
+        "png": starts(0, PNG),
         "lossy": webp & starts(12, b"VP8 "),
         "lossless": webp & starts(12, b"VP8L"),
         "extended": webp & starts(12, b"VP8X"),

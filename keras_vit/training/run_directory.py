@@ -61,16 +61,21 @@ DURATION = ("epochs", "steps")
 CHANGEABLE = {*DESCRIPTIONS, "early_stopping", "trackers", *DURATION}
 
 
-def environment() -> dict[str, Any]:
-    """Return the versions, the hardware, the command and the git revision as a dict."""
+def versions() -> dict[str, str]:
+    """Return the versions of the installed packages that a run depends on."""
     packages = (
         *("keras_vit", "keras", "tensorflow", "jax", "torch", "numpy"),
         "tensorflow-datasets",
     )
-    versions = {}
+    found = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions, the hardware, the command and the git revision as a dict."""
     devices = None
     with contextlib.suppress(AttributeError):  # Not implemented in Keras under torch.
         devices = keras.distribution.list_devices()
@@ -83,7 +88,7 @@ def environment() -> dict[str, Any]:
         "mesh": mesh_in_use(),
         "python": platform.python_version(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions,
+        "versions": versions(),
     }
 
 

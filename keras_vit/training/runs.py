@@ -33,7 +33,7 @@ from keras_vit.training.compilation import compile, freeze, frozen_parts
 from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import objective
 from keras_vit.training.phases import Phase, described, make_phases, next_model, of_size
-from keras_vit.training.run_directory import DESCRIPTIONS, RunDirectory, environment
+from keras_vit.training.run_directory import DESCRIPTIONS, RunDirectory, versions
 
 # Upper limit of the default steps_per_execution, by backend. Several steps in one call
 # reduce the overhead of `fit` under TensorFlow from 1.8 to 0.4 ms per step; the other
@@ -281,8 +281,10 @@ def _check_processes(config, directory):
         for key, value in configs.to_dict(config).items()
         if key not in DESCRIPTIONS
     }
-    found = {"package versions": environment()["versions"]}
-    found["the number of checkpoints so far"] = directory.checkpoints()
+    found = {
+        "package versions": versions(),
+        "the number of checkpoints so far": directory.checkpoints(),
+    }
     processes.check_equal({**sections, **found})
 
 

@@ -12,11 +12,11 @@ import jax
 import keras
 import numpy as np
 
-import keras_vit
 from keras_vit import processes
 from keras_vit.data import evaluation_batches
 from keras_vit.data.in_memory import dataset_source
 from keras_vit.training import distributed
+from tests.cases import tiny_vit
 
 IMAGES, CLASSES = 10_007, 20
 
@@ -24,13 +24,9 @@ IMAGES, CLASSES = 10_007, 20
 def built():
     """Return a small ViT that is compiled with top-1 and top-5 accuracy."""
     keras.utils.set_random_seed(0)
-    model = keras_vit.ViT(
-        (8, 8, 1),
+    model = tiny_vit(
+        input_shape=(8, 8, 1),
         patch_size=4,
-        hidden_dim=16,
-        num_layers=1,
-        num_heads=2,
-        mlp_dim=32,
         classes=CLASSES,
         classifier_activation=None,
     )
