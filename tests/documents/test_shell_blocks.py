@@ -15,6 +15,7 @@ from tests.documents.pages import BLOCKS, PAGES, ROOT
 SHELL = [block for block in BLOCKS if block.language in ("", "bash", "sh")]
 # Programs that are not ours; the shell's own words are read like them.
 FOREIGN = {"curl", "docker", "done", "export", "printf", "python"}
+BEFORE_COMMANDS = ("do", "srun")
 ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 
 
@@ -37,7 +38,7 @@ def commands(code):
         else:
             found.append([])
     for words in found:
-        while words and (ASSIGNMENT.fullmatch(words[0]) or words[0] == "do"):
+        while words and (ASSIGNMENT.fullmatch(words[0]) or words[0] in BEFORE_COMMANDS):
             del words[0]
         if words and words[0] != "for":
             yield words[: words.index(">")] if ">" in words else words
