@@ -3,9 +3,12 @@
 Plain formula: `keras_vit.layers.attention`.
 """
 
+import functools
+
 import keras
 from keras import ops
 
+from keras_vit.kernels import cudnn
 from keras_vit.kernels.gradient import hand_written_gradient
 from keras_vit.kernels.precision import to_float32
 
@@ -80,33 +83,26 @@ def self_attention(qkv, num_heads, scale, causal=False):
     Reference: FlashAttention (arXiv:2205.14135) for the blocks and for dividing by the
     sum of the softmax after the product; here each block has all of the keys.
     """
-    if _has_cudnn_kernel(qkv.dtype):
-        return _fused(qkv, num_heads, scale, causal)
+    if cudnn.is_usable(qkv.dtype, qkv.shape[-1] // (3 * num_heads)):
+        return _fused(qkv, num_heads, scale, causal, kernel=cudnn.attention)
     return _self_attention(qkv, num_heads=num_heads, scale=scale, causal=causal)
 
 
-def _has_cudnn_kernel(dtype):
-    if keras.backend.backend() != "jax":
-        return False
-    import jax
-
-    return _is_half(dtype) and jax.default_backend() == "gpu"
-
-
-def _fused(qkv, num_heads, scale, causal):
+def _fused(qkv, num_heads, scale, causal, kernel):
     shape = (-1, ops.shape(qkv)[1], num_heads, qkv.shape[-1] // (3 * num_heads))
     query, key, value = (ops.reshape(x, shape) for x in ops.split(qkv, 3, axis=-1))
-    mixed = ops.dot_product_attention(query, key, value, scale=scale, is_causal=causal)
+    mixed = kernel(query, key, value, scale=scale, causal=causal)
     return ops.reshape(mixed, (-1, shape[1], num_heads * shape[3]))
 
 
-@hand_written_gradient(torch=_fused)
+def _torch_kernel(query, key, value, scale=1.0, causal=False):
+    return ops.dot_product_attention(query, key, value, scale=scale, is_causal=causal)
+
+
+@hand_written_gradient(torch=functools.partial(_fused, kernel=_torch_kernel))
 def _self_attention(qkv, num_heads, scale, causal):
     query, key, value = split_heads(qkv, 3, num_heads)
-    attend = _attend
-    if query.shape[2] is not None and query.shape[2] >= BLOCKS_FROM:
-        attend = _attend_by_blocks
-    mixed, backward = attend(query * scale, key, value, causal)
+    mixed, backward = _form(query)(query * scale, key, value, causal)
     mixed = merge_heads(mixed)
 
     def gradient(upstream):
@@ -118,6 +114,50 @@ def _self_attention(qkv, num_heads, scale, causal):
         d_query, d_key, d_value = backward(upstream, row)
         d_qkv = [merge_heads(x) for x in (d_query * scale, d_key, d_value)]
         return (ops.concatenate(d_qkv, axis=-1),)
+
+    return mixed, gradient
+
+
+def _form(query):
+    """Return the form that suits the number of tokens."""
+    length = query.shape[2]
+    long = length is not None and length >= BLOCKS_FROM
+    return _attend_by_blocks if long else _attend
+
+
+def attend(query, key, value, causal=False):
+    """Return `softmax(query @ key^T) @ value` for queries and keys with positions.
+
+    Kernels and gradients are those of `self_attention`.
+
+    Args:
+        query: `(b, k, n, head_dim)`, already scaled.
+        key: `(b, k, n, head_dim)`.
+        value: `(b, k, n, head_dim)`.
+        causal: bool, whether each token attends only to itself and those before it.
+
+    Returns:
+        `(b, k, n, head_dim)`.
+    """
+    if cudnn.is_usable(value.dtype, value.shape[-1]):
+        return _with_heads_first(query, key, value, causal, cudnn.attention)
+    return _attend_heads(query, key, value, causal=causal)
+
+
+def _with_heads_first(query, key, value, causal, kernel):
+    query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
+    return ops.transpose(kernel(query, key, value, causal=causal), (0, 2, 1, 3))
+
+
+@hand_written_gradient(torch=functools.partial(_with_heads_first, kernel=_torch_kernel))
+def _attend_heads(query, key, value, causal):
+    mixed, backward = _form(query)(query, key, value, causal)
+
+    def gradient(upstream):
+        row = None
+        if not _is_half(value.dtype):
+            row = ops.sum(upstream * mixed, axis=-1, keepdims=True)
+        return backward(upstream, row)
 
     return mixed, gradient
 
