@@ -102,7 +102,10 @@ def _torch_kernel(query, key, value, scale=1.0, causal=False):
 @hand_written_gradient(torch=functools.partial(_fused, kernel=_torch_kernel))
 def _self_attention(qkv, num_heads, scale, causal):
     query, key, value = split_heads(qkv, 3, num_heads)
-    mixed, backward = _form(query)(query * scale, key, value, causal)
+    attend = _attend
+    if query.shape[2] is not None and query.shape[2] >= BLOCKS_FROM:
+        attend = _attend_by_blocks
+    mixed, backward = attend(query * scale, key, value, causal)
     mixed = merge_heads(mixed)
 
     def gradient(upstream):
@@ -114,50 +117,6 @@ def _self_attention(qkv, num_heads, scale, causal):
         d_query, d_key, d_value = backward(upstream, row)
         d_qkv = [merge_heads(x) for x in (d_query * scale, d_key, d_value)]
         return (ops.concatenate(d_qkv, axis=-1),)
-
-    return mixed, gradient
-
-
-def _form(query):
-    """Return the form that suits the number of tokens."""
-    length = query.shape[2]
-    long = length is not None and length >= BLOCKS_FROM
-    return _attend_by_blocks if long else _attend
-
-
-def attend(query, key, value, causal=False):
-    """Return `softmax(query @ key^T) @ value` for queries and keys with positions.
-
-    Kernels and gradients are those of `self_attention`.
-
-    Args:
-        query: `(b, k, n, head_dim)`, already scaled.
-        key: `(b, k, n, head_dim)`.
-        value: `(b, k, n, head_dim)`.
-        causal: bool, whether each token attends only to itself and those before it.
-
-    Returns:
-        `(b, k, n, head_dim)`.
-    """
-    if cudnn.is_usable(value.dtype, value.shape[-1]):
-        return _with_heads_first(query, key, value, causal, cudnn.attention)
-    return _attend_heads(query, key, value, causal=causal)
-
-
-def _with_heads_first(query, key, value, causal, kernel):
-    query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
-    return ops.transpose(kernel(query, key, value, causal=causal), (0, 2, 1, 3))
-
-
-@hand_written_gradient(torch=functools.partial(_with_heads_first, kernel=_torch_kernel))
-def _attend_heads(query, key, value, causal):
-    mixed, backward = _form(query)(query, key, value, causal)
-
-    def gradient(upstream):
-        row = None
-        if not _is_half(value.dtype):
-            row = ops.sum(upstream * mixed, axis=-1, keepdims=True)
-        return backward(upstream, row)
 
     return mixed, gradient
 

@@ -66,22 +66,6 @@ def dot_product_attention(
     return ops.matmul(weights, value)
 
 
-@fast_form(kernels.attend)
-def attend(query, key, value, causal=False):
-    """Return `softmax(query @ key^T) @ value`: `dot_product_attention`, bare.
-
-    Args:
-        query: `(b, k, n, head_dim)`, already scaled by `head_dim ** -0.5`.
-        key: `(b, k, n, head_dim)`.
-        value: `(b, k, n, head_dim)`.
-        causal: bool, whether each token attends only to itself and those before it.
-
-    Returns:
-        `(b, k, n, head_dim)` in the dtype of `value`.
-    """
-    return dot_product_attention(query, key, value, causal=causal)
-
-
 @fast_form(kernels.self_attention)
 def self_attention(qkv, num_heads, scale, causal=False):
     """Return `softmax(scale * q k^T) v` for each head, without bias and dropout.
@@ -329,14 +313,11 @@ class SelfAttention(Composite):
     # `keras_vit.visualize` replaces this method for a while.
     def _mix(self, qkv, training):
         """Return the values, mixed by the attention weights: `(b, n, d)`."""
-        dropout = self.dropout if training and self.dropout_rate else None
-        if self._layer_of_logits() is None and dropout is None:
+        if self._layer_of_logits() is None and not (training and self.dropout_rate):
             return self_attention(qkv, self.num_heads, self.scale, self.causal)
         query, key, value, bias = self._query_key_value_bias(qkv)
-        if bias is None and dropout is None:
-            return merge_heads(attend(query, key, value, self.causal))
         mixed = dot_product_attention(
-            query, key, value, bias, dropout, training, self.causal
+            query, key, value, bias, self.dropout, training, self.causal
         )
         return merge_heads(mixed)
 
