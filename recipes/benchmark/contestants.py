@@ -40,17 +40,25 @@ class Contestant:
         backend: `jax`, `tensorflow` or `torch`.
         compiled: None for the library's default, or True for XLA (TensorFlow does not use
             it on CPUs by default) or `torch.compile`.
+        kernels: `"plain"` for keras_vit without its fast forms (`keras_vit.kernels`).
     """
 
     library: str
     backend: str
     compiled: bool | None = None
+    kernels: str = "fast"
 
     @property
     def name(self) -> str:
         if self.library in ("timm", "transformers"):
             return self.library + ("-compile" if self.compiled else "")
-        return f"{self.library}-{self.backend}" + ("-xla" if self.compiled else "")
+        ending = "-xla" * bool(self.compiled) + "-plain" * (self.kernels == "plain")
+        return f"{self.library}-{self.backend}{ending}"
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the library runs as its users run it."""
+        return not self.compiled and self.kernels == "fast"
 
     @property
     def missing(self) -> list[str]:
@@ -71,6 +79,8 @@ class Contestant:
         Returns:
             A `KerasModel` or a `TorchModel`.
         """
+        if self.kernels == "plain":
+            import_module("keras_vit").kernels.use("plain")
         return _MODELS[self.library](sizes, dtype, self.compiled)
 
 
@@ -82,9 +92,10 @@ _ALL = [
     Contestant("keras_vit", "tensorflow", True),
     Contestant("keras_hub", "tensorflow", True),
     Contestant("timm", "torch", True),
+    *(Contestant("keras_vit", b, kernels="plain") for b in ("jax", "tensorflow")),
 ]
 CONTESTANTS = {contestant.name: contestant for contestant in _ALL}
-DEFAULT_CONTESTANTS = [c.name for c in _ALL if not c.compiled]
+DEFAULT_CONTESTANTS = [c.name for c in _ALL if c.is_default]
 
 
 def random_batch(batch: int, image_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -172,7 +172,7 @@ def _training(options, label, sizes):
 
 def attention(options):
     """Time one self-attention layer (6 heads of width 64) for 197 and 1025 tokens."""
-    libraries = [(c.library, c.backend) for c in options.contestants if not c.compiled]
+    libraries = [(c.library, c.backend) for c in options.contestants if c.is_default]
     backends = [b for library, b in libraries if library == "keras_vit"]
     layers = [(f"keras_vit-{b}", "keras_vit", b) for b in backends]
     layers += [(f"keras-{b}", "keras", b) for b in backends]
@@ -216,7 +216,7 @@ def first_call(options):
 def imports(options):
     """Time `import keras`, then `import keras_vit` or `keras_hub`, in a new process."""
     for contestant in options.of("keras_vit", "keras_hub"):
-        if not contestant.compiled:
+        if contestant.is_default:
             parameters = {"library": contestant.library}
             task, backend = ".imports.imports", contestant.backend
             yield Case("imports", contestant.name, task, parameters, backend, fresh=True)
@@ -289,7 +289,7 @@ def loading(options):
     """Measure the time and the peak memory of loading a checkpoint."""
     for variant in options.variants:
         for ending, libraries in LOADERS.items():
-            contestants = [c for c in options.of(*libraries) if not c.compiled]
+            contestants = [c for c in options.of(*libraries) if c.is_default]
             yield from models(
                 options,
                 f"{variant}, {ending}",
@@ -307,7 +307,7 @@ def export(options):
     for variant in options.variants:
         sizes, group = options.sizes(variant), f"{variant}, {options.image_size} px"
         # One exporter is enough: the files are the same for all backends.
-        exporters = [c for c in options.of("keras_vit") if not c.compiled][:1]
+        exporters = [c for c in options.of("keras_vit") if c.is_default][:1]
         formats = [(name, exporter) for exporter in exporters for name in FORMATS]
         place = {"directory": str(options.scratch / f"{variant}-exports")}
         for name, exporter in formats:

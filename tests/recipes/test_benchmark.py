@@ -11,6 +11,7 @@ import time
 import keras
 import pytest
 
+import keras_vit
 from recipes.benchmark import flops, report, runner
 from recipes.benchmark.__main__ import main
 from recipes.benchmark.contestants import CONTESTANTS, Contestant
@@ -47,6 +48,17 @@ def test_inference_and_training(tmp_path):
         assert min(row["values"]) > 0
         assert (tmp_path / f"{what}.png").stat().st_size > 1000
         assert f"keras_vit-{BACKEND}" in (tmp_path / f"{what}.txt").read_text()
+
+
+def test_plain_formulas_take_part(monkeypatch):
+    used = []
+    monkeypatch.setattr(keras_vit.kernels, "use", used.append)
+    sizes = {"image_size": 32, "patch_size": 16, "hidden_dim": 64, "num_layers": 1}
+    sizes |= {"num_heads": 1, "mlp_dim": 64}
+    CONTESTANTS["keras_vit-jax-plain"].build(sizes, "float32")
+    assert used == ["plain"]
+    assert not CONTESTANTS["keras_vit-jax-plain"].is_default
+    assert CONTESTANTS["keras_vit-jax"].is_default
 
 
 @pytest.mark.parametrize("name", ["keras_hub", "timm"])

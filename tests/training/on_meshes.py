@@ -1,19 +1,24 @@
 """Train one run on several meshes of virtual devices, and compare the results.
 
 python -m tests.training.on_meshes DIRECTORY MESH [MESH ...], where a MESH is a dict in
-JSON. XLA_FLAGS=--xla_force_host_platform_device_count=8 makes the devices. Prints, for
-each mesh, the largest relative differences to one device as JSON.
+JSON. With the key "then", whose value is another MESH, the run is interrupted between two
+checkpoints and resumed on that one. The devices are made by
+XLA_FLAGS=--xla_force_host_platform_device_count=8. Prints, for each mesh, the largest
+relative differences to one device as JSON.
 """
 
+import contextlib
 import json
 import pathlib
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
 
 from keras_vit.training import config as configs
 from keras_vit.training import distributed, runs
+from keras_vit.training.callbacks import RunCallback
 
 # Everything that random numbers or averages over devices could break.
 SETTINGS = [
@@ -33,18 +38,33 @@ SETTINGS = [
     "optimization.accumulation_steps=2",
     "optimization.clip_norm=1.0",
     "steps=20",
-    "checkpoint_steps=20",
+    "checkpoint_steps=10",
     "batch_size=32",
 ]
 
 
-def trained(directory, mesh, fully_sharded=False):
+def trained(directory, mesh, fully_sharded=False, then=None):
     """Train on a mesh; return the losses and the variables of the run by path."""
-    keras.utils.clear_session()
     config = configs.override(configs.load("digits_vit"), SETTINGS)
-    with distributed(mesh, fully_sharded):
-        runs.train(config, directory)
+    if then is not None:
+        with mock.patch.object(RunCallback, "on_train_batch_begin", interrupt):
+            train_on(config, directory, mesh, fully_sharded)
+        assert not pathlib.Path(directory, "results.json").exists()
+        return trained(directory, **then)
+    train_on(config, directory, mesh, fully_sharded)
     return state(directory)
+
+
+def train_on(config, directory, mesh, fully_sharded):
+    keras.utils.clear_session()
+    with distributed(mesh, fully_sharded), contextlib.suppress(KeyboardInterrupt):
+        runs.train(config, directory)
+
+
+def interrupt(callback, batch, logs=None):
+    """Interrupt the run in its thirteenth step, in place of a callback's method."""
+    if callback.step == 12:
+        raise KeyboardInterrupt
 
 
 def state(directory):
@@ -71,9 +91,7 @@ def main(directory, *meshes):
     """Compare the meshes with one device."""
     losses, arrays = trained(f"{directory}/one", None)
     for number, text in enumerate(meshes):
-        mesh = json.loads(text)
-        fully_sharded = mesh.pop("fully_sharded", False)
-        found = trained(f"{directory}/{number}", mesh, fully_sharded)
+        found = trained(f"{directory}/{number}", **json.loads(text))
         assert found[1].keys() == arrays.keys()
         kinds = {"loss": max(map(difference, found[0], losses))}
         for name, value in arrays.items():

@@ -134,6 +134,9 @@ def on_virtual_devices(*words):
     )
 
 
+EIGHT_SHARDED = {"mesh": {"data": 8}, "fully_sharded": True}
+
+
 def check_meshes(directory, *meshes):
     words = [json.dumps(axes) for axes in meshes]
     done = on_virtual_devices("tests.training.on_meshes", directory, *words)
@@ -148,7 +151,7 @@ def check_meshes(directory, *meshes):
 
 @only_jax
 def test_weights_on_all_axes_train_as_on_one_device(tmp_path):
-    check_meshes(tmp_path, {"data": 4, "model": 2, "fully_sharded": True})
+    check_meshes(tmp_path, {"mesh": {"data": 4, "model": 2}, "fully_sharded": True})
 
 
 @only_jax
@@ -156,10 +159,23 @@ def test_weights_on_all_axes_train_as_on_one_device(tmp_path):
 def test_meshes_train_as_one_device(tmp_path):
     check_meshes(
         tmp_path,
-        {"data": 8},
-        {"data": 4, "model": 2},
-        {"data": 2, "model": 4},
-        {"data": 8, "fully_sharded": True},
+        {"mesh": {"data": 8}},
+        {"mesh": {"data": 4, "model": 2}},
+        {"mesh": {"data": 2, "model": 4}},
+        EIGHT_SHARDED,
+    )
+
+
+@only_jax
+@pytest.mark.slow
+def test_runs_resume_on_other_meshes(tmp_path):
+    one = {"mesh": None}
+    check_meshes(
+        tmp_path,
+        {**EIGHT_SHARDED, "then": {"mesh": {"data": 4}, "fully_sharded": True}},
+        {**EIGHT_SHARDED, "then": {"mesh": {"data": 1, "model": 2}}},
+        {**EIGHT_SHARDED, "then": one},
+        {**one, "then": EIGHT_SHARDED},
     )
 
 
