@@ -40,7 +40,10 @@ VARIANTS = [name.removeprefix("ViT") for name in VIT_SIZES]
 FAMILIES = ("vit", "dinov3")
 DTYPES = ("float32", "bfloat16", "mixed_bfloat16")
 # These results are also reported as a fraction of the FLOP rate that `matmul` measures.
-NEED_RATE = ("inference", "training", "resolution", "depth", "width")
+NEED_RATE = (
+    *("inference", "training", "inference-on-device", "training-on-device"),
+    *("resolution", "depth", "width"),
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -101,7 +104,16 @@ def argument_parser():
         default="vit",
         help="plain ViT, or DINOv3 of the same sizes (default: %(default)s)",
     )
-    add("--batch", type=positive, default=8, help="default: %(default)s")
+    add(
+        "--batch",
+        dest="batches",
+        type=positive,
+        nargs="+",
+        default=[8],
+        metavar="N",
+        help="number of images; inference and training run with all that are given, the "
+        "others with the first (default: 8)",
+    )
     add("--alternations", type=positive, default=5, help="default: %(default)s")
     add(
         "--repetitions",

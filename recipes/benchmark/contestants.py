@@ -296,11 +296,12 @@ class TorchModel:
         self.model.train()
         ends = [time.perf_counter()]
         for _ in range(count):
-            self._step(*batch)
+            self.step(*batch)
             ends.append(time.perf_counter())
         return [float(interval) for interval in np.diff(ends)]
 
-    def _step(self, images, labels):
+    def step(self, images, labels):
+        """Train for one step and return its loss."""
         torch = import_module("torch")
 
         self.optimizer.zero_grad()

@@ -35,7 +35,7 @@ class Options(argparse.Namespace):
     what: list[str]
     variants: list[str]
     contestants: list[Contestant]
-    batch: int
+    batches: list[int]
     image_size: int
     family: str
     dtype: str
@@ -56,6 +56,11 @@ class Options(argparse.Namespace):
         row = dict(zip(SIZE_NAMES, VIT_SIZES[f"ViT{variant}"], strict=True))
         sizes = {"image_size": self.image_size, **row, **changed}
         return sizes if self.family == "vit" else {"family": self.family, **sizes}
+
+    @property
+    def batch(self) -> int:
+        """Batch size of the measurements that have only one."""
+        return self.batches[0]
 
     @property
     def backends(self) -> list[str]:
@@ -109,14 +114,28 @@ def models(
 
 def inference(options):
     """Time a forward pass of one batch."""
-    for variant in options.variants:
-        yield from _inference(options, variant, options.sizes(variant), options.batch)
+    yield from _for_variants_and_batches(options, _inference, ".models.inference")
 
 
 def training(options):
     """Time a training step of one batch; Keras models train with `fit`."""
+    yield from _for_variants_and_batches(options, _training, ".models.training")
+
+
+def inference_on_device(options):
+    """Time a forward pass of a batch that is on the device already."""
+    yield from _for_variants_and_batches(options, _inference, ".on_device.inference")
+
+
+def training_on_device(options):
+    """Time a compiled training step of a batch that is on the device already."""
+    yield from _for_variants_and_batches(options, _training, ".on_device.training")
+
+
+def _for_variants_and_batches(options, cases, task):
     for variant in options.variants:
-        yield from _training(options, variant, options.sizes(variant))
+        for batch in options.batches:
+            yield from cases(options, variant, options.sizes(variant), batch, task)
 
 
 def resolution(options):
@@ -146,11 +165,11 @@ def width(options):
         yield from _training(options, f"{variant}, width {d}", sizes)
 
 
-def _inference(options, variant, sizes, batch):
+def _inference(options, variant, sizes, batch, task=".models.inference"):
     yield from models(
         options,
         f"{variant}, {sizes['image_size']} px, batch {batch}",
-        ".models.inference",
+        task,
         sizes,
         flops=batch * flops.forward(**sizes),
         batch=batch,
@@ -158,14 +177,15 @@ def _inference(options, variant, sizes, batch):
     )
 
 
-def _training(options, label, sizes):
+def _training(options, label, sizes, batch=None, task=".models.training"):
+    batch = batch or options.batch
     yield from models(
         options,
-        f"{label}, {sizes['image_size']} px, batch {options.batch}",
-        ".models.training",
+        f"{label}, {sizes['image_size']} px, batch {batch}",
+        task,
         sizes,
-        flops=options.batch * flops.training(**sizes),
-        batch=options.batch,
+        flops=batch * flops.training(**sizes),
+        batch=batch,
         repetitions=options.repetitions,
     )
 
@@ -364,6 +384,8 @@ MEASUREMENTS: dict[str, Callable[[Options], Iterator[Case]]] = {
     "matmul": matmul,
     "inference": inference,
     "training": training,
+    "inference-on-device": inference_on_device,
+    "training-on-device": training_on_device,
     "attention": attention,
     "build": build,
     "first-call": first_call,

@@ -13,14 +13,17 @@ import pytest
 
 import keras_vit
 from recipes.benchmark import flops, report, runner
-from recipes.benchmark.__main__ import main
+from recipes.benchmark.__main__ import argument_parser, chosen_options, main
 from recipes.benchmark.contestants import CONTESTANTS, Contestant
+from recipes.benchmark.measurements import MEASUREMENTS
+from recipes.benchmark.tasks import on_device
 from recipes.benchmark.torchvision_stub import install
 
 pytestmark = pytest.mark.any_backend
 
 BACKEND = keras.backend.backend()
 TINY = ["--variant", "Ti16", "--batch", "1", "--repetitions", "1", "--image-size", "32"]
+PLACES = ("", "-on-device")
 
 
 def run(*arguments):
@@ -34,12 +37,13 @@ def run(*arguments):
 
 @pytest.mark.slow
 def test_inference_and_training(tmp_path):
+    names = [f"{what}{where}" for what in ("inference", "training") for where in PLACES]
     result = run(
-        *("inference", "training", "--alternations", "2", *TINY),
+        *(*names, "--alternations", "2", *TINY),
         *("--contestants", f"keras_vit-{BACKEND}", "--out", str(tmp_path)),
     )
     assert result.returncode == 0, result.stderr
-    for what in ("inference", "training"):
+    for what in names:
         record = json.loads((tmp_path / f"{what}.json").read_text())
         (row,) = record["rows"]
         assert row["contestant"] == f"keras_vit-{BACKEND}"
@@ -48,6 +52,26 @@ def test_inference_and_training(tmp_path):
         assert min(row["values"]) > 0
         assert (tmp_path / f"{what}.png").stat().st_size > 1000
         assert f"keras_vit-{BACKEND}" in (tmp_path / f"{what}.txt").read_text()
+
+
+def test_batches_of_several_sizes():
+    options = chosen_options(argument_parser(), ["--batch", "4", "16"])
+    for what in ("inference", "training", "inference-on-device", "training-on-device"):
+        cases = list(MEASUREMENTS[what](options))
+        assert {case.parameters["batch"] for case in cases} == {4, 16}
+        assert {case.group for case in cases} == {
+            f"{variant}, 224 px, batch {n}" for variant in ("S16", "B16") for n in (4, 16)
+        }
+    assert {case.parameters["batch"] for case in MEASUREMENTS["depth"](options)} == {4}
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras compiles nothing on torch")
+@pytest.mark.parametrize("task", [on_device.inference, on_device.training])
+def test_batches_on_the_device(task):
+    sizes = {"image_size": 32, "patch_size": 16, "hidden_dim": 64, "num_layers": 1}
+    sizes |= {"num_heads": 1, "mlp_dim": 64}
+    (value,) = task(f"keras_vit-{BACKEND}", sizes, "float32", 2, 1)().values()
+    assert 0 < value < 10
 
 
 def test_plain_formulas_take_part(monkeypatch):

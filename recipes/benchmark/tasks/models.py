@@ -5,6 +5,7 @@ from importlib import import_module
 
 from recipes.benchmark import resident
 from recipes.benchmark.contestants import CONTESTANTS, torch_device
+from recipes.benchmark.tasks.on_device import bare_step
 from recipes.benchmark.timing import median_seconds, seconds
 
 
@@ -125,7 +126,7 @@ def fit_overhead(contestant, sizes, dtype, batch, repetitions):
     jax = CONTESTANTS[contestant].backend == "jax"
     count = (_count_jax_compilations if jax else _count_tracings)(model.model)
     model.steps(data, 2)
-    bare = (_bare_jax_step if jax else _bare_tensorflow_step)(model.model, data)
+    bare = bare_step(contestant, model, data)
 
     def measure():
         before = count[0]
@@ -168,41 +169,3 @@ def _count_tracings(model):
 
     model.train_step = counted
     return count
-
-
-def _bare_jax_step(model, batch):
-    """Return a function that runs one compiled training step."""
-    import jax
-
-    step = jax.jit(model.train_step, donate_argnums=0)
-    groups = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    # The step donates its buffers, so it must work on a copy of the model's state.
-    state = [[jax.numpy.copy(variable.value) for variable in group] for group in groups]
-    batch = jax.device_put(batch)
-
-    def run():
-        logs, state[:] = step(tuple(state), batch)
-        return float(logs["loss"])
-
-    run()
-    run()
-    return run
-
-
-def _bare_tensorflow_step(model, batch):
-    """Return a function that runs one compiled training step."""
-    import tensorflow as tf
-
-    batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
-
-    def run():
-        return float(model.train_function(batches)["loss"])
-
-    run()
-    run()
-    return run
