@@ -95,7 +95,7 @@ def _fused(qkv, num_heads, scale, causal, kernel):
     return ops.reshape(mixed, (-1, shape[1], num_heads * shape[3]))
 
 
-def _torch_kernel(query, key, value, scale=1.0, causal=False):
+def _torch_kernel(query, key, value, scale, causal):
     return ops.dot_product_attention(query, key, value, scale=scale, is_causal=causal)
 
 

@@ -38,7 +38,7 @@ def compute_capability():
     return tuple(map(int, text.split("."))) if re.fullmatch(r"\d+\.\d+", text) else ()
 
 
-def attention(query, key, value, scale=1.0, causal=False):
+def attention(query, key, value, scale, causal):
     """Return `softmax(scale * query @ key^T) @ value`.
 
     Args:

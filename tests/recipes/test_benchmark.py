@@ -24,6 +24,14 @@ pytestmark = pytest.mark.any_backend
 BACKEND = keras.backend.backend()
 TINY = ["--variant", "Ti16", "--batch", "1", "--repetitions", "1", "--image-size", "32"]
 PLACES = ("", "-on-device")
+SMALL = {
+    "image_size": 32,
+    "patch_size": 16,
+    "hidden_dim": 64,
+    "num_layers": 2,
+    "num_heads": 1,
+    "mlp_dim": 256,
+}
 
 
 def run(*arguments):
@@ -68,18 +76,14 @@ def test_batches_of_several_sizes():
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras compiles nothing on torch")
 @pytest.mark.parametrize("task", [on_device.inference, on_device.training])
 def test_batches_on_the_device(task):
-    sizes = {"image_size": 32, "patch_size": 16, "hidden_dim": 64, "num_layers": 1}
-    sizes |= {"num_heads": 1, "mlp_dim": 64}
-    (value,) = task(f"keras_vit-{BACKEND}", sizes, "float32", 2, 1)().values()
+    (value,) = task(f"keras_vit-{BACKEND}", SMALL, "float32", 2, 1)().values()
     assert 0 < value < 10
 
 
 def test_plain_formulas_take_part(monkeypatch):
     used = []
     monkeypatch.setattr(keras_vit.kernels, "use", used.append)
-    sizes = {"image_size": 32, "patch_size": 16, "hidden_dim": 64, "num_layers": 1}
-    sizes |= {"num_heads": 1, "mlp_dim": 64}
-    CONTESTANTS["keras_vit-jax-plain"].build(sizes, "float32")
+    CONTESTANTS["keras_vit-jax-plain"].build(SMALL, "float32")
     assert used == ["plain"]
     assert not CONTESTANTS["keras_vit-jax-plain"].is_default
     assert CONTESTANTS["keras_vit-jax"].is_default
@@ -90,8 +94,7 @@ def test_dinov3_has_the_same_parts_everywhere(name):
     contestant = Contestant(name, "torch" if name == "timm" else BACKEND)
     if contestant.missing:
         pytest.skip(f"needs {', '.join(contestant.missing)}")
-    sizes = {"image_size": 32, "patch_size": 16, "hidden_dim": 64, "num_layers": 2}
-    sizes |= {"num_heads": 1, "mlp_dim": 256, "family": "dinov3"}
+    sizes = {**SMALL, "family": "dinov3"}
     own = Contestant("keras_vit", BACKEND).build(sizes, "float32").model.count_params()
     model = contestant.build(sizes, "float32").model
     if name == "timm":
