@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_vit.kernels import cudnn
 from keras_vit.kernels.gradient import hand_written_gradient
-from keras_vit.kernels.precision import to_float32
+from keras_vit.kernels.precision import is_half, to_float32
 
 # Sequences of at least BLOCKS_FROM tokens are computed by blocks of BLOCK queries: memory
 # is then linear in the number of tokens instead of quadratic. A block fits into the cache
@@ -110,7 +110,7 @@ def _self_attention(qkv, num_heads, scale, causal):
 
     def gradient(upstream):
         row = None
-        if not _is_half(qkv.dtype):
+        if not is_half(qkv.dtype):
             (row,) = split_heads(upstream * mixed, 1, num_heads)
             row = ops.sum(row, axis=-1, keepdims=True)
         (upstream,) = split_heads(upstream, 1, num_heads)
@@ -119,10 +119,6 @@ def _self_attention(qkv, num_heads, scale, causal):
         return (ops.concatenate(d_qkv, axis=-1),)
 
     return mixed, gradient
-
-
-def _is_half(dtype):
-    return keras.backend.standardize_dtype(dtype) in ("float16", "bfloat16")
 
 
 def _softmax_gradient(weights, d_weights, row):

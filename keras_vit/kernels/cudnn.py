@@ -13,6 +13,8 @@ import re
 import keras
 from keras import ops
 
+from keras_vit.kernels.precision import is_half
+
 # Ampere, the first generation that the kernel supports.
 LEAST_CAPABILITY = (8, 0)
 # The widest head before Hopper.
@@ -21,8 +23,7 @@ WIDEST_HEAD = 128
 
 def is_usable(dtype, head_dim):
     """Return True if the kernel supports a dtype and a head width on this machine."""
-    dtype = keras.backend.standardize_dtype(dtype)
-    if keras.backend.backend() != "jax" or dtype not in ("float16", "bfloat16"):
+    if keras.backend.backend() != "jax" or not is_half(dtype):
         return False
     fits = head_dim <= WIDEST_HEAD and head_dim % 8 == 0
     return fits and compute_capability() >= LEAST_CAPABILITY

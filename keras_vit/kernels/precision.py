@@ -11,3 +11,8 @@ def to_float32(x):
     float16 and bfloat16.
     """
     return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def is_half(dtype):
+    """Return True if a dtype is float16 or bfloat16."""
+    return keras.backend.standardize_dtype(dtype) in ("float16", "bfloat16")

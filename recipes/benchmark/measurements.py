@@ -152,7 +152,8 @@ def depth(options):
     variant = options.variants[0]
     for layers in options.depths:
         sizes = options.sizes(variant, num_layers=layers)
-        yield from _training(options, f"{variant}, {layers} blocks", sizes)
+        label = f"{variant}, {layers} blocks"
+        yield from _training(options, label, sizes, options.batch)
 
 
 def width(options):
@@ -162,7 +163,7 @@ def width(options):
         sizes = options.sizes(
             variant, hidden_dim=d, num_heads=d // HEAD_DIM, mlp_dim=4 * d
         )
-        yield from _training(options, f"{variant}, width {d}", sizes)
+        yield from _training(options, f"{variant}, width {d}", sizes, options.batch)
 
 
 def _inference(options, variant, sizes, batch, task=".models.inference"):
@@ -177,8 +178,7 @@ def _inference(options, variant, sizes, batch, task=".models.inference"):
     )
 
 
-def _training(options, label, sizes, batch=None, task=".models.training"):
-    batch = batch or options.batch
+def _training(options, label, sizes, batch, task=".models.training"):
     yield from models(
         options,
         f"{label}, {sizes['image_size']} px, batch {batch}",

@@ -49,6 +49,7 @@ def trained(directory, mesh, fully_sharded=False, then=None):
     if then is not None:
         with mock.patch.object(RunCallback, "on_train_batch_begin", interrupt):
             train_on(config, directory, mesh, fully_sharded)
+        assert pathlib.Path(directory, "state.npz").exists()
         assert not pathlib.Path(directory, "results.json").exists()
         return trained(directory, **then)
     train_on(config, directory, mesh, fully_sharded)

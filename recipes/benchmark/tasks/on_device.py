@@ -20,21 +20,8 @@ def inference(contestant, sizes, dtype, batch, repetitions):
     """Prepare to time a compiled forward pass."""
     model = CONTESTANTS[contestant].build(sizes, dtype)
     images, _ = model.batch(batch)
-    forward = {
-        "keras-jax": _jax_forward,
-        "keras-tensorflow": _tensorflow_forward,
-        "torch": _torch_forward,
-    }[kind(contestant)](model, images)
-    for _ in range(2):
-        forward()
+    forward = _warmed_up(_FORWARDS, contestant, model, images)
     return lambda: {"forward (s)": median_seconds(forward, repetitions)}
-
-
-def kind(contestant):
-    """Return `"torch"` for a torch module, otherwise `"keras-"` and the backend."""
-    found = CONTESTANTS[contestant]
-    is_module = found.library in ("timm", "transformers")
-    return "torch" if is_module else f"keras-{found.backend}"
 
 
 def bare_step(contestant, model, batch):
@@ -44,15 +31,22 @@ def bare_step(contestant, model, batch):
         contestant: name of the contestant.
         model: what `Contestant.build` returned.
         batch: images and labels.
+
+    Raises:
+        ValueError: the contestant is Keras on torch.
     """
-    step = {
-        "keras-jax": _jax_step,
-        "keras-tensorflow": _tensorflow_step,
-        "torch": _torch_step,
-    }[kind(contestant)](model, batch)
+    return _warmed_up(_STEPS, contestant, model, batch)
+
+
+def _warmed_up(forms, contestant, model, data):
+    """Return the function of the contestant's framework, after two calls."""
+    found = CONTESTANTS[contestant]
+    if found.backend == "torch" and found.library not in ("timm", "transformers"):
+        raise ValueError("Keras compiles nothing on torch: there is no such step.")
+    run = forms[found.backend](model, data)
     for _ in range(2):
-        step()
-    return step
+        run()
+    return run
 
 
 def _jax_step(model, batch):
@@ -117,3 +111,11 @@ def _tensorflow_forward(model, images):
 def _torch_forward(model, images):
     images = images.to(model.device)
     return lambda: model.forward(images)
+
+
+_STEPS = {"jax": _jax_step, "tensorflow": _tensorflow_step, "torch": _torch_step}
+_FORWARDS = {
+    "jax": _jax_forward,
+    "tensorflow": _tensorflow_forward,
+    "torch": _torch_forward,
+}
