@@ -5,6 +5,7 @@ import contextlib
 import json
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from keras_vit.training import config as configs
 from keras_vit.training import devices, dry_run, networks
 from keras_vit.training.directory_lock import locked
 from keras_vit.training.image_sets import check_data
+from keras_vit.training.preemption import Preempted
 from keras_vit.training.starting_point import checkpoint_file, config_of, run_of
 
 UNSPECIFIED = configs.Config(
@@ -111,7 +113,9 @@ def reported(workdir: str | None = None) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interruption:
         print(str(interruption) or "interrupted", file=sys.stderr)
-        sys.exit(130)  # The exit status that shells report for SIGINT.
+        # The exit status that shells report for the signal.
+        stop = signal.SIGTERM if isinstance(interruption, Preempted) else signal.SIGINT
+        sys.exit(128 + stop)
     except Exception as error:
         reason = str(error)
         if workdir and disk_is_full(error):

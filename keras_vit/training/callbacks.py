@@ -12,7 +12,7 @@ import keras
 from keras_vit import lora, processes
 from keras_vit.data.fingerprint import check_unchanged, fingerprints
 from keras_vit.data.pipeline import batch_ids
-from keras_vit.training import cost, devices
+from keras_vit.training import cost, devices, preemption
 from keras_vit.training.run_directory import RunDirectory
 
 # Training stops when the loss exceeds this multiple of the loss of random guesses.
@@ -20,7 +20,7 @@ EXPLODED = 10.0
 
 
 class Interruptible(keras.callbacks.Callback):
-    """Callback with which Ctrl-C, and errors of a step, stop training and evaluation.
+    """Callback with which signals, and errors of a step, stop training and evaluation.
 
     Keras (3.15) waits for each step in a function that swallows every exception,
     KeyboardInterrupt too, and then passes logs that are no floats.
@@ -33,7 +33,9 @@ class Interruptible(keras.callbacks.Callback):
                 raise KeyboardInterrupt
 
     def on_test_batch_end(self, batch, logs=None):
-        self.on_train_batch_end(batch, logs)
+        Interruptible.on_train_batch_end(self, batch, logs)
+        if preemption.received():
+            self.model.stop_evaluating = True
 
 
 class RunCallback(Interruptible):
@@ -66,7 +68,9 @@ class RunCallback(Interruptible):
         check_unchanged(progress.get("data", {}), self.data, plan.sources)
         state = directory.load_state(variables(model)) or {}
         self.history: list[dict[str, Any]] = state.get("history", [])
-        self.step = self.last_saved = len(self.history) * plan.interval
+        # Steps, time, logs and metrics so far of an interval that SIGTERM interrupted.
+        self.begun: dict[str, Any] = state.get("begun", {})
+        self.step = self.last_saved = self._done() + self.begun.get("steps", 0)
         # The generator states of the last checkpoint, and those to restore before the
         # next batch.
         self.generators: list[list[int]] = state.get("generators", [])
@@ -83,6 +87,10 @@ class RunCallback(Interruptible):
         """
         self.model_of_run, self.validation = model, validation
         self.utilization = cost.utilization(model, self.config.dtype)
+
+    def _done(self):
+        """Return the number of steps up to the last checkpoint that was evaluated."""
+        return len(self.history) * self.plan.interval
 
     def averaged(self):
         """Return a context in which the model uses the EMA of its weights, if enabled."""
@@ -166,17 +174,25 @@ class RunCallback(Interruptible):
         self.pending = []
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.monotonic()
+        self.start = time.monotonic() - self.begun.get("seconds", 0.0)
+        metrics = self.begun.get("metrics", [])
+        if metrics:
+            for variable, value in zip(
+                self.model.metrics_variables, metrics, strict=True
+            ):
+                variable.assign(value)
         self.trackers.on_epoch_begin(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch, logs)
-        self.step = len(self.history) * self.plan.interval + batch + 1
+        step = self._done() + self.begun.get("steps", 0) + batch
+        self.step = step + 1
         loss = logs["loss"]
         if math.isfinite(loss) and loss < self.largest_loss:
+            if preemption.stops_after(self.step):
+                self.model.stop_training = True
             return
         self.model.stop_training = True
-        step = len(self.history) * self.plan.interval + batch
         ids = batch_ids(
             self.plan.sources["train"],
             self.config.batch_size,
@@ -189,7 +205,7 @@ class RunCallback(Interruptible):
         last = self.directory.path / "state.npz"
         kept = "none"
         if last.exists():
-            kept = f"{last}, of step {len(self.history) * self.plan.interval:,}"
+            kept = f"{last}, of step {self.last_saved:,}"
         self.failure = (
             f"The loss is {loss:.4g} at step {step:,}: training stopped. Images of the "
             f"batch: {', '.join(ids)}. Last good checkpoint: {kept}. A "
@@ -201,10 +217,13 @@ class RunCallback(Interruptible):
         if self.failure:
             return
         seconds = time.monotonic() - self.start
+        trained = {name: float(value) for name, value in logs.items()}
+        if self.step < (epoch + 1) * self.plan.interval:
+            self._save_begun(trained, seconds)
         rate = self.plan.interval * self.config.batch_size / seconds
         row = {
             "step": (epoch + 1) * self.plan.interval,
-            **{name: float(value) for name, value in logs.items()},
+            **trained,
             "learning_rate": float(self.model.optimizer.learning_rate),
             "seconds": round(seconds, 2),
             "images_per_second": round(rate, 1),
@@ -214,25 +233,61 @@ class RunCallback(Interruptible):
         before = self.best()
         with self.averaged():
             results = evaluated(self.model, self.validation)
-            row |= {f"val_{name}": float(value) for name, value in results.items()}
-            self.history.append(row)
-            if self.best() != before:
-                self.save(self.model_of_run, "best")
+            if not preemption.received():
+                row |= {f"val_{name}": float(value) for name, value in results.items()}
+                self.history.append(row)
+                if self.best() != before:
+                    self.save(self.model_of_run, "best")
+        if preemption.received() and len(self.history) == epoch:
+            # Only a part was evaluated. All of it is when the run resumes.
+            self._save_begun(trained, seconds)
         self.directory.save_history(self.history)
         self.trackers.on_epoch_end(epoch, row)
+        self.begun = {}
+        self._save_state()
+        left = (self.plan.steps - row["step"]) * seconds / self.plan.interval
+        print(f"  {self._described(row)}; {left / 60:.0f} min left", flush=True)
+        self.model.stop_training = self.stops_early() or preemption.received()
+
+    def _save_begun(self, logs, seconds):
+        """Save the state in the middle of an interval, and stop the run."""
+        metrics = map(keras.ops.convert_to_numpy, self.model.metrics_variables)
+        self.begun = {
+            "steps": self.step - self._done(),
+            "seconds": seconds,
+            "logs": logs,
+            "metrics": [value.tolist() for value in metrics],
+        }
+        self._save_state()
+        processes.leave()
+        raise preemption.Preempted
+
+    def _save_state(self):
         self.generators = generators()
         self.directory.save_state(
             variables(self.model),
             {
                 "history": self.history,
+                "begun": self.begun,
                 "generators": self.generators,
                 "data": self.data,
             },
         )
-        self.last_saved = row["step"]
-        left = (self.plan.steps - row["step"]) * seconds / self.plan.interval
-        print(f"  {self._described(row)}; {left / 60:.0f} min left", flush=True)
-        self.model.stop_training = self.stops_early()
+        self.last_saved = self.step
+
+    def evaluate_begun(self, epoch: int) -> None:
+        """Evaluate and save an interval whose steps are complete.
+
+        Args:
+            epoch: number of the interval.
+        """
+        self.set_model(self.model_of_run)
+        self.on_train_begin()
+        self.on_train_batch_begin(0)
+        self.trackers.on_epoch_begin(epoch)
+        self.start = time.monotonic() - self.begun["seconds"]
+        self.on_epoch_end(epoch, self.begun["logs"])
+        self.on_train_end()
 
     def _described(self, row):
         watched = self.objective.watched

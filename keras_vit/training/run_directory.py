@@ -262,6 +262,10 @@ class RunDirectory:
         """Return the number of checkpoints in the state that the run resumes from."""
         return len(self.progress["history"]) if self.progress else 0
 
+    def steps_begun(self) -> int:
+        """Return the number of steps after the last of these checkpoints."""
+        return (self.progress or {}).get("begun", {}).get("steps", 0)
+
     def save_state(self, variables: list, progress: dict[str, Any]) -> None:
         """Save the state of the run, and keep the state before it as a fallback.
 

@@ -24,6 +24,7 @@ from keras_vit.training import (
     devices,
     duration,
     pictures,
+    preemption,
     regression,
     trackers,
 )
@@ -249,11 +250,12 @@ def train(
         duration.check_longer(plan, directory)
         model = plan.objective.build()
         devices.check_heads(model)
-        done = directory.checkpoints()
-        plan.objective.prepare(model, plan, resumes=done > 0)
+        done, resumes = directory.checkpoints(), directory.progress is not None
+        plan.objective.prepare(model, plan, resumes=resumes)
         for phase in plan.phases:
             freeze(model, frozen_parts(config), phase.lowest)
-        phases = [phase for phase in plan.phases if phase.last >= max(done, 1)]
+        current = max(done + (directory.steps_begun() > 0), 1)
+        phases = [phase for phase in plan.phases if phase.last >= current]
         model = of_size(model, phases[0].side)
         compile(model, plan, phases[0])
         callback = RunCallback(
@@ -261,17 +263,18 @@ def train(
         )
         processes.check_equal({"the images": callback.data})
         described = False
-        if confirm is not None and done == 0:
+        if confirm is not None and not resumes:
             confirm(plan, model)
             described = True
         try:
             with trackers.tracking(directory.path, config) as found:
                 callback.trackers = keras.callbacks.CallbackList(found)
                 _announce(plan, directory, model, callback, described)
-                model = _train_phases(plan, model, callback, phases, done)
+                with preemption.noticed():
+                    model = _train_phases(plan, model, callback, phases, done)
                 return _finish(plan, directory, model, callback)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(callback.interruption()) from None
+        except KeyboardInterrupt as interruption:
+            raise type(interruption)(callback.interruption()) from None
 
 
 def _check_processes(config, directory):
@@ -284,6 +287,7 @@ def _check_processes(config, directory):
     found = {
         "package versions": versions(),
         "the number of checkpoints so far": directory.checkpoints(),
+        "the number of steps since then": directory.steps_begun(),
     }
     processes.check_equal({**sections, **found})
 
@@ -313,6 +317,7 @@ def _announce(plan, directory, model, callback, described):
         # The log may have rows after the state that is restored: the run was killed
         # between the two writes, or a damaged state was replaced by the one before.
         directory.save_history(callback.history)
+    if callback.step:
         print(f"Resumed at step {callback.step:,}.", flush=True)
     if directory.duration_before():
         print(
@@ -323,7 +328,7 @@ def _announce(plan, directory, model, callback, described):
     if directory.damage:
         print(
             f"warning: {directory.damage}. The run resumes from the state before it: the "
-            f"{plan.interval:,} steps after step {callback.step:,} are trained again.",
+            f"steps after step {callback.step:,} are trained again.",
             flush=True,
         )
 
@@ -366,16 +371,19 @@ def _counts(source):
 
 
 def _fit(plan, model, callback, first, last):
-    if first < last and not callback.stops_early():
-        model.fit(
-            training_data(plan, model, first * plan.interval),
-            steps_per_epoch=plan.interval,
-            initial_epoch=first,
-            epochs=last,
-            callbacks=[callback],
-            shuffle=False,  # The data set is shuffled already.
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
+    if first < last and callback.begun:
+        first_step = first * plan.interval + callback.begun["steps"]
+        if left := (first + 1) * plan.interval - first_step:
+            # Keras creates the variables of the metrics in the first step that uses
+            # them, and the callback restores them before.
+            model.evaluate(callback.validation, steps=1, verbose=0)
+            _steps(plan, model, callback, first_step, left, (first, first + 1))
+        else:
+            callback.evaluate_begun(first)
+        first += 1
+    if first < last and not callback.failure and not callback.stops_early():
+        first_step = first * plan.interval
+        _steps(plan, model, callback, first_step, plan.interval, (first, last))
     if callback.failure:
         sys.exit(callback.failure)
     if callback.stops_early():
@@ -385,6 +393,19 @@ def _fit(plan, model, callback, first, last):
             "further, repeat the command with a larger early_stopping, or None.",
             flush=True,
         )
+
+
+def _steps(plan, model, callback, first_step, steps, epochs):
+    """Train for some intervals of so many steps."""
+    model.fit(
+        training_data(plan, model, first_step),
+        steps_per_epoch=steps,
+        initial_epoch=epochs[0],
+        epochs=epochs[1],
+        callbacks=[callback],
+        shuffle=False,  # The data set is shuffled already.
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
 
 
 def _finish(plan, directory, model, callback):

@@ -1,6 +1,7 @@
 """Runs that several processes train together."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -133,6 +134,26 @@ def test_a_run_that_lost_a_process_resumes(lost, tmp_path, alone):
     first, second = ended(started(tmp_path / "run"))
     assert first[0] == second[0] == 0, first[2] + second[2]
     assert "Resumed at step" in first[1]
+    check_same_run(tmp_path / "run", alone)
+
+
+@only_jax
+@pytest.mark.slow
+def test_processes_of_which_one_receives_sigterm_save_and_stop_together(tmp_path, alone):
+    both = started(tmp_path / "run")
+    while not (tmp_path / "run" / "state.npz").exists():
+        assert both[1].poll() is None, both[1].communicate()
+        time.sleep(0.01)
+    both[1].send_signal(signal.SIGTERM)
+    texts = []
+    for status, _, errors in ended(both):
+        assert status == 128 + signal.SIGTERM, errors
+        texts += re.findall("interrupted at step .*", errors)
+    assert texts[0] == texts[1]
+    first, second = ended(started(tmp_path / "run"))
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    step = re.search(r"from the checkpoint of step (\d+)", texts[0])[1]
+    assert f"Resumed at step {step}." in first[1]
     check_same_run(tmp_path / "run", alone)
 
 
