@@ -1,15 +1,17 @@
 """Train one run on several meshes of virtual devices, and compare the results.
 
 python -m tests.training.on_meshes DIRECTORY MESH [MESH ...], where a MESH is a dict in
-JSON. With the key "then", whose value is another MESH, the run is interrupted between two
-checkpoints and resumed on that one. The devices are made by
+JSON. With the key "then", whose value is another MESH, SIGTERM stops the run between two
+checkpoints, and it is resumed on that one. The devices are made by
 XLA_FLAGS=--xla_force_host_platform_device_count=8. Prints, for each mesh, the largest
 relative differences to one device as JSON.
 """
 
 import contextlib
 import json
+import os
 import pathlib
+import signal
 import sys
 from unittest import mock
 
@@ -19,6 +21,7 @@ import numpy as np
 from keras_vit.training import config as configs
 from keras_vit.training import distributed, runs
 from keras_vit.training.callbacks import RunCallback
+from keras_vit.training.preemption import Preempted
 
 # Everything that random numbers or averages over devices could break.
 SETTINGS = [
@@ -47,7 +50,10 @@ def trained(directory, mesh, fully_sharded=False, then=None):
     """Train on a mesh; return the losses and the variables of the run by path."""
     config = configs.override(configs.load("digits_vit"), SETTINGS)
     if then is not None:
-        with mock.patch.object(RunCallback, "on_train_batch_begin", interrupt):
+        with (
+            mock.patch.object(RunCallback, "on_train_batch_begin", interrupt),
+            contextlib.suppress(Preempted),
+        ):
             train_on(config, directory, mesh, fully_sharded)
         assert pathlib.Path(directory, "state.npz").exists()
         assert not pathlib.Path(directory, "results.json").exists()
@@ -58,14 +64,14 @@ def trained(directory, mesh, fully_sharded=False, then=None):
 
 def train_on(config, directory, mesh, fully_sharded):
     keras.utils.clear_session()
-    with distributed(mesh, fully_sharded), contextlib.suppress(KeyboardInterrupt):
+    with distributed(mesh, fully_sharded):
         runs.train(config, directory)
 
 
 def interrupt(callback, batch, logs=None):
-    """Interrupt the run in its thirteenth step, in place of a callback's method."""
+    """Send SIGTERM in the thirteenth step, in place of a callback's method."""
     if callback.step == 12:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def state(directory):

@@ -177,6 +177,27 @@ def test_runs_resume_on_other_meshes(tmp_path):
         {**EIGHT_SHARDED, "then": one},
         {**one, "then": EIGHT_SHARDED},
     )
+    check_under_tensorflow(tmp_path / "0", tmp_path / "one")
+
+
+def check_under_tensorflow(directory, expected):
+    """Check that the saved models of two runs have the same weights under TensorFlow."""
+    code = (
+        "import sys, keras_vit\n"
+        "from tests.training.on_meshes import difference\n"
+        "models = [keras_vit.load_checkpoint(p + '/last.keras') for p in sys.argv[1:]]\n"
+        "found, expected = (model.weights_by_path() for model in models)\n"
+        "assert found.keys() == expected.keys()\n"
+        "print(max(difference(found[p].numpy(), w.numpy()) for p, w in expected.items()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(directory), str(expected)],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) < 1e-5
 
 
 def step_on(mesh):
