@@ -275,10 +275,6 @@ class RunDirectory:
         """
         if not processes.is_first():
             return
-        arrays = {
-            f"{i:05d}": keras.ops.convert_to_numpy(variable.value)
-            for i, variable in enumerate(variables)
-        }
         described = [
             [variable.path, list(variable.shape), str(variable.dtype)]
             for variable in variables
@@ -286,8 +282,7 @@ class RunDirectory:
         text = json.dumps({"variables": described, **progress})
         state, previous = (self.path / name for name in STATES)
         with replacing(state) as temporary:
-            with open(temporary, "wb") as file:
-                np.savez(file, progress=np.array(text), **arrays)
+            _write_arrays(temporary, np.array(text), variables)
             if state.exists():
                 _keep(state, previous)
 
@@ -343,6 +338,23 @@ class RunDirectory:
         writer.writeheader()
         writer.writerows(history)
         write_text(self.path / "log.csv", text.getvalue())
+
+
+def _write_arrays(path, progress, variables):
+    """Write the file that `np.savez` would write, one variable after the other.
+
+    A variable that is split over devices is gathered when it is written, so that the host
+    needs memory for one at a time.
+    """
+    with zipfile.ZipFile(path, "w") as archive:
+
+        def write(name, array):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+        write("progress", progress)
+        for i, variable in enumerate(variables):
+            write(f"{i:05d}", keras.ops.convert_to_numpy(variable.value))
 
 
 def _checked_progress(path):
