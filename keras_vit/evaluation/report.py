@@ -53,6 +53,7 @@ def write_run_report(
             sources = open_parts(config.data)
         source = sources.get("test", sources["validation"])
         model = accuracy.classifier_of(config, source)
+        print(f"Report on {source.num_examples:,} images of {source.name}:", flush=True)
         found = accuracy.predictions(model, source, config)
         written = write_report(path, found, model, source, config, path)
     except Exception as error:
