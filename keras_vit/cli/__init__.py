@@ -31,6 +31,7 @@ COMMANDS = {
     "report": "show what a model sees in some images, as an HTML page",
     "sweep": "train a config once for every combination of some values",
     "scaling": "train networks on fractions of a data set, and fit power laws",
+    "plan": "compute the memory and the speed of a run on some hardware",
     "list": "list the published checkpoints that load by name",
     "convert": "write a checkpoint in another format",
     "export": "write a SavedModel, an ONNX or a LiteRT file",
@@ -104,6 +105,7 @@ def _load(name, options):
         sys.modules["keras"] = None  # type: ignore[assignment]
     else:
         importlib.import_module("keras_vit.api")
+        importlib.import_module("keras_vit.cli.compilation_cache").start()
     if name in READERS:  # Import TensorFlow here, so that its messages are hidden.
         importlib.import_module("keras_vit.data.host").tensorflow()
     module = importlib.import_module(f"keras_vit.cli.{name.replace('-', '_')}")

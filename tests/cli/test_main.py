@@ -204,5 +204,6 @@ def test_earlier_names_of_commands():
         for command in re.findall(r'^    run\("(.*)"\)', path.read_text(), re.M):
             found[path.stem] = command
     later = {"convert", "list", "new-config", "report", "knn", "neighbors", "robustness"}
+    later |= {"plan", "scaling"}
     assert set(found.values()) == set(COMMANDS) - later
     assert found["linear_probe"] == "probe"
