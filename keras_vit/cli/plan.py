@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import inspect
 
-import keras_vit
+from keras_vit import api
 from keras_vit.cli import command_line
 from keras_vit.training import config as configs
 from keras_vit.training import hardware
@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> None:
 def _config(options, devices):
     """Return the config of a name, or one for the variant of that name."""
     name = options.what
-    variants = [key for key in dir(keras_vit) if _is_variant(key)]
+    # Not `dir(keras_vit)`: in a command, that package imports names when they are used.
+    variants = [key for key in api.__all__ if _is_variant(key)]
     if name in variants:
         config = _variant(name, devices)
     elif configs.is_config(name):
@@ -62,8 +63,8 @@ def _config(options, devices):
 
 def _is_variant(name):
     """Return True for functions such as `keras_vit.ViTB16`, and for `ViT`."""
-    found = getattr(keras_vit, name, None)
-    return found is keras_vit.ViT or (name[0].isupper() and inspect.isfunction(found))
+    found = getattr(api, name)
+    return found is api.ViT or (name[0].isupper() and inspect.isfunction(found))
 
 
 def _variant(name, devices):

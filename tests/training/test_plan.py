@@ -382,7 +382,7 @@ def test_the_command(capsys, tmp_path):
     assert "Use data=16 (--devices 16): it has enough memory" in text
     assert "Length: 5,859 steps, " in text
     assert "1,000,000 images of 110,000 bytes, 0.11 TB" in text
-    assert "of 112 cores at 110 images/s" in text
+    assert "of 112 cores at 220 images/s" in text
 
 
 @pytest.mark.any_backend
@@ -434,3 +434,14 @@ def test_short_options():
     assert config.model.arguments == {"remat": "mlp"}
     options = parse("plan", ["ViTTi16", "--hardware", "h100x8"])
     assert command._config(options, H100).batch_size == 128 * 8
+
+
+@pytest.mark.any_backend
+def test_the_command_knows_the_variants_as_a_process():
+    # There, `import keras_vit` imports no variants.
+    words = ["plan", "ViTTi16", "--hardware", "h100x8", "--batch", "1024"]
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_vit", *words], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ViTTi16: 5,717,416 parameters" in done.stdout
