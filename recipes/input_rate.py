@@ -5,11 +5,14 @@ python -m recipes.input_rate [--images 640] [--rounds 9]
 Writes JPEGs of 500x375 pixels to a temporary folder and reads them alternately with a
 bare loop (decode and crop, resize, batch) and with `training_batches`, in one process.
 Prints images/s and their ratio to the rate of the bare loop, per second of wall time and
-per second of processor time, which other programs on the machine affect less.
+per second of processor time, which other programs on the machine affect less. The rate
+per second of processor time is that of one core. A second table derives from it how many
+cores are needed for a given number of images/s.
 """
 
 import argparse
 import itertools
+import math
 import pathlib
 import statistics
 import tempfile
@@ -27,10 +30,16 @@ AUGMENTATIONS = {
     "crop": Augmentation(crop_area=AREA),
     "crop, flip": Augmentation(crop_area=AREA, horizontal_flip=True),
     "crop, flip, mixup": Augmentation(crop_area=AREA, horizontal_flip=True, mixup=0.2),
+    "crop, flip, cutmix": Augmentation(crop_area=AREA, horizontal_flip=True, cutmix=1.0),
     "crop, flip, randaug(2,10)": Augmentation(
         crop_area=AREA, horizontal_flip=True, randaugment="randaug(2,10)"
     ),
+    "crop, flip, rand-m9-inc1": Augmentation(
+        crop_area=AREA, horizontal_flip=True, randaugment="rand-m9-mstd0.5-inc1"
+    ),
 }
+# Images/s that accelerators train on.
+WANTED = (1000, 3000, 8000)
 
 
 def main():
@@ -107,6 +116,11 @@ def report(rates):
             median = statistics.median
             cells.append(f"{median(values):8.0f} {median(parts):6.1%}")
         print(f"{name:26}{cells[0]:>16}{cells[1]:>28}")
+    print(f"\n{'cores for images/s of':26}" + "".join(f"{w:8}" for w in WANTED))
+    for name, pairs in rates.items():
+        per_core = statistics.median(processor for _, processor in pairs)
+        cores = (math.ceil(wanted / per_core) for wanted in WANTED)
+        print(f"{name:26}" + "".join(f"{number:8}" for number in cores))
 
 
 if __name__ == "__main__":

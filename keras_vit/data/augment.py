@@ -3,8 +3,9 @@
 import dataclasses
 import math
 
-from keras_vit.data import rand_augment
-from keras_vit.data.host import tensorflow
+from keras_vit.data.color_operations import brightness, color, contrast
+from keras_vit.data.host import compiled, tensorflow
+from keras_vit.data.rand_augment import RandAugment
 from keras_vit.layers.preprocessor import RESIZES
 
 
@@ -98,7 +99,7 @@ class Augmentation:
                 f"{self.pad_and_crop}. Set one of the three."
             )
         if self.randaugment is not None:
-            rand_augment.RandAugment.parse(self.randaugment)
+            RandAugment.parse(self.randaugment)
 
     @property
     def mixes(self) -> bool:
@@ -216,12 +217,17 @@ def jittered(image, strength, seed):
         uint8, the shape of `image`.
     """
     tf = tensorflow()
-    if image.shape[-1] == 1:
-        return jittered(tf.repeat(image, 3, axis=-1), strength, seed)[..., :1]
     factors = tf.random.stateless_uniform((3,), seed, 1 - strength, 1 + strength)
-    image = rand_augment.brightness(image, factors[0])
-    image = rand_augment.contrast(image, factors[1])
-    return rand_augment.color(image, factors[2])
+    return compiled(_with_scaled_colors)(image, factors)
+
+
+def _with_scaled_colors(image, factors):
+    tf = tensorflow()
+    if image.shape[-1] == 1:
+        return _with_scaled_colors(tf.repeat(image, 3, axis=-1), factors)[..., :1]
+    image = brightness(image, factors[0])
+    image = contrast(image, factors[1])
+    return color(image, factors[2])
 
 
 def erased(image, probability, seed):
@@ -292,30 +298,15 @@ def mix_images(images, labels, augmentation: Augmentation, seed):
     """
     tf = tensorflow()
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
-    height, width, channels = images.shape[1:]
     drawn = tf.random.stateless_uniform((4,), tf.random.fold_in(seed, 0))
-
-    def mixture(things, ratio):
-        return ratio * things + (1.0 - ratio) * tf.roll(things, 1, 0)
 
     def mixup():
         ratio = _beta(augmentation.mixup, tf.random.fold_in(seed, 1))
-        return mixture(images, ratio), mixture(labels, ratio)
+        return compiled(_mixup)(images, labels, ratio)
 
     def cutmix():
         ratio = _beta(augmentation.cutmix, tf.random.fold_in(seed, 2))
-
-        def inside(length, position):
-            cut = tf.cast(tf.sqrt(1.0 - ratio) * length, "int32")
-            start = tf.cast(position * length, "int32") - cut // 2
-            index = tf.range(length)
-            return (index >= start) & (index < start + cut)
-
-        box = inside(height, drawn[2])[:, None] & inside(width, drawn[3])[None, :]
-        area = tf.reduce_sum(tf.cast(box, "float32")) / (height * width)
-        # Broadcast explicitly, because tf.where broadcasts the last axis slowly.
-        box = tf.broadcast_to(box[:, :, None], (height, width, channels))
-        return tf.where(box, tf.roll(images, 1, 0), images), mixture(labels, 1.0 - area)
+        return compiled(_cutmix)(images, labels, ratio, drawn[2:])
 
     def mix():
         if not augmentation.cutmix:
@@ -325,6 +316,32 @@ def mix_images(images, labels, augmentation: Augmentation, seed):
         return tf.cond(drawn[1] < augmentation.switch_probability, cutmix, mixup)
 
     return tf.cond(drawn[0] < augmentation.mix_probability, mix, lambda: (images, labels))
+
+
+def _mixup(images, labels, ratio):
+    """Mix images and labels with the previous ones of the batch."""
+    return _mixture(images, ratio), _mixture(labels, ratio)
+
+
+def _cutmix(images, labels, ratio, center):
+    """Paste a rectangle, at `center` (0 to 1), of the previous image of the batch."""
+    tf = tensorflow()
+    height, width = images.shape[1:3]
+
+    def inside(length, position):
+        cut = tf.cast(tf.sqrt(1.0 - ratio) * length, "int32")
+        start = tf.cast(position * length, "int32") - cut // 2
+        index = tf.range(length)
+        return (index >= start) & (index < start + cut)
+
+    box = inside(height, center[0])[:, None] & inside(width, center[1])[None, :]
+    area = tf.reduce_sum(tf.cast(box, "float32")) / (height * width)
+    images = tf.where(box[:, :, None], tf.roll(images, 1, 0), images)
+    return images, _mixture(labels, 1.0 - area)
+
+
+def _mixture(things, ratio):
+    return ratio * things + (1.0 - ratio) * tensorflow().roll(things, 1, 0)
 
 
 def _beta(alpha, seed):

@@ -117,8 +117,10 @@ def decode_pixels(content, channels, window=None, exif=True):
 def _orientation(content):
     """Return the EXIF orientation of a file, looking for it only if there is EXIF."""
     tf = tensorflow()
+    # The search for a text without alternatives is several times as fast.
+    pattern = tf.where(tf.io.is_jpeg(content), "Exif", "(?i)exif")
     return tf.cond(
-        contains(content, b"exif"),
+        contains(content, pattern),
         lambda: _traced_once(orientations)(content[None])[0],
         lambda: tf.constant(1),
     )

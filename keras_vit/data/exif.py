@@ -141,7 +141,7 @@ def _kinds(contents):
     has_flag = starts(header[:, 12:], b"VP8X") & (header[:, 20] // 8 % 2 == 1)
     is_webp = starts(header, b"RIFF") & starts(header[:, 8:], b"WEBP") & has_flag
 
-    has_exif = contains(contents, b"exif")  # Of JPEG and PNG, in their own cases.
+    has_exif = contains(contents, "(?i)exif")  # Of JPEG and PNG, in their own cases.
     is_jpeg, is_png = is_jpeg & has_exif, is_png & has_exif
     any_kind = is_jpeg | is_png | is_webp
     return {"jpeg": is_jpeg, "png": is_png, "webp": is_webp, "any": any_kind}

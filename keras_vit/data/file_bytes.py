@@ -5,12 +5,11 @@ from keras_vit.data.host import tensorflow
 PNG = b"\x89PNG"  # First bytes of a PNG.
 
 
-def contains(contents, text):
-    """Return where files contain `text`, ASCII letters in any case."""
+def contains(contents, pattern):
+    """Return where files contain a regular expression, a string or scalar tensor."""
     tf = tensorflow()
     # The search of regular expressions is several times faster than that of
     # `tf.strings.split`.
-    pattern = f"(?i){text.decode()}"
     without = tf.strings.regex_replace(contents, pattern, "", replace_global=False)
     return tf.strings.length(without) < tf.strings.length(contents)
 

@@ -1,5 +1,7 @@
 """Import of TensorFlow for data pipelines, beside any backend."""
 
+import functools
+
 import keras
 
 
@@ -29,3 +31,13 @@ def tensorflow():
                 "tf.config.set_visible_devices([], 'GPU') right after importing it."
             ) from error
     return tf
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(function):
+    """Return a function of tensors that XLA compiles, the same one for every caller.
+
+    A chain of TensorFlow operations passes over the pixels once for each of them, and
+    XLA makes one pass of it. Compilation takes seconds, once for each shape.
+    """
+    return tensorflow().function(function, autograph=False, jit_compile=True)

@@ -4,14 +4,36 @@ The implementation is stateless: an image and a seed determine the result, for a
 of the images and any number of threads. `keras.layers.RandAugment` and similar layers
 draw from a stateful generator, which parallel threads advance in any order, and accept no
 seed per image.
+
+TensorFlow draws the random numbers. XLA compiles all operations into one program, in
+which an operation is a table of 256 values per channel, an affine map, or one of the few
+operations that are neither, and passes over the pixels once or twice.
 """
 
 import dataclasses
 import functools
 import math
 import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from keras_vit.data.host import tensorflow
+from keras_vit.data.color_operations import (
+    all_values,
+    autocontrast_table,
+    brightness,
+    color,
+    contrast,
+    equalize_table,
+    gray_mean,
+    histogram,
+    look_up,
+    posterize,
+    product,
+    solarize,
+    solarize_add,
+)
+from keras_vit.data.host import compiled, tensorflow
+from keras_vit.data.spatial_operations import affine, cutout, rotation, sharpness
 
 MAX_LEVEL = 10.0
 
@@ -114,224 +136,105 @@ class RandAugment:
         Returns:
             uint8, `(h, w, 3)`.
         """
-        tf = tensorflow()
-        operations = _OPERATIONS[self.style]
-        shape = image.shape
+        # One program for all layers: XLA takes six times as long to compile two of them.
+        apply = compiled(apply_one)
         for layer in range(self.layers):
-            layer_seed = tf.random.fold_in(seed, layer)
-            drawn = tf.random.stateless_uniform((5,), layer_seed)
-            level = self.magnitude
-            if self.magnitude_std:
-                noise_seed = tf.random.fold_in(layer_seed, 1)
-                noise = tf.random.stateless_normal((), noise_seed)
-                level = level + self.magnitude_std * noise
-                level = tf.clip_by_value(level, 0.0, MAX_LEVEL)
-            draw = _Draw(
-                level=tf.convert_to_tensor(level / MAX_LEVEL, "float32"),
-                sign=tf.where(drawn[1] < 0.5, -1.0, 1.0),
-                centre=drawn[2:4],
-                fill=fill,
-            )
-            branches = [functools.partial(o, image, draw) for o in operations.values()]
-            index = tf.cast(drawn[0] * len(branches), "int32")
-            if self.probability < 1:
-                branches.append(functools.partial(tf.identity, image))
-                apply = drawn[4] < self.probability
-                index = tf.where(apply, index, len(operations))
-            image = tf.ensure_shape(tf.switch_case(index, branches), shape)
+            image = apply(self.style, image, self._draw(seed, layer), fill)
         return image
 
-
-@dataclasses.dataclass(frozen=True)
-class _Draw:
-    level: object  # 0 to 1.
-    sign: object  # -1 or 1.
-    centre: object  # Two numbers in [0, 1).
-    fill: tuple
-
-
-def autocontrast(image):
-    """Stretch each channel of a uint8 image to 0 to 255, as in `PIL.ImageOps`."""
-    tf = tensorflow()
-    values = tf.cast(image, "float32")
-    low = tf.reduce_min(values, (0, 1))
-    high = tf.reduce_max(values, (0, 1))
-    # Use double precision like Pillow: the truncation below exposes the last bit.
-    scale = 255.0 / tf.cast(tf.maximum(high - low, 1.0), "float64")
-    table = tf.range(256, dtype="float64")[:, None] * scale
-    table = table - tf.cast(low, "float64") * scale
-    table = tf.cast(tf.clip_by_value(table, 0.0, 255.0), "uint8")
-    identity = tf.cast(tf.range(256), "uint8")[:, None]
-    return _look_up(tf.where(high > low, table, identity), image)
+    def _draw(self, seed, layer):
+        tf = tensorflow()
+        layer_seed = tf.random.fold_in(seed, layer)
+        drawn = tf.random.stateless_uniform((5,), layer_seed)
+        level = self.magnitude
+        if self.magnitude_std:
+            noise_seed = tf.random.fold_in(layer_seed, 1)
+            noise = tf.random.stateless_normal((), noise_seed)
+            level = level + self.magnitude_std * noise
+            level = tf.clip_by_value(level, 0.0, MAX_LEVEL)
+        operations = len(OPERATIONS[self.style])
+        index = tf.cast(drawn[0] * operations, "int32")
+        if self.probability < 1:
+            index = tf.where(drawn[4] < self.probability, index, operations)
+        return Draw(
+            index=index,
+            level=tf.convert_to_tensor(level / MAX_LEVEL, "float32"),
+            sign=tf.where(drawn[1] < 0.5, -1.0, 1.0),
+            centre=drawn[2:4],
+        )
 
 
-def equalize(image):
-    """Equalize the histogram of each channel of a uint8 image, as in `PIL.ImageOps`."""
-    tf = tensorflow()
-    channels = image.shape[-1]
-    values = tf.cast(image, "int32") + 256 * tf.range(channels)
-    counts = tf.math.bincount(
-        tf.reshape(values, (-1,)), minlength=256 * channels, maxlength=256 * channels
-    )
-    counts = tf.transpose(tf.reshape(counts, (channels, 256)))
-    brightest = tf.cast(tf.reduce_max(image, (0, 1)), "int32")
-    last = tf.linalg.diag_part(tf.gather(counts, brightest))
-    step = (tf.reduce_sum(counts, 0) - last) // 255
-    safe = tf.maximum(step, 1)
-    table = (tf.cumsum(counts, 0, exclusive=True) + safe // 2) // safe
-    table = tf.where(step > 0, tf.minimum(table, 255), tf.range(256)[:, None])
-    return _look_up(tf.cast(table, "uint8"), image)
+class Draw(NamedTuple):
+    """Random numbers of one operation on one image.
 
-
-def _look_up(table, image):
-    tf = tensorflow()
-    channels = image.shape[-1]
-    index = tf.cast(image, "int32") * channels + tf.range(channels)
-    return tf.gather(tf.reshape(table, (-1,)), index)
-
-
-def posterize(image, bits):
-    """Keep the highest `bits` bits of a uint8 image's values, as in `PIL.ImageOps`."""
-    tf = tensorflow()
-    unit = tf.bitwise.left_shift(1, 8 - bits)
-    return tf.cast(tf.cast(image, "int32") // unit * unit, "uint8")
-
-
-def solarize(image, threshold):
-    """Invert a uint8 image's values from `threshold` up, as in `PIL.ImageOps`."""
-    tf = tensorflow()
-    return tf.where(tf.cast(image, "int32") < threshold, image, 255 - image)
-
-
-def solarize_add(image, addition):
-    """Add `addition` to a uint8 image's values below 128."""
-    tf = tensorflow()
-    added = tf.minimum(tf.cast(image, "int32") + addition, 255)
-    return tf.where(image < 128, tf.cast(added, "uint8"), image)
-
-
-def brightness(image, factor):
-    """Blend black with a uint8 image by `factor`, as in `PIL.ImageEnhance`."""
-    return _blend(0.0, image, factor)
-
-
-def contrast(image, factor, mean=None):
-    """Blend a uniform gray with a uint8 image by `factor`, as in `PIL.ImageEnhance`.
-
-    The gray level is `mean`, or by default the rounded mean of the grayscale image.
+    Attributes:
+        index: int32, the position of the operation in its style's `OPERATIONS`; their
+            number for no operation.
+        level: float32, 0 to 1, the magnitude.
+        sign: float32, -1 or 1, the direction of the operation.
+        centre: float32, `(2,)`, 0 to 1, the position of `Cutout`.
     """
+
+    index: Any
+    level: Any
+    sign: Any
+    centre: Any
+
+
+class Table(NamedTuple):
+    """Operation that is a table: a function of the image and the draw that returns it."""
+
+    function: Callable
+
+
+class Move(NamedTuple):
+    """Operation that is an affine map: a function of the image and the signed level."""
+
+    function: Callable
+
+
+class Other(NamedTuple):
+    """Operation that is neither: a function of the image and the draw."""
+
+    function: Callable
+
+
+def apply_one(style, image, draw, fill):
+    """Apply the operation `draw.index` of a style to a uint8 image."""
     tf = tensorflow()
-    if mean is None:
-        grey = tf.cast(gray(image), "int64")
-        pixels = tf.size(grey, tf.int64)
-        mean = tf.cast((2 * tf.reduce_sum(grey) + pixels) // (2 * pixels), "float32")
-    return _blend(mean, image, factor)
+    operations = list(OPERATIONS[style].values())
+    kinds = [type(operation) for operation in operations]
+    # The number of each operation among those of its kind.
+    numbers = [kinds[:place].count(kind) for place, kind in enumerate(kinds)]
+    number = tf.gather([*numbers, 0], draw.index)
+
+    def chosen(kind, *arguments):
+        functions = [
+            functools.partial(operation.function, *arguments)
+            for operation in operations
+            if isinstance(operation, kind)
+        ]
+        return tf.switch_case(number, functions)
+
+    def moved():
+        matrix = chosen(Move, image, draw.sign * draw.level)
+        if style == "big_vision":
+            return affine(image, matrix, (128.0,) * image.shape[-1], "NEAREST")
+        return affine(image, matrix, fill, "BILINEAR")
+
+    branches: dict[type | None, Callable] = {
+        Table: lambda: look_up(chosen(Table, image, draw), image),
+        Move: moved,
+        Other: lambda: chosen(Other, image, draw),
+        None: lambda: tf.identity(image),
+    }
+    order = list(branches)
+    branch = tf.gather([order.index(kind) for kind in (*kinds, None)], draw.index)
+    return tf.switch_case(branch, list(branches.values()))
 
 
-def color(image, factor):
-    """Blend the grayscale image with the uint8 image, as in `PIL.ImageEnhance`."""
-    tf = tensorflow()
-    return _blend(tf.cast(gray(image), "float32"), image, factor)
-
-
-def sharpness(image, factor):
-    """Blend the smoothed image with the uint8 image, as in `PIL.ImageEnhance`."""
-    tf = tensorflow()
-    kernel = tf.constant([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]])
-    kernel = tf.tile(kernel[:, :, None, None], (1, 1, image.shape[-1], 1))
-    values = tf.cast(image, "float32")
-    sums = tf.nn.depthwise_conv2d(values[None], kernel, (1, 1, 1, 1), "VALID")[0]
-    smooth = tf.floor(sums / 13.0 + 0.5)
-    # Pillow does not smooth the border.
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    inner = tf.pad(tf.ones((height - 2, width - 2, 1), "bool"), [[1, 1], [1, 1], [0, 0]])
-    smooth = tf.where(inner, tf.pad(smooth, [[1, 1], [1, 1], [0, 0]]), values)
-    return _blend(smooth, image, factor)
-
-
-def affine(image, matrix, fill, interpolation):
-    """Transform an image by an affine map, as `PIL.Image.transform` does.
-
-    Args:
-        image: uint8, `(h, w, c)`.
-        matrix: six floats or scalars `(a, b, c, d, e, f)`: the output pixel with the
-            center (x, y) is read at `(a x + b y + c, d x + e y + f)`.
-        fill: one float per channel, the color outside of the image.
-        interpolation: `"NEAREST"` or `"BILINEAR"`.
-
-    Returns:
-        uint8, `(h, w, c)`.
-    """
-    tf = tensorflow()
-    a, b, c, d, e, f = (tf.cast(entry, "float32") for entry in matrix)
-    # The center of the first pixel is 0 in TensorFlow's coordinates, and 0.5 in Pillow's.
-    c = c + 0.5 * (a + b - 1.0)
-    f = f + 0.5 * (d + e - 1.0)
-    zero = tf.zeros(())
-    # Subtract the fill color, because the operation fills all channels with one value.
-    values = tf.cast(image, "float32") - fill
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=values[None],
-        transforms=tf.stack([a, b, c, d, e, f, zero, zero])[None],
-        output_shape=tf.shape(image)[:2],
-        fill_value=0.0,
-        interpolation=interpolation,
-        fill_mode="CONSTANT",
-    )[0]
-    return tf.cast(tf.round(moved + fill), "uint8")
-
-
-def cutout(image, centre, half_side, fill):
-    """Fill a square of side `2 half_side` around `centre` (0 to 1) in a uint8 image."""
-    tf = tensorflow()
-    size = tf.shape(image)[:2]
-    row, column = tf.unstack(tf.cast(centre * tf.cast(size, "float32"), "int32"))
-
-    def within(length, position):
-        index = tf.range(length)
-        return (index >= position - half_side) & (index < position + half_side)
-
-    square = within(size[0], row)[:, None] & within(size[1], column)[None, :]
-    return tf.where(square[:, :, None], tf.cast(fill, "uint8"), image)
-
-
-def gray(image):
-    """Return an image in grayscale, as Pillow's mode "L": int32, `(h, w, 1)`."""
-    tf = tensorflow()
-    weighted = tf.cast(image, "int32") * tf.constant([19595, 38470, 7471])
-    return (tf.reduce_sum(weighted, -1, keepdims=True) + 32768) // 65536
-
-
-def _blend(degenerate, image, factor):
-    tf = tensorflow()
-    values = degenerate + factor * (tf.cast(image, "float32") - degenerate)
-    return tf.cast(tf.clip_by_value(values, 0.0, 255.0), "uint8")
-
-
-def _rotation(image, radians):
-    tf = tensorflow()
-    height = tf.cast(tf.shape(image)[0], "float32")
-    width = tf.cast(tf.shape(image)[1], "float32")
-    cos, sin = tf.cos(radians), tf.sin(radians)
-    x, y = width / 2.0, height / 2.0
-    return (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
-
-
-def _move(matrix):
-    """Return an operation that moves an image by `matrix(image, signed level)`."""
-
-    def operation(image, draw):
-        return affine(image, matrix(image, draw.sign * draw.level), draw.fill, "BILINEAR")
-
-    return operation
-
-
-def _move_nearest(matrix):
-    def operation(image, draw):
-        grey = (128.0,) * image.shape[-1]
-        return affine(image, matrix(image, draw.sign * draw.level), grey, "NEAREST")
-
-    return operation
+def _values(image):
+    return all_values(image.shape[-1])
 
 
 def _whole(value):
@@ -344,72 +247,104 @@ def _side(image, axis):
 
 
 def _enhance(draw):
-    return draw.level * 1.8 + 0.1
+    return product(draw.level, 1.8) + 0.1
 
 
 def _enhance_increasing(draw):
-    return tensorflow().maximum(0.1, 1.0 + draw.sign * draw.level * 0.9)
+    return tensorflow().maximum(0.1, 1.0 + product(draw.sign * draw.level, 0.9))
+
+
+def _contrast(image, draw):
+    return contrast(_values(image), _enhance_increasing(draw), gray_mean(image))
 
 
 def _contrast_of_big_vision(image, draw):
     tf = tensorflow()
     pixels = tf.cast(tf.shape(image)[0] * tf.shape(image)[1], "float32")
     mean = tf.floor(tf.minimum(pixels / 256.0, 255.0))
-    return contrast(image, _enhance(draw), mean)
+    return contrast(_values(image), _enhance(draw), mean)
+
+
+def _matrix(*entries):
+    """Return a matrix for `affine` as one tensor, which all branches can return."""
+    tf = tensorflow()
+    return tf.stack([tf.cast(entry, "float32") for entry in entries])
 
 
 def _rotate(image, level):
-    return _rotation(image, level * math.radians(30.0))
+    return _matrix(*rotation(image, level * math.radians(30.0)))
 
 
 def _shear_x(image, level):
-    return (1.0, 0.3 * level, 0.0, 0.0, 1.0, 0.0)
+    return _matrix(1, 0.3 * level, 0, 0, 1, 0)
 
 
 def _shear_y(image, level):
-    return (1.0, 0.0, 0.0, 0.3 * level, 1.0, 0.0)
+    return _matrix(1, 0, 0, 0.3 * level, 1, 0)
 
 
-_OPERATIONS = {
+def _move_x(pixels):
+    return _matrix(1, 0, pixels, 0, 1, 0)
+
+
+def _move_y(pixels):
+    return _matrix(1, 0, 0, 0, 1, pixels)
+
+
+OPERATIONS = {
     "big_vision": {
-        "AutoContrast": lambda image, draw: autocontrast(image),
-        "Equalize": lambda image, draw: equalize(image),
-        "Invert": lambda image, draw: 255 - image,
-        "Rotate": _move_nearest(_rotate),
-        "Posterize": lambda image, draw: posterize(image, _whole(draw.level * 4)),
-        "Solarize": lambda image, draw: solarize(image, _whole(draw.level * 256)),
-        "Color": lambda image, draw: color(image, _enhance(draw)),
-        "Contrast": _contrast_of_big_vision,
-        "Brightness": lambda image, draw: brightness(image, _enhance(draw)),
-        "Sharpness": lambda image, draw: sharpness(image, _enhance(draw)),
-        "ShearX": _move_nearest(_shear_x),
-        "ShearY": _move_nearest(_shear_y),
-        "TranslateX": _move_nearest(lambda _, level: (1, 0, 100.0 * level, 0, 1, 0)),
-        "TranslateY": _move_nearest(lambda _, level: (1, 0, 0, 0, 1, 100.0 * level)),
-        "Cutout": lambda image, draw: cutout(
-            image, draw.centre, _whole(draw.level * 40), 128
+        "AutoContrast": Table(lambda image, draw: autocontrast_table(histogram(image))),
+        "Equalize": Table(lambda image, draw: equalize_table(histogram(image))),
+        "Invert": Table(lambda image, draw: 255 - _values(image)),
+        "Rotate": Move(_rotate),
+        "Posterize": Table(
+            lambda image, draw: posterize(_values(image), _whole(draw.level * 4))
         ),
-        "SolarizeAdd": lambda image, draw: solarize_add(image, _whole(draw.level * 110)),
+        "Solarize": Table(
+            lambda image, draw: solarize(_values(image), _whole(draw.level * 256))
+        ),
+        "Color": Other(lambda image, draw: color(image, _enhance(draw))),
+        "Contrast": Table(_contrast_of_big_vision),
+        "Brightness": Table(
+            lambda image, draw: brightness(_values(image), _enhance(draw))
+        ),
+        "Sharpness": Other(lambda image, draw: sharpness(image, _enhance(draw))),
+        "ShearX": Move(_shear_x),
+        "ShearY": Move(_shear_y),
+        "TranslateX": Move(lambda image, level: _move_x(100.0 * level)),
+        "TranslateY": Move(lambda image, level: _move_y(100.0 * level)),
+        "Cutout": Other(
+            lambda image, draw: cutout(image, draw.centre, _whole(draw.level * 40), 128)
+        ),
+        "SolarizeAdd": Table(
+            lambda image, draw: solarize_add(_values(image), _whole(draw.level * 110))
+        ),
     },
     "timm": {
-        "AutoContrast": lambda image, draw: autocontrast(image),
-        "Equalize": lambda image, draw: equalize(image),
-        "Invert": lambda image, draw: 255 - image,
-        "Rotate": _move(_rotate),
-        "Posterize": lambda image, draw: posterize(image, 4 - _whole(draw.level * 4)),
-        "Solarize": lambda image, draw: solarize(image, 256 - _whole(draw.level * 256)),
-        "SolarizeAdd": lambda image, draw: solarize_add(image, _whole(draw.level * 110)),
-        "Color": lambda image, draw: color(image, _enhance_increasing(draw)),
-        "Contrast": lambda image, draw: contrast(image, _enhance_increasing(draw)),
-        "Brightness": lambda image, draw: brightness(image, _enhance_increasing(draw)),
-        "Sharpness": lambda image, draw: sharpness(image, _enhance_increasing(draw)),
-        "ShearX": _move(_shear_x),
-        "ShearY": _move(_shear_y),
-        "TranslateX": _move(
-            lambda image, level: (1, 0, 0.45 * level * _side(image, 1), 0, 1, 0)
+        "AutoContrast": Table(lambda image, draw: autocontrast_table(histogram(image))),
+        "Equalize": Table(lambda image, draw: equalize_table(histogram(image))),
+        "Invert": Table(lambda image, draw: 255 - _values(image)),
+        "Rotate": Move(_rotate),
+        "Posterize": Table(
+            lambda image, draw: posterize(_values(image), 4 - _whole(draw.level * 4))
         ),
-        "TranslateY": _move(
-            lambda image, level: (1, 0, 0, 0, 1, 0.45 * level * _side(image, 0))
+        "Solarize": Table(
+            lambda image, draw: solarize(_values(image), 256 - _whole(draw.level * 256))
         ),
+        "SolarizeAdd": Table(
+            lambda image, draw: solarize_add(_values(image), _whole(draw.level * 110))
+        ),
+        "Color": Other(lambda image, draw: color(image, _enhance_increasing(draw))),
+        "Contrast": Table(_contrast),
+        "Brightness": Table(
+            lambda image, draw: brightness(_values(image), _enhance_increasing(draw))
+        ),
+        "Sharpness": Other(
+            lambda image, draw: sharpness(image, _enhance_increasing(draw))
+        ),
+        "ShearX": Move(_shear_x),
+        "ShearY": Move(_shear_y),
+        "TranslateX": Move(lambda image, level: _move_x(0.45 * level * _side(image, 1))),
+        "TranslateY": Move(lambda image, level: _move_y(0.45 * level * _side(image, 0))),
     },
 }

@@ -1,7 +1,7 @@
 """3-Augment of DeiT III: gray, solarized or blurred images, as Pillow computes them."""
 
-from keras_vit.data.host import tensorflow
-from keras_vit.data.rand_augment import gray, solarize
+from keras_vit.data.color_operations import gray, solarize
+from keras_vit.data.host import compiled, tensorflow
 
 # Range of the standard deviation of the blur in pixels.
 BLUR = (0.1, 2.0)
@@ -23,8 +23,13 @@ def three_augmented(image, seed):
     inverts values from 128 up, and the standard deviation of the blur is uniform between
     0.1 and 2 pixels.
     """
+    drawn = tensorflow().random.stateless_uniform((2,), seed)
+    return compiled(_one_of_three)(image, drawn)
+
+
+def _one_of_three(image, drawn):
+    """Apply the operation that the first number chooses; the second one is the blur."""
     tf = tensorflow()
-    drawn = tf.random.stateless_uniform((2,), seed)
     sigma = BLUR[0] + (BLUR[1] - BLUR[0]) * drawn[1]
     operations = [
         lambda: tf.repeat(tf.cast(gray(image), "uint8"), 3, axis=-1),
