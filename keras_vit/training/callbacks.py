@@ -217,6 +217,8 @@ class RunCallback(Interruptible):
         if self.failure:
             return
         seconds = time.monotonic() - self.start
+        # Torch's DataLoader draws a number for every evaluation, also for a part of one.
+        self.generators = generators()
         trained = {name: float(value) for name, value in logs.items()}
         if self.step < (epoch + 1) * self.plan.interval:
             self._save_begun(trained, seconds)
@@ -244,6 +246,7 @@ class RunCallback(Interruptible):
         self.directory.save_history(self.history)
         self.trackers.on_epoch_end(epoch, row)
         self.begun = {}
+        self.generators = generators()
         self._save_state()
         left = (self.plan.steps - row["step"]) * seconds / self.plan.interval
         print(f"  {self._described(row)}; {left / 60:.0f} min left", flush=True)
@@ -263,7 +266,6 @@ class RunCallback(Interruptible):
         raise preemption.Preempted
 
     def _save_state(self):
-        self.generators = generators()
         self.directory.save_state(
             variables(self.model),
             {

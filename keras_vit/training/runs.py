@@ -373,10 +373,10 @@ def _counts(source):
 def _fit(plan, model, callback, first, last):
     if first < last and callback.begun:
         first_step = first * plan.interval + callback.begun["steps"]
+        # Under TensorFlow, the first step creates the variables of the metrics, which the
+        # callback restores before. Under torch, the first one draws random numbers.
+        model.evaluate(callback.validation, steps=1, verbose=0)
         if left := (first + 1) * plan.interval - first_step:
-            # Keras creates the variables of the metrics in the first step that uses
-            # them, and the callback restores them before.
-            model.evaluate(callback.validation, steps=1, verbose=0)
             _steps(plan, model, callback, first_step, left, (first, first + 1))
         else:
             callback.evaluate_begun(first)
