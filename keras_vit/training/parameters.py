@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_vit.text_table import aligned
 from keras_vit.training.schedules import is_number
 
 _BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
@@ -70,10 +71,7 @@ class ParameterTable(tuple[ParameterRow, ...]):
         for path, shape, group, rate, decay, matrices, _ in self:
             numbers = (f"{rate:.6g}", f"{decay:.6g}", str(matrices))
             cells.append((path, "x".join(map(str, shape)), group, *numbers))
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join(
-            "  ".join(map(str.ljust, line, widths)).rstrip() for line in cells
-        )
+        return "\n".join(aligned(cells))
 
 
 def parameter_table(

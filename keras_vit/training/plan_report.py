@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from keras_vit.text_table import aligned
 from keras_vit.training import config as configs
 from keras_vit.training.hardware import Hardware
 from keras_vit.training.known_sets import known_set
@@ -189,11 +190,4 @@ def _input(hardware: Hardware, rate: float, images: int | None, image_bytes: int
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if index else text.ljust(width)
-            for index, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return "\n".join(aligned(rows, right=range(1, len(rows[0]))))

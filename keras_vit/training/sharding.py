@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from keras_vit.text_table import aligned
+
 # Names of the axes of a mesh. Batches are split over the first, heads and hidden units of
 # MLPs over the second.
 DATA, MODEL = "data", "model"
@@ -165,14 +167,7 @@ def layout_table(variables: Iterable[keras.Variable]) -> str:
         texts.append((path, str(count), size, layout, f"{total:,}", f"{part:,}"))
     sums = [sum(row[i] for row in rows.values()) for i in range(3)]
     texts.append(("all", str(sums[0]), "", "", f"{sums[1]:,}", f"{sums[2]:,}"))
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if i in (1, 4, 5) else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in texts
-    )
+    return "\n".join(aligned(texts, right=(1, 4, 5)))
 
 
 def sizes(variable: keras.Variable) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_vit.layers.preprocessor import IMAGENET_MEAN, IMAGENET_STD
+from keras_vit.text_table import aligned
 
 # Mean and standard deviation of pixels from 0 to 255, by the name in the table.
 NORMALIZATIONS: dict[str, dict[str, Any]] = {
@@ -108,13 +109,7 @@ class CheckpointTable(dict[str, Checkpoint]):
                     row.url,
                 )
             )
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) for cell, width in zip(line, widths, strict=True)
-            ).rstrip()
-            for line in cells
-        )
+        return "\n".join(aligned(cells))
 
 
 def _timm(name):
