@@ -291,11 +291,19 @@ def _move_y(pixels):
     return _matrix(1, 0, 0, 0, 1, pixels)
 
 
+# Operations that are the same in both styles.
+_AUTO_CONTRAST = Table(lambda image, draw: autocontrast_table(histogram(image)))
+_EQUALIZE = Table(lambda image, draw: equalize_table(histogram(image)))
+_INVERT = Table(lambda image, draw: 255 - _values(image))
+_SOLARIZE_ADD = Table(
+    lambda image, draw: solarize_add(_values(image), _whole(draw.level * 110))
+)
+
 OPERATIONS = {
     "big_vision": {
-        "AutoContrast": Table(lambda image, draw: autocontrast_table(histogram(image))),
-        "Equalize": Table(lambda image, draw: equalize_table(histogram(image))),
-        "Invert": Table(lambda image, draw: 255 - _values(image)),
+        "AutoContrast": _AUTO_CONTRAST,
+        "Equalize": _EQUALIZE,
+        "Invert": _INVERT,
         "Rotate": Move(_rotate),
         "Posterize": Table(
             lambda image, draw: posterize(_values(image), _whole(draw.level * 4))
@@ -316,14 +324,12 @@ OPERATIONS = {
         "Cutout": Other(
             lambda image, draw: cutout(image, draw.centre, _whole(draw.level * 40), 128)
         ),
-        "SolarizeAdd": Table(
-            lambda image, draw: solarize_add(_values(image), _whole(draw.level * 110))
-        ),
+        "SolarizeAdd": _SOLARIZE_ADD,
     },
     "timm": {
-        "AutoContrast": Table(lambda image, draw: autocontrast_table(histogram(image))),
-        "Equalize": Table(lambda image, draw: equalize_table(histogram(image))),
-        "Invert": Table(lambda image, draw: 255 - _values(image)),
+        "AutoContrast": _AUTO_CONTRAST,
+        "Equalize": _EQUALIZE,
+        "Invert": _INVERT,
         "Rotate": Move(_rotate),
         "Posterize": Table(
             lambda image, draw: posterize(_values(image), 4 - _whole(draw.level * 4))
@@ -331,9 +337,7 @@ OPERATIONS = {
         "Solarize": Table(
             lambda image, draw: solarize(_values(image), 256 - _whole(draw.level * 256))
         ),
-        "SolarizeAdd": Table(
-            lambda image, draw: solarize_add(_values(image), _whole(draw.level * 110))
-        ),
+        "SolarizeAdd": _SOLARIZE_ADD,
         "Color": Other(lambda image, draw: color(image, _enhance_increasing(draw))),
         "Contrast": Table(_contrast),
         "Brightness": Table(

@@ -174,12 +174,11 @@ class RunCallback(Interruptible):
         self.pending = []
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.monotonic() - self.begun.get("seconds", 0.0)
-        metrics = self.begun.get("metrics", [])
-        if metrics:
-            for variable, value in zip(
-                self.model.metrics_variables, metrics, strict=True
-            ):
+        self.start = time.monotonic()
+        if self.begun:
+            self.start -= self.begun["seconds"]
+            metrics = self.model.metrics_variables
+            for variable, value in zip(metrics, self.begun["metrics"], strict=True):
                 variable.assign(value)
         self.trackers.on_epoch_begin(epoch)
 
@@ -286,8 +285,7 @@ class RunCallback(Interruptible):
         self.set_model(self.model_of_run)
         self.on_train_begin()
         self.on_train_batch_begin(0)
-        self.trackers.on_epoch_begin(epoch)
-        self.start = time.monotonic() - self.begun["seconds"]
+        self.on_epoch_begin(epoch)
         self.on_epoch_end(epoch, self.begun["logs"])
         self.on_train_end()
 

@@ -20,8 +20,8 @@ CONFIG = configs.override(
 )
 
 
-def interrupted_at(step, config, directory, monkeypatch):
-    """Start or resume a run, and send SIGTERM to this process before a step."""
+def signal_before(step, monkeypatch):
+    """Make runs send SIGTERM to this process before a step."""
     begin = callbacks.RunCallback.on_train_batch_begin
 
     def begin_and_signal(callback, batch, logs=None):
@@ -30,8 +30,13 @@ def interrupted_at(step, config, directory, monkeypatch):
         if callback.step >= step:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    monkeypatch.setattr(callbacks.RunCallback, "on_train_batch_begin", begin_and_signal)
+
+
+def interrupted_at(step, config, directory, monkeypatch):
+    """Start or resume a run, and stop it by SIGTERM before a step."""
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.RunCallback, "on_train_batch_begin", begin_and_signal)
+        signal_before(step, patch)
         with pytest.raises(preemption.Preempted) as stop:
             runs.train(config, directory)
     return str(stop.value)
@@ -91,13 +96,7 @@ def test_a_run_resumes_in_its_second_phase(tmp_path, monkeypatch):
 
 
 def test_a_command_that_was_stopped(tmp_path, monkeypatch, capsys):
-    begin = callbacks.RunCallback.on_train_batch_begin
-
-    def begin_and_signal(callback, batch, logs=None):
-        begin(callback, batch, logs)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(callbacks.RunCallback, "on_train_batch_begin", begin_and_signal)
+    signal_before(0, monkeypatch)
     words = ["digits_vit", *(f"--set={setting}" for setting in SETTINGS)]
     with pytest.raises(SystemExit) as stop:
         run_command("pretrain", [*words, "--workdir", str(tmp_path / "run")])

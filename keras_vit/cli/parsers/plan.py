@@ -20,6 +20,8 @@ Examples:
 import argparse
 from collections.abc import Sequence
 
+from keras_vit.cli.parsers import shared
+
 # Options that stand for a setting: type, key and meaning.
 SHORT = {
     "batch": (int, "batch_size", "images in a batch of all devices"),
@@ -75,14 +77,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         metavar="N",
         help="mean bytes of an image file (default: 110000, as in ImageNet)",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="change a value of the config, as for keras-vit pretrain",
-    )
+    shared.add_settings(parser)
     parser.set_defaults(data_dir=None)
     options = parser.parse_args(words)
     keys = {name: key for name, (_, key, _) in SHORT.items()}

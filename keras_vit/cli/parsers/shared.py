@@ -23,6 +23,22 @@ def parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("what", metavar=what)
+    add_settings(made)
+    made.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="directory of the TFDS data sets; short for --set data.data_dir=DIR",
+    )
+    made.add_argument("--workdir", metavar="DIR", help=workdir)
+    return made
+
+
+def add_settings(made: argparse.ArgumentParser) -> None:
+    """Add the option `--set`.
+
+    Args:
+        made: the parser.
+    """
     made.add_argument(
         "--set",
         action="append",
@@ -31,13 +47,6 @@ def parser(
         dest="settings",
         help="change a value of the config, for example optimization.learning_rate=3e-4",
     )
-    made.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        help="directory of the TFDS data sets; short for --set data.data_dir=DIR",
-    )
-    made.add_argument("--workdir", metavar="DIR", help=workdir)
-    return made
 
 
 def add_features(made: argparse.ArgumentParser) -> None:
