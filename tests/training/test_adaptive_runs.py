@@ -96,6 +96,7 @@ def test_round_trip_and_backbones():
             AdaptiveTokens(model_of().with_token_reduction(reduction))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_one_that_was_not(
     whole, config, tmp_path, monkeypatch
 ):

@@ -65,19 +65,32 @@ def stopped_and_resumed(config, directory, monkeypatch):
     runs.train(config, directory, resume=True)
 
 
-@pytest.mark.slow_elsewhere
-def test_a_resumed_run_and_its_student(config, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """Train a run in two sizes of images without interruption."""
+    directory = tmp_path_factory.mktemp("distilled") / "run"
     config = configs.override(config, ["resolutions=((0.5, 8), (0.5, 16))"])
-    runs.train(config, tmp_path / "whole")
+    runs.train(config, directory)
+    return config, directory
+
+
+@pytest.mark.slow
+def test_a_stopped_run_ends_as_one_that_was_not(whole, tmp_path, monkeypatch):
+    config, directory = whole
     stopped_and_resumed(config, tmp_path / "stopped", monkeypatch)
-    assert_same_state(tmp_path / "stopped", tmp_path / "whole")
-    saved = keras_vit.load_checkpoint(tmp_path / "whole")
+    assert_same_state(tmp_path / "stopped", directory)
+
+
+@pytest.mark.slow_elsewhere
+def test_the_student_of_a_run(whole):
+    _, directory = whole
+    saved = keras_vit.load_checkpoint(directory)
     assert "distillation_classifier/kernel" in saved.weights_by_path()
     # Neither the student nor the state of the run has the teacher.
-    shapes = {values.shape for values in state(tmp_path / "whole").values()}
+    shapes = {values.shape for values in state(directory).values()}
     assert (9, 16) not in shapes  # The first kernel of the teacher.
     assert len(saved.weights) == len(saved.weights_by_path())
-    results = json.loads((tmp_path / "whole" / "results.json").read_text())
+    results = json.loads((directory / "results.json").read_text())
     images, labels = (
         np.concatenate(part)
         for part in zip(

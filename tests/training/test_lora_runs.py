@@ -90,6 +90,7 @@ def test_the_state_has_the_bits_of_the_base(whole, base):
     assert any(is_factor(path) for path in values)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_one_that_was_not(
     whole, config, tmp_path, monkeypatch
 ):

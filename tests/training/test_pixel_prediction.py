@@ -134,7 +134,7 @@ def whole(tmp_path_factory):
     return config, directory
 
 
-@pytest.mark.slow_elsewhere
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_one_that_was_not(whole, tmp_path, monkeypatch):
     config, directory = whole
     train_to_next_checkpoint(config, tmp_path / "run", monkeypatch)

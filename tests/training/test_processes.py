@@ -106,6 +106,7 @@ def alone(tmp_path_factory):
 
 
 @only_jax
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path, alone):
     first, second = ended(started(tmp_path / "run"))
     assert first[0] == second[0] == 0, first[2] + second[2]

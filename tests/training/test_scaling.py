@@ -8,8 +8,10 @@ import pytest
 from keras_vit.data import open_source
 from keras_vit.data.subsets import subset
 from keras_vit.training import config as configs
+from keras_vit.training import power_law, scaling
 from keras_vit.training.power_law import fit
-from keras_vit.training.scaling import compute, study
+from keras_vit.training.scaling import study
+from keras_vit.training.sweep import combinations
 from tests.commands import run_command
 
 pytestmark = pytest.mark.any_backend
@@ -43,6 +45,13 @@ def points(floor, scale, exponent, noise=0.0):
     return x, y * (1 + noise * np.random.default_rng(0).normal(size=len(x)))
 
 
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """Spend less time on intervals that a test does not look at."""
+    monkeypatch.setattr(power_law, "RESAMPLES", 10)
+
+
+@pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize("parameters", [(0.1, 0.5, 0.4), (0.0, 0.3, 0.25)])
 def test_a_law_is_found_again(parameters):
     law = fit(*points(*parameters))
@@ -74,6 +83,35 @@ def test_points_that_no_law_fits():
         fit([1, 2, 3, 4], [4, 3, 2, np.nan])
 
 
+IMAGES = {0.1: 126, 0.2: 251, 0.5: 629, 1.0: 1257}  # Of fractions of the digits.
+
+
+def of_known_errors(config, grid, directory):
+    """Return the rows of a sweep whose results follow two power laws exactly."""
+    for name, combined in combinations(config, grid).items():
+        error = 0.05 + IMAGES[combined.data.fraction] ** -0.3
+        last = {"step": combined.steps, "val_loss": 1 + 3 * combined.steps**-0.5}
+        values = {"val_accuracy": 1 - error, "test_accuracy": 1 - error}
+        yield {"run": name, "last": last, **values}
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_a_study_of_known_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "sweep", of_known_errors)
+    grid = list(IMAGES), (250, 500, 1000, 2000)
+    results = study({"small": configs.load("digits_vit")}, str(tmp_path), *grid)
+    images, laws = [point["images"] for point in results["points"]], results["laws"]
+    assert set(images) == set(IMAGES.values())
+    assert len({point["operations_per_step"] for point in results["points"]}) == 1
+    for law, floor, exponent in (("small", 0.05, 0.3), ("compute", 1, 0.5)):
+        assert laws[law]["floor"]["value"] == pytest.approx(floor, rel=1e-3)
+        assert laws[law]["exponent"]["value"] == pytest.approx(exponent, rel=1e-3)
+    assert len(laws["small"]["residuals"]) == 4
+    assert laws["small"]["extrapolation"]["x"] == 10 * max(images)
+    assert json.loads((tmp_path / "scaling.json").read_text()) == results
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study")
@@ -93,22 +131,14 @@ def finished(tmp_path_factory):
     return arguments, study(*arguments)
 
 
+@pytest.mark.slow
 def test_a_study(finished):
-    (_, workdir, _), results = finished
+    _, results = finished
     assert results["laws"]["compute"] == (
         "1 different points; a power law needs 4 or more: add steps or networks."
     )
-    law = results["laws"]["small"]
-    images = [point["images"] for point in results["points"]]
-    assert sorted(images) == [126, 251, 629, 1257]
-    assert law["extrapolation"]["x"] == 10 * max(images)
-    assert len(law["residuals"]) == 4
-    assert all(compute(point) > 0 for point in results["points"])
-    assert len({point["operations_per_step"] for point in results["points"]}) == 1
-    with open(f"{workdir}/scaling.json") as file:
-        assert json.load(file) == results
-    with open(f"{workdir}/scaling.png", "rb") as file:
-        assert file.read(4) == b"\x89PNG"
+    assert [point["steps"] for point in results["points"]] == [4] * 4
+    assert all(0 < point["error"] < 1 < point["loss"] for point in results["points"])
 
 
 @pytest.mark.slow

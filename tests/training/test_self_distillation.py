@@ -247,14 +247,26 @@ def test_crops_are_checked():
         model.fit({**crops, "local_crops": crops["local_crops"][:, :2]})
 
 
-@pytest.mark.slow_elsewhere
-def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Train a run without interruption."""
+    directory = tmp_path_factory.mktemp("dino") / "run"
     config = configs.override(configs.load("digits_dino"), SETTINGS)
-    runs.train(config, tmp_path / "whole")
+    return config, directory, runs.train(config, directory)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_ends_as_one_that_was_not(whole, tmp_path, monkeypatch):
+    config, directory, _ = whole
     train_to_next_checkpoint(config, tmp_path / "run", monkeypatch)
-    results = runs.train(config, tmp_path / "run")
-    assert_same_state(tmp_path / "run", tmp_path / "whole")
+    runs.train(config, tmp_path / "run")
+    assert_same_state(tmp_path / "run", directory)
+
+
+@pytest.mark.slow_elsewhere
+def test_what_a_run_saves(whole):
+    _, directory, results = whole
     assert results["step"] == 4  # The last checkpoint is the best one.
-    saved = keras_vit.load_checkpoint(tmp_path / "run")
+    saved = keras_vit.load_checkpoint(directory)
     assert isinstance(saved, keras_vit.ViT)
     assert not saved.get_config()["include_top"]
