@@ -483,6 +483,11 @@ def check_argument_names(model_class: type, names: Iterable[str]) -> None:
         near = difflib.get_close_matches(name, known, n=2)
         meant = [_ELSEWHERE[name]] if name in _ELSEWHERE else near
         hint = f": did you mean {' or '.join(meant)}?" if meant else ""
+        if name == "classes":
+            hint = (
+                ": its outputs are not those of a classifier. Fit one to its features "
+                "(keras-vit probe), or compare them (keras-vit knn)."
+            )
         raise UnknownArgumentError(
             f"{model_class.__name__} has no argument {name!r}{hint or '.'}"
         )

@@ -249,6 +249,8 @@ class RunCallback(Interruptible):
         self._save_state()
         left = (self.plan.steps - row["step"]) * seconds / self.plan.interval
         print(f"  {self._described(row)}; {left / 60:.0f} min left", flush=True)
+        if text := self.objective.warning(row, self.plan.steps):
+            print(f"  warning: {text}", flush=True)
         self.model.stop_training = self.stops_early() or preemption.received()
 
     def _save_begun(self, logs, seconds):

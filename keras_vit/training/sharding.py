@@ -116,8 +116,9 @@ class ModelParallel(keras.distribution.ModelParallel):
     def _fitted(self, axes, shape):
         mesh = self.device_mesh
         sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
+        # An axis of one device splits nothing, and would keep `data` from its dimension.
         axes = [
-            axis if axis is not None and size % sizes[axis] == 0 else None
+            axis if sizes.get(axis, 1) > 1 and size % sizes[axis] == 0 else None
             for axis, size in zip(axes, shape, strict=True)
         ]
         if self.fully_sharded and DATA not in axes:

@@ -270,3 +270,12 @@ def test_what_a_run_saves(whole):
     saved = keras_vit.load_checkpoint(directory)
     assert isinstance(saved, keras_vit.ViT)
     assert not saved.get_config()["include_top"]
+
+
+@pytest.mark.any_backend
+def test_uniform_outputs_of_the_teacher_are_a_warning():
+    objective = runs.make_plan(configs.load("digits_dino")).objective
+    uniform = {"step": 90, "val_entropy": objective.loss_of_guessing() - 0.01}
+    assert "has collapsed" in objective.warning(uniform, 100)
+    assert objective.warning({**uniform, "step": 10}, 100) is None
+    assert objective.warning({**uniform, "val_entropy": 3.0}, 100) is None

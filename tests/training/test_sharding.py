@@ -76,6 +76,12 @@ def test_fully_sharded_layouts(path, shape, expected):
 
 
 @pytest.mark.any_backend
+def test_an_axis_of_one_device_splits_nothing():
+    path, shape = "block_0/mlp/contract/kernel", (256, 64)
+    assert layout(path, shape, fully_sharded=True, data=8, model=1) == ("data", None)
+
+
+@pytest.mark.any_backend
 def test_axes_of_other_names_are_an_error():
     with pytest.raises(ValueError, match=r"must be .*'data'.* are .*'batch'"):
         layout_map(mesh(batch=2))

@@ -1,6 +1,6 @@
 """Base class of the training objectives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -44,3 +44,12 @@ class Objective:
             model: the model to train.
         """
         return batches
+
+    def warning(self, row: Mapping[str, float], steps: int) -> str | None:
+        """Return what the metrics of a checkpoint show to be wrong: None.
+
+        Args:
+            row: the row of the log.
+            steps: int, number of steps of the run.
+        """
+        return None

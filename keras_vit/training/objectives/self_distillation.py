@@ -1,6 +1,7 @@
 """Objective that distills a network from its own average (DINO)."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -10,6 +11,9 @@ from keras_vit.data.multi_crop import MultiCrop
 from keras_vit.training import SelfDistillation
 from keras_vit.training.objectives.without_labels import WithoutLabels
 from keras_vit.training.self_distillation import whole_views
+
+# Part of the highest entropy from which on outputs count as uniform.
+COLLAPSED = 0.99
 
 
 class Dino(WithoutLabels):
@@ -80,3 +84,16 @@ class Dino(WithoutLabels):
     def loss_of_guessing(self) -> float:
         """Return the cross-entropy of a uniform distribution."""
         return math.log(self.config.dino.prototypes)
+
+    def warning(self, row: Mapping[str, float], steps: int) -> str | None:
+        """Return a text once the teacher's outputs say nothing about an image."""
+        settings, highest = self.config.dino, self.loss_of_guessing()
+        entropy = row["val_entropy"]
+        # A new network has such outputs, too; they become sharper in the warm-up.
+        if row["step"] < settings.warmup * steps or entropy < COLLAPSED * highest:
+            return None
+        return (
+            f"training has collapsed: the teacher's outputs are uniform, with an entropy "
+            f"of {entropy:.2f} of {highest:.2f}. Use a lower dino.teacher_temperature, a "
+            "dino.momentum closer to 1 or a lower optimization.learning_rate."
+        )
