@@ -1,4 +1,4 @@
-"""Benchmark of keras_vit against KerasHub, timm and transformers.
+"""Benchmark of keras_vit against KerasHub, timm, transformers and the code of T2T-ViT.
 
 python -m recipes.benchmark [WHAT ...] [options]
 
@@ -15,6 +15,8 @@ Examples:
   python -m recipes.benchmark inference training
   python -m recipes.benchmark training --variant S16 --batch 32 --dtype mixed_bfloat16
   python -m recipes.benchmark inference --contestants keras_vit-jax timm timm-compile
+  python -m recipes.benchmark training --variant T2T14 --t2t-code T2T-ViT
+    --contestants keras_vit-jax t2t_vit
   python -m recipes.benchmark --variant Ti16 --batch 1 --alternations 1   # everything
 
 WHAT is one or more of:
@@ -32,11 +34,16 @@ import time
 from dataclasses import asdict
 
 from keras_vit.models.variants import VIT_SIZES
-from recipes.benchmark import machine, report, runner
+from recipes.benchmark import machine, original_t2t, report, runner
 from recipes.benchmark.contestants import CONTESTANTS, DEFAULT_CONTESTANTS
-from recipes.benchmark.measurements import HEAD_DIM, MEASUREMENTS, Options
+from recipes.benchmark.measurements import (
+    HEAD_DIM,
+    MEASUREMENTS,
+    T2T_VARIANTS,
+    Options,
+)
 
-VARIANTS = [name.removeprefix("ViT") for name in VIT_SIZES]
+VARIANTS = [*(name.removeprefix("ViT") for name in VIT_SIZES), *T2T_VARIANTS]
 FAMILIES = ("vit", "dinov3")
 DTYPES = ("float32", "bfloat16", "mixed_bfloat16")
 # These results are also reported as a fraction of the FLOP rate that `matmul` measures.
@@ -151,6 +158,12 @@ def argument_parser():
         help="checkpoint whose features are compared by the measurement `features` "
         "(default: a random model of each variant)",
     )
+    add(
+        "--t2t-code",
+        metavar="DIR",
+        help="clone of https://github.com/yitu-opensource/T2T-ViT, for the contestants "
+        "t2t_vit and t2t_vit-compile with the variants T2T7 to T2T24",
+    )
     add("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
     add("--image-size", type=positive, default=224, help="default: %(default)s")
     for option, default in [
@@ -188,7 +201,7 @@ def chosen_options(parser, arguments):
         image_sizes["--resolutions"] = options.resolutions, options.variants[:1]
     for option, (values, variants) in image_sizes.items():
         for variant in variants:
-            patch = VIT_SIZES[f"ViT{variant}"][0]
+            patch = 16 if variant in T2T_VARIANTS else VIT_SIZES[f"ViT{variant}"][0]
             if any(value % patch for value in values):
                 parser.error(
                     f"{option}: the patch of {variant}, {patch}, must divide the image "
@@ -199,6 +212,7 @@ def chosen_options(parser, arguments):
             f"--widths must be multiples of {HEAD_DIM}, the width of a head; received "
             f"{options.widths}."
         )
+    _check_t2t(parser, options)
     chosen = [CONTESTANTS[name] for name in dict.fromkeys(options.contestants)]
     options.left_out = {c.name: c.missing for c in chosen if c.missing}
     for name, packages in options.left_out.items():
@@ -208,6 +222,31 @@ def chosen_options(parser, arguments):
         parser.error("none of the contestants is installed.")
     options.scratch = options.out.resolve() / "scratch"
     return options
+
+
+def _check_t2t(parser, options):
+    """Exit with an error message if a variant and a contestant are of two families."""
+    of_t2t = [variant in T2T_VARIANTS for variant in options.variants]
+    original = [n for n in options.contestants if n.startswith("t2t_vit")]
+    if original and not all(of_t2t):
+        parser.error(f"{original[0]} has the variants {', '.join(T2T_VARIANTS)} only.")
+    if not any(of_t2t):
+        return
+    if options.family != "vit":
+        parser.error(f"--family {options.family}: T2T-ViT is a family of its own.")
+    kin = ("t2t_vit", "keras_vit")
+    others = [name for name in options.contestants if not name.startswith(kin)]
+    if options.contestants == DEFAULT_CONTESTANTS:
+        options.contestants = [n for n in options.contestants if n not in others]
+    elif others:
+        parser.error(f"{', '.join(others)}: no T2T-ViT there.")
+    if original and not original_t2t.is_clone(options.t2t_code or ""):
+        parser.error(
+            f"{original[0]} needs --t2t-code DIR, a clone of "
+            "https://github.com/yitu-opensource/T2T-ViT."
+        )
+    if options.t2t_code:
+        os.environ[original_t2t.CODE] = str(pathlib.Path(options.t2t_code).resolve())
 
 
 def check_names(parser, argument, names, known):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from recipes.benchmark import torchvision_stub
+from recipes.benchmark import original_t2t, torchvision_stub
 
 CLASSES = 1000
 # DINOv3 with class token, without biases of queries, keys and values, as timm has it.
@@ -36,7 +36,8 @@ class Contestant:
     """Library on a backend.
 
     Attributes:
-        library: `keras_vit`, `keras_hub`, `timm` or `transformers`.
+        library: `keras_vit`, `keras_hub`, `timm`, `transformers` or `t2t_vit`, the code
+            of the authors of T2T-ViT.
         backend: `jax`, `tensorflow` or `torch`.
         compiled: None for the library's default, or True for XLA (TensorFlow does not use
             it on CPUs by default) or `torch.compile`.
@@ -50,7 +51,7 @@ class Contestant:
 
     @property
     def name(self) -> str:
-        if self.library in ("timm", "transformers"):
+        if self.library in ("timm", "transformers", "t2t_vit"):
             return self.library + ("-compile" if self.compiled else "")
         ending = "-xla" * bool(self.compiled) + "-plain" * (self.kernels == "plain")
         return f"{self.library}-{self.backend}{ending}"
@@ -58,21 +59,23 @@ class Contestant:
     @property
     def is_default(self) -> bool:
         """Whether the library runs as its users run it."""
-        return not self.compiled and self.kernels == "fast"
+        is_other_network = self.library == "t2t_vit"
+        return not (self.compiled or is_other_network) and self.kernels == "fast"
 
     @property
     def missing(self) -> list[str]:
         """Names of the required packages that are not installed."""
-        packages = (self.library, self.backend)
+        library = "timm" if self.library == "t2t_vit" else self.library
+        packages = (library, self.backend)
         return [p for p in packages if importlib.util.find_spec(p) is None]
 
     def build(self, sizes: dict, dtype: str) -> Any:
         """Build a model.
 
         Args:
-            sizes: dict with `image_size`, `patch_size`, `hidden_dim`, `num_layers`,
-                `num_heads` and `mlp_dim`, optionally `family` (`"vit"` or `"dinov3"`),
-                and for `keras_vit` optionally `remat`.
+            sizes: dict with `image_size`, `patch_size` (not for T2T-ViT), `hidden_dim`,
+                `num_layers`, `num_heads` and `mlp_dim`, optionally `family` (`"vit"`,
+                `"dinov3"` or `"t2t"`), and for `keras_vit` optionally `remat`.
             dtype: name of a Keras dtype policy. A torch model uses the equivalent
                 settings.
 
@@ -92,6 +95,7 @@ _ALL = [
     Contestant("keras_vit", "tensorflow", True),
     Contestant("keras_hub", "tensorflow", True),
     Contestant("timm", "torch", True),
+    *(Contestant("t2t_vit", "torch", compiled) for compiled in (None, True)),
     *(Contestant("keras_vit", b, kernels="plain") for b in ("jax", "tensorflow")),
 ]
 CONTESTANTS = {contestant.name: contestant for contestant in _ALL}
@@ -191,16 +195,18 @@ class KerasModel:
 
 
 class KerasVit(KerasModel):
-    """`keras_vit.ViT`."""
+    """`keras_vit.ViT` or `keras_vit.T2TViT`."""
 
     def network(self, sizes):
         import keras_vit
 
         sizes = dict(sizes)
         size = sizes.pop("image_size")
-        if sizes.pop("family", "vit") == "dinov3":
+        family = sizes.pop("family", "vit")
+        if family == "dinov3":
             sizes |= DINOV3
-        return keras_vit.ViT((size, size, 3), classifier_activation=None, **sizes)
+        network = keras_vit.T2TViT if family == "t2t" else keras_vit.ViT
+        return network((size, size, 3), classifier_activation=None, **sizes)
 
 
 class KerasHub(KerasModel):
@@ -334,6 +340,14 @@ class Timm(TorchModel):
         return timm.models.vision_transformer.VisionTransformer(**arguments)
 
 
+class OriginalT2T(TorchModel):
+    """`T2T_ViT` of the authors."""
+
+    def network(self, sizes):
+        torchvision_stub.install()
+        return original_t2t.network(sizes, CLASSES)
+
+
 class Transformers(TorchModel):
     """`ViTForImageClassification` of transformers."""
 
@@ -361,5 +375,6 @@ _MODELS = {
     "keras_vit": KerasVit,
     "keras_hub": KerasHub,
     "timm": Timm,
+    "t2t_vit": OriginalT2T,
     "transformers": Transformers,
 }

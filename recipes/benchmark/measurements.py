@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from keras_vit.models.t2t_variants import T2T_VIT_ARGUMENTS
 from keras_vit.models.variants import VIT_SIZES
 from recipes.benchmark import flops
 from recipes.benchmark.contestants import Contestant
@@ -19,6 +20,9 @@ from recipes.benchmark.tasks.formats import FORMATS
 SIZE_NAMES = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
 BACKENDS = ("jax", "tensorflow", "torch")
 HEAD_DIM = 64
+# The T2T-ViTs with Performers and plain blocks.
+_DEPTHS = (7, 10, 12, 14, 19, 24)
+T2T_VARIANTS = {f"T2T{n}": T2T_VIT_ARGUMENTS[f"T2TViT{n}"] for n in _DEPTHS}
 # Batch sizes in which exported models are run.
 SERVED_BATCHES = (1, 8, 32)
 # Checkpoint formats, with the libraries that read them.
@@ -53,6 +57,9 @@ class Options(argparse.Namespace):
 
     def sizes(self, variant: str, **changed: int) -> dict[str, Any]:
         """Return the family and the sizes of a variant, some of them replaced."""
+        if variant in T2T_VARIANTS:
+            row = {name: T2T_VARIANTS[variant][name] for name in SIZE_NAMES[1:]}
+            return {"family": "t2t", "image_size": self.image_size, **row, **changed}
         row = dict(zip(SIZE_NAMES, VIT_SIZES[f"ViT{variant}"], strict=True))
         sizes = {"image_size": self.image_size, **row, **changed}
         return sizes if self.family == "vit" else {"family": self.family, **sizes}
@@ -172,10 +179,15 @@ def _inference(options, variant, sizes, batch, task=".models.inference"):
         f"{variant}, {sizes['image_size']} px, batch {batch}",
         task,
         sizes,
-        flops=batch * flops.forward(**sizes),
+        flops=_operations(flops.forward, batch, sizes),
         batch=batch,
         repetitions=options.repetitions,
     )
+
+
+def _operations(count, batch, sizes):
+    """Return the operations for a batch, or None for T2T-ViT, which has no formula."""
+    return None if sizes.get("family") == "t2t" else batch * count(**sizes)
 
 
 def _training(options, label, sizes, batch, task=".models.training"):
@@ -184,7 +196,7 @@ def _training(options, label, sizes, batch, task=".models.training"):
         f"{label}, {sizes['image_size']} px, batch {batch}",
         task,
         sizes,
-        flops=batch * flops.training(**sizes),
+        flops=_operations(flops.training, batch, sizes),
         batch=batch,
         repetitions=options.repetitions,
     )

@@ -15,6 +15,7 @@ COLORS = {
     "keras": "C1",
     "timm": "C2",
     "transformers": "C4",
+    "t2t_vit": "C5",
 }
 
 
@@ -54,7 +55,7 @@ def references(contestant: str, reference: str | None) -> list[str]:
         return [reference] if contestant != reference else []
     library, _, backend = contestant.partition("-")
     if library == "keras_vit":
-        return [f"keras_hub-{backend}", f"keras-{backend}", "timm"]
+        return [f"keras_hub-{backend}", f"keras-{backend}", "timm", "t2t_vit"]
     return ["keras_vit-tensorflow"] if library in ("SavedModel", "ONNX", "LiteRT") else []
 
 

@@ -12,7 +12,7 @@ import keras
 import pytest
 
 import keras_vit
-from recipes.benchmark import flops, report, runner
+from recipes.benchmark import flops, original_t2t, report, runner
 from recipes.benchmark.__main__ import argument_parser, chosen_options, main
 from recipes.benchmark.contestants import CONTESTANTS, Contestant
 from recipes.benchmark.measurements import MEASUREMENTS
@@ -103,6 +103,21 @@ def test_dinov3_has_the_same_parts_everywhere(name):
         assert model.count_params() == own + 64  # It has a mask token as well.
 
 
+def test_t2t_vit_has_the_size_of_the_original():
+    options = chosen_options(argument_parser(), ["--variant", "T2T7"])
+    assert {c.library for c in options.contestants} == {"keras_vit"}
+    sizes = {**options.sizes("T2T7"), "image_size": 32}
+    own = Contestant("keras_vit", BACKEND).build(sizes, "float32").model.count_params()
+    code = os.environ.get(original_t2t.CODE, "")
+    original = Contestant("t2t_vit", "torch")
+    if original.missing or not original_t2t.is_clone(code):
+        pytest.skip(
+            f"the authors' code is NOT TESTED: {original_t2t.CODE} names no clone"
+        )
+    model = original.build(sizes, "float32").model
+    assert sum(p.numel() for p in model.parameters()) == own
+
+
 @pytest.mark.slow
 def test_export_formats(tmp_path):
     result = run(
@@ -141,6 +156,10 @@ def test_features_of_onnx_files(tmp_path):
         (["speed"], "unknown WHAT: speed; choose from matmul, inference"),
         (["inference", "--image-size", "30"], "the patch of S16, 16, must divide"),
         (["width", "--widths", "100"], "multiples of 64"),
+        (["--variant", "T2T14", "--family", "dinov3"], "T2T-ViT is a family of its own"),
+        (["--variant", "T2T14", "--contestants", "timm"], "timm: no T2T-ViT there"),
+        (["--contestants", "t2t_vit"], "t2t_vit has the variants T2T7, T2T10"),
+        (["--variant", "T2T14", "--contestants", "t2t_vit"], "t2t_vit needs --t2t-code"),
         (
             ["build", "--contestants", "keras_vit-jx"],
             "unknown --contestants: keras_vit-jx (did you mean keras_vit-jax?); choose",
