@@ -1,4 +1,4 @@
-"""Benchmark of keras_vit against KerasHub, timm, transformers and the code of T2T-ViT.
+"""Benchmark of keras_vit against KerasHub, timm, transformers, jimm and T2T-ViT.
 
 python -m recipes.benchmark [WHAT ...] [options]
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from recipes.benchmark import original_t2t, torchvision_stub
+from recipes.benchmark.jimm_model import JimmModel
 
 CLASSES = 1000
 # DINOv3 with class token, without biases of queries, keys and values, as timm has it.
@@ -36,8 +37,8 @@ class Contestant:
     """Library on a backend.
 
     Attributes:
-        library: `keras_vit`, `keras_hub`, `timm`, `transformers` or `t2t_vit`, the code
-            of the authors of T2T-ViT.
+        library: `keras_vit`, `keras_hub`, `timm`, `transformers`, `jimm` or `t2t_vit`,
+            the code of the authors of T2T-ViT.
         backend: `jax`, `tensorflow` or `torch`.
         compiled: None for the library's default, or True for XLA (TensorFlow does not use
             it on CPUs by default) or `torch.compile`.
@@ -59,8 +60,8 @@ class Contestant:
     @property
     def is_default(self) -> bool:
         """Whether the library runs as its users run it."""
-        is_other_network = self.library == "t2t_vit"
-        return not (self.compiled or is_other_network) and self.kernels == "fast"
+        asked_for = self.compiled or self.library in ("jimm", "t2t_vit")
+        return not asked_for and self.kernels == "fast"
 
     @property
     def missing(self) -> list[str]:
@@ -95,6 +96,7 @@ _ALL = [
     Contestant("keras_vit", "tensorflow", True),
     Contestant("keras_hub", "tensorflow", True),
     Contestant("timm", "torch", True),
+    Contestant("jimm", "jax"),
     *(Contestant("t2t_vit", "torch", compiled) for compiled in (None, True)),
     *(Contestant("keras_vit", b, kernels="plain") for b in ("jax", "tensorflow")),
 ]
@@ -348,6 +350,16 @@ class OriginalT2T(TorchModel):
         return original_t2t.network(sizes, CLASSES)
 
 
+class Jimm(JimmModel):
+    """jimm's `VisionTransformer`."""
+
+    def __init__(self, sizes, dtype, compiled):
+        super().__init__(sizes, dtype, CLASSES, LEARNING_RATE)
+
+    def batch(self, size):
+        return random_batch(size, self.image_size)
+
+
 class Transformers(TorchModel):
     """`ViTForImageClassification` of transformers."""
 
@@ -375,6 +387,7 @@ _MODELS = {
     "keras_vit": KerasVit,
     "keras_hub": KerasHub,
     "timm": Timm,
+    "jimm": Jimm,
     "t2t_vit": OriginalT2T,
     "transformers": Transformers,
 }

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 PACKAGES = """keras_vit keras keras_hub tensorflow jax jaxlib torch timm transformers
-numpy pillow"""
+flax optax numpy pillow"""
 SETTINGS = re.compile(
     "XLA_FLAGS|TF_(XLA_FLAGS|ENABLE_.*|NUM_.*)|JAX_(ENABLE|DEFAULT)_.*|OMP_NUM_THREADS"
     "|CUDA_VISIBLE_DEVICES|GLIBC_TUNABLES|MALLOC_.*"

@@ -16,6 +16,7 @@ COLORS = {
     "timm": "C2",
     "transformers": "C4",
     "t2t_vit": "C5",
+    "jimm": "C6",
 }
 
 
@@ -55,7 +56,7 @@ def references(contestant: str, reference: str | None) -> list[str]:
         return [reference] if contestant != reference else []
     library, _, backend = contestant.partition("-")
     if library == "keras_vit":
-        return [f"keras_hub-{backend}", f"keras-{backend}", "timm", "t2t_vit"]
+        return [f"keras_hub-{backend}", f"keras-{backend}", "timm", "t2t_vit", "jimm-jax"]
     return ["keras_vit-tensorflow"] if library in ("SavedModel", "ONNX", "LiteRT") else []
 
 

@@ -1,5 +1,6 @@
 """Benchmark: alternation of the contestants, failures and reports."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -101,6 +102,21 @@ def test_dinov3_has_the_same_parts_everywhere(name):
         assert sum(p.numel() for p in model.parameters()) == own
     else:
         assert model.count_params() == own + 64  # It has a mask token as well.
+
+
+def test_jimm_has_the_size_of_a_vit():
+    jimm = Contestant("jimm", "jax")
+    if jimm.missing:
+        pytest.skip("jimm is NOT TESTED: it is not installed")
+    model = jimm.build(SMALL, "float32")
+    images, labels = model.batch(2)
+    assert model.forward(images).shape == (2, 1000)
+    assert min(model.steps((images, labels), 2)) > 0
+    nnx = importlib.import_module("flax.nnx")
+    state = nnx.state(model.model, nnx.Param)
+    count = sum(leaf.size for leaf in importlib.import_module("jax").tree.leaves(state))
+    own = Contestant("keras_vit", BACKEND).build(SMALL, "float32").model
+    assert count == own.count_params()
 
 
 def test_t2t_vit_has_the_size_of_the_original():
