@@ -34,7 +34,7 @@ AUGMENTATIONS = {
     "crop, flip, randaug(2,10)": Augmentation(
         crop_area=AREA, horizontal_flip=True, randaugment="randaug(2,10)"
     ),
-    "crop, flip, rand-m9-inc1": Augmentation(
+    "crop, flip, rand-m9-mstd0.5-inc1": Augmentation(
         crop_area=AREA, horizontal_flip=True, randaugment="rand-m9-mstd0.5-inc1"
     ),
 }

@@ -102,7 +102,7 @@ class Turns:
     Every process reads equally many, so the last of some processes is a repetition, with
     weight 0. Batches that the devices of a process cannot share evenly are padded, also
     with weight 0. The loss of an evaluation is an average over all rows, so the other
-    weights are as much above 1.
+    weights are scaled up to compensate.
 
     Attributes:
         share: the `HostShare` of this process.

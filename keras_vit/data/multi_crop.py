@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from keras_vit.data.augment import Augmentation
+from keras_vit.data.decoding import decode_pixels
 from keras_vit.data.host import tensorflow
 from keras_vit.data.training_image import training_image
 
@@ -110,8 +111,9 @@ def crops_of_image(source, preprocessor, augmentation, shape, crops: MultiCrop):
     makers = [large] * GLOBAL_CROPS + [small] * crops.local_crops
 
     def image(content, seed):
+        pixels = decode_pixels(content, source.channels, exif=source.exif)
         made = [
-            tf.reshape(make(content, tf.random.fold_in(seed, number)), [-1])
+            tf.reshape(make(pixels, tf.random.fold_in(seed, number)), [-1])
             for number, make in enumerate(makers)
         ]
         return tf.concat(made, axis=0)

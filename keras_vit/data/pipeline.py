@@ -152,14 +152,13 @@ def batch_ids(
     No image is decoded.
 
     Args:
-        source: as for `training_batches`, and so are `batch_size`, `seed`,
-            `shuffle_buffer` and `sampling`.
-        batch_size: int.
-        seed: int.
+        source: as for `training_batches`.
+        batch_size: as for `training_batches`.
+        seed: as for `training_batches`.
         step: int, index of the batch.
-        shuffle_buffer: int or None.
-        sampling: None or `"balanced"`.
-        repeats: int.
+        shuffle_buffer: as for `training_batches`.
+        sampling: as for `training_batches`.
+        repeats: as for `training_batches`.
 
     Returns:
         List of `batch_size` ids, including those of skipped images.

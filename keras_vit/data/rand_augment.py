@@ -36,6 +36,7 @@ from keras_vit.data.host import compiled, tensorflow
 from keras_vit.data.spatial_operations import affine, cutout, rotation, sharpness
 
 MAX_LEVEL = 10.0
+MOST_STD = 100.0  # Beyond it, timm draws uniform magnitudes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +68,10 @@ class RandAugment:
     `Solarize` does nothing at magnitude 10, and translations and cutouts are in pixels,
     meant for images of 224x224. timm's `auto_augment.py`. Deviations: moved images are
     interpolated bilinearly, while timm randomly chooses bilinear or bicubic
-    interpolation. The operations match Pillow's pixel for pixel; big_vision's differ by
-    at most 1 in `Color` and `Sharpness` because of rounding, and its shears read points
-    that are 0.15 pixels away.
+    interpolation; and they are rounded and blend with the fill color at the border of the
+    image, where Pillow truncates and repeats the border. All other operations match
+    Pillow's pixel for pixel; big_vision's differ by at most 1 in `Color` and `Sharpness`
+    because of rounding, and its shears read points that are 0.15 pixels away.
     """
 
     style: str
@@ -122,6 +124,8 @@ class RandAugment:
                 f"RandAugment {text!r}: the magnitude is at most {MAX_LEVEL:g}, the "
                 "probability at most 1, the layers 1 or more."
             )
+        if result.magnitude_std > MOST_STD:
+            raise ValueError(f"RandAugment {text!r}: mstd is at most {MOST_STD:g}.")
         return result
 
     def __call__(self, image, seed, fill=(128.0, 128.0, 128.0)):

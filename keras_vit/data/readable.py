@@ -145,7 +145,7 @@ class ReadableImages:
                 name = name_of(reference)
                 try:
                     self.image(position, reference)
-                    problems[name] = "an error that did not come back."
+                    problems[name] = "decoding failed once and succeeded when repeated."
                 except tf.errors.OpError as error:
                     problems[name] = reason(error)
         except tf.errors.OpError as error:

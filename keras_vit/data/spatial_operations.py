@@ -5,7 +5,10 @@ from keras_vit.data.host import tensorflow
 
 
 def affine(image, matrix, fill, interpolation):
-    """Transform an image by an affine map, as `PIL.Image.transform` does.
+    """Transform an image by an affine map.
+
+    With `"NEAREST"` it equals `PIL.Image.transform`. With `"BILINEAR"` Pillow truncates
+    instead of rounding, and repeats the border instead of blending it with `fill`.
 
     Args:
         image: uint8, `(h, w, c)`.

@@ -13,8 +13,8 @@ def subset(source: Source, fraction: float) -> Source:
 
     A smaller fraction is a part of every larger one. Of a source whose ids and labels are
     in memory, such as a folder, the same fraction of every class is chosen by a hash of
-    the images' ids, and every class keeps at least one image. Of a TensorFlow Datasets
-    set, it is the first images, which TFDS shuffles when it writes most sets.
+    the images' ids, and every class keeps at least one image. For a TensorFlow
+    Datasets set, the first images are taken; TFDS shuffles most sets when it writes them.
 
     Args:
         source: the whole set.

@@ -28,6 +28,12 @@ def training_image(source, preprocessor, augmentation, shape):
                 "RandAugment and three_augment need images with 3 channels, color_jitter "
                 f"with 3 or 1; {source.name!r} has {shape[-1]}."
             )
+    margin = augmentation.simple_crop
+    if margin >= min(shape[:2]):
+        raise ValueError(
+            f"augmentation.simple_crop={margin} must be smaller than the sides of the "
+            f"images, {shape[0]}x{shape[1]}: the border repeats a part of the image."
+        )
     # A random crop replaces that of the preprocessor but uses its resize method.
     crops = augmentation.crop_area is not None
     method, antialias = RESIZES[preprocessor.resize]
@@ -55,10 +61,10 @@ def training_image(source, preprocessor, augmentation, shape):
             image = tf.image.resize(image, shape[:2], method, antialias=antialias)
             if method == "bicubic":
                 image = tf.clip_by_value(image, 0.0, 255.0)
-        elif augmentation.simple_crop:
+        elif margin:
             image = decode_pixels(content, source.channels, exif=source.exif)
             image = augment.simply_cropped(
-                image, preprocessor, shape, augmentation.simple_crop, seeds[_CROP]
+                image, preprocessor, shape, margin, seeds[_CROP]
             )
         else:
             image = fit(decode_pixels(content, source.channels, exif=source.exif))

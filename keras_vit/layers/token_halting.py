@@ -18,7 +18,7 @@ _MASKED = -1000.0
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class TokenHalting(Layer):
-    """Tokens that stop at a depth of their own (A-ViT), an argument of `ViT`.
+    """Tokens that stop, each at its own depth (A-ViT), an argument of `ViT`.
 
     It is a value of the argument `token_reduction` and has no weights. After every block,
     the first entry `t` of each token gives a score `sigmoid(scale * t - center)`. A token
@@ -35,7 +35,7 @@ class TokenHalting(Layer):
     Args:
         scale: float, factor of the first entry.
         center: float, subtracted from the product.
-        epsilon: float, what may lack from a sum of 1.
+        epsilon: float; a token stops once its sum reaches `1 - epsilon`.
         kept: None, or a list of ints, the number of tokens that each block computes,
             including the prefix tokens, which are never dropped.
 

@@ -94,10 +94,13 @@ def drop_halted_tokens(
             f"The model already keeps {halting.kept} tokens. Use the model that was "
             "trained, without `kept`."
         )
-    counts = computed_tokens(model, images, batch_size).sum(axis=2)
-    kept = np.ceil(np.quantile(counts, quantile, axis=0)).astype(int)
+    prefix = model.num_prefix_tokens
+    computed = computed_tokens(model, images, batch_size)
+    # Prefix tokens keep their places even if they have stopped.
+    counts = computed[:, :, prefix:].sum(axis=2) + prefix
+    kept = np.quantile(counts, quantile, axis=0, method="inverted_cdf").astype(int)
     # A block may not have more tokens than the one before, nor prefix tokens alone.
-    kept = np.maximum(np.minimum.accumulate(kept), model.num_prefix_tokens + 1)
+    kept = np.maximum(np.minimum.accumulate(kept), prefix + 1)
     kept = _worth_dropping(kept.tolist(), int(counts[0, 0]))
     assert isinstance(halting, TokenHalting)
     settings = (halting.scale, halting.center, halting.epsilon)

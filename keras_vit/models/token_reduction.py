@@ -147,7 +147,7 @@ def keeps_tokens(model: Any) -> bool:
 
 
 def halts(model: Any) -> bool:
-    """Return True if tokens of a model stop at a depth of their own."""
+    """Return True if tokens of a model stop, each at its own depth."""
     return any(isinstance(layer, HaltingBlock) for layer in model.layers)
 
 

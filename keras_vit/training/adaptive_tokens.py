@@ -1,4 +1,4 @@
-"""Training of tokens that stop at a depth of their own (A-ViT)."""
+"""Training of tokens that stop, each at its own depth (A-ViT)."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ class _HaltingCosts(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class AdaptiveTokens(BackboneModel):
-    """Training of a classifier whose tokens stop at a depth of their own (A-ViT).
+    """Training of a classifier whose tokens stop, each at its own depth (A-ViT).
 
     The loss is that of the classifier, plus `ponder_weight` times the mean number of
     blocks that a token needs (with the remainder that makes it differentiable), plus

@@ -293,13 +293,17 @@ class RunCallback(Interruptible):
 
     def _described(self, row):
         watched = self.objective.watched
+        if watched == "step":  # The last checkpoint counts as the best one.
+            watched = f"val_{self.objective.printed[0]}"
         metric = watched.removeprefix("val_").replace("_", " ")
         name, form = f"validation {metric}", ".4f"
         if watched == "val_accuracy":
             name, form = "validation", ".2%"
         best = self.best_row()
         kept = f"best {best[watched]:{form}}, of step {best['step']:,}"
-        text = f"{name} {row[watched]:{form}} ({'best so far' if row is best else kept})"
+        text = f"{name} {row[watched]:{form}}"
+        if self.objective.watched == watched:
+            text += f" ({'best so far' if row is best else kept})"
         text += f"; {row['images_per_second']:,} images/s"
         if self.utilization is not None:
             text += f", {row['model_flops_utilization']:.1%} of the device's peak"

@@ -49,7 +49,7 @@ class Config:
         model: the network.
         flexible: random patch sizes of `"classification"`.
         lora: low-rank updates of a frozen backbone in `"classification"`.
-        adaptive: tokens that stop at a depth of their own, in `"classification"`.
+        adaptive: tokens that stop, each at its own depth, in `"classification"`.
         distillation: the teacher of `"classification"`.
         data: the data sets.
         augmentation: changes to the training images.

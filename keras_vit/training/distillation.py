@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_vit.data.class_names import check_class_names
+from keras_vit.layers import Preprocessor
 from keras_vit.models.image_model import ImageModel
 from keras_vit.models.restorable_model import RestorableModel
 from keras_vit.training.losses import DistillationLoss
@@ -242,8 +243,12 @@ def _activation(model):
     """Return the name of the activation that computes the outputs of a model."""
     if isinstance(model, RestorableModel):
         return model.get_config()["classifier_activation"]
-    activation = getattr(model.layers[-1], "activation", None)
-    return getattr(activation, "__name__", None)
+    last = model.layers[-1]
+    if isinstance(last, keras.Model):
+        return _activation(last)
+    if isinstance(last, keras.layers.Softmax):
+        return "softmax"
+    return getattr(getattr(last, "activation", None), "__name__", None)
 
 
 def _check_student(student: Any) -> None:
@@ -272,6 +277,13 @@ def _check_teacher(teacher: Any, student: Any) -> None:
         )
     if teacher is student:
         raise ValueError("The teacher is the student: pass another model.")
+    preprocessor = getattr(teacher, "preprocessor", None)
+    if not isinstance(preprocessor, Preprocessor | None):
+        raise ValueError(
+            f"The teacher {teacher.name!r} has a preprocessor of its own kind, a "
+            f"{type(preprocessor).__name__}: pass a model that takes pixels 0 to 255, "
+            "whose first layers do the same."
+        )
     config = teacher.get_config() if isinstance(teacher, RestorableModel) else {}
     shape, classes = teacher.output_shape, student.output_shape[-1]
     if not config.get("include_top", True) or not isinstance(shape, tuple):

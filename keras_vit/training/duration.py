@@ -34,7 +34,8 @@ def check_stopping(config: configs.Config) -> None:
         config: config of the run.
 
     Raises:
-        ValueError: the number is below 1, or the run has several phases.
+        ValueError: the number is below 1, the run has several phases, or its objective
+            has no metric that could stop it.
     """
     patience = config.early_stopping
     if patience is None:
@@ -43,6 +44,11 @@ def check_stopping(config: configs.Config) -> None:
         raise ValueError(
             "early_stopping must be None or a number of checkpoints, 1 or more; "
             f"received {patience}."
+        )
+    if config.objective == "dino":
+        raise ValueError(
+            f"early_stopping={patience}: no metric shows the progress of objective='dino'."
+            " Remove early_stopping."
         )
     if config.resolutions or config.optimization.unfreeze:
         name = "resolutions" if config.resolutions else "optimization.unfreeze"

@@ -222,6 +222,7 @@ def _check_backbone(backbone: Any) -> None:
     for argument, allowed in {
         "stem": None,
         "distillation_token": False,
+        "token_reduction": None,
         "dropout_rate": 0.0,
         "attention_dropout_rate": 0.0,
         "stochastic_depth_rate": 0.0,

@@ -97,6 +97,12 @@ def check_backbone(backbone):
             f"(those of a T2TViT overlap); received {backbone!r}."
         )
     config = backbone.resolved_config()
+    if config["token_reduction"] is not None:
+        raise ValueError(
+            "All blocks of the backbone must compute all tokens: pass "
+            "model.with_token_reduction(None); received token_reduction="
+            f"{config['token_reduction']!r}."
+        )
     if config["stem"] is not None:
         raise ValueError(
             "The backbone has a stem: its tokens see more of the image than their patch, "

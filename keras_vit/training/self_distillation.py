@@ -428,8 +428,16 @@ def _check_backbone(backbone: Any) -> None:
             "Crops of two sizes need positions='learned' or 'none', which can be resized "
             f"in a step; received positions={config['positions']!r}."
         )
-    if config["stem"] is not None:
-        raise ValueError("Crops of two sizes need a backbone with stem=None.")
+    for argument, allowed in {
+        "stem": None,
+        "distillation_token": False,
+        "token_reduction": None,
+    }.items():
+        if config[argument] != allowed:
+            raise ValueError(
+                f"Crops of two sizes need a backbone with {argument}={allowed}; received "
+                f"{config[argument]!r}."
+            )
     if config["include_top"] or config["pooling"] is None:
         raise ValueError(
             "The backbone must end in pooled features: build it with include_top=False "

@@ -243,7 +243,7 @@ class FlexibleSizes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adaptive:
-    """Settings of training with tokens that stop at a depth of their own (A-ViT).
+    """Settings of training with tokens that stop, each at its own depth (A-ViT).
 
     Attributes:
         ponder_weight: weight of the mean number of blocks that a token needs; None for no

@@ -98,7 +98,7 @@ def with_logits(batches: Any, teacher: Export, student: keras.Model) -> Any:
         student: the student.
 
     Returns:
-        Batches with a dict in place of the labels; see `Distillation`.
+        Batches with a dict instead of the labels; see `Distillation`.
     """
     tf = tensorflow()
     convert = TeacherInput(

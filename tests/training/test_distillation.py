@@ -155,6 +155,18 @@ def test_teachers_of_other_kinds():
     logits = array(model._teacher_logits(images(), None))
     expected = array(plain(images() * 127.5 + 127.5))
     np.testing.assert_allclose(softmax(logits), expected, atol=1e-5)
+    nested = keras.Sequential([keras.Input((16, 24, 3)), plain])
+    parts = (*plain.layers[:-1], keras.layers.Dense(5), keras.layers.Softmax())
+    ending = keras.Sequential([keras.Input((16, 24, 3)), *parts])
+    for other in (nested, ending):
+        model = Distillation(student(), other, "soft")
+        logits = array(model._teacher_logits(images(), None))
+        expected = array(other(images() * 127.5 + 127.5))
+        np.testing.assert_allclose(softmax(logits), expected, atol=1e-5)
+    # KerasHub's models have another kind of preprocessor.
+    plain.preprocessor = object()
+    with pytest.raises(ValueError, match="a preprocessor of its own kind, a object"):
+        Distillation(student(), plain)
     # Logits that were computed before.
     model = Distillation(student(), None, "soft", alpha=1.0)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -148,6 +148,7 @@ def test_early_stopping(tmp_path, monkeypatch, capsys):
     ("settings", "message"),
     [
         (["early_stopping=0"], "1 or more; received 0"),
+        (["early_stopping=2", "objective=dino"], "no metric shows the progress"),
         (
             ["early_stopping=1", "resolutions=((0.5, 8), (0.5, 12))"],
             "early_stopping or resolutions, not both",

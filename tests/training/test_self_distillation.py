@@ -184,6 +184,19 @@ def test_the_last_layer_is_frozen_first():
 
 
 @pytest.mark.any_backend
+def test_the_first_steps_do_not_train_the_last_layer():
+    model = model_of(frozen=0.5, steps=2)
+    model.compile(keras.optimizers.SGD(0.5), jit_compile=False)
+    last = model.network.head.last
+    prototypes = [array(last).copy()]
+    for _ in range(2):
+        model.train_on_batch(crops_of(model, 4))
+        prototypes.append(array(last).copy())
+    np.testing.assert_array_equal(prototypes[1], prototypes[0])
+    assert np.abs(prototypes[2] - prototypes[1]).max() > 1e-6
+
+
+@pytest.mark.any_backend
 def test_crops_of_images():
     source = open_source("digits:test")
     preprocessor = keras_vit.layers.Preprocessor(image_size=(16, 16))
@@ -223,6 +236,10 @@ def test_the_model_in_a_config():
         (
             lambda: model_of(backbone=tiny_vit(include_top=False, positions="sincos_2d")),
             "positions='learned' or 'none'.*sincos_2d",
+        ),
+        (
+            lambda: model_of(backbone=tiny_vit(include_top=False, token_reduction=2)),
+            "token_reduction=None",
         ),
         (lambda: model_of(MultiCrop(2, (7, 8))), "7x8"),
         (lambda: model_of(momentum=1.5), "momentum must be a number from 0 to 1"),
@@ -273,9 +290,11 @@ def test_what_a_run_saves(whole):
 
 
 @pytest.mark.any_backend
-def test_uniform_outputs_of_the_teacher_are_a_warning():
+def test_collapsed_outputs_of_the_teacher_are_a_warning():
     objective = runs.make_plan(configs.load("digits_dino")).objective
     uniform = {"step": 90, "val_entropy": objective.loss_of_guessing() - 0.01}
-    assert "has collapsed" in objective.warning(uniform, 100)
+    assert "are uniform" in objective.warning(uniform, 100)
+    single = {**uniform, "val_entropy": 0.01}
+    assert "are a single prototype" in objective.warning(single, 100)
     assert objective.warning({**uniform, "step": 10}, 100) is None
     assert objective.warning({**uniform, "val_entropy": 3.0}, 100) is None

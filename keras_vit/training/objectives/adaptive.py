@@ -1,4 +1,4 @@
-"""Classification with tokens that stop at a depth of their own (A-ViT)."""
+"""Classification with tokens that stop, each at its own depth (A-ViT)."""
 
 from typing import Any
 

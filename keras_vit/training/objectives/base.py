@@ -28,7 +28,7 @@ class Objective:
     crops: Any = None
 
     def prepare(self, model: keras.Model, plan: Any, resumes: bool) -> None:
-        """Set what a new model learns from the images before the first step: nothing.
+        """Initialize the model from the training images; by default, do nothing.
 
         Args:
             model: the model that `build` returned.
@@ -37,7 +37,7 @@ class Objective:
         """
 
     def taught(self, batches: Any, model: keras.Model) -> Any:
-        """Return training batches with what a teacher adds, here the same batches.
+        """Add a teacher's outputs to training batches; by default, return them unchanged.
 
         Args:
             batches: a `tf.data.Dataset` of what `examples` returned.
@@ -46,7 +46,7 @@ class Objective:
         return batches
 
     def warning(self, row: Mapping[str, float], steps: int) -> str | None:
-        """Return what the metrics of a checkpoint show to be wrong: None.
+        """Return a warning about the metrics of a checkpoint, or None.
 
         Args:
             row: the row of the log.

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_vit.data.augment import Augmentation
 from keras_vit.data.pipeline import training_batches
-from keras_vit.training import PixelPrediction
+from keras_vit.training import PixelPrediction, devices
 from keras_vit.training.networks import network
 from keras_vit.training.objectives.without_labels import WithoutLabels
 
@@ -52,14 +52,15 @@ class Pixels(WithoutLabels):
             return
         source = plan.sources["train"]
         seed, backbone = self.config.seed, model.backbone
-        batches = training_batches(
-            source.with_channels(backbone.input_shape[-1]),
-            backbone.preprocessor,
-            Augmentation(),
-            batch_size=min(_BATCH, source.num_examples),
-            seed=seed,
-            unreadable=self.config.data.unreadable,
-        )
+        with devices.alone():  # Every process fits the palette to the same images.
+            batches = training_batches(
+                source.with_channels(backbone.input_shape[-1]),
+                backbone.preprocessor,
+                Augmentation(),
+                batch_size=min(_BATCH, source.num_examples),
+                seed=seed,
+                unreadable=self.config.data.unreadable,
+            )
         count = math.ceil(min(PALETTE_IMAGES, source.num_examples) / _BATCH)
         images = [images.numpy() for images, _ in batches.take(count)]
         backbone.fit_palette(np.concatenate(images), seed)

@@ -12,8 +12,8 @@ from keras_vit.training import SelfDistillation
 from keras_vit.training.objectives.without_labels import WithoutLabels
 from keras_vit.training.self_distillation import whole_views
 
-# Part of the highest entropy from which on outputs count as uniform.
-COLLAPSED = 0.99
+# Parts of the highest entropy below and above which outputs count as collapsed.
+ONE, UNIFORM = 0.01, 0.99
 
 
 class Dino(WithoutLabels):
@@ -26,7 +26,8 @@ class Dino(WithoutLabels):
 
     def build(self) -> keras.Model:
         """Build the model to train."""
-        settings, backbone = self.config.dino, self.backbone()
+        settings, optimization = self.config.dino, self.config.optimization
+        backbone = self.backbone()
         side = settings.local_size
         patch = backbone.get_layer("patches").patch_size
         height, width = (
@@ -45,7 +46,8 @@ class Dino(WithoutLabels):
             prototypes=settings.prototypes,
             head_dim=settings.head_dim,
             bottleneck_dim=settings.bottleneck_dim,
-            momentum=settings.momentum,
+            # The teacher moves after every batch, the student after some of them.
+            momentum=settings.momentum ** (1 / optimization.accumulation_steps),
             teacher_temperature=settings.teacher_temperature,
             warmup_temperature=settings.warmup_temperature,
             warmup=settings.warmup,
@@ -86,14 +88,18 @@ class Dino(WithoutLabels):
         return math.log(self.config.dino.prototypes)
 
     def warning(self, row: Mapping[str, float], steps: int) -> str | None:
-        """Return a text once the teacher's outputs say nothing about an image."""
-        settings, highest = self.config.dino, self.loss_of_guessing()
-        entropy = row["val_entropy"]
-        # A new network has such outputs, too; they become sharper in the warm-up.
-        if row["step"] < settings.warmup * steps or entropy < COLLAPSED * highest:
+        """Return a text if the teacher's outputs are uniform, or a single prototype."""
+        highest, entropy = self.loss_of_guessing(), row["val_entropy"]
+        # A new network has uniform outputs, too; they become sharper in the warm-up.
+        trained = row["step"] >= self.config.dino.warmup * steps
+        if not trained or ONE * highest < entropy < UNIFORM * highest:
             return None
+        outputs, change = "uniform", "lower"
+        if entropy <= ONE * highest:
+            outputs, change = "a single prototype each", "higher"
         return (
-            f"training has collapsed: the teacher's outputs are uniform, with an entropy "
-            f"of {entropy:.2f} of {highest:.2f}. Use a lower dino.teacher_temperature, a "
-            "dino.momentum closer to 1 or a lower optimization.learning_rate."
+            f"training may have collapsed: the teacher's outputs are {outputs}, with an "
+            f"entropy of {entropy:.2f} of {highest:.2f}. Use a {change} "
+            "dino.teacher_temperature, a dino.momentum closer to 1 or a lower "
+            "optimization.learning_rate."
         )
