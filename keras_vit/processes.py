@@ -7,6 +7,7 @@ minutes for a process that does not come, and notices a lost one after 100 secon
 import contextlib
 import hashlib
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,11 @@ CONNECTING_SECONDS = 60  # Time in which all processes must have started.
 LOST_SECONDS = 30  # Time after which a process that gives no sign is lost.
 # What JAX's errors about a lost process begin with.
 _LOST = ("ABORTED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN")
+# Those that are about this process itself begin with these two as well.
+_LOST_OR_OWN = ("INTERNAL", "UNKNOWN")
+_ABOUT_OTHERS = re.compile(
+    "coordination|distributed|gloo|nccl|heartbeat|peer|socket", re.I
+)
 
 _count = 1  # Number of processes that joined.
 _index = 0  # Number of this one.
@@ -188,6 +194,8 @@ def loss_of_process(error: Exception) -> str | None:
     """
     # JAX raises errors of several classes, depending on where it waits for the others.
     if _count == 1 or not str(error).startswith(_LOST):
+        return None
+    if str(error).startswith(_LOST_OR_OWN) and not _ABOUT_OTHERS.search(str(error)):
         return None
     text = str(error).splitlines()[0]
     return (

@@ -168,7 +168,7 @@ def _remove(own, lock):
 
 
 def _evict(root):
-    """Delete the entries of all versions that were not used for longest."""
+    """Delete the least recently used entries of all versions above the limits."""
     found = []
     for path in root.glob("jaxlib-*/*"):
         with contextlib.suppress(FileNotFoundError):  # Another process deleted it.

@@ -4,6 +4,7 @@ import argparse
 
 from keras_vit.cli import command_line
 from keras_vit.training import config as configs
+from keras_vit.training.objectives import objective_class
 from keras_vit.training.sweep import parse, sweep
 
 
@@ -17,7 +18,9 @@ def run(options: argparse.Namespace) -> None:
         config = configs.load(options.what)
         config = configs.override(config, command_line.settings(options))
         rows = sweep(config, parse(options.grid) or config.grid, options.workdir)
-    shown = [n for n in ("val_accuracy", "test_accuracy", "val_loss") if n in rows[0]]
+    watched = objective_class(config).watched.removeprefix("val_")
+    names = (f"val_{watched}", f"test_{watched}", "val_loss")
+    shown = [name for name in dict.fromkeys(names) if name in rows[0]]
     width = max(len(row["run"]) for row in rows)
     print(f"\n{'run':{width}}  " + "  ".join(f"{name:>13}" for name in shown))
     for row in rows:

@@ -34,6 +34,17 @@ def fingerprints(sources: Mapping[str, Source]) -> dict[str, str]:
     return {part: _packed(_description(source)) for part, source in sources.items()}
 
 
+def digest(fingerprint: str) -> str:
+    """Return a short text that is the same for equal data sets on every host.
+
+    Versions of zlib compress the same description to different fingerprints.
+
+    Args:
+        fingerprint: a value that `fingerprints` returned.
+    """
+    return hashlib.sha256(json.dumps(_unpacked(fingerprint)).encode()).hexdigest()[:16]
+
+
 def check_unchanged(
     before: Mapping[str, str], now: Mapping[str, str], sources: Mapping[str, Source]
 ) -> None:

@@ -20,10 +20,10 @@ EXPLODED = 10.0
 
 
 class Interruptible(keras.callbacks.Callback):
-    """Callback with which signals, and errors of a step, stop training and evaluation.
+    """Callback that stops training and evaluation on a signal or an error of a step.
 
     Keras (3.15) waits for each step in a function that swallows every exception,
-    KeyboardInterrupt too, and then passes logs that are no floats.
+    KeyboardInterrupt too, and then passes logs that are not floats.
     """
 
     def on_train_batch_end(self, batch, logs=None):
@@ -132,13 +132,20 @@ class RunCallback(Interruptible):
 
     def best(self) -> float | None:
         """Return the best value so far of the objective's metric, None before any."""
-        values = [row[self.objective.watched] for row in self.history]
-        return self.objective.better(values, default=None)
+        return self.best_row()[self.objective.watched] if self.history else None
 
     def best_row(self) -> dict[str, Any]:
-        """Return the row of the history that belongs to best.keras."""
-        watched, best = self.objective.watched, self.best()
-        return next(row for row in self.history if row[watched] == best)
+        """Return the row of the history that belongs to best.keras.
+
+        Of equal rows it is the first one. A value that is not a number is the worst.
+        """
+        watched, better = self.objective.watched, self.objective.better
+        worst = -math.inf if better is max else math.inf
+
+        def value(row):
+            return worst if math.isnan(row[watched]) else row[watched]
+
+        return better(self.history, key=value)
 
     def stops_early(self) -> bool:
         """Return True if the run ends before its last step, for lack of progress."""
@@ -184,29 +191,39 @@ class RunCallback(Interruptible):
 
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch, logs)
-        step = self._done() + self.begun.get("steps", 0) + batch
-        self.step = step + 1
+        before = self.step
+        self.step = self._done() + self.begun.get("steps", 0) + batch + 1
         loss = logs["loss"]
         if math.isfinite(loss) and loss < self.largest_loss:
-            if preemption.stops_after(self.step):
+            if preemption.stops():
                 self.model.stop_training = True
             return
         self.model.stop_training = True
-        ids = batch_ids(
-            self.plan.sources["train"],
-            self.config.batch_size,
-            self.config.seed,
-            step,
-            shuffle_buffer=self.config.data.shuffle_buffer,
-            sampling=self.config.data.sampling,
-            repeats=self.config.data.repeats,
-        )
-        last = self.directory.path / "state.npz"
-        kept = "none"
+        self.failure = self._described_failure(loss, before)
+
+    def _described_failure(self, loss, before):
+        """Return the message about a loss after steps that were executed together."""
+        ids = [
+            name
+            for step in range(before, self.step)
+            for name in batch_ids(
+                self.plan.sources["train"],
+                self.config.batch_size,
+                self.config.seed,
+                step,
+                shuffle_buffer=self.config.data.shuffle_buffer,
+                sampling=self.config.data.sampling,
+                repeats=self.config.data.repeats,
+            )
+        ]
+        last, kept = self.directory.path / "state.npz", "none"
         if last.exists():
             kept = f"{last}, of step {self.last_saved:,}"
-        self.failure = (
-            f"The loss is {loss:.4g} at step {step:,}: training stopped. Images of the "
+        steps = f"step {self.step:,}"
+        if self.step - before > 1:
+            steps = f"one of the steps {before + 1:,} to {self.step:,}"
+        return (
+            f"The loss is {loss:.4g} at {steps}: training stopped. Images of the "
             f"batch: {', '.join(ids)}. Last good checkpoint: {kept}. A "
             "smaller optimization.learning_rate, a longer warmup_steps or a smaller "
             "clip_norm may help."
@@ -231,13 +248,12 @@ class RunCallback(Interruptible):
         }
         if self.utilization is not None:
             row["model_flops_utilization"] = round(self.utilization(rate), 4)
-        before = self.best()
         with self.averaged():
             results = evaluated(self.model, self.validation)
             if not preemption.received():
                 row |= {f"val_{name}": float(value) for name, value in results.items()}
                 self.history.append(row)
-                if self.best() != before:
+                if self.best_row() is row:
                     self.save(self.model_of_run, "best")
         if preemption.received() and len(self.history) == epoch:
             # Only a part was evaluated. All of it is when the run resumes.
@@ -251,7 +267,10 @@ class RunCallback(Interruptible):
         print(f"  {self._described(row)}; {left / 60:.0f} min left", flush=True)
         if text := self.objective.warning(row, self.plan.steps):
             print(f"  warning: {text}", flush=True)
-        self.model.stop_training = self.stops_early() or preemption.received()
+        if preemption.received():
+            processes.leave()
+            raise preemption.Preempted
+        self.model.stop_training = self.stops_early()
 
     def _save_begun(self, logs, seconds):
         """Save the state in the middle of an interval, and stop the run."""

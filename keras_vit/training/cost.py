@@ -1,5 +1,6 @@
 """Cost of a model: operations, memory, and utilization of the device."""
 
+import math
 import resource
 import sys
 from collections.abc import Callable
@@ -137,12 +138,16 @@ def utilization(model: keras.Model, dtype: str) -> Callable[[float], float] | No
         dtype: name of its dtype policy.
 
     Returns:
-        The function, or None if the peak of the device is unknown.
+        The function, or None if the peak of the device is unknown. With several devices,
+        the images are those of all of them, and so is the peak.
 
     Reference: PaLM (arXiv:2204.02311), appendix B.
     """
     most = peak(dtype)
     if most is None:
         return None
+    distribution = keras.distribution.distribution()
+    if distribution is not None:
+        most *= math.prod(distribution.device_mesh.shape)
     operations = TRAINING * forward_operations(model)
     return lambda images_per_second: images_per_second * operations / most

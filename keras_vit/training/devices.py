@@ -47,7 +47,7 @@ def distributed(
         raise ValueError("fully_sharded=True splits weights over devices: set mesh.")
     if mesh is None and processes.count() > 1:
         mesh = {DATA: len(keras.distribution.list_devices())}
-    if mesh is None or math.prod(mesh.values()) == 1:
+    if mesh is None or (math.prod(mesh.values()) == 1 and processes.count() == 1):
         yield
         return
     # Keras clips the gradients of each replica of a `tf.distribute` strategy by

@@ -47,7 +47,7 @@ def check_stopping(config: configs.Config) -> None:
         )
     if config.objective == "dino":
         raise ValueError(
-            f"early_stopping={patience}: no metric shows the progress of objective='dino'."
+            f"early_stopping={patience}: no metric shows progress with objective='dino'."
             " Remove early_stopping."
         )
     if config.resolutions or config.optimization.unfreeze:

@@ -40,7 +40,8 @@ class Row:
     Attributes:
         mesh: the mesh.
         memory: bytes of a step on one device.
-        averages: those of `memory.optimizer` that are averages of the weights.
+        averages: bytes of the moving average of the weights, a part of
+            `memory.optimizer`.
         fits: whether a device has enough memory.
         largest_batch: largest batch that fits, in images of all devices; 0 for none.
         exchange: bytes that a device sends in a step.

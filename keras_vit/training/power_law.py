@@ -88,8 +88,8 @@ def fit(x: Any, y: Any, seed: int = 0) -> PowerLaw:
         seed: int, seed of the bootstrap.
 
     Raises:
-        ValueError: there are fewer than 4 different `x`, or a value is not a positive
-            finite number.
+        ValueError: there are fewer than 4 different `x`, an `x` is not a positive finite
+            number, or a `y` is not finite.
 
     Reference: Scaling Vision Transformers (arXiv:2106.04560) equation 1, without its
     shift of `x`, which needs points where the network has learned nothing.

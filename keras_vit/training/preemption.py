@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from keras_vit import processes
 
 _received = False
+_asked = 0  # Number of calls of `stops`.
 
 
 class Preempted(KeyboardInterrupt):
@@ -24,8 +25,8 @@ def noticed() -> Iterator[None]:
     Raises:
         Preempted: at the end of the block, if SIGTERM came and nothing else was raised.
     """
-    global _received
-    _received = False
+    global _received, _asked
+    _received, _asked = False, 0
     handled = (
         processes.count() == 1
         and threading.current_thread() is threading.main_thread()
@@ -48,20 +49,23 @@ def _note(number, frame):
 
 
 def received() -> bool:
-    """Return whether this process, which is alone, has received SIGTERM."""
+    """Return whether the run has to stop because of SIGTERM.
+
+    Of several processes, all return the same: what the last call of `stops` returned.
+    """
     return _received
 
 
-def stops_after(step: int) -> bool:
-    """Return whether to save and stop after a step.
+def stops() -> bool:
+    """Return whether to save and stop now, after a step or several executed together.
 
     If one of several processes receives SIGTERM, all of them stop after the same step.
-
-    Args:
-        step: number of the step.
     """
-    if processes.count() == 1:
-        return _received
-    from jax.experimental import multihost_utils
+    global _received, _asked
+    if processes.count() > 1 and not _received:
+        from jax.experimental import multihost_utils
 
-    return multihost_utils.reached_preemption_sync_point(step)
+        # JAX chooses one of the next calls by its number, so the numbers have no gaps.
+        _asked += 1
+        _received = multihost_utils.reached_preemption_sync_point(_asked)
+    return _received

@@ -116,8 +116,8 @@ class RunDirectory:
         path: the directory.
         progress: the `progress` that was passed to `save_state` for the state that the
             run resumes from; None for a new run.
-        before: the config of the run in the directory, whose duration may be another
-            one; None for a new run.
+        before: the config of the run in the directory, which may have another duration;
+            None for a new run.
         damage: the reason why the run resumes from the previous state instead of the
             newest one; empty if it does not.
 
@@ -174,8 +174,9 @@ class RunDirectory:
         if extensions := self._extensions():
             found["extensions"] = extensions
         write_text(self.path / "environment.json", json.dumps(found, indent=1))
-        if self.duration_before():
-            # These results are not those of the run any more.
+        if self.before is not None and not same_results(
+            configs.to_dict(self.before), self.config
+        ):
             (self.path / "results.json").unlink(missing_ok=True)
         # Written last, so that a directory with config.json also has environment.json.
         write_text(self.path / "config.json", json.dumps(self.config, indent=1))
@@ -408,6 +409,17 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         for key, a, b in differences(before, after)
         if key.partition(".")[0] not in CHANGEABLE
     ]
+
+
+def same_results(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Return whether a finished run of one config is one of another config, too.
+
+    Args:
+        before: the config of a run as a dict.
+        after: another config.
+    """
+    changed = {key for key, *_ in differences(before, after)}
+    return changed <= {*DESCRIPTIONS, "trackers"}
 
 
 def differences(

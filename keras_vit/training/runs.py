@@ -15,6 +15,7 @@ from keras_vit import processes
 from keras_vit.atomic_files import write_text
 from keras_vit.data import dark_images
 from keras_vit.data.class_names import check_class_names
+from keras_vit.data.fingerprint import digest
 from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import evaluation_batches, training_batches
 from keras_vit.data.source import Source
@@ -261,7 +262,9 @@ def train(
         callback = RunCallback(
             plan, directory, model, evaluation_data(plan, "validation", model)
         )
-        processes.check_equal({"the images": callback.data})
+        processes.check_equal(
+            {f"the images of data.{part}": digest(x) for part, x in callback.data.items()}
+        )
         described = False
         if confirm is not None and not resumes:
             confirm(plan, model)
@@ -421,7 +424,7 @@ def _finish(plan, directory, model, callback):
         callback.save(model, "last")
     if best["step"] == last["step"]:
         best = {**last, "weights": "best.keras"}
-    elif plan.objective.tests_saved:
+    elif plan.objective.tests_saved:  # Not a backbone without its training objective.
         processes.wait("best.keras is written")
         saved = keras_vit.load_checkpoint(
             directory.path / "best.keras", classifier_activation=None
@@ -429,8 +432,6 @@ def _finish(plan, directory, model, callback):
         saved = plan.objective.restored(saved)
         saved.compile(**plan.objective.compilation())
         best |= _tested(plan, saved)
-    else:  # The saved backbone cannot be tested without the rest of its objective.
-        best = last
     results = {**best, "last": last}
     if callback.stops_early():
         results["stopped_early"] = True

@@ -1,8 +1,6 @@
 """Scaling studies: runs on fractions of a data set, and laws of their results."""
 
-import dataclasses
 import json
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,9 +35,8 @@ def study(
         families: dict from the name of each network to its config.
         workdir: directory of the study, with a subdirectory for each network.
         fractions: values of `data.fraction`.
-        steps: durations of the runs in steps; empty for that of the configs. Unless a
-            config sets `checkpoint_steps`, the greatest common divisor of the durations
-            takes its place: epochs of a small fraction last only a few steps.
+        steps: durations of the runs in steps; empty for that of the configs. The configs
+            must set `checkpoint_steps` then: epochs of a fraction last only a few steps.
         seeds: seeds of the runs.
 
     Returns:
@@ -50,8 +47,8 @@ def study(
 
     Raises:
         FileExistsError: a subdirectory holds the run of another config.
-        ValueError: an objective is not classification, a fraction is out of its range, or
-            a network is called `compute`.
+        ValueError: an objective is not classification, a fraction is out of its range, a
+            network is called `compute`, or `checkpoint_steps` is missing.
     """
     if COMPUTE in families:
         raise ValueError(
@@ -67,12 +64,13 @@ def study(
     grid: dict[str, list[Any]] = {"data.fraction": list(fractions)}
     if steps:
         grid["steps"] = list(steps)
-        families = {
-            name: dataclasses.replace(
-                config, checkpoint_steps=config.checkpoint_steps or math.gcd(*steps)
+        if found := [n for n, config in families.items() if not config.checkpoint_steps]:
+            raise ValueError(
+                f"Runs of {', '.join(map(str, steps))} steps on fractions of a set need "
+                f"a fixed interval, and {found[0]} evaluates after every epoch: set "
+                "checkpoint_steps to a number that divides them (--set "
+                "checkpoint_steps=N)."
             )
-            for name, config in families.items()
-        }
     grid["seed"] = list(seeds)
     # All runs are checked before the first one starts.
     described = {
@@ -169,7 +167,8 @@ def _law_of_error(points, network):
 def _law_of_compute(points):
     """Return the fit of the lowest losses over the compute, on all images."""
     most = max(point["images"] for point in points)
-    whole = sorted((p for p in points if p["images"] == most), key=compute)
+    whole = [point for point in points if point["images"] == most]
+    whole.sort(key=lambda point: (compute(point), point["loss"]))
     frontier: list[Any] = []
     for point in whole:
         if not frontier or point["loss"] < frontier[-1]["loss"]:

@@ -40,8 +40,8 @@ class Exchange:
         gradients: bytes of the exchange of gradients, and of weights if they are fully
             sharded, which can overlap with computation.
         tokens: bytes of the sums inside of blocks, which computation waits for.
-        gradient_seconds: seconds of the former.
-        token_seconds: seconds of the latter.
+        gradient_seconds: seconds of the exchange of gradients.
+        token_seconds: seconds of the sums inside of blocks.
     """
 
     gradients: float

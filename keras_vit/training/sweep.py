@@ -11,7 +11,8 @@ import keras
 from keras_vit.atomic_files import write_text
 from keras_vit.training import config as configs
 from keras_vit.training import runs
-from keras_vit.training.run_directory import DESCRIPTIONS, STATES, changes, differences
+from keras_vit.training.objectives import objective_class
+from keras_vit.training.run_directory import STATES, changes, same_results
 
 
 def parse(grid: Sequence[str]) -> dict[str, list[str]]:
@@ -91,8 +92,8 @@ def sweep(
             results = runs.train(one, str(directory))
             keras.backend.clear_session()
         rows.append({"run": name, **results})
-    watched = "val_accuracy" if "val_accuracy" in rows[0] else "val_loss"
-    rows.sort(key=lambda row: row[watched], reverse=watched == "val_accuracy")
+    kind = objective_class(config)
+    rows.sort(key=lambda row: row[kind.watched], reverse=kind.better is max)
     write_text(pathlib.Path(workdir, "sweep.json"), json.dumps(rows, indent=1))
     return rows
 
@@ -113,9 +114,8 @@ def _results(directory, config):
     path = directory / "results.json"
     if not path.exists():
         return None
-    for key, *_ in differences(*_configs(directory, config)):
-        if key not in (*DESCRIPTIONS, "trackers"):
-            return None
+    if not same_results(*_configs(directory, config)):
+        return None
     return json.loads(path.read_text())
 
 

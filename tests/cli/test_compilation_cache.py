@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import keras
 import pytest
@@ -176,7 +177,10 @@ def test_nothing_is_cached(reason, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: backend)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv(compilation_cache.VARIABLE, "off" if reason == "off" else "")
-    compilation_cache.start()  # The tests set JAX_COMPILATION_CACHE_DIR.
+    directory = "somewhere" if reason == "JAX's own setting" else ""
+    config = types.SimpleNamespace(jax_compilation_cache_dir=directory, update=None)
+    monkeypatch.setattr("jax.config", config)
+    compilation_cache.start()
     assert os.listdir(tmp_path) == []
 
 

@@ -1,5 +1,7 @@
 """Floating-point operations counted by the backend, compared with a formula."""
 
+import types
+
 import keras
 import pytest
 
@@ -29,6 +31,10 @@ def test_peaks(monkeypatch):
     part = cost.utilization(model, "mixed_bfloat16")
     operations = 3 * cost.forward_operations(model)
     assert part(1000.0) == pytest.approx(1000.0 * operations / 989e12)
+    eight = types.SimpleNamespace(device_mesh=types.SimpleNamespace(shape=(4, 2)))
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: eight)
+    part = cost.utilization(model, "mixed_bfloat16")
+    assert part(1000.0) == pytest.approx(1000.0 * operations / 989e12 / 8)
     monkeypatch.setattr(cost, "device_name", lambda: "cpu")
     assert cost.utilization(model, "float32") is None
 

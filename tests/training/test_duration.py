@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import types
+from math import nan
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_early_stopping(tmp_path, monkeypatch, capsys):
     ("settings", "message"),
     [
         (["early_stopping=0"], "1 or more; received 0"),
-        (["early_stopping=2", "objective=dino"], "no metric shows the progress"),
+        (["early_stopping=2", "objective=dino"], "no metric shows progress"),
         (
             ["early_stopping=1", "resolutions=((0.5, 8), (0.5, 12))"],
             "early_stopping or resolutions, not both",
@@ -185,6 +186,12 @@ def callback(losses, **values):
 def test_two_checkpoints_without_a_better_result(losses, stops):
     assert callback(losses, early_stopping=2).stops_early() == stops
     assert not callback(losses).stops_early()
+
+
+def test_a_loss_that_is_not_a_number_is_never_the_best():
+    for losses, best in (([nan, 3.0, 2.0, nan], 3), ([nan, nan], 1)):
+        assert callback(losses).best_row()["step"] == best
+        assert callback(losses, early_stopping=5).stops_early() is False
 
 
 def test_an_interrupted_command_prints_the_command(monkeypatch):

@@ -182,11 +182,8 @@ def test_exchanges_of_a_ring():
 
 @only_jax
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mesh", "remat"),
-    [(Mesh(8), False), (Mesh(4, 2), False), (Mesh(8, fully_sharded=True), False)],
-)
-def test_exchanges_of_compiled_steps(mesh, remat):
+@pytest.mark.parametrize("mesh", [Mesh(8), Mesh(4, 2), Mesh(8, fully_sharded=True)])
+def test_exchanges_of_compiled_steps(mesh):
     from tests.training.test_sharding import elements, step_on
 
     axes = {"data": mesh.data, "fully_sharded": mesh.fully_sharded}
@@ -199,7 +196,6 @@ def test_exchanges_of_compiled_steps(mesh, remat):
         input_shape=(32, 32, 3),
         patch_size=8,
         classes=16,
-        remat=remat,
         **sizes,
     )
     cpu = dataclasses.replace(

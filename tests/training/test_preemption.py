@@ -10,6 +10,7 @@ import pytest
 
 from keras_vit.training import callbacks, preemption, runs
 from keras_vit.training import config as configs
+from keras_vit.training.run_directory import RunDirectory
 from tests.commands import run_command
 from tests.training.test_runs import SETTINGS, assert_same_state
 
@@ -93,6 +94,46 @@ def test_a_run_resumes_in_its_second_phase(tmp_path, monkeypatch):
     interrupted_at(14, config, directory, monkeypatch)
     runs.train(config, directory, resume=True)
     check_same(directory, whole)
+
+
+@pytest.mark.slow
+def test_a_signal_while_a_checkpoint_is_saved_before_the_next_phase(
+    tmp_path, monkeypatch
+):
+    phases = ["epochs=4", "resolutions=[(0.5, 16), (0.5, 24)]"]
+    config = configs.override(CONFIG, phases)
+    whole, directory = tmp_path / "whole", tmp_path / "run"
+    runs.train(config, whole)
+
+    def save_and_signal(directory, history, save=RunDirectory.save_history):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(directory, history)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "save_history", save_and_signal)
+        with pytest.raises(preemption.Preempted, match="from the checkpoint of step 12"):
+            runs.train(config, directory)
+    runs.train(config, directory, resume=True)
+    check_same(directory, whole)
+
+
+def test_processes_agree_on_the_end_of_an_interval(monkeypatch):
+    """JAX answers True at one call only; the evaluation after it must stop as well."""
+    utilities = pytest.importorskip("jax.experimental.multihost_utils")
+    asked = []
+
+    def reached(number):
+        asked.append(number)
+        return number == 3
+
+    monkeypatch.setattr(utilities, "reached_preemption_sync_point", reached)
+    monkeypatch.setattr(preemption.processes, "count", lambda: 2)
+    answers = []
+    with pytest.raises(preemption.Preempted), preemption.noticed():  # noqa: PT012
+        for _ in range(4):
+            answers.append((preemption.stops(), preemption.received()))
+    assert answers == [(False, False)] * 2 + [(True, True)] * 2
+    assert asked == [1, 2, 3]  # Every number, however many steps are executed together.
 
 
 def test_a_command_that_was_stopped(tmp_path, monkeypatch, capsys):

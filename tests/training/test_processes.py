@@ -14,6 +14,7 @@ import pytest
 
 from keras_vit import processes
 from keras_vit.cli import parse
+from keras_vit.training import distributed
 from tests.training.on_meshes import SETTINGS, difference, state
 from tests.training.test_sharding import check_evaluation
 
@@ -47,6 +48,33 @@ def test_a_process_alone_waits_for_nobody():
     processes.wait("a place")
     processes.check_equal({"anything": 1})
     assert (processes.count(), processes.is_first()) == (1, True)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("UNAVAILABLE: connection closed", True),
+        ("INTERNAL: Gloo AllReduce failed", True),
+        ("UNKNOWN: the coordination service ended", True),
+        ("INTERNAL: Failed to compile a kernel", False),
+        ("ValueError", False),
+    ],
+)
+def test_only_errors_of_other_processes_are_blamed_on_them(text, told, monkeypatch):
+    error = RuntimeError(text)
+    assert processes.loss_of_process(error) is None
+    monkeypatch.setattr(processes, "_count", 2)
+    assert (processes.loss_of_process(error) is not None) == told
+
+
+@only_jax
+def test_one_device_for_several_processes_is_an_error(monkeypatch):
+    monkeypatch.setattr(processes, "_count", 2)
+    devices = ["cpu:0", "cpu:1"]
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: devices)
+    with pytest.raises(ValueError, match="must use all of them; the mesh has 1"):
+        distributed({"data": 1}).__enter__()
 
 
 def free_address():

@@ -187,6 +187,13 @@ def test_a_start_without_a_checkpoint_can_be_corrected(tmp_path):
         resumed(tmp_path)
 
 
+def test_results_of_another_patience_are_removed(run):
+    for patience, kept in ((None, True), (3, False)):
+        (run / "results.json").write_text("{}")
+        assert resumed(run, {**CONFIG, "early_stopping": patience}) == (2, 2.0, "")
+        assert (run / "results.json").exists() == kept
+
+
 def test_more_epochs(run):
     (run / "results.json").write_text("{}")
     assert resumed(run) == (2, 2.0, "")

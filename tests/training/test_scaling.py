@@ -99,7 +99,8 @@ def of_known_errors(config, grid, directory):
 def test_a_study_of_known_errors(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "sweep", of_known_errors)
     grid = list(IMAGES), (250, 500, 1000, 2000)
-    results = study({"small": configs.load("digits_vit")}, str(tmp_path), *grid)
+    config = configs.override(configs.load("digits_vit"), ["checkpoint_steps=50"])
+    results = study({"small": config}, str(tmp_path), *grid)
     images, laws = [point["images"] for point in results["points"]], results["laws"]
     assert set(images) == set(IMAGES.values())
     assert len({point["operations_per_step"] for point in results["points"]}) == 1
@@ -155,6 +156,23 @@ def test_names_of_networks(tmp_path):
     arguments = ["digits_vit", "digits_vit", "--workdir", str(tmp_path)]
     with pytest.raises(SystemExit, match="'digits_vit' is taken"):
         run_command("scaling", arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_lowest_loss_of_several_seeds_counts(monkeypatch):
+    monkeypatch.setattr(scaling, "fit", lambda x, y: (x, y))
+    losses = {(1, 0): 9, (1, 1): 8, (2, 0): 9, (2, 1): 7, (3, 0): 5, (3, 1): 6, (4, 0): 4}
+    points = [
+        {"steps": steps, "operations_per_step": 1, "images": 10, "loss": loss}
+        for (steps, _), loss in losses.items()
+    ]
+    for order in (points, points[::-1]):
+        assert scaling._law_of_compute(order) == ([1, 2, 3, 4], [8, 7, 5, 4])
+
+
+def test_durations_need_an_interval(tmp_path):
+    with pytest.raises(ValueError, match="digits_vit evaluates after every epoch"):
+        study({"digits_vit": configs.load("digits_vit")}, str(tmp_path), (1.0,), (10, 20))
     assert not list(tmp_path.iterdir())
 
 

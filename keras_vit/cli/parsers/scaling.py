@@ -15,7 +15,8 @@ Examples:
 
   keras-vit scaling cifar10_scaling_vit cifar10_scaling_bit --workdir runs/scaling \
       --fractions 0.01,0.03,0.1,0.3,1 --seeds 0,1,2
-  keras-vit scaling digits_vit --workdir runs/digits_scaling --steps 50,100,200,400
+  keras-vit scaling digits_vit --workdir runs/digits_scaling --steps 50,100,200,400 \
+      --set checkpoint_steps=50
 """
 
 import argparse
@@ -44,7 +45,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         type=_numbers(int),
         default=[],
         metavar="N,N",
-        help="durations of the runs in steps (default: that of the config)",
+        help="durations of the runs in steps (default: that of the config); needs "
+        "checkpoint_steps",
     )
     parser.add_argument(
         "--seeds",

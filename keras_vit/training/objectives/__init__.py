@@ -68,6 +68,17 @@ def objective(config: configs.Config, names: Sequence[str]) -> Any:
     return FlexibleClassification(config, names)
 
 
+def objective_class(config: configs.Config) -> Any:
+    """Return a class with the `watched` metric of a config and its best value.
+
+    Args:
+        config: config whose objective is known.
+    """
+    if config.objective == "classification" and config.data.labels in LABELS:
+        return LABELS[config.data.labels]
+    return OBJECTIVES[config.objective]
+
+
 def _check_lora(config):
     if config.lora.rank is None:
         return
