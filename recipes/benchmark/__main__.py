@@ -39,6 +39,7 @@ from recipes.benchmark.contestants import CONTESTANTS, DEFAULT_CONTESTANTS
 from recipes.benchmark.measurements import (
     HEAD_DIM,
     MEASUREMENTS,
+    T2T_PATCH,
     T2T_VARIANTS,
     Options,
 )
@@ -201,7 +202,9 @@ def chosen_options(parser, arguments):
         image_sizes["--resolutions"] = options.resolutions, options.variants[:1]
     for option, (values, variants) in image_sizes.items():
         for variant in variants:
-            patch = 16 if variant in T2T_VARIANTS else VIT_SIZES[f"ViT{variant}"][0]
+            patch = T2T_PATCH
+            if variant not in T2T_VARIANTS:
+                patch = VIT_SIZES[f"ViT{variant}"][0]
             if any(value % patch for value in values):
                 parser.error(
                     f"{option}: the patch of {variant}, {patch}, must divide the image "

@@ -21,6 +21,7 @@ SIZE_NAMES = ("patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim")
 BACKENDS = ("jax", "tensorflow", "torch")
 HEAD_DIM = 64
 # The T2T-ViTs with Performers and plain blocks.
+T2T_PATCH = 16  # Pixels by which the splits divide an image.
 _DEPTHS = (7, 10, 12, 14, 19, 24)
 T2T_VARIANTS = {f"T2T{n}": T2T_VIT_ARGUMENTS[f"T2TViT{n}"] for n in _DEPTHS}
 # Batch sizes in which exported models are run.
@@ -296,7 +297,7 @@ def matmul(options):
     frameworks = options.backends + ["numpy"] * (options.dtype == "float32")
     for variant in options.variants:
         sizes = options.sizes(variant)
-        tokens = (sizes["image_size"] // sizes["patch_size"]) ** 2 + 1
+        tokens = (sizes["image_size"] // sizes.get("patch_size", T2T_PATCH)) ** 2 + 1
         rows, d = options.batch * tokens, sizes["hidden_dim"]
         for framework in frameworks:
             parameters = {
