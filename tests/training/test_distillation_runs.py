@@ -114,7 +114,7 @@ def exported(teacher, tmp_path_factory):
     return path
 
 
-@pytest.mark.slow_elsewhere
+@pytest.mark.slow
 def test_teachers_of_every_kind_have_the_same_logits(teacher, exported, config, tmp_path):
     rescaling = keras.layers.Rescaling(1 / 127.5, -1.0)
     model = keras_vit.load_checkpoint(teacher, classifier_activation=None)
