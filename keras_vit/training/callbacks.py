@@ -130,10 +130,6 @@ class RunCallback(Interruptible):
             for name in (metric, f"val_{metric}")
         }
 
-    def best(self) -> float | None:
-        """Return the best value so far of the objective's metric, None before any."""
-        return self.best_row()[self.objective.watched] if self.history else None
-
     def best_row(self) -> dict[str, Any]:
         """Return the row of the history that belongs to best.keras.
 
@@ -268,8 +264,7 @@ class RunCallback(Interruptible):
         if text := self.objective.warning(row, self.plan.steps):
             print(f"  warning: {text}", flush=True)
         if preemption.received():
-            processes.leave()
-            raise preemption.Preempted
+            preemption.stop()
         self.model.stop_training = self.stops_early()
 
     def _save_begun(self, logs, seconds):
@@ -282,8 +277,7 @@ class RunCallback(Interruptible):
             "metrics": [value.tolist() for value in metrics],
         }
         self._save_state()
-        processes.leave()
-        raise preemption.Preempted
+        preemption.stop()
 
     def _save_state(self):
         self.directory.save_state(
@@ -311,17 +305,15 @@ class RunCallback(Interruptible):
         self.on_train_end()
 
     def _described(self, row):
-        watched = self.objective.watched
-        if watched == "step":  # The last checkpoint counts as the best one.
-            watched = f"val_{self.objective.printed[0]}"
-        metric = watched.removeprefix("val_").replace("_", " ")
+        shown = self.objective.shown or self.objective.watched
+        metric = shown.removeprefix("val_").replace("_", " ")
         name, form = f"validation {metric}", ".4f"
-        if watched == "val_accuracy":
+        if shown == "val_accuracy":
             name, form = "validation", ".2%"
-        best = self.best_row()
-        kept = f"best {best[watched]:{form}}, of step {best['step']:,}"
-        text = f"{name} {row[watched]:{form}}"
-        if self.objective.watched == watched:
+        text = f"{name} {row[shown]:{form}}"
+        if shown == self.objective.watched:
+            best = self.best_row()
+            kept = f"best {best[shown]:{form}}, of step {best['step']:,}"
             text += f" ({'best so far' if row is best else kept})"
         text += f"; {row['images_per_second']:,} images/s"
         if self.utilization is not None:

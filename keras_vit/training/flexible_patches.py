@@ -204,8 +204,28 @@ def _differentiable_branches():
         kernels.use(before)
 
 
-def _check_backbone(backbone: Any) -> None:
-    """Raise a `ValueError` unless the patches of a backbone can be resized in a step."""
+def _check_backbone(backbone):
+    # A dropout would draw numbers in a branch of the step, and so change the state of its
+    # seed there.
+    settled = {
+        "stem": None,
+        "distillation_token": False,
+        "token_reduction": None,
+        "dropout_rate": 0.0,
+        "attention_dropout_rate": 0.0,
+        "stochastic_depth_rate": 0.0,
+    }
+    check_resizable(backbone, "random patch sizes", settled)
+
+
+def check_resizable(backbone: Any, what: str, settled: dict[str, Any]) -> None:
+    """Raise a `ValueError` unless a backbone can run on other grids in a step.
+
+    Args:
+        backbone: the model to check.
+        what: what the grids are for, for the messages.
+        settled: dict from names of arguments to the values that they must have.
+    """
     if not isinstance(backbone, ViT) or isinstance(backbone, T2TViT):
         raise ValueError(f"backbone must be a keras_vit.ViT; received {backbone!r}.")
     config = backbone.resolved_config()
@@ -214,21 +234,12 @@ def _check_backbone(backbone: Any) -> None:
         learned or config["added_positions"] == "none"
     ):
         raise ValueError(
-            "A backbone for random patch sizes needs positions='learned' or 'none'; "
+            f"A backbone for {what} needs positions='learned' or 'none'; "
             f"received positions={config['positions']!r}."
         )
-    # A dropout would draw numbers in a branch of the step, and so change the state of its
-    # seed there.
-    for argument, allowed in {
-        "stem": None,
-        "distillation_token": False,
-        "token_reduction": None,
-        "dropout_rate": 0.0,
-        "attention_dropout_rate": 0.0,
-        "stochastic_depth_rate": 0.0,
-    }.items():
+    for argument, allowed in settled.items():
         if config[argument] != allowed:
             raise ValueError(
-                f"A backbone for random patch sizes needs {argument}={allowed}; received "
+                f"A backbone for {what} needs {argument}={allowed}; received "
                 f"{config[argument]!r}."
             )

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 from keras_vit import processes
 
@@ -54,6 +55,12 @@ def received() -> bool:
     Of several processes, all return the same: what the last call of `stops` returned.
     """
     return _received
+
+
+def stop() -> NoReturn:
+    """Raise `Preempted`, once the other processes have saved what they have to."""
+    processes.leave()
+    raise Preempted
 
 
 def stops() -> bool:

@@ -390,9 +390,10 @@ def _fit(plan, model, callback, first, last):
     if callback.failure:
         sys.exit(callback.failure)
     if callback.stops_early():
+        watched = callback.objective.watched
         print(
             f"Early stopping: the last {plan.config.early_stopping} checkpoints have no "
-            f"better {callback.objective.watched} than {callback.best():.4f}. To train "
+            f"better {watched} than {callback.best_row()[watched]:.4f}. To train "
             "further, repeat the command with a larger early_stopping, or None.",
             flush=True,
         )

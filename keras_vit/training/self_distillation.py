@@ -8,14 +8,13 @@ import numpy as np
 from keras import ops
 
 from keras_vit.data.multi_crop import GLOBAL, GLOBAL_CROPS, LOCAL, MultiCrop
-from keras_vit.layers import LearnedPositions, Patches
+from keras_vit.layers import Patches
 from keras_vit.layers.patches import grid_shape
 from keras_vit.models.adapt import copied
-from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import ViT
 from keras_vit.training.backbone_model import UnlabeledModel
 from keras_vit.training.distillation_head import DistillationHead
-from keras_vit.training.flexible_patches import positions_on
+from keras_vit.training.flexible_patches import check_resizable, positions_on
 from keras_vit.training.masking import float_dtype
 
 
@@ -418,26 +417,9 @@ def _check_numbers(arguments):
 
 def _check_backbone(backbone: Any) -> None:
     """Raise a `ValueError` unless the backbone can be run on crops of another size."""
-    if not isinstance(backbone, ViT) or isinstance(backbone, T2TViT):
-        raise ValueError(f"backbone must be a keras_vit.ViT; received {backbone!r}.")
+    settled = {"stem": None, "distillation_token": False, "token_reduction": None}
+    check_resizable(backbone, "crops of two sizes", settled)
     config = backbone.resolved_config()
-    learned = isinstance(backbone.get_layer("patch_encoder").positions, LearnedPositions)
-    inside = config["attention_positions"] is not None
-    if inside or not (learned or config["added_positions"] == "none"):
-        raise ValueError(
-            "Crops of two sizes need positions='learned' or 'none', which can be resized "
-            f"in a step; received positions={config['positions']!r}."
-        )
-    for argument, allowed in {
-        "stem": None,
-        "distillation_token": False,
-        "token_reduction": None,
-    }.items():
-        if config[argument] != allowed:
-            raise ValueError(
-                f"Crops of two sizes need a backbone with {argument}={allowed}; received "
-                f"{config[argument]!r}."
-            )
     if config["include_top"] or config["pooling"] is None:
         raise ValueError(
             "The backbone must end in pooled features: build it with include_top=False "

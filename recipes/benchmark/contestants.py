@@ -18,6 +18,7 @@ import numpy as np
 
 from recipes.benchmark import original_t2t, torchvision_stub
 from recipes.benchmark.jimm_model import JimmModel
+from recipes.benchmark.timing import seconds
 
 CLASSES = 1000
 # DINOv3 with class token, without biases of queries, keys and values, as timm has it.
@@ -302,11 +303,7 @@ class TorchModel:
         A step ends when the value of its loss is available.
         """
         self.model.train()
-        ends = [time.perf_counter()]
-        for _ in range(count):
-            self.step(*batch)
-            ends.append(time.perf_counter())
-        return [float(interval) for interval in np.diff(ends)]
+        return [seconds(lambda: self.step(*batch)) for _ in range(count)]
 
     def step(self, images, labels):
         """Train for one step and return its loss."""

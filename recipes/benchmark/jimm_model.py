@@ -4,10 +4,11 @@ The package of this name on PyPI is another one: install it from its repository,
 optax, as its example of training does.
 """
 
-import time
 from importlib import import_module
 
 import numpy as np
+
+from recipes.benchmark.timing import seconds
 
 
 class JimmModel:
@@ -62,8 +63,8 @@ class JimmModel:
 
     def steps(self, batch, count):
         """Train for some steps and return the seconds of each, as `KerasModel.steps`."""
-        ends = [time.perf_counter()]
-        for _ in range(count):
+
+        def step():
             float(self._step(self.model, self.optimizer, *map(self._put, batch)))
-            ends.append(time.perf_counter())
-        return [float(interval) for interval in np.diff(ends)]
+
+        return [seconds(step) for _ in range(count)]

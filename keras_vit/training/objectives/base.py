@@ -20,6 +20,8 @@ class Objective:
     # value.
     watched: str = "val_accuracy"
     better: Callable = max
+    # The metric that is printed at every checkpoint, if it is another one.
+    shown: str | None = None
     # Metrics that are printed at the end, besides the loss.
     printed: tuple[str, ...] = ("accuracy",)
     # Whether the saved model can be tested.

@@ -22,6 +22,7 @@ class Dino(WithoutLabels):
     # The loss does not measure the quality of the features: the targets change with the
     # teacher. So the last checkpoint counts as the best one.
     watched, better = "step", max
+    shown = "val_entropy"
     printed = ("entropy",)
 
     def build(self) -> keras.Model:
