@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,50 @@ def wait(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
+
+
+def whole(value: Any) -> np.ndarray:
+    """Return a tensor as a NumPy array, gathered from all processes that hold a part.
+
+    All processes must ask for the same tensors in the same order.
+
+    Args:
+        value: a tensor or a variable.
+    """
+    import keras
+
+    if isinstance(value, keras.Variable):
+        value = value.value
+    if _count == 1 or isinstance(value, np.ndarray) or value.is_fully_replicated:
+        return keras.ops.convert_to_numpy(value)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(value, tiled=True))
+
+
+@contextlib.contextmanager
+def gathered(variables: Iterable[Any]) -> Iterator[None]:
+    """Let the first process read and save variables as if it were alone.
+
+    In the block, a variable that is split over processes has its whole value there, as a
+    NumPy array in the memory of the host. All processes must enter the block.
+
+    Args:
+        variables: Keras variables, the same in all processes.
+    """
+    kept = []
+    try:
+        for variable in variables if _count > 1 else ():
+            before = variable.value
+            if not before.is_fully_replicated:
+                value = whole(before)
+                if is_first():
+                    kept.append((variable, before))
+                    variable._value = value
+        yield
+    finally:
+        for variable, before in kept:
+            variable._value = before
 
 
 def check_equal(values: Mapping[str, Any]) -> None:

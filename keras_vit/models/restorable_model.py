@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_vit import processes
 from keras_vit.layers.base import adapt, adaptations
 from keras_vit.models.image_model import ImageModel
 from keras_vit.models.lora import bases, check_mode
@@ -73,7 +74,7 @@ class RestorableModel(ImageModel):
     def _values(self):
         """Return the weights as NumPy arrays, by path."""
         weights = self.weights_by_path().items()
-        return {path: keras.ops.convert_to_numpy(weight) for path, weight in weights}
+        return {path: processes.whole(weight) for path, weight in weights}
 
     def weights_scope(self):
         """Return the name scope of the model, which is a prefix of all Keras paths."""

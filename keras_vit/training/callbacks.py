@@ -106,8 +106,11 @@ class RunCallback(Interruptible):
             model: the model that is trained.
             name: name of the files.
         """
-        if not processes.is_first():
-            return
+        with processes.gathered(model.variables):
+            if processes.is_first():
+                self._save(model, name)
+
+    def _save(self, model, name):
         with devices.alone():
             saved = self.objective.saved(model)
             self.directory.save_model(saved, name)

@@ -43,10 +43,10 @@ def distributed(
     ...         (16, 16, 3), patch_size=8, hidden_dim=8, num_layers=2, num_heads=2,
     ...         mlp_dim=16)
     """
-    if mesh is None and fully_sharded:
-        raise ValueError("fully_sharded=True splits weights over devices: set mesh.")
     if mesh is None and processes.count() > 1:
         mesh = {DATA: len(keras.distribution.list_devices())}
+    if mesh is None and fully_sharded:
+        raise ValueError("fully_sharded=True splits weights over devices: set mesh.")
     if mesh is None or (math.prod(mesh.values()) == 1 and processes.count() == 1):
         yield
         return
@@ -134,8 +134,11 @@ def _sharded(mesh, fully_sharded):
             f"{', '.join(map(str, devices[:8]))}. For a trial on one CPU: "
             f"{VIRTUAL.format(count)}"
         )
-    if processes.count() > 1:
-        _check_processes(mesh, devices, fully_sharded)
+    if processes.count() > 1 and count != len(devices):
+        raise ValueError(
+            f"The processes have {len(devices)} devices and must use all of them; the "
+            f"mesh has {count}."
+        )
     shape = (mesh[DATA], mesh[MODEL]) if MODEL in mesh else (mesh[DATA],)
     names = (DATA, MODEL)[: len(shape)]
     device_mesh = keras.distribution.DeviceMesh(shape, names, devices[:count])
@@ -144,19 +147,3 @@ def _sharded(mesh, fully_sharded):
         fully_sharded=fully_sharded,
         auto_shard_dataset=False,  # `keras_vit.data` reads the part of each process.
     )
-
-
-def _check_processes(mesh, devices, fully_sharded):
-    """Raise a ValueError unless every process holds the whole of every weight."""
-    count = math.prod(mesh.values())
-    if count != len(devices):
-        raise ValueError(
-            f"The processes have {len(devices)} devices and must use all of them; the "
-            f"mesh has {count}."
-        )
-    if fully_sharded or mesh.get(MODEL, 1) > 1:
-        raise ValueError(
-            "Weights can be split over the devices of one process only; "
-            f"{processes.count()} processes were started. Leave out --fully-sharded and "
-            "the axis model."
-        )

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from keras_vit import processes
 from keras_vit.data.augment import Augmentation
 from keras_vit.data.summary import summary, table
 from keras_vit.training import cost, dry_run, runs
@@ -96,7 +97,7 @@ def described(augmentation: Augmentation) -> str:
 
 def _duration(plan, model):
     """Return the estimated duration of a run, measured over a few steps."""
-    values = [keras.ops.convert_to_numpy(v) for v in variables(model)]
+    values = [processes.whole(v) for v in variables(model)]
     states = generators()
     step = dry_run.step_seconds(plan, model, MEASURED_CALLS)
     for variable, value in zip(variables(model), values, strict=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_vit import processes
 from keras_vit.training import compilation
 from keras_vit.training.callbacks import given_optimizer
 
@@ -132,8 +133,7 @@ def next_model(model: keras.Model, phase: Phase, plan: Any) -> keras.Model:
     if grown is not model:
         _copy_seeds(model, grown)
     own = {
-        path: keras.ops.convert_to_numpy(weight)
-        for path, weight in model.weights_by_path().items()
+        path: processes.whole(weight) for path, weight in model.weights_by_path().items()
     }
     resized = [
         path
@@ -147,7 +147,7 @@ def next_model(model: keras.Model, phase: Phase, plan: Any) -> keras.Model:
         if before[name].shape == variable.shape:
             variable.assign(before[name])
             continue
-        value = keras.ops.convert_to_numpy(before[name])
+        value = processes.whole(before[name])
         # Position tables of the same shape are all resized in the same way.
         path = next(path for path in resized if own[path].shape == value.shape)
         variable.assign(model.resized_values({**own, path: value}, grown)[path])

@@ -275,6 +275,8 @@ class RunDirectory:
             progress: dict of further values to restore, in types of JSON.
         """
         if not processes.is_first():
+            for variable in variables:
+                processes.whole(variable)  # The first process asks for its parts.
             return
         described = [
             [variable.path, list(variable.shape), str(variable.dtype)]
@@ -344,8 +346,8 @@ class RunDirectory:
 def _write_arrays(path, progress, variables):
     """Write the file that `np.savez` would write, one variable after the other.
 
-    A variable that is split over devices is gathered when it is written, so that the host
-    needs memory for one at a time.
+    A variable that is split over devices or processes is gathered when it is written, so
+    that the host needs memory for one at a time.
     """
     with zipfile.ZipFile(path, "w") as archive:
 
@@ -355,7 +357,7 @@ def _write_arrays(path, progress, variables):
 
         write("progress", progress)
         for i, variable in enumerate(variables):
-            write(f"{i:05d}", keras.ops.convert_to_numpy(variable.value))
+            write(f"{i:05d}", processes.whole(variable))
 
 
 def _checked_progress(path):

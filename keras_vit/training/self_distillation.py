@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vit import processes
 from keras_vit.data.multi_crop import GLOBAL, GLOBAL_CROPS, LOCAL, MultiCrop
 from keras_vit.layers import Patches
 from keras_vit.layers.patches import grid_shape
@@ -258,7 +259,7 @@ class _Distillation(keras.layers.Layer):
         paths = {id(w): path for path, w in self.backbone.weights_by_path().items()}
         self._teacher = []
         for weight in self._student:
-            value = ops.convert_to_numpy(weight)
+            value = processes.whole(weight)
             path = paths.get(id(weight), f"head/{weight.path.partition('/head/')[2]}")
             average = self.add_weight(
                 name=f"teacher/{path}".replace("/", "-"),

@@ -94,9 +94,9 @@ def running(words):
     )
 
 
-def started(directory, count=2, settings=((), ())):
+def started(directory, count=2, settings=((), ()), options=()):
     """Start processes that train one run, and return them."""
-    words = ["pretrain", "digits_vit", "--workdir", str(directory)]
+    words = ["pretrain", "digits_vit", "--workdir", str(directory), *options]
     commands = [
         [*words, *(f"--set={one}" for one in (*SETTINGS, "checkpoint_steps=5", *own))]
         for own in settings[:count]
@@ -135,11 +135,19 @@ def alone(tmp_path_factory):
 
 @only_jax
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path, alone):
-    first, second = ended(started(tmp_path / "run"))
+@pytest.mark.parametrize(
+    ("options", "devices"),
+    [
+        ([], "2 devices"),
+        (["--fully-sharded"], "2 x 1 devices; weights fully sharded"),
+        (["--mesh", "data=1,model=2"], "1 x 2 devices"),
+    ],
+)
+def test_two_processes_train_as_one(options, devices, tmp_path, alone):
+    first, second = ended(started(tmp_path / "run", options=options))
     assert first[0] == second[0] == 0, first[2] + second[2]
     check_same_run(tmp_path / "run", alone)
-    assert "on 2 devices" in first[1]
+    assert f"on {devices}" in first[1]
     assert "Epoch" not in second[1]  # Only the first one prints and writes.
 
 

@@ -111,7 +111,7 @@ def test_options(words, expected):
         (["--mesh", "data=4,data=2"], "expected data=N, model=N or both"),
         (["--mesh", "data=two"], "must be 1 or more; received 'two'"),
         (["--devices", "2", "--mesh", "data=2"], "not allowed with"),
-        (["--fully-sharded"], "--fully-sharded needs --devices or --mesh"),
+        (["--fully-sharded"], "--fully-sharded needs --devices, --mesh or"),
     ],
 )
 def test_wrong_options(words, message, capsys):

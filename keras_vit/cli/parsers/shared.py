@@ -101,8 +101,9 @@ def parse_with_devices(
         help="split weights and optimizer over the devices of `data` too; needs JAX",
     )
     options = made.parse_args(words)
-    if options.fully_sharded and options.mesh is None:
-        made.error("--fully-sharded needs --devices or --mesh")
+    several = options.mesh is not None or getattr(options, "coordinator", None)
+    if options.fully_sharded and not several:
+        made.error("--fully-sharded needs --devices, --mesh or several processes")
     return options
 
 
