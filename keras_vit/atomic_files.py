@@ -45,11 +45,13 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a text file atomically.
+    r"""Write a text file atomically, in UTF-8.
+
+    File names may have bytes that are not UTF-8: they become escapes such as `\udce9`.
 
     Args:
         path: the file.
         text: its contents.
     """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -12,6 +12,8 @@ import numpy as np
 from keras_vit.layers import Preprocessor
 
 SUFFIXES = (".onnx", ".tflite")
+# Name of the constant of a SavedModel's graph with the names of the classes.
+CLASS_NAMES = "class_names"
 
 
 def is_export(path: str) -> bool:
@@ -128,7 +130,7 @@ def _logits(path, outputs):
     Raises:
         HeadlessError: there are features instead of logits.
     """
-    if "logits" not in outputs and "tokens" in outputs:
+    if "logits" not in outputs and not {"pooled", "tokens"}.isdisjoint(outputs):
         raise HeadlessError(
             f"{path} has no classifier: it returns {', '.join(sorted(outputs))}. Fit one "
             "to the features of its checkpoint (keras-vit probe), or fine-tune the "
@@ -153,13 +155,16 @@ def _labels_of_saved_model(loaded, classes):
         if "labels" not in signature.structured_outputs:
             continue
         graph = signature.graph.as_graph_def()
-        for node in (
-            *graph.node,
-            *(n for f in graph.library.function for n in f.node_def),
-        ):
-            values = node.attr["value"].tensor.string_val
-            if node.op == "Const" and len(values) == classes:
-                return [value.decode() for value in values]
+        functions = (node for f in graph.library.function for node in f.node_def)
+        found = [
+            (node.name.split("/")[-1], node.attr["value"].tensor.string_val)
+            for node in (*graph.node, *functions)
+            if node.op == "Const"
+        ]
+        named = [values for name, values in found if name == CLASS_NAMES]
+        if not named and classes > 1:  # Older exports did not name it.
+            named = [values for _, values in found if len(values) == classes]
+        return [name.decode() for name in named[0]] if named else None
     return None
 
 

@@ -6,6 +6,7 @@ on the layers of a whole model, store the result in a file of a few MB, and merg
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -80,11 +81,14 @@ def enable(
             "model = keras_vit.lora.merge(model)."
         )
     refuse_quantized(model)
+    alpha = rank if alpha is None else alpha
+    if isinstance(alpha, bool) or not (alpha > 0 and math.isfinite(alpha)):
+        raise ValueError(f"alpha must be a number above 0; received {alpha!r}.")
     paths = _selected(model, layers)
     dense = adaptable_layers(model, model.weights_scope())
     for path in paths:
         check_rank(path, dense[path], rank)
-    _enable(model, {path: [rank, rank if alpha is None else alpha] for path in paths})
+    _enable(model, {path: [rank, float(alpha)] for path in paths})
 
 
 def _selected(model, layers):
@@ -278,8 +282,8 @@ def _check_fits(model, file, updates, checksum):
                 f"{file.path} updates {path}, and {model.name} has no such dense layer: "
                 "load it into the network that was fine-tuned."
             )
-        inputs, units = dense[path].kernel.shape
-        expected[f"{path}/lora_kernel_a"] = (inputs, rank)
+        *inputs, units = dense[path].kernel.shape
+        expected[f"{path}/lora_kernel_a"] = (*inputs, rank)
         expected[f"{path}/lora_kernel_b"] = (rank, units)
     check_tensors(
         file.path,
@@ -289,9 +293,12 @@ def _check_fits(model, file, updates, checksum):
         "BASE, head='new', classes=...).",
     )
     if _checksum(model, updates) != checksum:
+        # float16 keeps other bits than bfloat16, and flushes small values.
+        dtypes = {dense[path].variable_dtype for path in updates}
+        rounded = " It has to be loaded in float32." if "float16" in dtypes else ""
         raise ValueError(
             f"{file.path} belongs to other weights than those of {model.name}: load the "
-            "checkpoint first that was fine-tuned."
+            f"checkpoint first that was fine-tuned.{rounded}"
         )
 
 

@@ -9,6 +9,7 @@ arguments of `keras-vit pretrain` and imports neither Keras nor a backend; after
 import argparse
 import functools
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -47,9 +48,11 @@ READERS = {
     "finetune",
     "evaluate",
     "knn",
+    "neighbors",
     "predict",
     "probe",
     "report",
+    "robustness",
     "scaling",
     "sweep",
 }
@@ -73,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.update(matrix_products.settings(os.environ.get("KERAS_BACKEND")))
     interrupts.install()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files may have bytes that are no text in the encoding of the terminal.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = parse(name, words[1:])
         with quiet_start():

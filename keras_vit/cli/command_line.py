@@ -189,6 +189,15 @@ def head_of(checkpoint: str) -> dict[str, Any]:
     return {"classifier_activation": networks.activation(config)}
 
 
+def exif_of(checkpoint: str) -> bool:
+    """Return whether images are rotated upright by EXIF, as in the run of a checkpoint.
+
+    Args:
+        checkpoint: a checkpoint, or the directory of a run.
+    """
+    return config_of(checkpoint, UNSPECIFIED).data.exif
+
+
 def evaluation_config(options: argparse.Namespace) -> configs.Config:
     """Return the config of a command that trains nothing, with the values of `--set`.
 
@@ -196,6 +205,24 @@ def evaluation_config(options: argparse.Namespace) -> configs.Config:
         options: the parsed options of a command that takes a config.
     """
     return configs.override(config_of(options.what, UNSPECIFIED), settings(options))
+
+
+def trained_config(options: argparse.Namespace) -> configs.Config:
+    """Return the config of a command that needs a trained model.
+
+    Args:
+        options: the parsed options of a command that takes a config.
+
+    Raises:
+        ValueError: it is a config without weights.
+    """
+    config = evaluation_config(options)
+    if config.model.weights is None:
+        raise ValueError(
+            f"{options.what} is a config without model.weights: pass the directory of "
+            "its run, or a checkpoint."
+        )
+    return config
 
 
 def write_results(

@@ -17,6 +17,7 @@ from keras_vit.evaluation.accuracy import (
     summary,
 )
 from keras_vit.training import config as configs
+from keras_vit.training.starting_point import is_best
 
 MOST_CLASSES_SHOWN = 100
 
@@ -29,18 +30,14 @@ def run(options: argparse.Namespace) -> None:
     """
     directory, workdir = command_line.run_of(options.what), options.workdir
     if options.report and workdir is None:
-        if directory is None:
+        # The report in the directory of a run is that of its best model.
+        if directory is None or not is_best(options.what):
             sys.exit(f"error: --report: {options.what} is no run; add --workdir DIR.")
         workdir = str(directory)
     with command_line.writing(workdir):
         if workdir is not None:
             from keras_vit.evaluation import report  # Needs matplotlib.
-        config = command_line.evaluation_config(options)
-        if config.model.weights is None:
-            raise ValueError(
-                f"{options.what} is a config without model.weights: evaluate the "
-                "directory of its run, or a checkpoint."
-            )
+        config = command_line.trained_config(options)
         model, source = open_evaluation(config)
         if options.report and source.labels != "single":
             raise ValueError(

@@ -9,7 +9,6 @@ from typing import Any
 import keras_vit
 from keras_vit.cli import command_line
 from keras_vit.export.head import Head
-from keras_vit.training import config as configs
 from keras_vit.training import known_class_names
 
 NEXT = {
@@ -78,9 +77,7 @@ def _export(options):
             "features. Leave it out."
         )
     if options.format == "saved_model":  # Only SavedModels decode image files.
-        run = command_line.run_of(options.checkpoint)
-        if run is not None:
-            kwargs["exif"] = configs.load(str(run / "config.json")).data.exif
+        kwargs["exif"] = command_line.exif_of(options.checkpoint)
     for name in ("version", "top_k"):
         if getattr(options, name) is not None:
             kwargs[name] = getattr(options, name)

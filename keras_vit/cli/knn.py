@@ -4,7 +4,7 @@ import argparse
 import pathlib
 
 from keras_vit.cli import command_line
-from keras_vit.evaluation.nearest_neighbors import nearest_neighbors
+from keras_vit.evaluation.nearest_neighbors import PARTS, nearest_neighbors
 from keras_vit.training.image_sets import check_data
 
 
@@ -16,7 +16,7 @@ def run(options: argparse.Namespace) -> None:
     """
     with command_line.writing(options.workdir):
         config = command_line.evaluation_config(options)
-        check_data(config, command_line.settings(options))
+        check_data(config, command_line.settings(options), PARTS)
         results = nearest_neighbors(
             config, options.neighbors, options.block, options.features
         )

@@ -26,36 +26,36 @@ def run(options: argparse.Namespace) -> None:
         options: the parsed options.
     """
     with command_line.writing(options.workdir):
-        config = command_line.evaluation_config(options)
+        config = command_line.trained_config(options)
         model = feature_network(config, options.block)
-        paths, features, thumbnails = _read(model, options.images, config.batch_size)
+        paths, features, thumbnails = _read(model, options.images, config)
         _write(options, paths, features, thumbnails)
 
 
-def _read(model, names, batch_size):
+def _read(model, names, config):
     """Return the paths, the features and small pictures of all readable images."""
     paths, features = [], []
-    files = images_in(names)
-    for path, row in predict(model, files, batch_size):
+    files, exif = images_in(names), config.data.exif
+    for path, row in predict(model, files, config.batch_size, exif):
         if isinstance(row, str):
             print(f"{path} cannot be read: {row}", file=sys.stderr)
             continue
         paths.append(path)
         features.append(row)
-        if len(paths) % batch_size == 0:
+        if len(paths) % config.batch_size == 0:
             print(f"{len(paths)} of {len(files)} images", flush=True)
     if len(paths) < 2:
         raise ValueError(f"Neighbors need two images; {len(paths)} could be read.")
     small = [
         pictures.thumbnail(np.asarray(pixels), SIDE)
-        for _, pixels in read_images(paths, model.input_shape[-1])
+        for _, pixels in read_images(paths, model.input_shape[-1], exif)
     ]
     return paths, np.stack(features), small
 
 
 def _write(options, paths, features, thumbnails):
-    similarities, numbers = nearest(features, options.neighbors)
-    pairs = duplicates(similarities, numbers, options.duplicates)
+    similarities, _ = nearest(features, options.neighbors)
+    pairs = duplicates(features, options.duplicates)
     for similarity, first, second in pairs:
         print(f"{similarity:.3f}  {paths[first]}  {paths[second]}")
     uris = [page.picture(thumbnail) for thumbnail in thumbnails]

@@ -9,7 +9,7 @@ from keras_vit import api
 from keras_vit.cli import command_line
 from keras_vit.training import config as configs
 from keras_vit.training import hardware
-from keras_vit.training.plan import make_plan
+from keras_vit.training.plan import mesh_plans
 from keras_vit.training.plan_report import report
 
 # Images on each device in the plan of a variant, unless --batch is given.
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
                     "Pass a larger number, or leave the option out."
                 )
         config = _config(options, devices)
-        plan = make_plan(config, devices)
+        plan = mesh_plans(config, devices)
         length = configs.is_config(options.what) or options.epochs is not None
         print(report(plan, config, devices, options.images, options.image_bytes, length))
 

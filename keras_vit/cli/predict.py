@@ -20,10 +20,10 @@ def run(options: argparse.Namespace) -> None:
         options: the parsed options.
     """
     with command_line.writing(options.workdir):
-        config = command_line.evaluation_config(options)
+        config = command_line.trained_config(options)
         paths = images_in(options.images)
         command_line.chosen_file(options.what)
-        head = command_line.head_of(config.model.weights or "")
+        head = command_line.head_of(str(config.model.weights))
         model = classifier(config, **head)
         shown = Head.of(model.get_config()).shown
         names, classes = known_class_names.known(model, config), model.output_shape[-1]

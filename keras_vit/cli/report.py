@@ -29,7 +29,9 @@ def _write(options):
     )
     model = command_line.at_image_size(model, options)
     images, names = [], []
-    for path, pixels in read_images(paths[: options.limit], model.input_shape[-1]):
+    exif = command_line.exif_of(options.checkpoint)
+    shown = paths[: options.limit]
+    for path, pixels in read_images(shown, model.input_shape[-1], exif):
         if isinstance(pixels, str):
             print(f"{path} cannot be read: {pixels}", file=sys.stderr)
         else:

@@ -7,7 +7,6 @@ import numpy as np
 
 from keras_vit.cli import command_line
 from keras_vit.evaluation.robustness import robustness
-from keras_vit.training.image_sets import check_data
 from keras_vit.visualize import page, pictures
 
 
@@ -18,8 +17,7 @@ def run(options: argparse.Namespace) -> None:
         options: the parsed options.
     """
     with command_line.writing(options.workdir):
-        config = command_line.evaluation_config(options)
-        check_data(config, command_line.settings(options))
+        config = command_line.trained_config(options)
         results = robustness(config)
         for name, row in results.items():
             print(f"{name}:")

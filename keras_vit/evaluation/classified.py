@@ -75,9 +75,11 @@ class Predictions:
         else:
             places = range(1, number + 1)
             header += [f"{kind}_{n}" for n in places for kind in ("class", "probability")]
+        # Paths that are not UTF-8 are written with escapes, as `write_text` does.
+        escaped = "backslashreplace"
         with (
             replacing(pathlib.Path(path)) as temporary,
-            open(temporary, "w", encoding="utf-8", newline="") as file,
+            open(temporary, "w", encoding="utf-8", errors=escaped, newline="") as file,
         ):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)

@@ -40,6 +40,8 @@ def feature_network(config: configs.Config, block: int | None = None) -> Any:
     model = network(config, include_top=False)
     if block is None and model.get_config()["pooling"] is not None:
         return model
+    if not blocks_of(model) and block is None:  # The map of a convolutional network.
+        return _with_preprocessor(model, ops.mean(model.output, axis=(1, 2)))
     if not blocks_of(model):
         raise ValueError(
             f"A {type(model).__name__} has no Transformer blocks: leave out the block "
@@ -54,9 +56,14 @@ def feature_network(config: configs.Config, block: int | None = None) -> Any:
         pooled = prefix[:, 0]
     else:
         pooled = ops.mean(grid, axis=1)
-    pooler = keras.Model(model.input, pooled)
-    pooler.preprocessor = model.preprocessor
-    return pooler
+    return _with_preprocessor(model, pooled)
+
+
+def _with_preprocessor(model, outputs):
+    """Return a model with other outputs and the same preprocessor."""
+    other = keras.Model(model.input, outputs)
+    other.preprocessor = model.preprocessor
+    return other
 
 
 def features(
@@ -101,7 +108,8 @@ def _key(model, source, config):
     for weight in model.weights:
         key.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
     structure = {**model.get_config(), "name": None}
-    settings = [structure, model.preprocessor.get_config(), config.data.unreadable]
+    pixels = model.preprocessor.get_config(), source.exif
+    settings = [structure, pixels, config.data.unreadable]
     key.update(json.dumps(settings, sort_keys=True, default=str).encode())
     key.update(fingerprints({"": source})[""].encode())
     return key.hexdigest()[:16]

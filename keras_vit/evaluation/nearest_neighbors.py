@@ -9,6 +9,9 @@ from keras_vit.training import config as configs
 from keras_vit.training.image_sets import check_single, open_parts
 from keras_vit.training.runs import check_classes
 
+# The images that are looked up, and those that are classified.
+PARTS = ("train", "test")
+
 
 def neighbor_scores(
     reference: tuple[np.ndarray, np.ndarray],
@@ -86,7 +89,7 @@ def nearest_neighbors(
             "data.test: --set data.train=tfds:NAME:SPLIT, and likewise data.test."
         )
     check_single(data)
-    sources = open_parts(data, ("train", "test"))
+    sources = open_parts(data, PARTS)
     check_classes(sources)
     model = feature_network(config, block)
     parts = {part: features(model, sources[part], config, cache) for part in sources}

@@ -31,24 +31,28 @@ def nearest(features: np.ndarray, neighbors: int) -> tuple[np.ndarray, np.ndarra
     return 1 - distances, numbers
 
 
-def duplicates(
-    similarities: np.ndarray, numbers: np.ndarray, threshold: float
-) -> list[tuple[float, int, int]]:
-    """Return pairs of images that are more similar than a threshold.
+def duplicates(features: np.ndarray, threshold: float) -> list[tuple[float, int, int]]:
+    """Return all pairs of images that are at least as similar as a threshold.
 
     Args:
-        similarities: `(n, k)`, as returned by `nearest`.
-        numbers: `(n, k)`, as returned by `nearest`.
-        threshold: float, smallest similarity.
+        features: `(n, d)`.
+        threshold: float, smallest cosine similarity.
 
     Returns:
         Tuples of a similarity and two image numbers, the most similar first.
     """
-    pairs = {}
-    for image, place in np.argwhere(similarities >= threshold):
-        first, second = sorted((int(image), int(numbers[image, place])))
-        pairs[first, second] = float(similarities[image, place])
-    rows = [(similarity, *pair) for pair, similarity in pairs.items()]
+    from sklearn.neighbors import NearestNeighbors
+
+    # Equal images differ by the rounding of float32.
+    radius = max(0.0, 1 - threshold) + 1e-6
+    model = NearestNeighbors(radius=radius, metric="cosine", algorithm="brute")
+    found = zip(*model.fit(features).radius_neighbors(), strict=True)
+    rows = [
+        (1 - float(distance), first, int(second))
+        for first, (distances, others) in enumerate(found)
+        for distance, second in zip(distances, others, strict=True)
+        if first < second
+    ]
     return sorted(rows, key=lambda row: (-row[0], row[1:]))
 
 

@@ -17,6 +17,7 @@ from keras_vit.evaluation.classified import Predictions
 from keras_vit.models.features import blocks_of
 from keras_vit.training import config as configs
 from keras_vit.training.image_sets import open_parts
+from keras_vit.training.starting_point import is_best
 from keras_vit.visualize import pictures
 from keras_vit.visualize.page import section, write_page
 
@@ -98,13 +99,15 @@ def write_report(
     part = "test" if config.data.test else "validation"
     history, what, shown = {}, weights, config
     if run is not None:
-        history, what = _history(pathlib.Path(run)), str(run)
+        history = _history(pathlib.Path(run))
+        if is_best(weights):
+            what = str(run)
         shown = configs.load(str(pathlib.Path(run) / "config.json"))
     sections = [
         *measured_sections(found, f"the {part} images of {source.name}", facts, history),
         *picture_sections(model, found),
         report_sections.config(configs.to_dict(shown)),
-        report_sections.commands(_commands(what, source)),
+        report_sections.commands(_commands(what, model, source)),
     ]
     return write_page(path / "report.html", f"Report on {what}", sections)
 
@@ -195,26 +198,29 @@ def _history(run):
     }
 
 
-def _commands(checkpoint, source):
+def _commands(checkpoint, model, source):
     """Return the next commands for a run, a checkpoint or an export."""
     what, name = quoted(checkpoint), quoted(f"served/{pathlib.Path(checkpoint).stem}")
     kind, _, folder = source.name.partition(":")
-    images = quoted(folder) if kind == "folder" else "photo.jpg"
-    return {
-        "Classify images, to a table and a contact sheet:": (
+    # The shell does not expand the ~ of a quoted path.
+    images = quoted(os.path.expanduser(folder)) if kind == "folder" else "photo.jpg"
+    found = {}
+    if hasattr(model, "layers"):  # Not an export.
+        found["Classify images, to a table and a contact sheet:"] = (
             f"keras-vit predict {what} {images} --workdir predictions"
-        ),
-        "Export the model for serving, and serve it with a page to try it:": (
+        )
+        found["Export the model for serving, and serve it with a page to try it:"] = (
             f"keras-vit export {what} --to {name}\nkeras-vit serve {name}"
-        ),
-        "Show what the model sees in images:": (
-            f"keras-vit report {what} {images} --output attention.html"
-        ),
-        "Evaluate the model on other images, a folder with one folder per class:": (
-            f"keras-vit evaluate {what} --set data.test=folder:PHOTOS --report "
-            "--workdir evaluation"
-        ),
-    }
+        )
+        if blocks_of(model):
+            found["Show what the model sees in images:"] = (
+                f"keras-vit report {what} {images} --output attention.html"
+            )
+    found["Evaluate the model on other images, a folder with one folder per class:"] = (
+        f"keras-vit evaluate {what} --set data.test=folder:PHOTOS --report "
+        "--workdir evaluation"
+    )
+    return found
 
 
 def quoted(path: str | os.PathLike) -> str:

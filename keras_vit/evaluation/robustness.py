@@ -1,5 +1,6 @@
 """Accuracy on images with dropped, shuffled and hidden patches."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -70,10 +71,29 @@ def hide_center(images, grid_shape, part, generator):
     """
     (gh, gw), hidden = grid_shape, images.copy()
     h, w = images.shape[1] // gh, images.shape[2] // gw
-    rows, columns = (round(np.sqrt(part) * size) for size in grid_shape)
+    rows, columns = _center(grid_shape, part)
     top, left = (gh - rows) // 2, (gw - columns) // 2
     hidden[:, top * h : (top + rows) * h, left * w : (left + columns) * w] = 0
     return hidden
+
+
+def _center(grid_shape, part):
+    """Return the rows and the columns of the patches that are hidden."""
+    return [round(np.sqrt(part) * size) for size in grid_shape]
+
+
+def changed_part(name: str, grid_shape: tuple[int, int], part: float) -> float:
+    """Return the part of the patches that a change really affects, in whole patches.
+
+    Args:
+        name: a key of `CHANGES`.
+        grid_shape: as for `drop_patches`.
+        part: float, 0 to 1, the part that is wanted.
+    """
+    count = math.prod(grid_shape)
+    hidden = name == "hidden center"
+    patches = math.prod(_center(grid_shape, part)) if hidden else round(part * count)
+    return patches / count
 
 
 CHANGES: dict[str, Callable[..., np.ndarray]] = {
@@ -91,11 +111,12 @@ def robustness(config: configs.Config, seed: int = 0) -> dict[str, Any]:
         seed: int, seed of the random choices.
 
     Returns:
-        Dict from the name of each change to a dict from the part of the patches or the
-        area to the accuracy.
+        Dict from the name of each change to a dict from the part of the patches that is
+        changed, in whole patches, to the accuracy.
 
     Raises:
-        ValueError: `data.test` is missing, or has other classes than the model.
+        ValueError: `data.test` is missing, or has other classes than the model, or the
+            model's patches do not divide the image.
 
     Reference: Intriguing Properties of Vision Transformers (arXiv:2105.10497).
     """
@@ -107,8 +128,13 @@ def robustness(config: configs.Config, seed: int = 0) -> dict[str, Any]:
     source = open_parts(config.data, ("test",))["test"]
     model: Any = classifier(config)
     check_classes(model, config.data.test, source, config)
+    _check_grid(model)
     generator = np.random.default_rng(seed)
-    correct = {(name, part): 0 for name in CHANGES for part in PARTS}
+    correct = {
+        (name, changed_part(name, model.grid_shape, part)): 0
+        for name in CHANGES
+        for part in PARTS
+    }
     seen = 0
     for images, labels, real in image_batches(model, source, config):
         seen += int(real.sum())
@@ -116,7 +142,18 @@ def robustness(config: configs.Config, seed: int = 0) -> dict[str, Any]:
             changed = CHANGES[name](images, model.grid_shape, part, generator)
             predicted = np.asarray(model.predict_on_batch(changed)).argmax(axis=-1)
             correct[name, part] += int(np.sum((predicted == labels)[real]))
-    return {
-        name: {f"{part:g}": correct[name, part] / seen for part in PARTS}
-        for name in CHANGES
-    }
+    results: dict[str, dict[str, float]] = {name: {} for name in CHANGES}
+    for (name, part), count in correct.items():
+        results[name][f"{part:g}"] = count / seen
+    return results
+
+
+def _check_grid(model):
+    """Raise a `ValueError` unless the grid of a model divides its images."""
+    sides, grid = tuple(model.input_shape[1:3]), tuple(model.grid_shape)
+    if any(side % cells for side, cells in zip(sides, grid, strict=True)):
+        raise ValueError(
+            f"The {grid[0]}x{grid[1]} grid of the model does not divide its images of "
+            f"{sides[0]}x{sides[1]} pixels: pass --set model.arguments.input_shape=... "
+            "with sides that it divides."
+        )

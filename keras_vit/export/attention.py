@@ -4,7 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.layers import AttentionPooling, SequencePooling, TokenPooling
+from keras_vit.layers import (
+    AttentionPooling,
+    SequencePooling,
+    TokenAndAveragePooling,
+    TokenPooling,
+)
 from keras_vit.models.features import blocks_of
 from keras_vit.models.token_reduction import check_keeps_tokens
 
@@ -16,10 +21,10 @@ def attention_rollout(model: keras.Model):
     weights alone. Each block is modeled as the mean of the identity (the residual branch)
     and its attention weights, averaged over heads. The product over all blocks gives the
     contribution of every grid token to the tokens that are pooled: the class token, the
-    mean of class and distillation token, or the mean of the grid. Attention pooling
-    (`pooling="map"`) pools with the weights of its probe, averaged over heads. No pooling
-    (`pooling=None`) is treated as the mean of the grid. Layers before the first block,
-    such as a convolutional stem, are not included.
+    mean of class and distillation token, or the tokens that are averaged. Attention
+    pooling (`pooling="map"`) pools with the weights of its probe, averaged over heads. No
+    pooling (`pooling=None`) is treated as the mean of the grid. Layers before the first
+    block, such as a convolutional stem, are not included.
 
     Args:
         model: a `keras_vit.ViT`.
@@ -67,10 +72,11 @@ def _shares(model, pooling):
     shares = np.zeros((1, 1, prefix + rows * columns), "float32")
     if isinstance(pooling, TokenPooling):
         shares[..., pooling.index] = 1.0
-    elif config["pooling"] == "token_gap":
+    elif isinstance(pooling, TokenAndAveragePooling):
         shares[..., 0] = 1.0
     else:
-        shares[..., prefix:] = 1.0 / (rows * columns)
+        first = prefix if pooling is None else pooling.num_prefix_tokens
+        shares[..., first:] = 1.0 / (prefix + rows * columns - first)
     if config["distillation_token"] and pooling is not None:
         shares /= 2.0
         shares[..., 1] += 0.5

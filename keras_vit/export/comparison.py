@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_vit.export.attention import attention_rollout
 from keras_vit.export.features import network_outputs
+from keras_vit.export.head import FEATURES
 
 # Largest allowed difference between an output of the export and that of Keras: absolute
 # for outputs up to 1, relative to the largest value for larger outputs.
@@ -13,11 +14,16 @@ TOLERANCE = 1e-4
 SIGNATURES_OF_FILES = {"predict_bytes", "embed", "features_bytes", "attention"}
 
 
+# Outputs without a scale of their own, whose 8-bit error is relative to their size.
+RELATIVE = {"logits", "outputs", *FEATURES}
+
+
 def difference(model, head, options, check, tolerance):
     """Return the largest difference between the outputs of the export and of Keras.
 
     Outputs are compared for batches of 1, 2 and 7 images. Differences are absolute, or
-    relative to the largest value where an output has values beyond 1 or -1.
+    relative to the largest value where an output has values beyond 1 or -1, and for
+    logits and features with a larger tolerance than `TOLERANCE`.
 
     Args:
         model: Keras model that the export must reproduce.
@@ -60,7 +66,9 @@ def difference(model, head, options, check, tolerance):
             values, expected = _of_files(
                 output, values, classes, outputs[head.output][batch], options
             )
-        scale = max(1.0, float(np.max(np.abs(expected))))
+        relative = tolerance > TOLERANCE and output in RELATIVE
+        least = 1e-6 if relative else 1.0
+        scale = max(least, float(np.max(np.abs(expected))))
         distance = float(np.max(np.abs(values - expected))) / scale
         if not distance <= tolerance:
             raise RuntimeError(

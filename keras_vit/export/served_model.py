@@ -41,7 +41,7 @@ def loaded(model):
             f"Exports are of keras_vit models, such as ViTB16(); received {model!r}."
             f"{_advice(model)}"
         )
-    for part in (model, *model.layers):
+    for part in (model, model.preprocessor, *model.layers):
         package = type(part).__module__.split(".")[0]
         if package not in ("keras", "keras_vit"):
             raise ValueError(
@@ -53,6 +53,8 @@ def loaded(model):
 
 def _advice(model):
     """Return a sentence about a model that wraps one of keras_vit, or nothing."""
+    if hasattr(model, "backbone") and hasattr(model, "preprocessor"):
+        return " Its backbone can be exported: model.backbone."
     for layer in getattr(model, "layers", ()):
         if hasattr(layer, "preprocessor") and isinstance(layer, keras.Model):
             return (
@@ -161,6 +163,7 @@ def _describe(model, file_format, options, preprocessor, rounded, staging):
     # products. The device is not "cpu:0", for which torch refuses the seeds of dropout.
     with keras.device("cpu"):
         exact = copied(model, config)
+        exact.trainable = False  # Torch would keep what gradients need.
         exact.save_weights(staging / "model.weights.h5")
         if rounded != "float32":
             for weight in exact.weights:

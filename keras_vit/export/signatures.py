@@ -8,6 +8,7 @@ from keras_vit.export.features import network_outputs
 from keras_vit.export.head import features
 from keras_vit.export.image_bytes import FINE, largest_size, read_images
 from keras_vit.export.stored_weights import restored, stored
+from keras_vit.exported_model import CLASS_NAMES
 from keras_vit.models.features import blocks_of
 from keras_vit.models.token_reduction import keeps_tokens
 
@@ -116,7 +117,7 @@ class Server:
         name = self._head.output
         values = self._head.outputs(self._run(images))[name]
         scores, classes = tf.math.top_k(values, self._top_k)
-        labels = tf.gather(tf.constant(self._labels), classes)
+        labels = tf.gather(tf.constant(self._labels, name=CLASS_NAMES), classes)
         fine = (error == FINE)[:, None]
         # Refused images get zeros, because JSON has no NaN.
         return {

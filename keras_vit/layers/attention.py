@@ -36,7 +36,7 @@ def attention_weights(query, key, bias=None, causal=False):
     logits = ops.matmul(query, transpose_matrix(key))
     if bias is not None:
         dtype = keras.backend.result_type(logits.dtype, bias.dtype)
-        logits = ops.cast(logits, dtype) + bias
+        logits = ops.cast(logits, dtype) + ops.cast(bias, dtype)
     logits = to_float32(logits)
     return ops.softmax(causal_logits(logits) if causal else logits, axis=-1)
 

@@ -335,6 +335,10 @@ class Classifier(BudgetedLayer, AdaptableDense):
         )
 
 
+class _HeadDense(BudgetedLayer, AdaptableDense):
+    """Dense layer of a head, which keeps its initial values if a checkpoint follows."""
+
+
 @keras.saving.register_keras_serializable(package="keras_vit")
 class SimilarityClassifier(Composite):
     """Scaled cosine similarity of features and one vector for each class.
@@ -378,7 +382,7 @@ class SimilarityClassifier(Composite):
         self.initial_bias = initial_bias
         self.projection: Any = None
         if projection_dim is not None:
-            self.projection = Dense(
+            self.projection = _HeadDense(
                 projection_dim, dtype=self.dtype_policy, name="projection"
             )
 

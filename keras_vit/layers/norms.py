@@ -61,7 +61,7 @@ class LayerNorm(keras.layers.LayerNormalization):
     def call(self, inputs):
         gamma, beta = self.gamma, self.beta
         if not self.affine:
-            gamma = ops.ones((inputs.shape[-1],), "float32")
+            gamma = ops.ones((inputs.shape[-1],), to_float32(inputs).dtype)
             beta = ops.zeros_like(gamma)
         outputs = layer_norm(inputs, gamma, beta, self.epsilon)
         # Keras does not cast the inputs of this layer to the compute dtype.

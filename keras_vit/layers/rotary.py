@@ -195,6 +195,8 @@ class MixedRotaryPositions(AttentionPositions):
             name="frequencies",
             shape=(2, heads, width // 2),
             initializer=_RandomDirections(self.temperature),
+            # Angles of several radians: bfloat16 would round them by hundredths.
+            autocast=False,
         )
 
     def call(self, x):

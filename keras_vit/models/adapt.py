@@ -145,6 +145,16 @@ def _adapted_config(model, overrides, head):
     return {**config, "preprocessor": preprocessor, **overrides}
 
 
+def _refuse_quantized(values):
+    """Raise a `ValueError` if the kernel of the patches holds integers."""
+    if PROJECTION in values and values[PROJECTION].dtype.kind == "i":
+        raise ValueError(
+            f"The kernel of the patches is quantized ({values[PROJECTION].dtype}), and "
+            "can be adapted to another patch_size or number of channels only as floats: "
+            "adapt the model as it was before quantize(), and quantize the result."
+        )
+
+
 def adapted_values(model: Any, new: Any, resize: str) -> dict[str, Any]:
     """Return the weights of a `ViT`, adapted to the sizes of a new one.
 
@@ -160,6 +170,8 @@ def adapted_values(model: Any, new: Any, resize: str) -> dict[str, Any]:
     before, after = model.resolved_config(), new.resolved_config()
     old, channels = (config["input_shape"][-1] for config in (before, after))
     old_patch, patch = (config["patch_size"] for config in (before, after))
+    if (old, old_patch) != (channels, patch):
+        _refuse_quantized(values)
     if before["stem"] is None and (old, old_patch) != (channels, patch):
         kernel = values[PROJECTION]
         values[PROJECTION] = adapt_projection(kernel, old_patch, patch, channels)

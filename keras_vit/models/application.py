@@ -15,7 +15,11 @@ from keras_vit.models.arguments import (
     check_preprocessor,
     check_ranges,
 )
-from keras_vit.models.convolutional import ConvolutionalModel, pooled_outputs
+from keras_vit.models.convolutional import (
+    ConvolutionalModel,
+    check_pooling,
+    pooled_outputs,
+)
 
 # Networks whose layers all have names of their own. The names of the others depend on
 # the models that the process built before, so that no path would identify a weight.
@@ -58,7 +62,7 @@ class KerasApplication(ConvolutionalModel):
 
     The output is `(b, classes)` in float32: probabilities, or the result of another
     `classifier_activation`. With `include_top=False` it is the mean of the last feature
-    map, `(b, d)` in float32.
+    map, `(b, d)` in float32, or with `pooling=None` that map itself, `(b, h, w, d)`.
 
     Args:
         network: name of a network in `keras.applications`: a `"ResNet50"`, `"ResNet50V2"`
@@ -67,6 +71,7 @@ class KerasApplication(ConvolutionalModel):
         classes: int, number of classes.
         class_names: None, or a list of str, the names of the classes; see `ViT`.
         include_top: bool, whether the model has a classifier. It is always a new one.
+        pooling: `"gap"`, or None with `include_top=False`.
         classifier_activation: name of a Keras activation, or None for logits.
         classifier_bias: float, initial bias of the classifier.
         preprocessor: None for the network's own, or a `Preprocessor`; see `ViT`.
@@ -97,6 +102,7 @@ class KerasApplication(ConvolutionalModel):
         classes: int = 1000,
         class_names: Sequence[str] | None = None,
         include_top: bool = True,
+        pooling: str | None = "gap",
         classifier_activation: str | None = "softmax",
         classifier_bias: float = 0.0,
         preprocessor: Preprocessor | None = None,
@@ -110,12 +116,15 @@ class KerasApplication(ConvolutionalModel):
             "classes": classes,
             "class_names": None if class_names is None else list(class_names),
             "include_top": include_top,
+            "pooling": pooling,
             "classifier_activation": classifier_activation,
             "classifier_bias": classifier_bias,
         }
         check_choice("network", network, NETWORKS)
         check_image_shape(input_shape)
         check_ranges(config)
+        check_pooling(config)
+        _check_channels(network, config["input_shape"])
         own, reversed_channels = _own_preprocessor(network, config["input_shape"])
         if preprocessor is not None:
             check_preprocessor(preprocessor, config["input_shape"])
@@ -133,6 +142,15 @@ class KerasApplication(ConvolutionalModel):
         if weights is not None and reversed_channels:
             kernel = self.weights_by_path()[self._first_kernel]
             kernel.assign(keras.ops.flip(kernel, axis=2))
+
+
+def _check_channels(network, input_shape):
+    """Raise a `ValueError` if a network scales red, green and blue in different ways."""
+    if network.startswith("EfficientNetV2B") and input_shape[-1] != 3:
+        raise ValueError(
+            f"{network} scales the pixels of three channels itself; received input_shape="
+            f"{input_shape}. Use EfficientNetV2S, or images with three channels."
+        )
 
 
 def _backbone(network, input_shape, weights, policy):

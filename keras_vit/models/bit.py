@@ -21,7 +21,11 @@ from keras_vit.models.arguments import (
     check_preprocessor,
     check_ranges,
 )
-from keras_vit.models.convolutional import ConvolutionalModel, pooled_outputs
+from keras_vit.models.convolutional import (
+    ConvolutionalModel,
+    check_pooling,
+    pooled_outputs,
+)
 from keras_vit.models.loading import WeightLoader
 from keras_vit.models.variants import named_variant
 from keras_vit.weights.source import Source
@@ -153,12 +157,7 @@ def _check(config):
     check_image_shape(config["input_shape"])
     check_ranges(config)
     check_choice("epsilons", config["epsilons"], tuple(EPSILONS))
-    check_choice("pooling", config["pooling"], ("gap", None))
-    if config["pooling"] is None and config["include_top"]:
-        raise ValueError(
-            "pooling=None gives the feature map and needs include_top=False; received "
-            f"include_top={config['include_top']}."
-        )
+    check_pooling(config)
     blocks, channels, groups = (config[n] for n in ("num_blocks", "channels", "groups"))
     numbers = [*blocks, *channels, config["stem_channels"], groups]
     if (
@@ -201,8 +200,6 @@ def _connect(config, policy):
             x = PreActivationUnit(channels, strides, groups, epsilons, **own)(x)
     x = GroupNorm(groups, EPSILONS[epsilons].norm, name="norm", dtype=policy)(x)
     x = keras.layers.Activation("relu", name="activation", dtype=policy)(x)
-    if config["pooling"] is None:
-        return images, x
     return images, pooled_outputs(x, config, policy)
 
 

@@ -84,7 +84,9 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     networks (AugReg, DeiT, DINO, DINOv2, MAE) need neither.
 
     If `input_shape` has a single channel, the first kernel is summed over its channels,
-    so that a gray image has the same outputs as its RGB version. For other numbers of
+    and the preprocessor has the averages of their means and standard deviations. Where
+    these are equal, a gray image has the outputs of its RGB version; with those of
+    ImageNet, they differ a little. For other numbers of
     channels, the channels of the kernel are repeated in order and scaled by old / new.
     The ResNets of hybrids and BiT standardize the result, and outputs change.
 
@@ -125,7 +127,8 @@ def _load_source(path, overrides):
     source.may_resize_patches = "patch_size" in overrides
     without_head = not overrides.get("include_top", config.get("include_top", True))
     if overrides.get("head") == "new":
-        config.pop("include_top", None)
+        for argument in ("include_top", "classifier_activation"):
+            config.pop(argument, None)  # Those of the old head.
     if overrides.get("head") == "new" or without_head:
         config.pop("representation_size", None)
     if not without_head and overrides.get("head", "keep") == "keep":
@@ -190,9 +193,12 @@ def _load_keras(path, overrides):
         announce_zeros(path, keras.ops.convert_to_numpy(kernel))
     if not overrides and head == "keep":
         return saved
-    asked = head == "keep" and overrides.get("include_top", False)
-    if asked and not saved.get_config()["include_top"]:
-        raise _no_head(path)
+    if not saved.get_config().get("include_top", True):
+        asked = overrides.get("include_top", head == "new")
+        if asked and (head != "new" or "classes" not in overrides):
+            raise _no_head(path)
+        if head == "new":
+            overrides = {"include_top": True, **overrides}
     return adapted(saved, overrides, head=head, resize=resize, origin=path)
 
 

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import keras
 
+from keras_vit.choices import check_choice
 from keras_vit.layers import Classifier
 from keras_vit.models.adapt import resized
 from keras_vit.models.head import head_dtype
@@ -53,16 +54,33 @@ class ConvolutionalModel(RestorableModel):
         return values
 
 
+def check_pooling(config: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` unless the argument `pooling` of a model is possible.
+
+    Args:
+        config: the arguments of the model.
+    """
+    check_choice("pooling", config["pooling"], ("gap", None))
+    if config["pooling"] is None and config["include_top"]:
+        raise ValueError(
+            "pooling=None gives the feature map and needs include_top=False; received "
+            f"include_top={config['include_top']}."
+        )
+
+
 def pooled_outputs(
     features: Any, config: Mapping[str, Any], policy: keras.DTypePolicy
 ) -> Any:
-    """Return the mean of a feature map, or the predictions of a classifier.
+    """Return a feature map, its mean, or the predictions of a classifier.
 
     Args:
         features: symbolic feature map `(b, h, w, d)`.
-        config: the arguments of the model: `include_top` and those of the classifier.
-        policy: dtype policy of the model. The outputs have at least float32.
+        config: the arguments of the model: `include_top`, `pooling` and those of the
+            classifier.
+        policy: dtype policy of the model. Means and predictions have at least float32.
     """
+    if config["pooling"] is None:
+        return features
     dtype = head_dtype(policy)
     pooling = keras.layers.GlobalAveragePooling2D(name="pooling", dtype=dtype)
     x = pooling(features)  # (b, d)

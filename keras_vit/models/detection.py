@@ -1,4 +1,4 @@
-"""Object detection with any model of the package as the backbone."""
+"""Object detection with any ViT of the package as the backbone."""
 
 from collections.abc import Sequence
 from typing import Any

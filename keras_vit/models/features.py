@@ -198,6 +198,8 @@ def blocks_of(model: keras.Model) -> list[Any]:
 def block_numbers(model, blocks):
     """Return the numbers of the chosen blocks, from 0; raise if there is none such."""
     depth = len(blocks_of(model))
+    if not depth:
+        raise ValueError(f"A {type(model).__name__} has no Transformer blocks.")
     if isinstance(blocks, np.ndarray):
         blocks = blocks.tolist()
     remedy = (

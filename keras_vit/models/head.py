@@ -46,6 +46,21 @@ def pooling_layer(network: Any) -> keras.layers.Layer:
     return copy_of("pooling", n.pooling, POOLING_LAYERS, **own)
 
 
+def without_own_arguments(classifier: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the stored config of a classifier without what the model's arguments state.
+
+    Otherwise the model could not be made again with another activation.
+
+    Args:
+        classifier: what `keras_vit.layers.base.stored` returned.
+    """
+    if classifier is None:
+        return None
+    own = "units", "activation", "initial_bias"
+    kept = {name: v for name, v in classifier["config"].items() if name not in own}
+    return {**classifier, "config": kept}
+
+
 def classifier_layer(network: Any, activation: str | None, name: str) -> Any:
     """Return a classifier.
 

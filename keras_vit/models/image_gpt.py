@@ -18,6 +18,7 @@ from keras_vit.layers import (
 )
 from keras_vit.layers.attention import head_dim
 from keras_vit.layers.mlp import get_activation
+from keras_vit.layers.resize import resize_positions
 from keras_vit.models.arguments import (
     check_image_shape,
     check_numbers,
@@ -147,7 +148,11 @@ class ImageGPT(FeatureMethods, RestorableModel):
         return {**self._constructor_config, "final_norm": "before_pooling"}
 
     def _values_for(self, new, resize):
-        return self._values()
+        values, path = self._values(), f"{self._first_layer}/positions/embedding"
+        values[path] = resize_positions(
+            values[path], self.grid_shape, new.grid_shape, resize
+        )
+        return values
 
     @property
     def palette(self) -> PixelPalette:

@@ -1,4 +1,4 @@
-"""Semantic segmentation with any model of the package as the backbone."""
+"""Semantic segmentation with any ViT of the package as the backbone."""
 
 from collections.abc import Sequence
 

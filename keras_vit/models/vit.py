@@ -33,7 +33,12 @@ from keras_vit.models.arguments import (
 )
 from keras_vit.models.blocks import transformer_blocks
 from keras_vit.models.features import FeatureMethods
-from keras_vit.models.head import classifier_layer, head_dtype, pooling_layer
+from keras_vit.models.head import (
+    classifier_layer,
+    head_dtype,
+    pooling_layer,
+    without_own_arguments,
+)
 from keras_vit.models.loading import WeightLoader
 from keras_vit.models.restorable_model import RestorableModel
 from keras_vit.models.token_reduction import through
@@ -262,6 +267,7 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
             config["stem"] = keras.saving.serialize_keras_object(stem)
         for argument in _PARTS:
             config[argument] = stored(config[argument])
+        config["classifier"] = without_own_arguments(config["classifier"])
         config |= own_arguments or {}
         resolved = resolve(config, grid_shape, stem)
         network = types.SimpleNamespace(**resolved, policy=policy)

@@ -86,12 +86,15 @@ def _check_default(data, names):
         )
 
 
-def check_data(config: configs.Config, settings: Iterable[str]) -> None:
+def check_data(
+    config: configs.Config, settings: Iterable[str], parts: Sequence[str] = PARTS
+) -> None:
     """Check that settings that change `data.train` also change the other data sets.
 
     Args:
         config: the config after `config.override`.
         settings: the settings that were passed to `override`.
+        parts: the parts that are used.
 
     Raises:
         ValueError: `data.train` is set, but `data.validation` or `data.test` still has
@@ -101,7 +104,7 @@ def check_data(config: configs.Config, settings: Iterable[str]) -> None:
     changed = {setting.partition("=")[0].strip() for setting in settings}
     if "data.train" not in changed:
         return
-    for part in ("validation", "test"):
+    for part in set(parts) - {"train"}:
         name = getattr(data, part)
         if not name or f"data.{part}" in changed or is_split(name):
             continue

@@ -66,7 +66,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class MeshPlans:
     """Plans of a run on every mesh of some hardware.
 
     Attributes:
@@ -86,7 +86,7 @@ class Plan:
     chosen: Row | None
 
 
-def make_plan(config: configs.Config, hardware: Hardware) -> Plan:
+def mesh_plans(config: configs.Config, hardware: Hardware) -> MeshPlans:
     """Compute the plan of a run without memory for its weights.
 
     Args:
@@ -101,9 +101,9 @@ def make_plan(config: configs.Config, hardware: Hardware) -> Plan:
 
     >>> from keras_vit.training import config as configs
     >>> from keras_vit.training import hardware
-    >>> from keras_vit.training.plan import make_plan
+    >>> from keras_vit.training.plan import mesh_plans
     >>> config = configs.load("vit_s16_imagenet_90ep")
-    >>> plan = make_plan(config, hardware.load("h100x8"))
+    >>> plan = mesh_plans(config, hardware.load("h100x8"))
     >>> str(plan.chosen.mesh), len(plan.rows)
     ('data=8', 3)
     """
@@ -123,7 +123,7 @@ def make_plan(config: configs.Config, hardware: Hardware) -> Plan:
         _row(mesh, config, hardware, network, model, optimizer, operations / flops)
         for mesh in shared
     )
-    return Plan(
+    return MeshPlans(
         network=network,
         parameters=model.count_params(),
         operations=operations,

@@ -6,14 +6,14 @@ from keras_vit.text_table import aligned
 from keras_vit.training import config as configs
 from keras_vit.training.hardware import Hardware
 from keras_vit.training.known_sets import known_set
-from keras_vit.training.plan import Plan, Row
+from keras_vit.training.plan import MeshPlans, Row
 
 HOUR = 3600
 DAY = 24 * HOUR
 
 
 def report(
-    plan: Plan,
+    plan: MeshPlans,
     config: configs.Config,
     hardware: Hardware,
     images: int | None = None,
@@ -62,7 +62,7 @@ def report(
     return "\n\n".join(parts)
 
 
-def _memory_rows(plan: Plan) -> list[tuple[str, ...]]:
+def _memory_rows(plan: MeshPlans) -> list[tuple[str, ...]]:
     names = ("weights", "optimizer", "EMA", "gradients", "copies", "activations")
     rows: list[tuple[str, ...]] = [("mesh", *names, "temporary", "peak", "fits")]
     for row in plan.rows:
@@ -74,7 +74,7 @@ def _memory_rows(plan: Plan) -> list[tuple[str, ...]]:
     return rows
 
 
-def _speed_rows(plan: Plan, batch: int) -> list[tuple[str, ...]]:
+def _speed_rows(plan: MeshPlans, batch: int) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         ("mesh", "sent MB", "exchange s", "compute s", "step s", "images/s", "max batch")
     ]
@@ -88,7 +88,7 @@ def _speed_rows(plan: Plan, batch: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def _choice(plan: Plan) -> str:
+def _choice(plan: MeshPlans) -> str:
     """Return a sentence about the mesh to use and the reason."""
     chosen = plan.chosen
     if chosen is None:
@@ -118,7 +118,7 @@ def _choice(plan: Plan) -> str:
     return text
 
 
-def _reason(plan: Plan, chosen: Row) -> str:
+def _reason(plan: MeshPlans, chosen: Row) -> str:
     simpler = plan.rows[: plan.rows.index(chosen)]
     small = [str(row.mesh) for row in simpler if not row.fits]
     slower = [str(row.mesh) for row in simpler if row.fits]

@@ -36,6 +36,15 @@ def is_run(path: pathlib.Path) -> bool:
     return (path / "config.json").is_file() and (path / "environment.json").is_file()
 
 
+def is_best(checkpoint: str) -> bool:
+    """Return whether a checkpoint is a run, or the file that stands for it.
+
+    Args:
+        checkpoint: a checkpoint, or the directory of a run.
+    """
+    return pathlib.Path(checkpoint_file(checkpoint)).name == "best.keras"
+
+
 def config_of(what: str, otherwise: configs.Config) -> configs.Config:
     """Return the config for the name of a config, a config file or a checkpoint.
 

@@ -50,7 +50,7 @@ class Exchange:
     token_seconds: float
 
 
-def forward_operations(network: Network, model: Any) -> float:
+def forward_operations_by_formula(network: Network, model: Any) -> float:
     """Return the operations of the matmuls of a forward pass for one image.
 
     A multiply-add counts as two operations.
@@ -62,10 +62,10 @@ def forward_operations(network: Network, model: Any) -> float:
     Example:
 
     >>> import keras_vit
-    >>> from keras_vit.training.step_exchange import forward_operations
+    >>> from keras_vit.training.step_exchange import forward_operations_by_formula
     >>> from keras_vit.training.step_memory import describe
     >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
-    >>> round(forward_operations(describe(model, "gpu"), model) / 1e6)
+    >>> round(forward_operations_by_formula(describe(model, "gpu"), model) / 1e6)
     54
     """
     n = network
@@ -97,7 +97,7 @@ def step_operations(network: Network, model: Any) -> float:
     """
     attention, mlp = block_operations(network)
     again = {False: 0.0, "block": attention + mlp, "attention": attention, "mlp": mlp}
-    total = (1 + BACKWARD) * forward_operations(network, model)
+    total = (1 + BACKWARD) * forward_operations_by_formula(network, model)
     return total + network.blocks * again[network.remat]
 
 

@@ -136,6 +136,12 @@ class BigTransferSource(Source):
                 f"{self.path} is a checkpoint of Big Transfer: use keras_vit.BiT, or "
                 "keras_vit.load_checkpoint, which builds the model that fits."
             )
+        if config["epsilons"] != self.epsilons:
+            raise ValueError(
+                f"The model has epsilons={config['epsilons']!r}, but networks of the "
+                f"format of {self.path} have {self.epsilons!r} and would give other "
+                f"outputs: pass epsilons={self.epsilons!r}."
+            )
         channels = self._shape(self.names[0])[2]
         sides = config["input_shape"][:2]
         pieces = self.pieces({**config, "input_shape": (*sides, channels)})

@@ -252,5 +252,5 @@ class _HubPieces(Pieces):
             outputs = (math.prod(outputs),)
         for part, layers in _BIASES.items():
             if layers in path and not self._backbone.get(f"use_{part}_bias", True):
-                names = ()
+                names = (None,) * len(names)  # Zeros.
         return super().bias(path, names, outputs)

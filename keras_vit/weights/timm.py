@@ -126,6 +126,8 @@ class TimmSource(Source):
             return network
         kind, defaults = self._architecture
         given = {k: v for k, v in self._arguments.items() if v is not None}
+        if "norm_layer" in given:  # It replaces the default's epsilon, too.
+            defaults = {k: v for k, v in defaults.items() if k != "norm_eps"}
         arguments = self._plain_arguments({**defaults, **given})
         pooling = self._config.get("global_pool")
         other = unsupported(arguments)

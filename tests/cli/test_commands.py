@@ -9,6 +9,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_vit
 from keras_vit.cli import command_line
@@ -16,7 +17,7 @@ from keras_vit.data import sources
 from keras_vit.data.host import tensorflow
 from keras_vit.evaluation import accuracy, linear_probe
 from keras_vit.training import config as configs
-from keras_vit.training import runs, sweep
+from keras_vit.training import image_sets, runs, sweep
 from tests.cases import array, perturb, tiny_vit
 from tests.commands import run_command
 from tests.export.serving import exports_here
@@ -132,9 +133,12 @@ def test_nothing_to_evaluate(arguments, message):
 
 
 @pytest.mark.any_backend
-def test_other_classes(run):
-    settings = set_options("data.test=folder:tests/training")
-    with pytest.raises(SystemExit, match="error: "):
+def test_other_classes(run, tmp_path):
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "one.png")
+    settings = set_options(f"data.test=folder:{tmp_path}")
+    with pytest.raises(SystemExit, match="are not those of"):
         run_command("evaluate", [str(run), *settings])
 
 
@@ -419,3 +423,25 @@ def test_dry_run(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_command("pretrain", ["digits_vit"])
     assert "--workdir is required" in capsys.readouterr().err
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("name", ["predict", "neighbors", "robustness"])
+def test_a_config_without_weights_is_refused(name, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "one.png")
+    images = [] if name == "robustness" else [str(tmp_path)]
+    options = ["--workdir", str(tmp_path / "pages")] if name == "neighbors" else []
+    with pytest.raises(
+        SystemExit, match=r"digits_vit is a config without model\.weights"
+    ):
+        run_command(name, ["digits_vit", *images, *options])
+
+
+@pytest.mark.any_backend
+def test_only_the_parts_in_use_must_change_together():
+    config, settings = configs.load("digits_vit"), ["data.train=folder:a"]
+    config = configs.override(config, [*settings, "data.test=folder:b"])
+    changed = [*settings, "data.test=folder:b"]
+    image_sets.check_data(config, changed, ("train", "test"))
+    with pytest.raises(ValueError, match=r"data\.validation is still"):
+        image_sets.check_data(config, changed)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_vit.export.attention import attention_rollout
-from keras_vit.layers import AttentionPooling
+from keras_vit.layers import AttentionPooling, GlobalAveragePooling
 from keras_vit.visualize import pooling_weights
 from tests.cases import DENSE, array, perturb, random_images, tiny_t2t, tiny_vit
 
@@ -27,10 +27,15 @@ def product_of_blocks(model, images):
         (tiny_vit, {"distillation_token": True, "registers": 1}, {0: 1 / 2, 1: 1 / 2}),
         (tiny_vit, {"pooling": "gap", "registers": 2, "positions": "relative"}, None),
         (tiny_vit, {"pooling": "gap", "dtype": "mixed_bfloat16"}, None),
+        (
+            tiny_vit,
+            {"pooling": GlobalAveragePooling(1), "class_token": True, "registers": 1},
+            dict.fromkeys(range(1, 8), 1 / 7),
+        ),
         (tiny_t2t, {**DENSE}, {0: 1}),
         (tiny_vit, {"num_layers": 1}, {0: 1}),
     ],
-    ids=["token", "distilled", "gap", "bfloat16", "t2t_dense", "one_block"],
+    ids=["token", "distilled", "gap", "bfloat16", "prefix", "t2t_dense", "one_block"],
 )
 def test_rollout_is_the_product_of_the_blocks(make, arguments, queries):
     model = perturb(make(**arguments))

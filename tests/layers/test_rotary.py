@@ -128,6 +128,22 @@ def test_angles_are_exact_in_low_precision(dtype):
     )
 
 
+def test_mixed_angles_are_exact_in_low_precision():
+    layers = [
+        MixedRotaryPositions((1, 1000), dtype=dtype)
+        for dtype in ("float32", "mixed_bfloat16")
+    ]
+    x = random_array(1, 1000, 1, 8)
+    for layer in layers:
+        layer.build(x.shape)
+        layer.set_weights(layers[0].get_weights())
+    exact = array(layers[0](x))
+    found = layers[1](keras.ops.cast(x, "bfloat16"))
+    np.testing.assert_allclose(
+        array(keras.ops.cast(found, "float32")), exact, rtol=0, atol=0.03
+    )
+
+
 @pytest.mark.any_backend
 def test_bad_arguments():
     with pytest.raises(ValueError, match="divisible by 4; received 6"):

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 import keras_vit
+from keras_vit.evaluation.features import feature_network
+from keras_vit.export.features import network_outputs
+from keras_vit.export.head import Head
 from keras_vit.models.application import NETWORKS
 from keras_vit.training import config as configs
 from keras_vit.training.networks import network
@@ -66,6 +69,33 @@ def test_another_size_and_another_head(mobile):
     images = random_array(1, 32, 48, 1)
     expected = array(mobile(np.repeat(images, 3, axis=-1)))
     np.testing.assert_allclose(array(gray(images)), expected, atol=1e-5)
+
+
+@pytest.mark.slow_elsewhere
+def test_features(mobile, tmp_path):
+    found = network_outputs(mobile)(random_array(2, 32, 48, 3))
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "logits": (2, 5),
+        "pooled": (2, 1280),
+        "tokens": (2, 1, 2, 1280),
+    }
+    np.testing.assert_allclose(
+        array(found["pooled"]), array(found["tokens"]).mean((1, 2)), atol=1e-5
+    )
+    mobile.save(tmp_path / "model.keras")
+    config = configs.override(
+        configs.load("digits_vit"), [f"model.weights={tmp_path / 'model.keras'}"]
+    )
+    assert feature_network(config).output_shape == (None, 1280)
+    maps = configs.override(config, ["model.arguments.pooling=None"])
+    assert feature_network(maps).output_shape == (None, 1280)
+    assert Head.of(mobile.get_config()).output == "logits"
+
+
+@pytest.mark.any_backend
+def test_a_network_of_three_channels():
+    with pytest.raises(ValueError, match="scales the pixels of three channels itself"):
+        keras_vit.KerasApplication("EfficientNetV2B0", (32, 32, 1))
 
 
 @pytest.mark.any_backend

@@ -91,6 +91,14 @@ def test_a_new_head_and_other_channels(goldens):
 
 
 @pytest.mark.any_backend
+def test_a_file_for_other_epsilons(goldens):
+    config = keras_vit.load_checkpoint(goldens / FILES[1], **GOLDEN).resolved_config()
+    assert config["epsilons"] == "timm"
+    with pytest.raises(ValueError, match=r"would give other outputs.*epsilons='timm'"):
+        keras_vit.BiT(**{**config, "epsilons": "bit"}, weights=goldens / FILES[1])
+
+
+@pytest.mark.any_backend
 def test_precision():
     model = tiny_bit(dtype="mixed_bfloat16")
     outputs = model(random_array(2, 40, 24, 3))

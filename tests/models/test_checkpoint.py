@@ -72,6 +72,37 @@ def test_keras_file_with_another_head(saved):
         )
 
 
+@pytest.mark.any_backend
+def test_a_new_head_for_a_file_without_one(tmp_path):
+    path = tmp_path / "backbone.keras"
+    tiny_vit(include_top=False).save(path)
+    assert keras_vit.load_checkpoint(path, head="new", classes=3).output_shape[-1] == 3
+    for arguments in ({"head": "new"}, {"include_top": True, "classes": 3}):
+        with pytest.raises(ValueError, match="has no head: pass classes="):
+            keras_vit.load_checkpoint(path, **arguments)
+
+
+@pytest.mark.any_backend
+def test_a_new_similarity_head_can_learn(saved):
+    head = keras_vit.layers.SimilarityClassifier(projection_dim=4, activation="softmax")
+    model = keras_vit.load_checkpoint(
+        saved[1] / "model.keras", head="new", classes=3, classifier=head
+    )
+    assert array(model.get_layer("classifier").projection.kernel).std() > 0
+    logits = keras_vit.models.adapt.adapted(model, {"classifier_activation": None})
+    assert logits.get_layer("classifier").activation is None
+
+
+@pytest.mark.any_backend
+def test_a_quantized_kernel_is_not_adapted(tmp_path):
+    path, model = tmp_path / "model.keras", perturb(tiny_vit())
+    model.quantize("int8")
+    model.save(path)
+    for arguments in ({"input_shape": (16, 24, 1)}, {"patch_size": 4}):
+        with pytest.raises(ValueError, match="kernel of the patches is quantized"):
+            keras_vit.load_checkpoint(path, **arguments)
+
+
 def test_keras_file_for_other_channels_and_patches(saved):
     model, directory = saved
     path = directory / "model.keras"

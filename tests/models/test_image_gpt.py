@@ -144,6 +144,12 @@ def test_files(tmp_path):
     )
     (maps,) = model.features(images, blocks=[-1], as_grid=False)
     np.testing.assert_allclose(array(maps), array(tokens(images)), atol=1e-5)
+    larger = keras_vit.load_checkpoint(tmp_path / "model.keras", input_shape=(6, 8, 2))
+    before, after = (
+        array(m.get_layer("pixel_embedding").positions.embedding) for m in (model, larger)
+    )
+    expected = keras_vit.layers.resize_grid(before.reshape(3, 4, -1), (6, 8), "google")
+    np.testing.assert_allclose(after[0], expected.reshape(48, -1), atol=1e-6)
 
 
 @pytest.mark.any_backend

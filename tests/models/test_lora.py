@@ -152,3 +152,27 @@ def test_what_a_quantized_model_refuses():
     message = r"quantized \(int8; 2 layers.*weights_dtype='int8'"
     with pytest.raises(ValueError, match=message):
         served_model.loaded(model)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("alpha", [0, -1.0, True, float("nan")])
+def test_alpha_out_of_range(alpha):
+    with pytest.raises(ValueError, match="alpha must be a number above 0"):
+        keras_vit.lora.enable(tiny_vit(), rank=2, alpha=alpha)
+
+
+@pytest.mark.any_backend
+def test_a_numpy_alpha_and_a_convolution_are_saved(tmp_path):
+    stem = keras_vit.layers.ConvTokenizer((16,))
+    model = perturb(tiny_vit(stem=stem, patch_size=1))
+    base = model.get_config(), model.get_weights()
+    keras_vit.lora.enable(model, rank=2, alpha=np.float32(4), layers=["stem"])
+    keras_vit.lora.save(perturb(model), tmp_path / "updates.safetensors")
+    other = type(model).from_config(base[0])
+    other.set_weights(base[1])
+    # The kernels of the base are those of the model that was saved.
+    for path, weight in other.weights_by_path().items():
+        weight.assign(model.weights_by_path()[path])
+    keras_vit.lora.load(other, tmp_path / "updates.safetensors")
+    images = random_images(model)
+    np.testing.assert_allclose(array(other(images)), array(model(images)), atol=1e-6)

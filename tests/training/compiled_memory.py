@@ -16,7 +16,7 @@ import keras_vit
 from keras_vit.cli.command_line import UNSPECIFIED
 from keras_vit.training import AdamW, hardware
 from keras_vit.training import config as configs
-from keras_vit.training.plan import make_plan
+from keras_vit.training.plan import mesh_plans
 
 CPU = dataclasses.replace(
     hardware.load("h100x8"), platform="cpu", hosts=1, devices_per_host=1
@@ -57,7 +57,7 @@ def formula(variant, batch, arguments, ema=None):
     settings = [f"model.arguments.{key}={value}" for key, value in arguments.items()]
     settings += [f"model.architecture={variant}", f"optimization.ema={ema}"]
     config = configs.override(UNSPECIFIED, [*settings, f"batch_size={batch}"])
-    (row,) = make_plan(config, CPU).rows
+    (row,) = mesh_plans(config, CPU).rows
     memory = row.memory
     return memory.peak, memory.weights + memory.optimizer + memory.images
 

@@ -2,13 +2,16 @@
 
 import csv
 import json
+import os
+import pathlib
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.evaluation import report
+from keras_vit.evaluation import contact_sheet, report
 from keras_vit.evaluation.classification_figures import (
     confused_pairs,
     figures,
@@ -16,7 +19,7 @@ from keras_vit.evaluation.classification_figures import (
 )
 from keras_vit.evaluation.classified import Collector
 from keras_vit.training import config as configs
-from tests.cases import mostly_slow, perturb, tiny_vit
+from tests.cases import mostly_slow, perturb, tiny_bit, tiny_vit
 from tests.commands import run_command
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
@@ -170,6 +173,7 @@ def test_the_report_of_a_checkpoint(evaluated):
     assert "<td>1, left out</td>" in page
     assert "Relevance: attention weighted" in page
     assert "b &amp; c.png" in page
+    assert "keras-vit report " in page
 
 
 def test_a_checkpoint_needs_a_directory(checkpoint):
@@ -296,3 +300,21 @@ def test_a_callback_that_cannot_write_warns(examples, tmp_path):
         assert not path.exists()
     with pytest.raises(ValueError, match="30 images and 29 labels"):
         keras_vit.callbacks.Report((images, labels[1:]))
+
+
+@pytest.mark.any_backend
+def test_the_next_commands_of_an_export_and_of_a_network_without_attention():
+    source = mock.Mock()
+    source.name = "folder:~/photos"
+    (only,) = report._commands("model.onnx", object(), source).values()
+    assert only.startswith("keras-vit evaluate model.onnx ")
+    commands = report._commands("runs/x", tiny_bit(), source)
+    assert not any("keras-vit report" in command for command in commands.values())
+    assert str(pathlib.Path.home() / "photos") in next(iter(commands.values()))
+
+
+@pytest.mark.any_backend
+def test_paths_that_are_not_utf_8(tmp_path):
+    path = pathlib.Path(os.fsdecode(b"caf\xe9.jpg"))
+    contact_sheet.write_table([contact_sheet.Entry(path, error="x")], tmp_path / "t.csv")
+    assert "caf\\udce9.jpg" in (tmp_path / "t.csv").read_text(encoding="utf-8")

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from keras_vit.data import open_source
-from keras_vit.evaluation import neighbors
+from keras_vit.evaluation import accuracy, neighbors
 from keras_vit.evaluation.features import feature_network, features
 from keras_vit.evaluation.nearest_neighbors import nearest_neighbors, neighbor_scores
 from keras_vit.evaluation.robustness import (
+    changed_part,
     drop_patches,
     hide_center,
     robustness,
@@ -73,7 +74,8 @@ def test_features_are_kept_until_something_changes(config, tmp_path, capsys):
     features(model, open_source("digits:train"), config, cache)
     model.weights[-1].assign(model.weights[-1] + 1.0)
     features(model, source, config, cache)
-    assert len(list(cache.iterdir())) == 4
+    features(model, dataclasses.replace(source, exif=False), config, cache)
+    assert len(list(cache.iterdir())) == 5
 
 
 def test_scores_are_weighted_votes():
@@ -115,9 +117,11 @@ def test_duplicates_and_outliers():
     assert similarities.shape == numbers.shape == (12, 4)
     assert numbers[7, 0] == 2
     assert (np.diff(similarities) <= 1e-12).all()
-    ((similarity, first, second),) = neighbors.duplicates(similarities, numbers, 0.99)
+    ((similarity, first, second),) = neighbors.duplicates(rows, 0.99)
     assert (first, second) == (2, 7)
     assert similarity > 0.99
+    copies = np.repeat(random_array(1, 6), 9, axis=0)
+    assert len(neighbors.duplicates(copies, 1.0)) == 9 * 8 / 2
     order = neighbors.outliers(similarities)
     assert sorted(order) == list(range(12))
     assert similarities[order[0]].mean() == similarities.mean(axis=1).min()
@@ -151,14 +155,17 @@ def test_changed_patches(part):
     )
     hidden = hide_center(images, grid, part, generator)
     share = (hidden == 0).all(axis=3).mean()
+    assert share == changed_part("hidden center", grid, part)
     assert share == pytest.approx(part, abs=0.1)
+    assert missing.mean() == changed_part("dropped", grid, part)
     assert (hidden[:, 0, 0] == images[:, 0, 0]).all() == (part < 1)
 
 
 def test_robustness_starts_at_the_accuracy(config):
     results = robustness(config)
     assert set(results) == {"dropped", "shuffled", "hidden center"}
-    assert len({row["0"] for row in results.values()}) == 1
+    measured = accuracy.evaluate(config)["accuracy"]
+    assert {row["0"] for row in results.values()} == {measured}
     assert all(0 <= value <= 1 for row in results.values() for value in row.values())
     unset = dataclasses.replace(config, data=configs.Data(train="", validation=""))
     with pytest.raises(ValueError, match=r"needs data\.test"):

@@ -16,10 +16,10 @@ from keras_vit.cli.command_line import UNSPECIFIED
 from keras_vit.training import config as configs
 from keras_vit.training import cost, hardware
 from keras_vit.training.abstract_model import abstract_model, abstract_optimizer
-from keras_vit.training.plan import candidates, choose, make_plan
+from keras_vit.training.plan import candidates, choose, mesh_plans
 from keras_vit.training.step_exchange import (
     Mesh,
-    forward_operations,
+    forward_operations_by_formula,
     step_exchange,
     step_operations,
 )
@@ -147,7 +147,7 @@ def test_operations():
     config = config_of("ViTTi16", input_shape=(64, 64, 3), patch_size=8, num_layers=3)
     model = abstract_model(config)
     network = describe(model, "gpu")
-    forward = forward_operations(network, model)
+    forward = forward_operations_by_formula(network, model)
     real = keras_vit.ViTTi16(input_shape=(64, 64, 3), patch_size=8, num_layers=3)
     assert forward == pytest.approx(cost.forward_operations(real), rel=0.02)
     assert step_operations(network, model) == 3 * forward
@@ -201,8 +201,8 @@ def test_exchanges_of_compiled_steps(mesh):
     cpu = dataclasses.replace(
         H100, platform="cpu", peak_tflops={"float32": 1.0}, devices_per_host=8
     )
-    (row,) = (row for row in make_plan(config, cpu).rows if row.mesh == mesh)
-    assert elements(weights) == make_plan(config, cpu).parameters
+    (row,) = (row for row in mesh_plans(config, cpu).rows if row.mesh == mesh)
+    assert elements(weights) == mesh_plans(config, cpu).parameters
     # A ring sends twice its part of a sum, and once its part of what it gathers.
     tokens = [shape for shape in exchanges["all-reduce"] if shape == [4 * 17, 64]]
     whole = elements(exchanges["all-reduce"]) - elements(tokens)
@@ -218,7 +218,7 @@ def test_a_mesh_splits_the_state():
     config = config_of("ViTS16", "batch_size=64", "optimization.ema=0.9", **TINY)
     # With such small images, computation is the limit on slow devices only.
     slow = dataclasses.replace(H100, compute_fraction=1e-3)
-    plan = make_plan(config, slow)
+    plan = mesh_plans(config, slow)
     assert [str(row.mesh) for row in plan.rows] == [
         "data=8",
         "data=8 fully sharded",
@@ -238,23 +238,23 @@ def test_a_mesh_splits_the_state():
         (0.99 * whole.memory.peak / 0.75e9, Mesh(8, fully_sharded=True)),
     ):
         limited = dataclasses.replace(slow, memory_gb=gigabytes)
-        assert make_plan(config, limited).chosen.mesh == mesh
-    assert make_plan(config, dataclasses.replace(slow, memory_gb=1e-3)).chosen is None
+        assert mesh_plans(config, limited).chosen.mesh == mesh
+    assert mesh_plans(config, dataclasses.replace(slow, memory_gb=1e-3)).chosen is None
 
 
 @pytest.mark.any_backend
 def test_the_largest_batch_fits_exactly():
-    (row, *_) = make_plan(config_of("ViTS16", "batch_size=64", **TINY), H100).rows
+    (row, *_) = mesh_plans(config_of("ViTS16", "batch_size=64", **TINY), H100).rows
     assert row.largest_batch % 8 == 0
     for batch, fits in ((row.largest_batch, True), (row.largest_batch + 8, False)):
         config = config_of("ViTS16", f"batch_size={batch}", **TINY)
-        assert make_plan(config, H100).rows[0].fits is fits
+        assert mesh_plans(config, H100).rows[0].fits is fits
 
 
 @pytest.mark.any_backend
 def test_the_choice_of_a_mesh():
     slow = dataclasses.replace(H100, compute_fraction=1e-3)
-    plan = make_plan(config_of("ViTS16", "batch_size=64", **TINY), slow)
+    plan = mesh_plans(config_of("ViTS16", "batch_size=64", **TINY), slow)
     simple, sharded, _ = plan.rows
     fast = dataclasses.replace(sharded, compute_seconds=simple.compute_seconds / 2)
     slightly = dataclasses.replace(
@@ -284,7 +284,7 @@ def test_the_choice_of_a_mesh():
 def test_models_without_a_formula(variant, arguments, message):
     config = config_of(variant, **arguments)
     with pytest.raises(ValueError, match=message):
-        make_plan(config, H100)
+        mesh_plans(config, H100)
 
 
 @pytest.mark.any_backend
@@ -303,7 +303,7 @@ def test_configs_without_a_plan(setting, message):
     arguments = {**TINY, "num_heads": 3, "hidden_dim": 48}
     config = config_of("ViTTi16", "batch_size=64", setting, **arguments)
     with pytest.raises(ValueError, match=message):
-        make_plan(config, H100)
+        mesh_plans(config, H100)
 
 
 TEXT = (hardware._directory() / "h100x8.toml").read_text()

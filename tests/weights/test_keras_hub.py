@@ -13,7 +13,7 @@ pytestmark = pytest.mark.any_backend
 SIZES = {"num_layers": 2, "num_heads": 3, "hidden_dim": 24, "intermediate_dim": 40}
 DINOV2 = {**SIZES, "patch_size": 14, "image_shape": (28, 28, 3)}
 DINOV3 = {**SIZES, "patch_size": 8, "image_shape": (16, 24, 3)}
-BIASES = ("query", "key", "value", "proj")
+BIASES = ("query", "key", "value", "proj", "mlp")
 
 
 def images(*shape):
