@@ -11,29 +11,35 @@ from keras_vit.data.augment import Augmentation
 from keras_vit.training.config import Config, Data, Dino, Model, Optimization
 
 DIGITS = Config(
-    about="DINO (arXiv:2104.14294) on scikit-learn's digits at 32x32: two large crops "
-    "and four small ones at 16x16.",
+    about="DINO (arXiv:2104.14294) on scikit-learn's digits at 32x32, patches of 8: two "
+    "large crops and two small ones at 16x16.",
     command="keras-vit pretrain digits_dino --workdir runs/digits_dino",
     hardware="two CPU cores, minutes",
     expected="none published",
-    measured="measured on 2026-11-27: collapsed to nearly uniform outputs; "
-    "docs/self_supervised.md has other settings",
+    measured="a linear probe of 92.8 % (random weights 80.6 %) and 86.7 % by the nearest "
+    "neighbors (60.0 %), measured on 2026-11-28 with JAX in 10 minutes",
     objective="dino",
     dino=Dino(
-        local_crops=4,
+        local_crops=2,
         local_size=16,
-        local_area=(0.15, 0.4),
-        prototypes=512,
+        global_area=(0.6, 1.0),
+        local_area=(0.3, 0.7),
+        prototypes=256,
         head_dim=256,
         bottleneck_dim=64,
-        momentum=0.99,
-        frozen=0.05,
+        momentum=0.996,
+        # A warm-up from 0.04, as in the paper, or a warmer start ends in uniform outputs;
+        # a slower warm-up in outputs so sharp that features get worse than random ones.
+        warmup_temperature=0.03,
+        teacher_temperature=0.06,
+        warmup=0.25,
+        frozen=0.01,
     ),
     model=Model(
         architecture="ViT",
         arguments={
             "input_shape": [32, 32, 1],
-            "patch_size": 4,
+            "patch_size": 8,
             "hidden_dim": 96,
             "num_layers": 6,
             "num_heads": 4,
@@ -42,17 +48,20 @@ DIGITS = Config(
         },
     ),
     data=Data(train="digits:train", validation="digits:validation", test="digits:test"),
+    # Without it, the brightness of a crop is enough to find the other crops.
+    augmentation=Augmentation(color_jitter=0.4),
     optimization=Optimization(
-        learning_rate=1e-3, weight_decay=0.05, warmup_steps=0.1, clip_norm=3.0
+        learning_rate=5e-4, weight_decay=0.05, warmup_steps=0.1, clip_norm=3.0
     ),
-    epochs=20,
-    batch_size=32,
+    epochs=200,
+    checkpoint_steps=500,
+    batch_size=64,
 )
 
 CIFAR10 = dataclasses.replace(
     DIGITS,
     about="DINO (arXiv:2104.14294) on CIFAR-10 at 32x32: patches of 4, 4 blocks of width "
-    "128, two large crops and four small ones at 16x16.",
+    "128, two large crops and two small ones at 16x16.",
     command="keras-vit pretrain cifar10_dino --workdir runs/cifar10_dino",
     measured="not measured here",
     model=Model(
@@ -74,6 +83,7 @@ CIFAR10 = dataclasses.replace(
     ),
     augmentation=Augmentation(horizontal_flip=True, color_jitter=0.4),
     epochs=5,
+    checkpoint_steps=None,
     batch_size=128,
 )
 
