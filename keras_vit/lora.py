@@ -81,13 +81,13 @@ def enable(
             "model = keras_vit.lora.merge(model)."
         )
     refuse_quantized(model)
-    alpha = rank if alpha is None else alpha
-    if isinstance(alpha, bool) or not (alpha > 0 and math.isfinite(alpha)):
-        raise ValueError(f"alpha must be a number above 0; received {alpha!r}.")
     paths = _selected(model, layers)
     dense = adaptable_layers(model, model.weights_scope())
     for path in paths:
         check_rank(path, dense[path], rank)
+    alpha = rank if alpha is None else alpha
+    if isinstance(alpha, bool) or not (alpha > 0 and math.isfinite(alpha)):
+        raise ValueError(f"alpha must be a number above 0; received {alpha!r}.")
     _enable(model, {path: [rank, float(alpha)] for path in paths})
 
 

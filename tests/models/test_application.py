@@ -1,5 +1,6 @@
 """Networks of `keras.applications` with the interface of `ViT`."""
 
+import dataclasses
 import sys
 
 import keras
@@ -83,9 +84,8 @@ def test_features(mobile, tmp_path):
         array(found["pooled"]), array(found["tokens"]).mean((1, 2)), atol=1e-5
     )
     mobile.save(tmp_path / "model.keras")
-    config = configs.override(
-        configs.load("digits_vit"), [f"model.weights={tmp_path / 'model.keras'}"]
-    )
+    saved = configs.Model(weights=str(tmp_path / "model.keras"))
+    config = dataclasses.replace(configs.load("digits_vit"), model=saved)
     assert feature_network(config).output_shape == (None, 1280)
     maps = configs.override(config, ["model.arguments.pooling=None"])
     assert feature_network(maps).output_shape == (None, 1280)
