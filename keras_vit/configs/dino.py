@@ -1,8 +1,9 @@
 """Self-distillation without labels (DINO) on digits and CIFAR-10.
 
-"Emerging Properties in Self-Supervised Vision Transformers" (arXiv:2104.14294), with the
-networks of `digits_mae` and `cifar10_mae`, for minutes on two CPU cores. Deviations: a
-constant weight decay (the paper's grows from 0.04 to 0.4), and neither blur nor solarize.
+"Emerging Properties in Self-Supervised Vision Transformers" (arXiv:2104.14294), with
+networks of the size of `digits_mae` and `cifar10_mae`, for minutes on two CPU cores.
+Deviations: a constant weight decay (the paper's grows from 0.04 to 0.4), and neither blur
+nor solarize.
 """
 
 import dataclasses

@@ -1,9 +1,10 @@
-"""Exports of a network without attention. Every export compares its own outputs."""
+"""Exports of networks without attention. Every export compares its own outputs."""
 
 import numpy as np
 import pytest
 
 import keras_vit
+from keras_vit.exported_model import Export, HeadlessError, _logits
 from tests.cases import array, perturb, tiny_bit
 from tests.export.serving import exports_here
 
@@ -39,3 +40,24 @@ def test_files(write, tmp_path):
     with exports_here():
         write(perturb(tiny_bit()), path, verbose=False)
     assert path.stat().st_size > 1e5
+
+
+@pytest.mark.usefixtures("tensorflow")
+def test_a_network_of_keras_with_one_class(tmp_path):
+    model = keras_vit.KerasApplication(
+        "MobileNetV2",
+        (32, 48, 3),
+        classes=1,
+        class_names=["cat"],
+        classifier_activation="sigmoid",
+    )
+    with exports_here():
+        keras_vit.export.saved_model(perturb(model), tmp_path / "served", verbose=False)
+    export = Export(str(tmp_path / "served"))
+    assert export.class_names == ["cat"]
+    assert export.output_shape == (None, 1)
+
+
+def test_features_without_tokens_are_no_logits():
+    with pytest.raises(HeadlessError, match="it returns pooled"):
+        _logits("served", {"pooled": None})
