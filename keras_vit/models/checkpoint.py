@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_vit import processes
 from keras_vit.choices import check_choice
 from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.layers.resize import RESIZE_CONVENTIONS
@@ -189,8 +190,7 @@ def _load_keras(path, overrides):
     if loading.get("check_finite", True):
         check_weights(path, weights)
     if head == "keep" and "classifier/kernel" in weights:
-        kernel = weights["classifier/kernel"]
-        announce_zeros(path, keras.ops.convert_to_numpy(kernel))
+        announce_zeros(path, processes.whole(weights["classifier/kernel"]))
     if not overrides and head == "keep":
         return saved
     if not saved.get_config().get("include_top", True):

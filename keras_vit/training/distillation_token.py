@@ -1,8 +1,8 @@
 """Distillation tokens that start from the class token."""
 
-import keras
 import numpy as np
 
+from keras_vit import processes
 from keras_vit.models.adapt import copied
 from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import ViT
@@ -47,8 +47,7 @@ def with_distillation_token(model: ViT) -> ViT:
             f"{config['distillation_token']}."
         )
     values = {
-        path: keras.ops.convert_to_numpy(weight)
-        for path, weight in model.weights_by_path().items()
+        path: processes.whole(weight) for path, weight in model.weights_by_path().items()
     }
     encoder = "patch_encoder/"
     values[f"{encoder}distillation_token"] = values[f"{encoder}class_token"]

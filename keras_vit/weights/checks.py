@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_vit import processes
 from keras_vit.layers.base import description, in_words
 
 _DEFECT = (
@@ -91,7 +92,7 @@ def check_weights(path: str, weights: dict[str, keras.Variable]) -> None:
         weights: dict from path to weight.
     """
     for name, weight in weights.items():
-        check_values(path, name, keras.ops.convert_to_numpy(weight))
+        check_values(path, name, processes.whole(weight))
 
 
 def announce_zeros(path: str, array: np.ndarray) -> None:

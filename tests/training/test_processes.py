@@ -139,7 +139,7 @@ def alone(tmp_path_factory):
     ("options", "devices"),
     [
         ([], "2 devices"),
-        (["--fully-sharded"], "2 x 1 devices; weights fully sharded"),
+        (["--fully-sharded"], "2 devices; weights fully sharded"),
         (["--mesh", "data=1,model=2"], "1 x 2 devices"),
     ],
 )
@@ -153,9 +153,9 @@ def test_two_processes_train_as_one(options, devices, tmp_path, alone):
 
 @only_jax
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_run_that_lost_a_process_resumes(lost, tmp_path, alone):
-    both = started(tmp_path / "run")
+@pytest.mark.parametrize(("lost", "options"), [(0, []), (1, ["--fully-sharded"])])
+def test_a_run_that_lost_a_process_resumes(lost, options, tmp_path, alone):
+    both = started(tmp_path / "run", options=options)
     while not (tmp_path / "run" / "state.npz").exists():
         assert both[lost].poll() is None, both[lost].communicate()
         time.sleep(0.1)
@@ -168,7 +168,7 @@ def test_a_run_that_lost_a_process_resumes(lost, tmp_path, alone):
     messages = "Another process of the run ended", "another task died"
     assert any(message in errors for message in messages), errors
     both[lost].communicate()
-    first, second = ended(started(tmp_path / "run"))
+    first, second = ended(started(tmp_path / "run", options=options))
     assert first[0] == second[0] == 0, first[2] + second[2]
     assert "Resumed at step" in first[1]
     check_same_run(tmp_path / "run", alone)
