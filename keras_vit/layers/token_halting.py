@@ -167,7 +167,8 @@ class HaltingBlock(TransformerBlock):
         if first:
             sums = ops.zeros_like(to_float32(tokens[..., 0]))
             indices = np.arange(tokens.shape[1], dtype="int32")
-            places = ops.add(ops.zeros_like(sums, "int32"), indices)
+            # In this order: see `MergingBlock`.
+            places = ops.add(indices, ops.zeros_like(sums, "int32"))
             output = ops.zeros_like(to_float32(tokens[:, :prefix]))
         remaining = self.remaining(tokens.shape[1])
         if remaining < tokens.shape[1]:

@@ -255,7 +255,9 @@ class MergingBlock(TransformerBlock):
         tokens = self._add(tokens, branch, self.attention_scale, training)
         if places is None:
             places = ops.zeros_like(tokens[:, :, 0], "int32")
-            places = ops.add(places, np.arange(length, dtype="int32"))
+            # In this order: to add a vector on the right, Keras uses TensorFlow's
+            # BiasAdd, which LiteRT does not have for ints.
+            places = ops.add(np.arange(length, dtype="int32"), places)
         if sizes is None:
             sizes = ops.ones_like(places)
         if removed := self.removed(length):
