@@ -58,8 +58,8 @@ def enable(
             dense layer with one of them in its path, except the head, gets an update.
 
     Raises:
-        ValueError: the model uses LoRA or is quantized, the rank is out of its range, or
-            an entry of `layers` matches no dense layer.
+        ValueError: the model uses LoRA or is quantized, the rank is out of its range,
+            alpha is not above 0, or an entry of `layers` matches no dense layer.
 
     Example:
 

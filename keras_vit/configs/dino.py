@@ -29,8 +29,7 @@ DIGITS = Config(
         head_dim=256,
         bottleneck_dim=64,
         momentum=0.996,
-        # A warm-up from 0.04, as in the paper, or a warmer start ends in uniform outputs;
-        # a slower warm-up in outputs so sharp that features get worse than random ones.
+        # docs/self_supervised.md has what other temperatures gave.
         warmup_temperature=0.03,
         teacher_temperature=0.06,
         warmup=0.25,
@@ -49,7 +48,6 @@ DIGITS = Config(
         },
     ),
     data=Data(train="digits:train", validation="digits:validation", test="digits:test"),
-    # Without it, the brightness of a crop is enough to find the other crops.
     augmentation=Augmentation(color_jitter=0.4),
     optimization=Optimization(
         learning_rate=5e-4, weight_decay=0.05, warmup_steps=0.1, clip_norm=3.0

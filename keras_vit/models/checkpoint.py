@@ -87,9 +87,9 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
     If `input_shape` has a single channel, the first kernel is summed over its channels,
     and the preprocessor has the averages of their means and standard deviations. Where
     these are equal, a gray image has the outputs of its RGB version; with those of
-    ImageNet, they differ a little. For other numbers of
-    channels, the channels of the kernel are repeated in order and scaled by old / new.
-    The ResNets of hybrids and BiT standardize the result, and outputs change.
+    ImageNet, they differ a little. For other numbers of channels, the channels of the
+    kernel are repeated in order and scaled by old / new. The ResNets of hybrids and BiT
+    standardize the result, and outputs change.
 
     Raises:
         FileNotFoundError: the file does not exist.

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from keras_vit import processes
 from keras_vit.models.adapt import copied
 from keras_vit.models.t2t_vit import T2TViT
 from keras_vit.models.vit import ViT
@@ -46,9 +45,7 @@ def with_distillation_token(model: ViT) -> ViT:
             f"{config['pooling']!r} and distillation_token="
             f"{config['distillation_token']}."
         )
-    values = {
-        path: processes.whole(weight) for path, weight in model.weights_by_path().items()
-    }
+    values = model._values()
     encoder = "patch_encoder/"
     values[f"{encoder}distillation_token"] = values[f"{encoder}class_token"]
     if _POSITIONS in values and config["class_token_position"]:

@@ -104,9 +104,9 @@ def check_data(
     changed = {setting.partition("=")[0].strip() for setting in settings}
     if "data.train" not in changed:
         return
-    for part in set(parts) - {"train"}:
+    for part in parts:
         name = getattr(data, part)
-        if not name or f"data.{part}" in changed or is_split(name):
+        if part == "train" or not name or f"data.{part}" in changed or is_split(name):
             continue
         if _kind(name) != _kind(data.train):
             remedy = " or to None"
