@@ -1,4 +1,4 @@
-"""Processes that train together, of one or more hosts, under JAX.
+"""Processes that train or evaluate together, of one or more hosts, under JAX.
 
 Keras's `keras.distribution.initialize` does the same as `joined`, but waits for five
 minutes for a process that does not come, and notices a lost one after 100 seconds.
@@ -7,6 +7,7 @@ minutes for a process that does not come, and notices a lost one after 100 secon
 import contextlib
 import hashlib
 import os
+import pickle
 import re
 import socket
 import time
@@ -129,6 +130,16 @@ def whole(value: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(value, tiled=True))
 
 
+def own_rows(tensor: Any) -> np.ndarray:
+    """Return the rows of a tensor that this process holds, in their order.
+
+    Args:
+        tensor: a tensor of JAX that is split over its first axis, if at all.
+    """
+    rows = {shard.index[0].start or 0: shard.data for shard in tensor.addressable_shards}
+    return np.concatenate([rows[start] for start in sorted(rows)])
+
+
 @contextlib.contextmanager
 def gathered(variables: Iterable[Any]) -> Iterator[None]:
     """Let the first process read and save variables as if it were alone.
@@ -152,6 +163,25 @@ def gathered(variables: Iterable[Any]) -> Iterator[None]:
     finally:
         for variable, before in kept:
             variable._value = before
+
+
+def from_all(value: Any) -> list[Any]:
+    """Return the values of all processes, in the order of the processes.
+
+    Args:
+        value: the value of this process, which can be pickled.
+    """
+    if _count == 1:
+        return [value]
+    from jax.experimental import multihost_utils
+
+    own = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.array(own.size)))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: own.size] = own
+    found = np.asarray(multihost_utils.process_allgather(padded))
+    pairs = zip(found, sizes, strict=True)
+    return [pickle.loads(row[:size].tobytes()) for row, size in pairs]
 
 
 def check_equal(values: Mapping[str, Any]) -> None:

@@ -139,10 +139,13 @@ def reported(workdir: str | None = None) -> Iterator[None]:
 def writing(workdir: str | None) -> Iterator[None]:
     """Report errors like `reported`, and lock the output directory, if there is one.
 
+    Of several processes, the first one locks it.
+
     Args:
         workdir: the directory that the command writes to, or None.
     """
-    with reported(workdir), locked(workdir) if workdir else contextlib.nullcontext():
+    locks = workdir and processes.is_first()
+    with reported(workdir), locked(workdir) if locks else contextlib.nullcontext():
         yield
 
 

@@ -1,9 +1,13 @@
 """The part of every batch that one of several processes reads."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
+
+from keras_vit import processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,3 +167,34 @@ class Turns:
             row: int64 tensor, the number of the row among all rows of the process.
         """
         return row * self.share.count + self.share.index < self.number
+
+
+def parts_of_all(value: Any) -> list[Any]:
+    """Return the values of the processes that read different parts, in their order.
+
+    Args:
+        value: the value of this process, which can be pickled.
+    """
+    share = host_share()
+    found = dict(processes.from_all((share.index, value)))
+    return [found[index] for index in range(share.count)]
+
+
+def in_turn(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the rows of all processes in the order of the images; see `Turns`.
+
+    Args:
+        parts: arrays with a row for each image that a process read, without repetitions.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vit.data.host_share import in_turn
+    >>> in_turn([np.array([0, 2, 4]), np.array([1, 3])]).tolist()
+    [0, 1, 2, 3, 4]
+    """
+    first = parts[0]
+    rows = np.empty((sum(map(len, parts)), *first.shape[1:]), first.dtype)
+    for index, part in enumerate(parts):
+        rows[index :: len(parts)] = part
+    return rows

@@ -13,12 +13,14 @@ import keras_vit
 from keras_vit import exported_model
 from keras_vit.data import dark_images
 from keras_vit.data.class_names import check_class_names
+from keras_vit.data.host_share import in_turn, parts_of_all
 from keras_vit.data.pipeline import evaluation_batches
 from keras_vit.data.source import Source
 from keras_vit.evaluation import label_metrics
 from keras_vit.evaluation.classified import Collector, Predictions
 from keras_vit.training import config as configs
 from keras_vit.training import known_class_names
+from keras_vit.training.devices import predictor
 from keras_vit.training.image_sets import open_parts
 from keras_vit.training.networks import activation, classifier
 
@@ -89,8 +91,9 @@ def predictions(
             loss, which decides whether the probabilities are those of a softmax.
     """
     collector = Collector(source.class_names, activation(config) or "softmax")
+    predict = predictor(model)
     for images, labels, real, ids in _examples(model, source, config):
-        logits = np.asarray(model.predict_on_batch(images), "float64")
+        logits = np.asarray(predict(images), "float64")
         names = [os.fsdecode(name) for name in ids[real]]
         collector.add(logits[real], labels[real], names, images[real])
     return collector.predictions()
@@ -117,7 +120,8 @@ def of_vectors(
 ) -> dict[str, Any]:
     """Return the results of `evaluate` for multi-label images or regression."""
     pairs = list(outputs(model, source, config))
-    values, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    own = [np.concatenate(part) for part in zip(*pairs, strict=True)]
+    values, labels = map(in_turn, zip(*parts_of_all(own), strict=True))
     if source.labels == "multi":
         metrics = label_metrics.multi_label(values, labels)
     else:
@@ -210,10 +214,12 @@ def outputs(
         config: config with the batch size and the handling of unreadable images.
 
     Yields:
-        Pairs of outputs, float64, and labels, one for each batch, without padding.
+        Pairs of outputs, float64, and labels, one for each batch, without padding. One of
+        several processes yields its part of them.
     """
+    predict = predictor(model)
     for images, labels, real, _ in _examples(model, source, config):
-        yield np.asarray(model.predict_on_batch(images), "float64")[real], labels[real]
+        yield np.asarray(predict(images), "float64")[real], labels[real]
 
 
 def image_batches(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_vit.atomic_files import replacing
+from keras_vit.data.host_share import in_turn, parts_of_all
 
 # With more classes than this, only the probabilities of the best five are kept, so that
 # the memory grows with the number of images and not with the number of classes.
@@ -167,25 +168,41 @@ class Collector:
             # A copy, because a view would keep the whole batch in memory.
             row = (float(losses[index]), first + int(index), np.array(inputs[index]))
             self.hardest.append(row)
-        self.hardest.sort(key=lambda row: (-row[0], row[1]))
-        del self.hardest[self.kept :]
+        self.hardest = self._first(self.hardest)
 
     def predictions(self) -> Predictions:
-        """Return the predictions for all batches.
+        """Return the predictions for all batches, also those of other processes.
 
         Raises:
             ValueError: there are no images.
         """
-        if not self.ids:
+        if not self.parts:
             raise ValueError("There are no images to evaluate.")
+        columns, ids, hardest = self._from_all()
+        return Predictions(
+            class_names=self.class_names,
+            ids=ids,
+            hardest=np.array([index for _, index, _ in hardest]),
+            inputs=np.stack([inputs for *_, inputs in hardest]),
+            **columns,
+        )
+
+    def _from_all(self):
+        """Return the columns, the ids and the hardest images of all processes."""
         columns = {
             name: np.concatenate([part[name] for part in self.parts])
             for name in self.parts[0]
         }
-        return Predictions(
-            class_names=self.class_names,
-            ids=self.ids,
-            hardest=np.array([index for _, index, _ in self.hardest]),
-            inputs=np.stack([inputs for *_, inputs in self.hardest]),
-            **columns,
-        )
+        found = parts_of_all((columns, self.ids, self.hardest))
+        columns = {name: in_turn([part[name] for part, *_ in found]) for name in columns}
+        ids = in_turn([np.array(part, object) for _, part, _ in found]).tolist()
+        hardest = [
+            (loss, number * len(found) + turn, inputs)
+            for turn, (*_, part) in enumerate(found)
+            for loss, number, inputs in part
+        ]
+        return columns, ids, self._first(hardest)
+
+    def _first(self, rows):
+        """Return the rows with the highest losses, highest first."""
+        return sorted(rows, key=lambda row: (-row[0], row[1]))[: self.kept]

@@ -3,9 +3,11 @@
 import contextlib
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import keras
+import numpy as np
 
 from keras_vit import processes
 from keras_vit.data.pipeline import batch_devices
@@ -75,6 +77,40 @@ def alone() -> Iterator[None]:
     finally:
         random.setstate(drawn)
         keras.distribution.set_distribution(before)
+
+
+def predictor(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from the images of this process to a model's outputs for them.
+
+    It is `model.predict_on_batch`, except that Keras would convert the outputs for the
+    images of all processes, which JAX does not hold in one of them.
+
+    Args:
+        model: a Keras model, or an `Export`, which runs in each process by itself.
+    """
+    if processes.count() == 1 or not isinstance(model, keras.Model):
+        return model.predict_on_batch
+    import jax
+
+    distribution = keras.distribution.distribution()
+    variables = tuple(
+        [variable.value for variable in part]
+        for part in (model.trainable_variables, model.non_trainable_variables)
+    )
+
+    def layout(shape):
+        return distribution.get_data_layout(shape).backend_layout
+
+    @jax.jit
+    def outputs(variables, images):
+        values, _ = model.stateless_call(*variables, images, training=False)
+        return jax.lax.with_sharding_constraint(values, layout(values.shape))
+
+    def predict(images):
+        whole = jax.make_array_from_process_local_data(layout(images.shape), images)
+        return processes.own_rows(outputs(variables, whole))
+
+    return predict
 
 
 def mesh_in_use() -> dict[str, int | bool] | None:

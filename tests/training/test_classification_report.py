@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.evaluation import contact_sheet, report
+from keras_vit.evaluation import classified, contact_sheet, report
 from keras_vit.evaluation.classification_figures import (
     confused_pairs,
     figures,
@@ -37,8 +37,11 @@ def column(rows, name, kind=float):
     return np.array([kind(row[name]) for row in rows])
 
 
-def collected(classes, activation="softmax", images=400):
-    """Return predictions that are right in about half of the images."""
+def collected(classes, activation="softmax", images=400, turn=slice(None)):
+    """Return predictions that are right in about half of the images.
+
+    `turn` selects the images of one of several processes.
+    """
     generator = np.random.default_rng(0)
     # The last class has no images.
     labels = generator.integers(0, classes - 1, images)
@@ -47,11 +50,30 @@ def collected(classes, activation="softmax", images=400):
     names = [f"class {number}, <&>" for number in range(classes)]
     collector = Collector(names, activation, kept=7)
     inputs = np.broadcast_to(np.arange(images)[:, None, None, None], (images, 2, 2, 1))
-    for start in range(0, images, 150):
-        part = slice(start, start + 150)
-        ids = [f"image {number}" for number in range(images)[part]]
+    numbers = np.arange(images)[turn]
+    for start in range(0, len(numbers), 150):
+        part = numbers[start : start + 150]
+        ids = [f"image {number}" for number in part]
         collector.add(logits[part], labels[part], ids, inputs[part])
     return collector.predictions(), logits
+
+
+def test_processes_that_read_in_turn_find_what_one_does(monkeypatch):
+    expected, _ = collected(6)
+    parts = []
+
+    def from_all(value):
+        parts.append(value)
+        return parts
+
+    # The last process gets the parts of all three; 400 images are 134, 133 and 133.
+    monkeypatch.setattr(classified, "parts_of_all", from_all)
+    for index in range(3):
+        found, _ = collected(6, turn=slice(index, None, 3))
+    assert found.ids == expected.ids
+    for name in ("labels", "predicted", "losses", "ranks", "probabilities", "hardest"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    np.testing.assert_array_equal(found.inputs, expected.inputs)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """Runs that several processes train together."""
 
+import csv
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -202,6 +205,42 @@ def test_an_evaluation_by_two_processes_counts_each_image_once():
     first, second = ended([running([*words, index]) for index in range(2)])
     assert second[0] == 0, second[2]
     check_evaluation(subprocess.CompletedProcess(words, *first))
+
+
+@only_jax
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--mesh", "data=1,model=2"]])
+def test_two_processes_evaluate_as_one(options, tmp_path, alone):
+    shutil.copytree(alone, tmp_path / "run")
+    words = ["evaluate", str(tmp_path / "run"), "--report", "--set=batch_size=32"]
+    address = free_address()
+    # One batch of the 360 test images is not full.
+    one = running(["keras_vit", *words, "--workdir", str(tmp_path / "one")])
+    [(status, _, errors)] = ended([one])
+    assert status == 0, errors
+    two = [*words, "--workdir", str(tmp_path / "two"), "--coordinator", address, *options]
+    started = [
+        running(["keras_vit", *two, "--processes", "2", "--process", str(index)])
+        for index in range(2)
+    ]
+    first, second = ended(started)
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    assert "accuracy" in first[1]
+    assert "accuracy" not in second[1]
+    results = [
+        json.loads((tmp_path / name / "evaluation.json").read_text())
+        for name in ("one", "two")
+    ]
+    losses = [found.pop("loss") for found in results]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    assert results[1] == results[0]
+    tables = [
+        list(csv.DictReader((tmp_path / name / "predictions.csv").open()))
+        for name in ("one", "two")
+    ]
+    for name in ("image", "label", "prediction"):
+        assert [row[name] for row in tables[1]] == [row[name] for row in tables[0]]
+    assert (tmp_path / "two" / "report.html").exists()
 
 
 @only_jax

@@ -42,4 +42,4 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="write report.html and predictions.csv",
     )
-    return shared.parse_with_devices(parser, words)
+    return shared.parse_with_devices(parser, words, processes=True)

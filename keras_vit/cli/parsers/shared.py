@@ -70,7 +70,7 @@ def add_features(made: argparse.ArgumentParser) -> None:
 
 
 def parse_with_devices(
-    made: argparse.ArgumentParser, words: Sequence[str]
+    made: argparse.ArgumentParser, words: Sequence[str], processes: bool = False
 ) -> argparse.Namespace:
     """Add the options that choose devices to a parser, and return the parsed options.
 
@@ -79,6 +79,8 @@ def parse_with_devices(
     Args:
         made: the parser, with all other options.
         words: the arguments of the command.
+        processes: bool, whether several processes can run the command together. The
+            options that join them are then added too.
     """
     group = made.add_mutually_exclusive_group()
     group.add_argument(
@@ -100,11 +102,48 @@ def parse_with_devices(
         action="store_true",
         help="split weights and optimizer over the devices of `data` too; needs JAX",
     )
+    if processes:
+        _add_processes(made)
     options = made.parse_args(words)
+    if processes:
+        _check_processes(made, options)
     several = options.mesh is not None or getattr(options, "coordinator", None)
     if options.fully_sharded and not several:
         made.error("--fully-sharded needs --devices, --mesh or several processes")
     return options
+
+
+def _add_processes(made):
+    """Add the options that join several processes; see `keras_vit.processes`."""
+    made.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="work in several processes that meet at this address of the first one; "
+        "auto under SLURM, Open MPI or on a cloud TPU; needs JAX",
+    )
+    made.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="with --coordinator HOST:PORT: number of processes",
+    )
+    made.add_argument(
+        "--process",
+        type=int,
+        metavar="I",
+        help="with --coordinator HOST:PORT: number of this process, from 0",
+    )
+
+
+def _check_processes(made, options):
+    count, index = options.processes, options.process
+    if options.coordinator in (None, "auto"):
+        if count is not None or index is not None:
+            made.error("--processes and --process need --coordinator HOST:PORT")
+    elif count is None or index is None:
+        made.error("--coordinator HOST:PORT needs --processes and --process")
+    elif not 0 <= index < count:
+        made.error(f"--process must be 0 to {count - 1}; received {index}")
 
 
 def _devices(text):

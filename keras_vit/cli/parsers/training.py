@@ -36,9 +36,7 @@ def parse(name: str, doc: str, what: str, words: Sequence[str]) -> argparse.Name
         "steps=None. A larger N makes an existing run longer",
     )
     _add_photos(made)
-    _add_processes(made)
-    options = shared.parse_with_devices(made, words)
-    _check_processes(made, options)
+    options = shared.parse_with_devices(made, words, processes=True)
     saved = options.data and options.save_config
     if options.workdir is None and not options.dry_run and not saved:
         others = " or --save-config" if options.data else ""
@@ -46,39 +44,6 @@ def parse(name: str, doc: str, what: str, words: Sequence[str]) -> argparse.Name
     if saved and not saved.endswith(".py"):
         made.error(f"--save-config takes the name of a .py file; received {saved}.")
     return options
-
-
-def _add_processes(made):
-    """Add the options that join several processes; see `keras_vit.processes`."""
-    made.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="train in several processes that meet at this address of the first one; "
-        "auto under SLURM, Open MPI or on a cloud TPU; needs JAX",
-    )
-    made.add_argument(
-        "--processes",
-        type=int,
-        metavar="N",
-        help="with --coordinator HOST:PORT: number of processes",
-    )
-    made.add_argument(
-        "--process",
-        type=int,
-        metavar="I",
-        help="with --coordinator HOST:PORT: number of this process, from 0",
-    )
-
-
-def _check_processes(made, options):
-    count, index = options.processes, options.process
-    if options.coordinator in (None, "auto"):
-        if count is not None or index is not None:
-            made.error("--processes and --process need --coordinator HOST:PORT")
-    elif count is None or index is None:
-        made.error("--coordinator HOST:PORT needs --processes and --process")
-    elif not 0 <= index < count:
-        made.error(f"--process must be 0 to {count - 1}; received {index}")
 
 
 def _add_photos(made):
