@@ -46,7 +46,6 @@ class Row:
         largest_batch: largest batch that fits, in images of all devices; 0 for none.
         exchange: bytes that a device sends in a step.
         compute_seconds: seconds of the computation of a step.
-        runs: whether `keras-vit` can train on this mesh.
     """
 
     mesh: Mesh
@@ -56,7 +55,6 @@ class Row:
     largest_batch: int
     exchange: Exchange
     compute_seconds: float
-    runs: bool
 
     @property
     def step_seconds(self) -> float:
@@ -160,14 +158,11 @@ def candidates(hardware: Hardware, heads: int) -> list[Mesh]:
 def choose(rows: tuple[Row, ...]) -> Row | None:
     """Return the fastest row with enough memory, or the simplest of equally fast ones.
 
-    Meshes on which `keras-vit` can train are preferred to all others.
-
     Args:
         rows: the rows, the simplest mesh first.
     """
-    fitting = [row for row in rows if row.fits]
     chosen = None
-    for row in [row for row in fitting if row.runs] or fitting:
+    for row in [row for row in rows if row.fits]:
         if chosen is None or row.step_seconds * FASTER < chosen.step_seconds:
             chosen = row
     return chosen
@@ -235,8 +230,6 @@ def _row(mesh, config, hardware, network, model, optimizer, device_seconds):
             bytes_of(gathered, model_parts),
         ),
         compute_seconds=images * device_seconds / mesh.model,
-        # Weights are whole in every process (docs/devices.md).
-        runs=hardware.hosts == 1 or (mesh.model == 1 and not mesh.fully_sharded),
     )
 
 

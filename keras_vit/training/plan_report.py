@@ -108,11 +108,6 @@ def _choice(plan: MeshPlans) -> str:
         option = f"--devices {mesh.data}"
     option += " --fully-sharded" if mesh.fully_sharded else ""
     text = f"Use {mesh} ({option}): {_reason(plan, chosen)}."
-    if not chosen.runs:
-        text += (
-            " keras-vit cannot split weights over several processes yet, as docs/devices "
-            "explains."
-        )
     if mesh.data * mesh.model > 1:
         text += f" {_bound(chosen)}"
     return text
