@@ -67,12 +67,68 @@ def decode_pixels(content, channels, window=None, exif=True):
     if content.dtype != tf.string:
         return content if window is None else _cropped(content, window(tf.shape(content)))
 
-    # Only what a file needs: for a small PNG each operation costs as much as decoding.
-    orientation = _orientation(content) if exif else None
+    orientation = functools.partial(_orientation, content) if exif else None
+
+    @_called_rarely
+    def general():
+        return _decoded(content, channels, window, orientation)
+
+    if channels not in (1, 3):
+        return tf.ensure_shape(general(), (None, None, channels))
+
+    def jpeg():
+        shape = tf.io.extract_jpeg_shape(content)
+        plain = functools.partial(_decoded_jpeg, content, window and window(shape))
+        return tf.cond(shape[2] == 4, general, plain)
+
+    def png():
+        pixels = tf.io.decode_png(content, 3)
+        return pixels if window is None else _cropped(pixels, window(tf.shape(pixels)))
+
+    def other():
+        return tf.cond(simple & _is_png(content), png, general)
+
+    is_jpeg = tf.io.is_jpeg(content)
+    simple = ~_mentions_exif(content, is_jpeg) if exif else tf.constant(True)
+    pixels = tf.cond(simple & is_jpeg, jpeg, other)
+    if channels == 1:
+        return tf.image.rgb_to_grayscale(tf.ensure_shape(pixels, (None, None, 3)))
+    return tf.ensure_shape(pixels, (None, None, channels))
+
+
+def _called_rarely(function):
+    """Return a function without arguments whose operations cost nothing where it is not.
+
+    In a branch of `tf.cond` that is not taken, each operation still passes on that it was
+    not. A function that TensorFlow does not inline is one operation.
+    """
+    tf = tensorflow()
+
+    def call():
+        if tf.executing_eagerly():
+            return function()
+        return tf.function(
+            function, autograph=False, experimental_attributes={"_noinline": True}
+        )()
+
+    return call
+
+
+def _decoded(content, channels, window, orientation):
+    """Decode an image of any format.
+
+    Args:
+        content: scalar string tensor, the file.
+        channels: int, number of channels; 3 channels are returned instead of 1.
+        window: as for `decode_pixels`.
+        orientation: function that returns the EXIF orientation, or None for upright.
+    """
+    tf = tensorflow()
+    orientation = orientation and orientation()
 
     def box(shape):
-        if orientation is None:
-            return window(shape)
+        if window is None or orientation is None:
+            return window and window(shape)
         shape = upright_shape(shape, orientation)
         return encoded_window(window(shape), shape, orientation)
 
@@ -91,9 +147,7 @@ def decode_pixels(content, channels, window=None, exif=True):
         if channels not in (1, 3):
             good = shape[2] == -1
             file = _asserted(good, file, _channels_differ(shape[2], channels))
-        if window is None:
-            return decode_jpeg(file)
-        return tf.image.decode_and_crop_jpeg(file, box(shape), 3, dct_method=_DCT)
+        return _decoded_jpeg(file, box(shape))
 
     def png():
         if channels in (1, 3):
@@ -101,29 +155,42 @@ def decode_pixels(content, channels, window=None, exif=True):
         return _of_channels(tf.io.decode_png(content), channels)
 
     def other():
-        is_png = tf.strings.substr(content, 0, len(PNG)) == PNG
-        pixels = tf.cond(is_png, png, lambda: _other_format(content, channels))
+        pixels = tf.cond(_is_png(content), png, lambda: _other_format(content, channels))
         return pixels if window is None else _cropped(pixels, box(tf.shape(pixels)))
 
     pixels = tf.cond(tf.io.is_jpeg(content), jpeg, other)
-    if orientation is not None:
-        turned = functools.partial(upright, pixels, orientation)
-        pixels = tf.cond(orientation == 1, lambda: pixels, turned)
-    if channels == 1:
-        return tf.image.rgb_to_grayscale(tf.ensure_shape(pixels, (None, None, 3)))
-    return tf.ensure_shape(pixels, (None, None, channels))
+    if orientation is None:
+        return pixels
+    turned = functools.partial(upright, pixels, orientation)
+    return tf.cond(orientation == 1, lambda: pixels, turned)
+
+
+def _decoded_jpeg(content, window):
+    """Decode a window of a JPEG, or all of it, to color."""
+    if window is None:
+        return decode_jpeg(content)
+    crop = tensorflow().image.decode_and_crop_jpeg
+    return crop(content, window, 3, dct_method=_DCT)
 
 
 def _orientation(content):
     """Return the EXIF orientation of a file, looking for it only if there is EXIF."""
     tf = tensorflow()
-    # The search for a text without alternatives is several times as fast.
-    pattern = tf.where(tf.io.is_jpeg(content), "Exif", "(?i)exif")
     return tf.cond(
-        contains(content, pattern),
+        _mentions_exif(content, tf.io.is_jpeg(content)),
         lambda: _traced_once(orientations)(content[None])[0],
         lambda: tf.constant(1),
     )
+
+
+def _is_png(content):
+    return tensorflow().strings.substr(content, 0, len(PNG)) == PNG
+
+
+def _mentions_exif(content, is_jpeg):
+    """Return whether a file may have EXIF."""
+    # The search for a text without alternatives is several times as fast.
+    return contains(content, tensorflow().where(is_jpeg, "Exif", "(?i)exif"))
 
 
 def _of_channels(pixels, channels):

@@ -65,6 +65,10 @@ class ReadableImages:
             )
             return {**reference, "image": image, "position": position, "end": end}
 
+        def chosen(example):
+            # Not all entries, since batching the others costs as much as a flip.
+            return {name: example[name] for name in ("id", "image", "label")}
+
         data = parallel_map(self.stream(first), decode).ignore_errors()
         if self.skip:
             data = data.scan(tf.constant(first, "int64"), unconverted(_with_gap))
@@ -72,24 +76,22 @@ class ReadableImages:
                 shown = data.flat_map(unconverted(self._in_place))
             else:
                 shown = data.filter(unconverted(self._shown))
+            shown = shown.map(unconverted(chosen))
         else:
             # Detect gaps without `scan`, which is slower: if nothing is missing, the
             # index of an element follows from its position and the end markers before it.
             marks = first // self.source.num_examples
 
-            def nothing_missing(number, example):
+            def shows(number, example):
                 position = example["position"]
                 place = position + position // self.source.num_examples - first - marks
                 missing = place - tf.cast(example["end"], "int64") - number
-                return self._shown({**example, "missing": missing})
+                shown = self._shown({**example, "missing": missing})
+                return shown if self.wanted is None else shown & self.wanted(position)
 
-            shown = data.enumerate().filter(unconverted(nothing_missing))
-            shown = shown.map(unconverted(lambda _, kept: kept))
-        if self.wanted is not None:
-            shown = shown.filter(unconverted(lambda one: self.wanted(one["position"])))
-        # Drop the other entries, since batching them costs as much as a flip.
-        names = ("id", "image", "label")
-        shown = shown.map(unconverted(lambda one: {name: one[name] for name in names}))
+            shown = data.enumerate().filter(unconverted(shows))
+            # Each stage takes 0.02 ms of processor time for an image.
+            shown = shown.map(unconverted(lambda number, example: chosen(example)))
         return shown.batch(batch_size, drop_remainder=self.fill)
 
     def _in_place(self, example):
