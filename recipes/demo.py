@@ -19,7 +19,7 @@ import numpy as np
 
 import keras_vit
 from keras_vit.cli import command_line
-from keras_vit.training import pictures
+from keras_vit.training import WarmupSchedule, pictures
 from recipes import digits
 
 SEED = 0
@@ -101,17 +101,13 @@ def small_vit():
 
 def pretraining_optimizer(steps):
     """Return AdamW with a cosine schedule, warmup and gradient clipping at 1."""
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=3e-3, warmup_steps=steps // 10
-    )
+    schedule = WarmupSchedule(3e-3, steps, warmup_steps=steps // 10)
     return keras.optimizers.AdamW(schedule, weight_decay=0.05, global_clipnorm=1.0)
 
 
 def finetuning_optimizer(steps):
     """Return the ViT paper's SGD with momentum, a cosine schedule and clipping at 1."""
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=0.05, warmup_steps=steps // 10
-    )
+    schedule = WarmupSchedule(0.05, steps, warmup_steps=steps // 10)
     return keras.optimizers.SGD(schedule, momentum=0.9, global_clipnorm=1.0)
 
 
@@ -121,7 +117,7 @@ def train(model, stage, epochs, optimizer):
     print(f"\n{stage.capitalize()}: a grid of {grid} patches")
     training, validation = batches(model, "train", SEED), batches(model, "validation")
     model.compile(
-        optimizer=optimizer(epochs * training.cardinality().numpy()),
+        optimizer=optimizer(epochs * int(training.cardinality())),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
         # Keras's default does not use XLA on CPUs under TensorFlow; torch has no XLA.

@@ -3,7 +3,7 @@
 python -m recipes.digits_on_photographs DIRECTORY [--size PIXELS] [--photos FOLDER]
 
 Writes the set as folders of PNG files: `DIRECTORY/train` and `DIRECTORY/test`, each with
-`images/`, `masks/` and `classes.txt`.
+`images/`, `masks/` and `classes.txt`. Both folders must be new.
 """
 
 import argparse
@@ -144,7 +144,12 @@ def _pasted(pictures, digit_images, labels, size, generator):
     return {"image": image, "mask": mask, "boxes": boxes}
 
 
-def main():
+def main(words=None):
+    """Run the program.
+
+    Args:
+        words: command-line arguments; None for those of the process.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -152,8 +157,16 @@ def main():
     parser.add_argument("--size", type=int, default=112)
     parser.add_argument("--images", type=int, default=400, help="for training")
     parser.add_argument("--photos", type=pathlib.Path)
-    arguments = parser.parse_args()
-    for part, count in (("train", arguments.images), ("test", arguments.images // 4)):
+    arguments = parser.parse_args(words)
+    counts = {"train": arguments.images, "test": max(1, arguments.images // 4)}
+    for part in counts:
+        # Images of an earlier set would be mixed with the new ones.
+        if (arguments.directory / part).exists():
+            parser.error(
+                f"{arguments.directory / part} exists; remove it, or choose another "
+                "DIRECTORY."
+            )
+    for part, count in counts.items():
         examples = digits(arguments.photos, count, arguments.size, part)
         write(examples, arguments.directory / part)
         print(f"{count} images and masks: {arguments.directory / part}")

@@ -2,7 +2,8 @@ r"""Accuracy and speed of a model with fewer tokens: token merging and stopping 
 
 python -m recipes.fewer_tokens CHECKPOINT --set data.test=... [--workdir DIR]
 
-Each variant is evaluated on the same images. The speeds are measured in turns (A B C A B
+Each variant is evaluated on the same images: all of the test set, or `--images N` drawn
+from it at random, always the same ones. The speeds are measured in turns (A B C A B
 C ...) in one process, on one batch; the table has the medians, and the median, smallest
 and largest ratio to the original over the rounds. Examples:
 
@@ -16,11 +17,12 @@ and largest ratio to the original over the rounds. Examples:
 A model whose tokens stop drops tokens by the counts of the validation images. It is
 compared with itself, computing all tokens (masked), or with `--baseline CHECKPOINT`, the
 model before it was fine-tuned. `--fit-head N` gives a model without
-a classifier one: a ridge regression on the features of N training images. `--exports`
-also measures ONNX files with onnxruntime.
+a classifier one: a ridge regression on the features of N training images, drawn likewise.
+`--exports` also measures ONNX files with onnxruntime.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import pathlib
@@ -36,7 +38,9 @@ import numpy as np
 import keras_vit
 from keras_vit.cli import command_line
 from keras_vit.cli.parsers import shared
+from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import evaluation_batches
+from keras_vit.data.source import Source
 from keras_vit.models.halting import computed_tokens
 from keras_vit.models.token_reduction import halts
 from keras_vit.training.image_sets import open_parts
@@ -45,11 +49,17 @@ from keras_vit.training.image_sets import open_parts
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command-line interface."""
     options = parser().parse_args(words)
+    with command_line.reported(options.workdir):
+        compare(options)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Evaluate and time all variants, and write and print the results."""
     config = command_line.evaluation_config(options)
+    test = source_of(config, "test")
     model = loaded(options, config)
     variants, depths = variants_of(model, options, config)
-    images, labels = arrays(model, config, "test", options.images)
-    print(f"{len(images):,} images of {config.data.test}", flush=True)
+    images, labels = arrays(model, test, options.images)
     rows = {
         name: {"accuracy": accuracy(v, images, labels)} for name, v in variants.items()
     }
@@ -79,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     made = shared.parser("fewer_tokens", __doc__, "CHECKPOINT", "directory for results")
     made.prog = "python -m recipes.fewer_tokens"
     made.add_argument("--merge", type=int, nargs="*", default=[], metavar="R")
-    made.add_argument("--quantiles", type=float, nargs="*", default=[1.0], metavar="Q")
+    made.add_argument("--quantiles", type=float, nargs="*", metavar="Q")
     made.add_argument("--baseline", metavar="CHECKPOINT")
     made.add_argument("--fit-head", type=int, metavar="N")
     made.add_argument("--image-size", type=int, metavar="SIDE")
@@ -92,16 +102,14 @@ def parser() -> argparse.ArgumentParser:
 
 def loaded(options: argparse.Namespace, config: Any) -> Any:
     """Return the model, with a fitted classifier if it is asked for."""
-    file = command_line.chosen_file(options.what)
-    size = {}
-    if options.image_size is not None:
-        size = {"input_shape": (options.image_size, options.image_size, 3)}
+    file, size = command_line.chosen_file(options.what), size_of(options)
     if options.fit_head is None:
         return keras_vit.load_checkpoint(file, **size)
     backbone = keras_vit.load_checkpoint(file, head="drop", pooling="token", **size)
-    images, labels = arrays(backbone, config, "train", options.fit_head)
+    train = source_of(config, "train")
+    images, labels = arrays(backbone, train, options.fit_head)
     features = backbone.predict(images, batch_size=32, verbose=0).astype("float64")
-    classes = int(labels.max()) + 1
+    classes = train.num_classes
     mean = features.mean(axis=0)
     x, y = features - mean, np.where(np.eye(classes)[labels] > 0, 1.0, -1.0)
     penalty = 0.01 * np.trace(x.T @ x) / x.shape[1] * np.eye(x.shape[1])
@@ -114,22 +122,36 @@ def loaded(options: argparse.Namespace, config: Any) -> Any:
     return model
 
 
+def size_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the argument of `load_checkpoint` for `--image-size`, if it is given."""
+    if options.image_size is None:
+        return {}
+    return {"input_shape": (options.image_size, options.image_size, 3)}
+
+
 def variants_of(
     model: Any, options: argparse.Namespace, config: Any
 ) -> tuple[dict[str, Any], list[float] | None]:
-    """Return the models to compare by name, and the mean tokens of blocks that stop."""
+    """Return the models to compare by name, and the mean tokens of blocks that stop.
+
+    Raises:
+        ValueError: `--merge` or `--quantiles` does not apply to the model.
+    """
+    stops = halts(model)
+    check_applies(stops, options)
     variants = {"original": model}
     if options.baseline is not None:
         file = command_line.chosen_file(options.baseline)
-        variants = {"original": keras_vit.load_checkpoint(file), "masked": model}
-    if not halts(model):
+        baseline = keras_vit.load_checkpoint(file, **size_of(options))
+        variants = {"original": baseline, "masked" if stops else "model": model}
+    if not stops:
         for r in options.merge:
             variants[f"merge {r}"] = model.with_token_reduction(r)
         return variants, None
-    images, _ = arrays(model, config, "validation", options.images)
+    images, _ = arrays(model, source_of(config, "validation"), options.images)
     means = computed_tokens(model, images).sum(axis=2).mean(axis=0)
     print(f"mean tokens in each block: {', '.join(f'{mean:.1f}' for mean in means)}")
-    for quantile in options.quantiles:
+    for quantile in [1.0] if options.quantiles is None else options.quantiles:
         dropped = keras_vit.drop_halted_tokens(model, images, quantile)
         kept = [layer.output[0].shape[1] for layer in dropped.layers if _is_block(layer)]
         print(f"quantile {quantile:g} keeps {kept}", flush=True)
@@ -137,27 +159,90 @@ def variants_of(
     return variants, means.tolist()
 
 
+def check_applies(stops: bool, options: argparse.Namespace) -> None:
+    """Raise a `ValueError` for an option that does not apply to the model.
+
+    Args:
+        stops: bool, whether tokens of the model stop.
+        options: the parsed options.
+    """
+    if stops and options.merge:
+        raise ValueError(
+            f"--merge {' '.join(map(str, options.merge))}: the tokens of {options.what} "
+            "stop, and such a model merges none. Use --quantiles instead."
+        )
+    if not stops and options.quantiles is not None:
+        raise ValueError(
+            f"--quantiles {' '.join(map(str, options.quantiles))}: the tokens of "
+            f"{options.what} do not stop. Use --merge instead, or pass a model whose "
+            "tokens stop, such as a run of digits_adaptive."
+        )
+
+
 def _is_block(layer):
     return layer.name.startswith("block_")
 
 
-def arrays(
-    model: Any, config: Any, part: str, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first preprocessed images of a data set, and their labels."""
-    source = open_parts(config.data, [part])[part]
-    batches = evaluation_batches(
-        source.with_channels(model.input_shape[-1]), model.preprocessor, 100
+def source_of(config: Any, part: str) -> Source:
+    """Open a data set of a config.
+
+    Raises:
+        ValueError: the config does not name it.
+    """
+    if not getattr(config.data, part):
+        raise ValueError(
+            f"data.{part} is not set: add --set data.{part}=folder:PATH, or another "
+            "source of labeled images."
+        )
+    return open_parts(config.data, [part])[part]
+
+
+def drawn(source: Source, count: int) -> Source:
+    """Return a source with random images of another one, always the same, in its order.
+
+    A folder is sorted by class, so that its first images belong to the first classes.
+
+    Args:
+        source: the source.
+        count: int, number of images; all of them if there are no more.
+    """
+    if count >= source.num_examples:
+        return source
+    tf = tensorflow()
+    chosen = np.zeros(source.num_examples, bool)
+    generator = np.random.default_rng(0)
+    chosen[generator.choice(len(chosen), count, replace=False)] = True
+
+    def references():
+        marks = tf.data.Dataset.from_tensor_slices(chosen)
+        pairs = tf.data.Dataset.zip(source.references(), marks)
+        return pairs.filter(lambda _, kept: kept).map(lambda reference, _: reference)
+
+    return dataclasses.replace(
+        source,
+        num_examples=count,
+        references=references,
+        listing=None,
+        class_counts=None,
+        table=None,
     )
-    images, labels, seen = [], [], 0
-    for x, y, *weights in batches.as_numpy_iterator():
-        real = weights[0] > 0 if weights else np.ones(len(x), bool)
-        images.append(x[real])
-        labels.append(y[real])
-        seen += len(images[-1])
-        if seen >= count:
-            break
-    return np.concatenate(images)[:count], np.concatenate(labels)[:count]
+
+
+def arrays(model: Any, source: Source, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return preprocessed images of a source, and their labels; see `drawn`."""
+    used = drawn(source, count)
+    print(
+        f"{used.num_examples:,} of {source.num_examples:,} images of {source.name}",
+        flush=True,
+    )
+    batches = evaluation_batches(
+        used.with_channels(model.input_shape[-1]), model.preprocessor, 100
+    )
+    images, labels = [], []
+    for x, y, weights in batches.as_numpy_iterator():
+        images.append(x[weights > 0])
+        labels.append(y[weights > 0])
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def accuracy(model: Any, images: np.ndarray, labels: np.ndarray) -> float:

@@ -24,6 +24,7 @@ from keras_vit.atomic_files import write_text
 from keras_vit.training import compilation, runs
 from keras_vit.training import config as configs
 from keras_vit.training.image_sets import open_parts
+from keras_vit.training.run_directory import same_results
 
 OPTIMIZERS = {"adamw": [], "muon": ["optimization.momentum=0.95"]}
 STEPS = 400
@@ -55,12 +56,22 @@ def config(optimizer, steps, rate, decay, seed, data_dir):
 
 
 def trained(directory, settings, sources):
-    """Train a run unless it is complete, and return its losses at the checkpoints."""
+    """Train a run unless it is complete, and return its last losses.
+
+    Raises:
+        FileExistsError: the directory holds the run of another config.
+    """
     results = directory / "results.json"
-    if not results.exists():
+    if not (results.exists() and _same(directory, settings)):
         runs.train(settings, str(directory), sources=sources)
     last = json.loads(results.read_text())["last"]
     return {name: last[name] for name in ("step", "val_loss", "val_accuracy")}
+
+
+def _same(directory, settings):
+    """Return True if the run in a directory is that of a config."""
+    before = configs.load(str(directory / "config.json"))
+    return same_results(configs.to_dict(before), configs.to_dict(settings))
 
 
 def step_times(settings, sources, rounds=40, calls=3):

@@ -12,6 +12,7 @@ import argparse
 import base64
 import datetime
 import io
+import os
 import pathlib
 import re
 import sys
@@ -168,9 +169,10 @@ def about_outputs(note: str) -> str:
     Args:
         note: sentence about the parameters, or "".
     """
+    cores = len(os.sched_getaffinity(0))
     made = (
         f"Outputs: keras_vit {keras_vit.__version__}, {keras.backend.backend()}, "
-        f"two CPU cores, {datetime.date.today()}."
+        f"{cores} CPU core{'s' * (cores > 1)}, {datetime.date.today()}."
     )
     return f"*{made} {note}*".replace(" *", "*")
 

@@ -85,16 +85,7 @@ def probes(model: Any, config: configs.Config) -> list[float]:
     """
     sources = open_parts(config.data)
     count = len(blocks_of(model))
-    tokens = model.feature_model(range(count), as_grid=False, prefix_tokens=True)
-    maps = tokens(model.input)
-    pooled = []
-    for number in range(count):
-        prefix = maps[f"block_{number}_prefix"]
-        grid = keras.ops.mean(maps[f"block_{number}"], axis=1)
-        pooled.append(prefix[:, 0] if prefix.shape[1] else grid)
-    # One output, whose parts belong to the blocks.
-    features = keras.Model(model.input, keras.ops.concatenate(pooled, axis=-1))
-    features.preprocessor = model.preprocessor
+    features = block_features(model)
     parts = {}
     for part, source in sources.items():
         rows, labels = zip(*outputs(features, source, config), strict=True)
@@ -108,6 +99,30 @@ def probes(model: Any, config: configs.Config) -> list[float]:
         )
         found.append(probe(train, validation, test, classes)["accuracy"])
     return found
+
+
+def block_features(model: Any) -> Any:
+    """Return a model with one output, whose equal parts are the features of the blocks.
+
+    Args:
+        model: a `ViT` or `ImageGPT` without a top.
+    """
+    count = len(blocks_of(model))
+    tokens = model.feature_model(range(count), as_grid=False, prefix_tokens=True)
+    maps = tokens(model.input)
+    # Without a class token, the first prefix token is a register.
+    has_class_token = (
+        model.num_prefix_tokens > 0 and model.get_layer("patch_encoder").has_class_token
+    )
+    pooled = [
+        maps[f"block_{number}_prefix"][:, 0]
+        if has_class_token
+        else keras.ops.mean(maps[f"block_{number}"], axis=1)
+        for number in range(count)
+    ]
+    features = keras.Model(model.input, keras.ops.concatenate(pooled, axis=-1))
+    features.preprocessor = model.preprocessor
+    return features
 
 
 def table(results: dict[str, list[float]]) -> str:

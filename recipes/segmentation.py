@@ -83,7 +83,7 @@ def open_data(arguments):
             digits_on_photographs.digits(arguments.photos, count, arguments.size, part)
             for part, count in (
                 ("train", arguments.images),
-                ("test", arguments.images // 4),
+                ("test", max(1, arguments.images // 4)),
             )
         )
 

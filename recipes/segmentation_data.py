@@ -65,8 +65,9 @@ def folder(path):
 
     Raises:
         FileNotFoundError: a folder or `classes.txt` is missing.
-        ValueError: an image has no mask or a mask no image, or a mask has another size
-            than its image, more than one channel, or values outside the classes.
+        ValueError: an image has no mask or a mask no image, two files have the same
+            name except for the suffix, or a mask has another size than its image, more
+            than one channel, or values outside the classes.
     """
     path = pathlib.Path(path)
     names = path / "classes.txt"
@@ -108,7 +109,16 @@ def _files_by_stem(folder):
     files, _ = data.image_files(folder)
     if not files:
         raise FileNotFoundError(f"{folder} does not exist or has no image files.")
-    return {str(pathlib.Path(f).relative_to(folder).with_suffix("")): f for f in files}
+    found: dict[str, str] = {}
+    for file in files:
+        stem = str(pathlib.Path(file).relative_to(folder).with_suffix(""))
+        if stem in found:
+            raise ValueError(
+                f"{found[stem]} and {file} have the same name except for the suffix, "
+                "which pairs images with masks: rename or remove one of them."
+            )
+        found[stem] = file
+    return found
 
 
 def _check_mask(image, mask, class_names):

@@ -3,16 +3,20 @@
 python -m recipes.serve_load URL MODEL IMAGE ... [--direct DIR]
 
 Each client has its own connection and sends one image at a time, the next one as soon as
-it has received the response. --direct also measures the export in DIR on the same images
-in this process, without a server. Stop the server first if both use the same cores.
+it has received the response. Latencies and images per second are those of responses with
+status 200; all others are errors. --direct also measures the export in DIR on the same
+images in this process, without a server. Stop the server first if both use the same
+cores.
 """
 
 import argparse
 import base64
+import contextlib
 import http.client
 import itertools
 import json
 import pathlib
+import sys
 import threading
 import time
 import urllib.parse
@@ -39,17 +43,22 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     if options.url != "-":
         for clients in options.clients:
-            load = Load(options.url, options.model, files)
+            try:
+                load = Load(options.url, options.model, files)
+            except ValueError as error:
+                parser.error(str(error))
             start = time.monotonic()
             load.run(clients, options.seconds)
             rate = len(load.seconds) / (time.monotonic() - start)
-            rows.append((f"{clients} at once", load.seconds, load.errors, rate))
+            if not load.seconds:
+                sys.exit(f"{load.url} answered no request: {load.errors[0]}")
+            rows.append((f"{clients} at once", load.seconds, len(load.errors), rate))
     if options.direct:
         for batch in options.batches:
             seconds = direct(options.direct, files, batch, options.seconds)
             rows.append((f"direct, batch {batch}", seconds, 0, batch / np.mean(seconds)))
     print(
-        "| | requests | errors | p50 ms | p99 ms | images/s |\n|---|---|---|---|---|---|"
+        "| | answered | errors | p50 ms | p99 ms | images/s |\n|---|---|---|---|---|---|"
     )
     for name, seconds, errors, rate in rows:
         p50, p99 = np.percentile(seconds, [50, 99]) * 1000
@@ -67,13 +76,23 @@ class Load:
         files: list of bytes, image files.
 
     Attributes:
-        seconds: list of float, latency of each request.
-        errors: int, number of responses with a status other than 200.
+        url: str, URL of the requests.
+        seconds: list of float, latency of each response with status 200.
+        errors: list of str, other responses, and connections that failed.
+
+    Raises:
+        ValueError: the URL has another form.
     """
 
     def __init__(self, url: str, model: str, files: list[bytes]):
-        self._address = urllib.parse.urlsplit(url).netloc
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme != "http" or not parts.netloc:
+            raise ValueError(
+                f"The URL of the server must be http://HOST:PORT; received {url!r}."
+            )
+        self._address = parts.netloc
         self._path = f"/v1/models/{model}:predict"
+        self.url = f"http://{self._address}{self._path}"
         self._bodies = [
             json.dumps(
                 {
@@ -84,12 +103,12 @@ class Load:
             for file in files
         ]
         self.seconds: list[float] = []
-        self.errors = 0
+        self.errors: list[str] = []
 
     def run(self, clients: int, seconds: float) -> None:
         """Send requests for some time.
 
-        A client whose connection fails stops with an exception.
+        A client whose connection fails stops.
 
         Args:
             clients: int, number of clients.
@@ -105,18 +124,26 @@ class Load:
             thread.join()
 
     def _client(self, start, end):
-        connection = http.client.HTTPConnection(self._address, timeout=600)
-        for i in itertools.count(start):
-            body = self._bodies[i % len(self._bodies)]
-            begin = time.perf_counter()
-            connection.request("POST", self._path, body)
-            response = connection.getresponse()
-            response.read()
+        try:
+            connection = http.client.HTTPConnection(self._address, timeout=600)
+            with contextlib.closing(connection):
+                for i in itertools.count(start):
+                    self._request(connection, self._bodies[i % len(self._bodies)])
+                    if time.monotonic() >= end:
+                        break
+        except (OSError, http.client.HTTPException) as error:
+            self.errors.append(f"{type(error).__name__}: {error}")
+
+    def _request(self, connection, body):
+        begin = time.perf_counter()
+        connection.request("POST", self._path, body)
+        response = connection.getresponse()
+        content = response.read()
+        if response.status == 200:
             self.seconds.append(time.perf_counter() - begin)
-            self.errors += response.status != 200
-            if time.monotonic() >= end:
-                break
-        connection.close()
+        else:
+            text = content[:200].decode(errors="replace")
+            self.errors.append(f"{response.status} {response.reason}: {text}")
 
 
 def direct(directory, files, batch, limit):

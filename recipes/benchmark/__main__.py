@@ -31,6 +31,7 @@ import shutil
 import statistics
 import sys
 import time
+import uuid
 from dataclasses import asdict
 
 from keras_vit.models.variants import VIT_SIZES
@@ -64,6 +65,14 @@ def main(arguments: list[str] | None = None) -> None:
     if set(names) & set(NEED_RATE):
         names = ["matmul", *names]
     cases = {name: list(MEASUREMENTS[name](options)) for name in dict.fromkeys(names)}
+    for name in [name for name, found in cases.items() if not found]:
+        print(f"Left out: {name} (nothing to measure with these options)")
+        del cases[name]
+    if not cases:
+        parser.error(
+            f"{', '.join(names)}: nothing to measure with these variants and "
+            "contestants; change --variant, --family or --contestants."
+        )
     if options.reference:
         taking_part = dict.fromkeys(c.contestant for cs in cases.values() for c in cs)
         check_names(parser, "--reference", [options.reference], taking_part)
@@ -151,13 +160,14 @@ def argument_parser():
         "--reference",
         metavar="NAME",
         help="contestant that all others are compared with (default: keras_vit is "
-        "compared with keras_hub and keras on the same backend, and with timm)",
+        "compared with keras_hub and keras on the same backend, timm, t2t_vit and "
+        "jimm-jax, and exported files with keras_vit-tensorflow)",
     )
     add(
         "--checkpoint",
         metavar="PATH",
         help="checkpoint whose features are compared by the measurement `features` "
-        "(default: a random model of each variant)",
+        "(default: a random plain ViT of each variant)",
     )
     add(
         "--t2t-code",
@@ -216,6 +226,7 @@ def chosen_options(parser, arguments):
             f"{options.widths}."
         )
     _check_t2t(parser, options)
+    _check_features(parser, options)
     chosen = [CONTESTANTS[name] for name in dict.fromkeys(options.contestants)]
     options.left_out = {c.name: c.missing for c in chosen if c.missing}
     for name, packages in options.left_out.items():
@@ -223,7 +234,8 @@ def chosen_options(parser, arguments):
     options.contestants = [c for c in chosen if c.name not in options.left_out]
     if not options.contestants:
         parser.error("none of the contestants is installed.")
-    options.scratch = options.out.resolve() / "scratch"
+    # A unique name: another benchmark, or the user, may have files in the same directory.
+    options.scratch = options.out.resolve() / f"scratch-{uuid.uuid4().hex}"
     return options
 
 
@@ -250,6 +262,17 @@ def _check_t2t(parser, options):
         )
     if options.t2t_code:
         os.environ[original_t2t.CODE] = str(pathlib.Path(options.t2t_code).resolve())
+
+
+def _check_features(parser, options):
+    """Exit with an error message if `features` is chosen and cannot make its models."""
+    others = [v for v in options.variants if v not in options.plain_variants]
+    if "features" in options.what and others and not options.checkpoint:
+        parser.error(
+            f"features: its random models are plain ViTs; received --family "
+            f"{options.family} and the variants {', '.join(others)}. Pass --checkpoint "
+            "PATH, or leave features out."
+        )
 
 
 def check_names(parser, argument, names, known):
@@ -292,7 +315,7 @@ def measure(name, cases, options, rate):
     log = out / f"{name}.log"
     log.unlink(missing_ok=True)
     record = {"what": name, "family": options.family, "dtype": options.dtype}
-    record |= machine.record()
+    record |= machine.record({case.backend for case in cases})
     record |= {"left_out": options.left_out, "interrupted": True}
     try:
         runner.run(cases, options.alternations, options.timeout, log, rows, progress)
@@ -301,7 +324,8 @@ def measure(name, cases, options, rate):
         record["seconds"] = round(time.monotonic() - start, 1)
         record["rows"] = [asdict(row) for row in rows]
         (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-        title = f"{name}, {options.dtype}" + ", interrupted" * record["interrupted"]
+        title = titled(name, cases, options.dtype)
+        title += ", interrupted" * record["interrupted"]
         text = report.table(title, rows, rate, options.reference)
         for missing, packages in record["left_out"].items():
             text += f"\nLeft out: {missing} ({', '.join(packages)} not installed)\n"
@@ -312,6 +336,20 @@ def measure(name, cases, options, rate):
         report.chart(title, rows, out / f"{name}.png")
         print(f"\n{text}", flush=True)
     return rows
+
+
+def titled(name, cases, dtype):
+    """Return the title of a measurement, with the dtype if its cases use it.
+
+    Args:
+        name: name of the measurement.
+        cases: list of `runner.Case`s.
+        dtype: `--dtype`.
+    """
+    uses = ["dtype" in case.parameters for case in cases]
+    if all(uses):
+        return f"{name}, {dtype}"
+    return f"{name}, models in {dtype}" if any(uses) else name
 
 
 def devices(rows):

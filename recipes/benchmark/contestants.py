@@ -146,6 +146,8 @@ class KerasModel:
         import keras
 
         self.image_size = sizes["image_size"]
+        if keras.backend.backend() == "torch":
+            torch_device()  # Enables TF32 on a GPU, as for the other libraries on torch.
         keras.config.set_dtype_policy(dtype)
         self.model = self.network(sizes)
         self.model.compile(

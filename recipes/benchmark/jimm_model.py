@@ -19,6 +19,9 @@ class JimmModel:
         dtype: likewise.
         classes: number of classes.
         learning_rate: that of AdamW.
+
+    Attributes:
+        put: function that copies an array to the device.
     """
 
     def __init__(self, sizes, dtype, classes, learning_rate):
@@ -55,16 +58,20 @@ class JimmModel:
 
         self._step = nnx.jit(step)
         self._call = nnx.jit(lambda model, images: model(images))
-        self._put = jax.device_put
+        self.put = jax.device_put
+
+    def call(self, images):
+        """Return the logits of images on the device, without waiting for them."""
+        return self._call(self.model, images)
 
     def forward(self, images):
         """Return the logits of a batch."""
-        return np.asarray(self._call(self.model, self._put(images)))
+        return np.asarray(self.call(self.put(images)))
+
+    def step(self, images, labels):
+        """Train for one step on arrays on the device and return its loss."""
+        return float(self._step(self.model, self.optimizer, images, labels))
 
     def steps(self, batch, count):
         """Train for some steps and return the seconds of each, as `KerasModel.steps`."""
-
-        def step():
-            float(self._step(self.model, self.optimizer, *map(self._put, batch)))
-
-        return [seconds(step) for _ in range(count)]
+        return [seconds(lambda: self.step(*map(self.put, batch))) for _ in range(count)]

@@ -9,18 +9,25 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
+from keras_vit.cli import matrix_products
+
 PACKAGES = """keras_vit keras keras_hub tensorflow jax jaxlib torch timm transformers
-flax optax numpy pillow"""
+flax optax jimm onnxruntime ai-edge-litert numpy pillow"""
 SETTINGS = re.compile(
     "XLA_FLAGS|TF_(XLA_FLAGS|ENABLE_.*|NUM_.*)|JAX_(ENABLE|DEFAULT)_.*|OMP_NUM_THREADS"
     "|CUDA_VISIBLE_DEVICES|GLIBC_TUNABLES|MALLOC_.*"
 )
 
 
-def record() -> dict[str, Any]:
-    """Return the date, command, machine, versions and relevant environment variables."""
+def record(backends: Iterable[str]) -> dict[str, Any]:
+    """Return the date, command, machine, versions and relevant environment variables.
+
+    Args:
+        backends: backends of the workers, whose variables `runner.Worker` sets.
+    """
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": ["python", "-m", "recipes.benchmark", *sys.argv[1:]],
@@ -31,8 +38,16 @@ def record() -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "packages": versions(),
-        "settings": {k: v for k, v in os.environ.items() if SETTINGS.fullmatch(k)},
+        "settings": settings(backends),
     }
+
+
+def settings(backends: Iterable[str]) -> dict[str, str]:
+    """Return the relevant environment variables of this process and of the workers."""
+    found = {k: v for k, v in os.environ.items() if SETTINGS.fullmatch(k)}
+    for backend in backends:
+        found |= matrix_products.settings(backend)
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -26,11 +26,11 @@ _DEPTHS = (7, 10, 12, 14, 19, 24)
 T2T_VARIANTS = {f"T2T{n}": T2T_VIT_ARGUMENTS[f"T2TViT{n}"] for n in _DEPTHS}
 # Batch sizes in which exported models are run.
 SERVED_BATCHES = (1, 8, 32)
-# Checkpoint formats, with the libraries that read them.
+# Checkpoint formats, with the libraries that read them and the families that they hold.
 LOADERS = {
-    ".npz": ("keras_vit",),
-    ".safetensors": ("keras_vit", "timm", "transformers"),
-    ".keras": ("keras_vit", "keras_hub"),
+    ".npz": (("keras_vit",), ("vit",)),
+    ".safetensors": (("keras_vit", "timm", "transformers"), ("vit", "dinov3")),
+    ".keras": (("keras_vit", "keras_hub"), ("vit", "dinov3", "t2t")),
 }
 
 
@@ -64,6 +64,11 @@ class Options(argparse.Namespace):
         row = dict(zip(SIZE_NAMES, VIT_SIZES[f"ViT{variant}"], strict=True))
         sizes = {"image_size": self.image_size, **row, **changed}
         return sizes if self.family == "vit" else {"family": self.family, **sizes}
+
+    @property
+    def plain_variants(self) -> list[str]:
+        """Variants that are ViTs of the paper."""
+        return [v for v in self.variants if "family" not in self.sizes(v)]
 
     @property
     def batch(self) -> int:
@@ -315,19 +320,23 @@ def input_pipeline(options):
     for reader in ("tf.data", "pillow"):
         parameters = {"reader": reader, "image_size": options.image_size}
         group = f"JPEG 500x375 to {options.image_size} px"
-        yield Case(group, reader, ".machine.input_pipeline", parameters, "tensorflow")
+        task = ".machine.input_pipeline"
+        yield Case(group, reader, task, parameters, "tensorflow", device="cpu")
 
 
 def loading(options):
     """Measure the time and the peak memory of loading a checkpoint."""
     for variant in options.variants:
-        for ending, libraries in LOADERS.items():
+        sizes = options.sizes(variant)
+        for ending, (libraries, families) in LOADERS.items():
+            if sizes.get("family", "vit") not in families:
+                continue
             contestants = [c for c in options.of(*libraries) if c.is_default]
             yield from models(
                 options,
                 f"{variant}, {ending}",
                 ".files.loading",
-                options.sizes(variant),
+                sizes,
                 contestants,
                 fresh=True,
                 directory=str(options.scratch / variant),
@@ -360,7 +369,10 @@ def export(options):
             for name, _ in formats:
                 parameters = {"format_name": name, "image_size": image_size}
                 parameters |= {**place, **run}
-                yield Case(served, name, ".formats.served", parameters, "tensorflow")
+                # onnxruntime and LiteRT run on the CPU here, a SavedModel on any device.
+                device = None if name.startswith("SavedModel") else "cpu"
+                task = ".formats.served"
+                yield Case(served, name, task, parameters, "tensorflow", device=device)
             yield from models(options, served, ".formats.predicted", sizes, **run)
 
 
@@ -370,7 +382,7 @@ def features(options):
     contestants = [f"keras_vit-{kind}" for kind in ("ONNX", "ONNX-resize")]
     contestants = contestants * bool(options.of("keras_vit"))
     contestants += ["timm"] * bool(options.of("timm"))
-    for variant in [None] if checkpoint else options.variants:
+    for variant in [None] if checkpoint else options.plain_variants:
         sizes = {"image_size": options.image_size}
         if variant is not None:
             sizes = options.sizes(variant)
@@ -390,6 +402,7 @@ def features(options):
                         "repetitions": options.repetitions,
                     },
                     "torch" if contestant == "timm" else "tensorflow",
+                    device="cpu",  # onnxruntime's default.
                 )
 
 

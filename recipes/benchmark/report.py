@@ -50,7 +50,8 @@ def references(contestant: str, reference: str | None) -> list[str]:
     Args:
         contestant: name of the contestant.
         reference: name of the reference that the user chose. If it is None, keras_vit is
-            compared with the other libraries, and exports are compared with keras_vit.
+            compared with keras_hub and keras on the same backend, timm, t2t_vit and
+            jimm-jax, and exported files are compared with keras_vit-tensorflow.
     """
     if reference is not None:
         return [reference] if contestant != reference else []

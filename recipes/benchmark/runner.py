@@ -34,6 +34,7 @@ class Case:
         backend: value of `KERAS_BACKEND` in the worker process.
         fresh: bool, whether to start a new process for each alternation.
         flops: number of floating-point operations of the timed computation, or None.
+        device: name of the device that computes; None for that of the backend.
     """
 
     group: str
@@ -43,6 +44,7 @@ class Case:
     backend: str
     fresh: bool = False
     flops: int | None = None
+    device: str | None = None
 
 
 @dataclass
@@ -220,7 +222,7 @@ def _run_group(cases, alternations, timeout, log, rows, progress):
         for figure, value in answer["values"].items():
             measured = row(case, figure)
             measured.values.append(value)
-            measured.device = answer["device"]
+            measured.device = case.device or answer["device"]
             measured.peak_resident_bytes = max(
                 answer["peak_resident_bytes"], measured.peak_resident_bytes
             )

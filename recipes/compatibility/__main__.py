@@ -19,6 +19,7 @@ import argparse
 import fnmatch
 import functools
 import hashlib
+import importlib.metadata
 import json
 import multiprocessing
 import pathlib
@@ -42,9 +43,14 @@ def names_of(library):
     return transformers_networks.names()
 
 
-def fingerprint():
-    """Return a hash of the code that determines the results."""
+def fingerprint(library):
+    """Return a hash of the code and of the versions that determine the results."""
+    import keras
+
     digest = hashlib.sha256()
+    for package in (library, "torch", "keras", keras.backend.backend()):
+        version = importlib.metadata.version(package)
+        digest.update(f"{package} {version}\n".encode())
     for directory in ("keras_vit", "recipes/compatibility"):
         for path in sorted((ROOT / directory).rglob("*")):
             if path.suffix in (".py", ".toml"):
@@ -52,12 +58,13 @@ def fingerprint():
     return digest.hexdigest()
 
 
-def unfinished(path):
-    """Return the rows of an interrupted sweep of the same code, by name."""
+def unfinished(path, library):
+    """Return the rows of an interrupted sweep of the same code and versions, by name."""
     lines = path.read_text().splitlines() if path.exists() else []
-    if not lines or lines[0] != fingerprint():
+    code = fingerprint(library)
+    if not lines or lines[0] != code:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(fingerprint() + "\n")
+        path.write_text(code + "\n")
         return {}
     rows = [json.loads(line) for line in lines[1:] if line.endswith("}")]
     return {row["name"]: row for row in rows}
@@ -80,7 +87,7 @@ def main():
         parser.error(f"{library} has no network named {', '.join(patterns)}")
     rows, part = {}, ROOT / "runs" / "compatibility" / f"{library}.jsonl"
     if not patterns:
-        chosen, rows = names, unfinished(part)
+        chosen, rows = names, unfinished(part, library)
     todo = [name for name in chosen if name not in rows]
     context = multiprocessing.get_context("spawn")
     processes = min(arguments.processes, len(todo)) or 1

@@ -85,13 +85,23 @@ def _difference(path, images, expected, arguments):
         )
     computed = _outputs(model, images)
     differences = {
-        part: np.abs(computed[part] - array).max() / np.abs(array).max()
-        if computed[part].shape == array.shape
-        else np.inf
+        part: relative_difference(computed[part], array)
         for part, array in expected.items()
     }
     worst = max(differences, key=differences.__getitem__)
-    return float(differences[worst]), worst
+    return differences[worst], worst
+
+
+def relative_difference(computed: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference, relative to the largest expected value.
+
+    It is infinite if the shapes differ, or if a value is not finite: `max` would ignore
+    a NaN.
+    """
+    if computed.shape != expected.shape:
+        return float("inf")
+    difference = float(np.abs(computed - expected).max() / np.abs(expected).max())
+    return difference if np.isfinite(difference) else float("inf")
 
 
 def _outputs(model, images):
@@ -116,7 +126,7 @@ def _asked(message, answers):
     for name, answer in answers.items():
         if re.search(rf"\b{name}=", message):
             yield name, answer
-    # Every network that a message suggests must give the same outputs.
+    # The suggested networks are tried in turn; the first one that loads is compared.
     for other in re.findall(r"architecture='(\w+)'", message):
         yield "architecture", other
 

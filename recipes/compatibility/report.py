@@ -44,18 +44,23 @@ def totals(rows: list[dict[str, Any]]) -> list[list[str]]:
     return table
 
 
-def missing(rows: list[dict[str, Any]], config: str) -> list[list[str]]:
-    """Return a table of the refused networks, grouped by what distinguishes them."""
+def missing(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Return a table of the networks that are not exact with the first configuration.
+
+    They are grouped by the verdict and by what distinguishes them.
+    """
+    config = next(iter(configs(rows)), "")
     groups = collections.defaultdict(list)
     for row in rows:
-        if verdict(row, config) in ("refused", "wrong", "failed"):
-            key = ", ".join(row.get("ideas", [])) or "-"
-            groups[key].append(row)
-    table = [["networks", "what distinguishes them", "names", "reason for the first"]]
-    for ideas, group in sorted(groups.items(), key=lambda item: -len(item[1])):
+        found = verdict(row, config)
+        if not found.startswith("exact"):
+            groups[found, ", ".join(row.get("ideas", [])) or "-"].append(row)
+    titles = ["networks", "verdict", "what distinguishes them", "names"]
+    table = [[*titles, "reason for the first"]]
+    for (found, ideas), group in sorted(groups.items(), key=lambda item: -len(item[1])):
         names = ", ".join(row["name"] for row in group)
         reason = group[0].get("failure") or group[0][config]["reason"]
-        table.append([str(len(group)), ideas, names, reason])
+        table.append([str(len(group)), found, ideas, names, reason])
     return table
 
 
@@ -67,15 +72,18 @@ def _markdown(table: list[list[str]]) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """Return the totals and the refused networks as text."""
-    lines = ["", "  ".join(("", *VERDICTS, "largest difference"))]
-    lines = ["", *(" | ".join(line) for line in totals(rows))]
-    kinds = configs(rows)
-    if kinds:
-        lines += ["", f"Not read with {CONFIGS[kinds[0]]}:"]
-        for number, ideas, names, reason in missing(rows, kinds[0])[1:]:
-            lines.append(f"{number:>4}  {ideas}: {names} ({reason})")
+    """Return the totals and the networks that are not exact as text."""
+    lines = ["", *(" | ".join(line) for line in totals(rows)), ""]
+    lines.append(f"{_title(rows)}:")
+    for number, found, ideas, names, reason in missing(rows)[1:]:
+        lines.append(f"{number:>4}  {found}, {ideas}: {names} ({reason})")
     return "\n".join(lines)
+
+
+def _title(rows):
+    """Return the title of the table `missing`."""
+    kinds = configs(rows)
+    return "Not exact" + (f" with {CONFIGS[kinds[0]]}" if kinds else "")
 
 
 def write_report(library: str, rows: list[dict[str, Any]], path: pathlib.Path) -> None:
@@ -88,7 +96,6 @@ def write_report(library: str, rows: list[dict[str, Any]], path: pathlib.Path) -
     """
     version = importlib.metadata.version(library)
     data = {"library": library, "version": version, "rows": rows}
-    path.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
     kinds = configs(rows)
     table = [["name", *(CONFIGS[kind] for kind in kinds), "difference", "reason"]]
     for row in rows:
@@ -103,15 +110,17 @@ def write_report(library: str, rows: list[dict[str, Any]], path: pathlib.Path) -
         reason = next(filter(None, (row[kind]["reason"] for kind in kinds)), "")
         worst = f"{max(differences):.1e}" if any(differences) else "-"
         table.append([row["name"], *cells, worst, reason])
-    path.with_suffix(".md").write_text(
+    text = (
         f"# Networks of {library} {version}\n\n"
         f"Written by `python -m recipes.compatibility {library}`: a small network of "
         f"each name, with perturbed weights, saved by {library} and loaded by keras_vit. "
         "Exact networks have the same tokens after the last norm, pooled features and "
         "logits, within 1e-4 of the largest value.\n\n"
         f"{_markdown(totals(rows))}\n\n"
-        "## Networks that are refused\n\n"
-        f"{_markdown(missing(rows, kinds[0]))}\n\n"
+        f"## {_title(rows)}\n\n"
+        f"{_markdown(missing(rows))}\n\n"
         "## All networks\n\n"
         f"{_markdown(table)}\n"
     )
+    path.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
+    path.with_suffix(".md").write_text(text)

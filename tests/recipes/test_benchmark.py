@@ -8,16 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import keras
+import numpy as np
 import pytest
 
 import keras_vit
-from recipes.benchmark import flops, original_t2t, report, runner
-from recipes.benchmark.__main__ import argument_parser, chosen_options, main
+from recipes.benchmark import contestants, flops, machine, original_t2t, report, runner
+from recipes.benchmark.__main__ import argument_parser, chosen_options, main, titled
 from recipes.benchmark.contestants import CONTESTANTS, Contestant
 from recipes.benchmark.measurements import MEASUREMENTS
-from recipes.benchmark.tasks import on_device
+from recipes.benchmark.tasks import attention, features, files, on_device
 from recipes.benchmark.torchvision_stub import install
 
 pytestmark = pytest.mark.any_backend
@@ -79,6 +81,55 @@ def test_batches_of_several_sizes():
 def test_batches_on_the_device(task):
     (value,) = task(f"keras_vit-{BACKEND}", SMALL, "float32", 2, 1)().values()
     assert 0 < value < 10
+
+
+@pytest.mark.parametrize("forms", ["_STEPS", "_FORWARDS"])
+def test_who_runs_on_the_device(forms, monkeypatch):
+    called = []
+    for form in getattr(on_device, forms):
+        run = lambda *data, form=form: lambda: called.append(form)  # noqa: E731
+        monkeypatch.setitem(getattr(on_device, forms), form, run)
+    for name in ("t2t_vit", "jimm-jax", "keras_vit-jax"):
+        on_device._warmed_up(getattr(on_device, forms), name, None, None)
+    assert called == ["torch"] * 2 + ["jimm"] * 2 + ["jax"] * 2
+    with pytest.raises(ValueError, match="Keras compiles nothing on torch"):
+        on_device._warmed_up(getattr(on_device, forms), "keras_vit-torch", None, None)
+
+
+def test_jimm_on_the_device():
+    model = types.SimpleNamespace(
+        put=lambda x: ("there", x),
+        step=lambda images, labels: (images, labels),
+        call=lambda images: types.SimpleNamespace(block_until_ready=lambda: images),
+    )
+    step = on_device.bare_step("jimm-jax", model, (1, 2))
+    assert step() == (("there", 1), ("there", 2))
+    assert on_device._FORWARDS["jimm"](model, 1)() == ("there", 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "mixed_bfloat16"])
+@pytest.mark.parametrize("library", ["keras_vit", "keras", "timm"])
+def test_attention(library, dtype):
+    if library == "timm" and CONTESTANTS["timm"].missing:
+        pytest.skip("timm is NOT TESTED: it is not installed")
+    values = attention.attention(library, BACKEND, dtype, 1, 5, 1)()
+    assert min(values.values()) > 0
+    if library == "timm":
+        (kind,) = {p.dtype for p in attention._timm_layer(dtype).parameters()}
+        assert str(kind) == f"torch.{dtype if dtype == 'bfloat16' else 'float32'}"
+
+
+def test_keras_on_torch_uses_tf32_like_the_others(monkeypatch):
+    class Model(contestants.KerasModel):
+        def network(self, sizes):
+            return types.SimpleNamespace(compile=lambda **arguments: None)
+
+    used = []
+    monkeypatch.setattr(contestants, "torch_device", lambda: used.append("device"))
+    for backend in ("jax", "torch"):
+        monkeypatch.setattr(keras.backend, "backend", lambda backend=backend: backend)
+        Model({"image_size": 32}, "float32", None)
+        assert used == ["device"] * (backend == "torch")
 
 
 def test_plain_formulas_take_part(monkeypatch):
@@ -170,6 +221,8 @@ def test_features_of_onnx_files(tmp_path):
     ("arguments", "message"),
     [
         (["speed"], "unknown WHAT: speed; choose from matmul, inference"),
+        (["features", "--family", "dinov3"], "plain ViTs; received --family dinov3 and"),
+        (["attention", "--contestants", "keras_vit-tensorflow-xla"], "nothing to meas"),
         (["inference", "--image-size", "30"], "the patch of S16, 16, must divide"),
         (["width", "--widths", "100"], "multiples of 64"),
         (["--variant", "T2T14", "--family", "dinov3"], "T2T-ViT is a family of its own"),
@@ -193,6 +246,88 @@ def test_bad_arguments_are_refused_before_anything_is_written(
         main([*arguments, "--out", str(tmp_path / "out")])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_only_the_own_temporary_directory_is_deleted(tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("recipes.benchmark.__main__.measure", lambda *arguments: [])
+    with pytest.raises(SystemExit, match="Nothing could be measured"):
+        main(["input", "--out", str(tmp_path)])
+    assert (tmp_path / "scratch").is_dir()
+    one, other = (chosen_options(argument_parser(), []).scratch for _ in range(2))
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "endings"),
+    [
+        ([], {".npz", ".safetensors", ".keras"}),
+        (["--family", "dinov3"], {".safetensors", ".keras"}),
+        (["--variant", "T2T7"], {".keras"}),
+    ],
+)
+def test_what_a_family_does_not_have_is_left_out(arguments, endings):
+    options = chosen_options(
+        argument_parser(), [*arguments, "--contestants", f"keras_vit-{BACKEND}"]
+    )
+    cases = MEASUREMENTS["loading"](options)
+    assert {case.parameters["ending"] for case in cases} == endings
+    assert bool(list(MEASUREMENTS["features"](options))) == (not arguments)
+
+
+def test_titles_name_the_dtype_where_it_is_used():
+    options = chosen_options(argument_parser(), ["--dtype", "bfloat16"])
+    titles = [
+        titled(what, list(MEASUREMENTS[what](options)), options.dtype)
+        for what in ("inference", "export", "features", "input")
+    ]
+    assert titles == [
+        "inference, bfloat16",
+        "export, models in bfloat16",
+        "features",
+        "input",
+    ]
+
+
+def test_devices_of_what_runs_on_the_cpu(tmp_path):
+    options = chosen_options(argument_parser(), [])
+    for what in ("features", "input"):
+        assert {case.device for case in MEASUREMENTS[what](options)} == {"cpu"}
+    served = [case for case in MEASUREMENTS["export"](options) if "serving" in case.group]
+    on_cpu = {case.contestant for case in served if case.device == "cpu"}
+    assert on_cpu == {"ONNX", "ONNX-int8", "LiteRT", "LiteRT-int8"}
+    task = "tests.recipes.unreliable_tasks.sound"
+    case = runner.Case("group", "sound", task, {}, BACKEND, device="an abacus")
+    rows = []
+    runner.run([case], 1, 30, tmp_path / "log", rows, lambda line: None)
+    assert {row.device for row in rows} == {"an abacus"}
+
+
+def test_the_record_has_the_settings_of_the_workers(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "mine")
+    found = {"jax": {"XLA_FLAGS": "the worker's"}, "torch": {}}
+    monkeypatch.setattr(machine.matrix_products, "settings", found.__getitem__)
+    assert machine.settings(["torch"])["XLA_FLAGS"] == "mine"
+    assert machine.settings(["torch", "jax"])["XLA_FLAGS"] == "the worker's"
+
+
+def test_features_that_are_no_numbers_differ(tmp_path):
+    right = np.ones((1, 4)), np.ones((1, 2, 2, 4))
+    features._check_same(right, "one", 1, tmp_path)
+    features._check_same(right, "other", 1, tmp_path)
+    with pytest.raises(ValueError, match=r"pooled of third and of .* differ by nan"):
+        features._check_same((np.nan * right[0], right[1]), "third", 1, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:The classifier in")
+@pytest.mark.parametrize("family", ["vit", "dinov3"])
+def test_loading_a_file_of_timm(family, tmp_path):
+    name, path = f"keras_vit-{BACKEND}", tmp_path / "model.safetensors"
+    sizes = {**SMALL, "family": family}
+    files._write(path, name, sizes, "float32")
+    loaded = files._loader(path, name, sizes, "float32")()
+    own = CONTESTANTS[name].build(sizes, "float32").model
+    assert loaded.count_params() == own.count_params()
 
 
 def run_tasks(tmp_path, *tasks, timeout=30):

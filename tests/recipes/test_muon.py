@@ -1,7 +1,10 @@
 """The comparison of Muon with AdamW."""
 
+import json
+
 import pytest
 
+from keras_vit.training import config as configs
 from recipes import muon
 
 pytestmark = pytest.mark.any_backend
@@ -29,6 +32,22 @@ def test_the_table_has_all_seeds_and_the_relative_time():
     assert "| validation loss, seed 4 | 1.9000 | 1.4000 |" in lines
     assert "| mean of validation loss | 1.7000 ± 0.1581 | 1.4000 ± 0.0000 |" in lines
     assert "| muon | 0.001 | 0.05 | 1.5000 |" in lines
+
+
+def test_only_a_finished_run_of_the_same_config_is_not_trained(tmp_path, monkeypatch):
+    def train(settings, directory, sources):
+        trained.append(settings.steps)
+        path = tmp_path / "run"
+        path.mkdir(exist_ok=True)
+        (path / "config.json").write_text(json.dumps(configs.to_dict(settings)))
+        (path / "results.json").write_text(json.dumps({"last": row(1.5)}))
+
+    trained = []
+    monkeypatch.setattr(muon.runs, "train", train)
+    for steps in (400, 400, 256):
+        config = muon.config("adamw", steps, 1e-3, 0.05, 0, "tfds")
+        assert muon.trained(tmp_path / "run", config, {}) == row(1.5)
+    assert trained == [400, 256]
 
 
 def test_the_configs():

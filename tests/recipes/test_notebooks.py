@@ -98,6 +98,12 @@ def test_parameters():
 
 
 @pytest.mark.any_backend
+def test_outputs_name_the_number_of_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 5})
+    assert ", 3 CPU cores, " in notebooks.about_outputs("")
+
+
+@pytest.mark.any_backend
 def test_messages_of_tensorflow_are_left_out():
     message = (
         "WARNING: All log messages before absl::InitializeLog() ...\nI0000 00:00 a\n"

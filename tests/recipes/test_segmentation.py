@@ -65,6 +65,24 @@ def test_a_folder_holds_what_was_written(recipe, digits, folder):
     assert_same(pairs(digits), pairs(opened))
 
 
+def test_a_set_is_written_into_new_folders(recipe, tmp_path, capsys):
+    words = [str(tmp_path), "--size", "24", "--images", "3"]
+    recipe.digits.main(words)
+    assert len(list((tmp_path / "train" / "images").iterdir())) == 3
+    assert len(list((tmp_path / "test" / "images").iterdir())) == 1
+    (tmp_path / "train").rename(tmp_path / "other")
+    with pytest.raises(SystemExit, match="2"):
+        recipe.digits.main(words)
+    assert f"{tmp_path / 'test'} exists; remove it" in capsys.readouterr().err
+    assert not (tmp_path / "train").exists()
+
+
+def test_few_digits_have_a_test_image(recipe):
+    arguments = types.SimpleNamespace(data="digits", photos=None, images=3, size=24)
+    train, test = recipe.command.open_data(arguments)
+    assert (train.num_examples, test.num_examples) == (3, 1)
+
+
 def test_masks_with_a_palette(recipe, folder):
     file = folder / "masks" / "00002.png"
     mask = np.asarray(image_module.open(file))
@@ -92,6 +110,10 @@ def rewrite(pixels):
         (
             lambda f: (f / "images" / "00003.png").unlink(),
             r"1 of 6 masks .*images, the first one is .*masks/00003\.png",
+        ),
+        (
+            lambda f: (f / "images" / "00003.jpg").write_bytes(b""),
+            r"00003\.jpg and .*images/00003\.png have the same name",
         ),
         (
             rewrite(np.zeros((24, 30), "uint8")),

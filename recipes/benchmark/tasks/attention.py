@@ -16,7 +16,8 @@ def attention(library, backend, dtype, batch, tokens, repetitions):
     shape = (batch, tokens, HEADS * HEAD_DIM)
     values = np.random.default_rng(0).standard_normal(shape, dtype="float32")
     if library == "timm":
-        forward, backward = _torch(_timm_layer(), values, dtype)
+        autocast = dtype == "mixed_bfloat16"
+        forward, backward = _torch(_timm_layer(dtype), values, dtype, autocast)
     else:
         layer = _keras_layer(library, tokens, dtype)
         layer(values[:1])
@@ -43,12 +44,18 @@ def _keras_layer(library, tokens, dtype):
     return keras.Model(inputs, attention(inputs, inputs))
 
 
-def _timm_layer():
+def _timm_layer(dtype):
     torchvision_stub.install()
     timm = import_module("timm")
 
     layer = timm.layers.Attention(HEADS * HEAD_DIM, HEADS, qkv_bias=True)
-    return layer.to(torch_device())
+    return layer.to(torch_device(), _torch_dtype(dtype))
+
+
+def _torch_dtype(dtype):
+    """Return the dtype of weights and inputs on torch for a Keras dtype policy."""
+    torch = import_module("torch")
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
 
 def _jax(layer, values, dtype):
@@ -80,9 +87,13 @@ def _tensorflow(layer, values, dtype):
 
     tokens = tf.cast(values, dtype.removeprefix("mixed_"))
 
+    # Returning a single number keeps the transfer to the host out of the time.
+    def first(tensor):
+        return tf.cast(tf.reshape(tensor, [-1])[0], "float32")
+
     @tf.function
     def call(tokens):
-        return layer(tokens)
+        return first(layer(tokens))
 
     @tf.function
     def gradient(tokens):
@@ -90,20 +101,27 @@ def _tensorflow(layer, values, dtype):
             tape.watch(tokens)
             total = tf.reduce_sum(tf.cast(layer(tokens), "float32"))
         weights = [variable.value for variable in layer.trainable_variables]
-        return tape.gradient(total, [tokens, *weights])
+        return tf.add_n([first(g) for g in tape.gradient(total, [tokens, *weights])])
 
-    return lambda: call(tokens).numpy(), lambda: [g.numpy() for g in gradient(tokens)]
+    return lambda: float(call(tokens)), lambda: float(gradient(tokens))
 
 
-def _torch(layer, values, dtype):
+def _torch(layer, values, dtype, autocast=False):
+    """Return functions for a layer on torch.
+
+    Args:
+        layer: a layer of Keras, whose policy casts, or a module.
+        values: array of the tokens.
+        dtype: name of a Keras dtype policy.
+        autocast: bool, whether torch casts to bfloat16.
+    """
     torch = import_module("torch")
 
     device = torch_device()
-    tokens = torch.from_numpy(values).to(device).requires_grad_()
-    enabled = dtype != "float32"
+    tokens = torch.from_numpy(values).to(device, _torch_dtype(dtype)).requires_grad_()
 
     def call():
-        with torch.autocast(device, torch.bfloat16, enabled=enabled):
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
             return layer(tokens)
 
     def forward():

@@ -109,7 +109,7 @@ def _check_same(outputs, contestant, batch, place):
             for name, values in found.items():
                 scale = max(1.0, float(np.abs(values).max()))
                 difference = float(np.abs(values - other[name]).max()) / scale
-                if difference > 1e-3:
+                if not difference <= 1e-3:  # It may be NaN.
                     raise ValueError(
                         f"{name} of {contestant} and of {path.name} differ by "
                         f"{difference:.1e}."

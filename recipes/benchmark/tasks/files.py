@@ -1,11 +1,8 @@
 """Task for loading checkpoints."""
 
-import math
 import multiprocessing
 import pathlib
 from importlib import import_module
-
-import numpy as np
 
 from recipes.benchmark import resident
 from recipes.benchmark.contestants import CONTESTANTS
@@ -21,7 +18,7 @@ def loading(contestant, sizes, dtype, directory, ending):
     while the file is loaded, less its size before, divided by the size of the file. The
     model alone has a ratio of 1.
     """
-    path = pathlib.Path(directory, f"{contestant}{ending}")
+    path = pathlib.Path(directory, contestant, f"model{ending}")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         arguments = (path, contestant, sizes, dtype)
@@ -84,16 +81,11 @@ def _write(path, contestant, sizes, dtype):
 
 
 def _write_timm(model, path):
-    """Write a checkpoint of random values with timm's tensor names."""
-    from keras_vit.weights.timm import TimmSource
-
-    config = model.resolved_config()
-    config["position_rows"] = model.num_prefix_tokens + math.prod(model.grid_shape)
-    # `pieces` needs no file, but the constructor does, so it is not called.
-    source = object.__new__(TimmSource)
-    generator = np.random.default_rng(0)
-    arrays = {
-        piece.names[0]: generator.standard_normal(piece.shape, dtype="float32")
-        for piece in source.pieces(config)
-    }
-    import_module("safetensors.numpy").save_file(arrays, path)
+    """Write a checkpoint for timm, and its config.json beside it."""
+    saved, written = path.with_suffix(".keras"), path.with_suffix(".timm")
+    # timm has no resize without antialiasing.
+    model.preprocessor = model.preprocessor.with_image_size(None)
+    model.save(saved)
+    import_module("keras_vit.convert").convert(saved, written, to="timm")
+    (written / "config.json").rename(path.with_name("config.json"))
+    (written / "model.safetensors").rename(path)
