@@ -131,14 +131,29 @@ class AdaptiveTokens(BackboneModel):
         Args:
             optimizer: the optimizer.
             loss: the loss of the predictions, a `keras.losses.Loss`.
-            metrics: None, or metrics of the predictions.
-            weighted_metrics: None, or metrics of the predictions.
+            metrics: None, or a list of `keras.metrics.Metric` of the predictions.
+            weighted_metrics: None, or a list of further ones, which use sample weights.
             **kwargs: as for `keras.Model.compile`.
+
+        Raises:
+            ValueError: `loss` or a metric is a name or a function.
         """
-        # Keras would match them with all outputs.
-        self.objective = keras.losses.get(loss)
+        # Keras would match them with all outputs, and turn names into objects then.
+        metrics, weighted_metrics = list(metrics or ()), list(weighted_metrics or ())
+        own = [(loss, keras.losses.Loss)]
+        own += [(m, keras.metrics.Metric) for m in (*metrics, *weighted_metrics)]
+        for given, kind in own:
+            if not isinstance(given, kind):
+                raise ValueError(
+                    "Pass instances, such as keras.losses.SparseCategoricalCrossentropy("
+                    f"from_logits=True); received {given!r}, which is no {kind.__name__}."
+                )
+        for metric, _ in self._own_metrics:  # Keras would keep those of before too.
+            self._tracker.untrack(metric)
+        self.objective = loss
         self._own_metrics = [
-            keras.metrics.get(m) for m in (*(metrics or ()), *(weighted_metrics or ()))
+            *((metric, False) for metric in metrics),
+            *((metric, True) for metric in weighted_metrics),
         ]
         super().compile(optimizer, **kwargs)
 
@@ -146,17 +161,24 @@ class AdaptiveTokens(BackboneModel):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         loss = self.objective(y, y_pred["predictions"], sample_weight)
-        loss = loss + self._arguments["ponder_weight"] * ops.mean(y_pred["ponder"])
+        costs, active = y_pred["ponder"], y_pred["active"] > 0.5
+        if sample_weight is not None:
+            weights = ops.cast(sample_weight, costs.dtype)
+            costs = costs * weights
+            # Images of weight 0 only fill a batch.
+            active = ops.logical_and(active, (weights > 0)[:, None, None])
+        loss = loss + self._arguments["ponder_weight"] * ops.mean(costs)
         blocks = range(y_pred["scores"].shape[1])
         divergence = prior_divergence(
             [y_pred["scores"][:, block] for block in blocks],
-            [y_pred["active"][:, block] > 0.5 for block in blocks],
+            [active[:, block] for block in blocks],
             self.prior,
         )
         return loss + self._arguments["prior_weight"] * divergence
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         self.depth.update_state(y_pred["depth"], sample_weight)
-        for metric in self._own_metrics:
-            metric.update_state(y, y_pred["predictions"], sample_weight)
+        for metric, weighted in self._own_metrics:
+            weights = sample_weight if weighted else None
+            metric.update_state(y, y_pred["predictions"], weights)
         return self.get_metrics_result()

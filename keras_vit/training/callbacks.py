@@ -15,8 +15,11 @@ from keras_vit.data.pipeline import batch_ids
 from keras_vit.training import cost, devices, preemption
 from keras_vit.training.run_directory import RunDirectory
 
-# Training stops when the loss exceeds this multiple of the loss of random guesses.
+# Training stops when the mean loss since the last checkpoint exceeds this multiple of the
+# loss of random guesses, after this many steps or at the next checkpoint: a single batch
+# may have an outlier, or an image of a rare class with a large weight.
 EXPLODED = 10.0
+FEWEST_STEPS = 20
 
 
 class Interruptible(keras.callbacks.Callback):
@@ -191,9 +194,11 @@ class RunCallback(Interruptible):
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch, logs)
         before = self.step
-        self.step = self._done() + self.begun.get("steps", 0) + batch + 1
-        loss = logs["loss"]
-        if math.isfinite(loss) and loss < self.largest_loss:
+        steps = self.begun.get("steps", 0) + batch + 1
+        self.step = self._done() + steps
+        loss = logs["loss"]  # The mean of these steps.
+        few = steps < min(FEWEST_STEPS, self.plan.interval)
+        if math.isfinite(loss) and (few or loss < self.largest_loss):
             if preemption.stops():
                 self.model.stop_training = True
             return

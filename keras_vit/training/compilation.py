@@ -61,17 +61,25 @@ def compile(model: keras.Model, plan: Any, phase: Any = None) -> None:
     settings = plan.config.optimization
     freeze(model, frozen_parts(plan.config), phase and phase.lowest)
 
-    def part(steps):
-        return round(steps * plan.updates) if isinstance(steps, float) else steps
+    def part(name):
+        steps = getattr(settings, name)
+        if steps < 1:
+            return round(steps * plan.updates)
+        if steps != round(steps):
+            raise ValueError(
+                f"optimization.{name} must be a fraction below 1 or a whole number of "
+                f"updates; received {steps!r}."
+            )
+        return round(steps)
 
     schedule = WarmupSchedule(
         settings.learning_rate,
         plan.updates,
         decay=settings.schedule,
-        warmup_steps=part(settings.warmup_steps),
+        warmup_steps=part("warmup_steps"),
         start=settings.warmup_start,
         final=settings.final_learning_rate,
-        cooldown_steps=part(settings.cooldown_steps),
+        cooldown_steps=part("cooldown_steps"),
     )
     # Keras's default does not use XLA on CPUs under TensorFlow; torch has no XLA.
     jit = {"jax": True, "tensorflow": plan.config.jit_compile, "torch": False}

@@ -103,11 +103,11 @@ class MaskedAutoencoder(MaskedModel):
     ):
         check_backbone(backbone)
         config = backbone.resolved_config()
-        if config["positions"] == "relative":
+        if config["attention_positions"] is not None:
             raise ValueError(
-                "The backbone has positions='relative', whose attention needs every "
-                "token of the grid, and a masked autoencoder's has only the visible "
-                "ones. Use positions that are added to the tokens: 'learned', "
+                f"The backbone has positions={config['positions']!r}, whose attention "
+                "needs every token of the grid, and a masked autoencoder's has only the "
+                "visible ones. Use positions that are added to the tokens: 'learned', "
                 "'sincos_2d', ..."
             )
         hidden = hidden_patches(ratio, backbone)

@@ -115,6 +115,11 @@ def check_backbone(backbone):
             "pooling='token', 'gap' or None; received include_top="
             f"{config['include_top']}, pooling={config['pooling']!r}."
         )
+    if config["final_norm"] is None:
+        raise ValueError(
+            "The backbone has final_norm=None, and the prediction follows its norm: use "
+            "final_norm='before_pooling'."
+        )
 
 
 def hidden_patches(ratio, backbone):

@@ -74,6 +74,51 @@ def test_loss():
     assert results["depth"] == pytest.approx(found["active"].sum(axis=1).mean(), rel=1e-5)
 
 
+def test_weights_of_images():
+    backbone = model_of(classifier_activation=None)
+    model = AdaptiveTokens(backbone, 0.3, 0.2, target_depth=2.0)
+    for _ in range(2):  # The second time, Keras must forget the metrics of the first.
+        model.compile(
+            SGD(0.1),
+            keras.losses.SparseCategoricalCrossentropy(True),
+            metrics=[keras.metrics.SparseCategoricalAccuracy("plain")],
+            weighted_metrics=[keras.metrics.SparseCategoricalAccuracy("weighted")],
+        )
+        assert [m.name for m in model.metrics if m.name in ("plain", "weighted")] == [
+            "plain",
+            "weighted",
+        ]
+    images = random_images(backbone)
+    labels = array(model(images)["predictions"]).argmax(axis=-1)
+    expected = model.evaluate(images, labels, verbose=0, return_dict=True)
+    # Padding of weight 0 and a wrong label, and larger weights that make up for it.
+    padded = np.concatenate([images, np.zeros_like(images)])
+    results = model.evaluate(
+        padded,
+        np.concatenate([labels, (labels + 1) % 5]),
+        sample_weight=np.array([2.0, 2.0, 0.0, 0.0]),
+        verbose=0,
+        return_dict=True,
+    )
+    assert results.pop("plain") < 1 == expected.pop("plain")
+    assert results == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"loss": None},
+        {"loss": "sparse_categorical_crossentropy"},
+        {"loss": keras.losses.CategoricalCrossentropy(), "metrics": ["accuracy"]},
+    ],
+)
+def test_names_of_losses_and_metrics_are_refused(arguments):
+    model = AdaptiveTokens(model_of(classifier_activation=None))
+    with pytest.raises(ValueError, match="Pass instances"):
+        model.compile(SGD(0.1), **arguments)
+
+
 def test_tokens_learn_to_stop_earlier():
     backbone = model_of(classifier_activation=None)
     model = AdaptiveTokens(backbone, 1.0, 0.0)

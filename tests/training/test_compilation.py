@@ -1,11 +1,14 @@
 """Optimizer, loss and metrics that a run compiles, by the settings of its config."""
 
+import types
+
 import numpy as np
 import pytest
 
 from keras_vit.training import compilation as compiling
 from keras_vit.training import config as configs
 from keras_vit.training import runs
+from keras_vit.training.callbacks import RunCallback
 from keras_vit.training.objectives import objective
 from tests.cases import array, tiny_bit
 
@@ -149,3 +152,38 @@ def test_top5_counts_five():
     top5.update_state(np.eye(11, dtype="float32"), logits)
     assert array(accuracy.result()) == pytest.approx(1 / 11)
     assert array(top5.result()) == pytest.approx(5 / 11)
+
+
+def test_numbers_of_updates():
+    def schedule(value):
+        plan = runs.make_plan(settings(f"warmup_steps={value}"))
+        model = plan.objective.build()
+        compiling.compile(model, plan)
+        return model.optimizer.get_config()["learning_rate"]["config"]["warmup_steps"]
+
+    assert [schedule(value) for value in (2, 2.0, "1e1")] == [2, 2, 10]
+    with pytest.raises(ValueError, match="warmup_steps must be a fraction.*received 1.5"):
+        schedule(1.5)
+
+
+def test_one_batch_with_a_large_loss_does_not_stop_a_run():
+    callback = RunCallback.__new__(RunCallback)
+    callback.begun, callback.history, callback.step = {}, [], 0
+    callback.failure, callback.largest_loss = None, 10.0
+    callback.plan = types.SimpleNamespace(interval=100)
+    callback._described_failure = lambda loss, before: f"{loss} after {before}"
+
+    def failure(batch, loss):
+        callback.set_model(types.SimpleNamespace(stop_training=False))
+        callback.failure = None
+        callback.on_train_batch_end(batch, {"loss": loss})
+        assert callback.model.stop_training == (callback.failure is not None)
+        return callback.failure
+
+    assert failure(0, 50.0) is None
+    assert failure(18, 50.0) is None
+    assert failure(19, 9.0) is None
+    assert failure(19, 50.0) is not None
+    assert failure(0, float("nan")) is not None
+    callback.plan.interval = 1
+    assert failure(0, 50.0) is not None

@@ -202,6 +202,12 @@ def test_decoders_that_cannot_be(arguments, message):
         MaskedAutoencoder(backbone, **arguments)
 
 
-def test_relative_positions_need_every_token():
-    with pytest.raises(ValueError, match=r"positions='relative'.*'sincos_2d'"):
-        model_of(positions="relative")
+@pytest.mark.parametrize("positions", ["relative", "rope_axial", "relative_bias"])
+def test_positions_of_the_attention_need_every_token(positions):
+    with pytest.raises(ValueError, match=rf"positions='{positions}'.*'sincos_2d'"):
+        model_of(positions=positions)
+
+
+def test_a_backbone_without_a_norm():
+    with pytest.raises(ValueError, match="final_norm=None"):
+        model_of(final_norm=None)
