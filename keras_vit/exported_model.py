@@ -70,7 +70,7 @@ class Export:
             raise
         except Exception as error:  # Each library has its own error classes.
             raise ValueError(f"{path} cannot be read: {error}") from error
-        sizes = (n if isinstance(n, int) and n > 0 else None for n in shape[1:])
+        self._batch, *sizes = (n if isinstance(n, int) and n > 0 else None for n in shape)
         self.input_shape = (None, *sizes)
         self.output_shape = (None, int(classes))
         if self.class_names == [str(number) for number in range(int(classes))]:
@@ -90,7 +90,14 @@ class Export:
         Returns:
             Array `(b, classes)`.
         """
-        return self._logits(np.asarray(images, "float32"))
+        images = np.asarray(images, "float32")
+        if self._batch is None:
+            return self._logits(images)
+        # The file takes a fixed number of images; black ones fill the last call.
+        missing = -len(images) % self._batch
+        filled = np.pad(images, [(0, missing), *[(0, 0)] * 3])
+        parts = np.split(filled, len(filled) // self._batch)
+        return np.concatenate([self._logits(part) for part in parts])[: len(images)]
 
     def _onnx(self, path):
         session = import_module("onnxruntime").InferenceSession(path)
@@ -107,7 +114,9 @@ class Export:
         self.class_names = _labels_of_litert(path)
         serve = interpreter.get_signature_runner("serving_default")
         self._logits = lambda images: serve(images=images)["logits"]
-        shape = [int(n) for n in serve.get_input_details()["images"]["shape"]]
+        # Unknown sizes are 1 in `shape`.
+        details = serve.get_input_details()["images"]
+        shape = [int(n) for n in details["shape_signature"]]
         return shape, _logits(path, serve.get_output_details())["shape"][-1]
 
     def _saved_model(self, path):

@@ -22,12 +22,12 @@ Send it an image over REST:
   printf '{{"signature_name": "{signature}", "instances": [{{"b64": "%s"}}]}}' \\
     "$(base64 -w0 IMAGE.jpg)" | curl -d @- http://localhost:8501/v1/models/{name}:predict""",
     "onnx": """
-Run it on images, float32 (b, h, w, c) with pixel values 0 to 255:
+Run it on images, float32 ({batch}, h, w, c) with pixel values 0 to 255:
   import onnxruntime
   session = onnxruntime.InferenceSession({path!r})
   ({output},) = session.run(["{output}"], {{"images": images}})""",
     "litert": """
-Run it on images of the model's size, float32 (b, h, w, c) with pixel values 0 to 255:
+Run it on images of the model's size, float32 ({batch}, h, w, c), pixel values 0 to 255:
   from ai_edge_litert.interpreter import Interpreter
   predict = Interpreter({path!r}).get_signature_runner("serving_default")
   {output} = predict(images=images)["{output}"]""",
@@ -78,7 +78,7 @@ def _export(options):
         )
     if options.format == "saved_model":  # Only SavedModels decode image files.
         kwargs["exif"] = command_line.exif_of(options.checkpoint)
-    for name in ("version", "top_k"):
+    for name in ("version", "top_k", "batch_size"):
         if getattr(options, name) is not None:
             kwargs[name] = getattr(options, name)
     write = getattr(keras_vit.export, options.format)
@@ -87,7 +87,8 @@ def _export(options):
     if head.classifies:
         text += NEXT_OF_CLASSIFIER[options.format]
     if options.format != "saved_model":
-        return text.format(path=str(path), output=head.output)
+        batch = options.batch_size or "b"
+        return text.format(path=str(path), output=head.output, batch=batch)
     path = path.parent.resolve()  # Servers take the directory of all versions.
     signature = SIGNATURES.get(head.output, "predict_bytes")
     place = shlex.quote(str(path))

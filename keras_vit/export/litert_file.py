@@ -25,7 +25,7 @@ def write(model, head, options, path):
     # LiteRT needs no gradients, so the hand-written ones are not saved.
     save_options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     with tempfile.TemporaryDirectory() as folder:
-        signatures = {"serving_default": plain_graph(model, head)}
+        signatures = {"serving_default": plain_graph(model, head, options["batch_size"])}
         tf.saved_model.save(module, folder, signatures=signatures, options=save_options)
         # Convert from a SavedModel: converting the function directly would lose the
         # output names, and its int8 files return NaN.

@@ -22,7 +22,7 @@ def write(model, head, options, path):
     without preprocessing, chooses its own input and output names, keeps the `Erfc` of
     exact GELU, which is not an ONNX operation, and computes norms operation by operation.
     """
-    predict = plain_graph(model, head)
+    predict = plain_graph(model, head, options["batch_size"])
     proto, _ = tf2onnx.convert.from_function(
         predict,
         input_signature=predict.input_signature,

@@ -38,9 +38,14 @@ def fuse(graph: onnx.GraphProto) -> None:
     ]
     del graph.node[:]
     graph.node.extend(_used(nodes, [output.name for output in graph.output]))
-    if any(_SQRT_TWO in node.input for node in graph.node):
-        constant = np.array(math.sqrt(2), "float32")
-        graph.initializer.append(numpy_helper.from_array(constant, _SQRT_TWO))
+    read = {name for node in graph.node for name in node.input}
+    # onnxruntime warns about constants that no operation reads.
+    constants = [constant for constant in graph.initializer if constant.name in read]
+    if _SQRT_TWO in read:
+        root = np.array(math.sqrt(2), "float32")
+        constants.append(numpy_helper.from_array(root, _SQRT_TWO))
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
 
 
 class _Values:

@@ -10,7 +10,7 @@ from keras_vit.kernels import attention
 from keras_vit.layers.preprocessor import RESIZES
 
 
-def plain_graph(model, head):
+def plain_graph(model, head, batch_size=None):
     """Return the graph of the signature `serving_default`.
 
     Blockwise attention is disabled for the whole process, which must not use models for
@@ -19,6 +19,7 @@ def plain_graph(model, head):
     Args:
         model: a `keras_vit.ViT` that returns logits or features.
         head: `Head` of the model.
+        batch_size: int, number of images of every call; None for any number.
 
     Returns:
         `tf.function` from `images` to a dict of outputs, named as `head` defines.
@@ -30,11 +31,11 @@ def plain_graph(model, head):
     if model.preprocessor.image_size is not None:
         height = width = None  # The preprocessor resizes images of any size.
     network = network_outputs(model)
-    images = tf.TensorSpec((None, height, width, channels), tf.float32, "images")
+    images = tf.TensorSpec((batch_size, height, width, channels), tf.float32, "images")
 
     @tf.function(input_signature=[images], autograph=False)
     def predict(images):
-        count = tf.shape(images)[0]
+        count = tf.shape(images)[0] if batch_size is None else batch_size
         images = _preprocessed(model.preprocessor, images)
         outputs = head.outputs(network(images, training=False))
         # Fail if the number of outputs is not the number of images: LiteRT accepts images

@@ -31,6 +31,7 @@ def onnx(
     path: str | os.PathLike,
     labels: Sequence[str] | None = None,
     weights_dtype: str = "float32",
+    batch_size: int | None = None,
     verbose: bool = True,
 ) -> pathlib.Path:
     """Write an ONNX file, opset 18, for onnxruntime and other runtimes.
@@ -64,6 +65,10 @@ def onnx(
             layers in 8 bits, with activations rounded at run time. This changes the
             outputs. The export fails if they differ by more than 0.1: absolute for
             probabilities, relative to the largest value for logits and features.
+        batch_size: None for any number of images in a call, or an int: the file then
+            takes exactly so many images of the model's size, as delegates of mobile
+            devices need it. All of its tensors have fixed sizes, and the client resizes
+            and crops the images like `model.preprocessor`.
         verbose: whether to print progress.
 
     Returns:
@@ -90,9 +95,17 @@ def onnx(
     target = _checked_path(path, ".onnx")
     check_packages(("tensorflow", "tf2onnx", "onnx", "onnxruntime"), "onnx")
     check_choice("weights_dtype", weights_dtype, FILE_WEIGHTS_DTYPES)
+    _check_batch_size(batch_size)
     model = loaded(model)
-    options = {"labels": names_of_classes(model, labels), "weights_dtype": weights_dtype}
-    return _write(model, target, "onnx", options, model.preprocessor, verbose)
+    preprocessor = model.preprocessor
+    if batch_size is not None:
+        preprocessor = preprocessor.with_image_size(None)
+    options = {
+        "labels": names_of_classes(model, labels),
+        "weights_dtype": weights_dtype,
+        "batch_size": batch_size,
+    }
+    return _write(model, target, "onnx", options, preprocessor, verbose)
 
 
 def litert(
@@ -100,6 +113,7 @@ def litert(
     path: str | os.PathLike,
     labels: Sequence[str] | None = None,
     weights_dtype: str = "float32",
+    batch_size: int | None = None,
     verbose: bool = True,
 ) -> pathlib.Path:
     """Write a LiteRT (TensorFlow Lite) file that uses built-in LiteRT operations only.
@@ -137,6 +151,9 @@ def litert(
             which activations are quantized at run time). The outputs change slightly; the
             export fails if probabilities change by more than 0.1, or logits or features
             by more than 0.1 relative to the largest.
+        batch_size: None for any number of images in a call, or an int: the file then
+            takes exactly so many images, and all of its tensors have fixed sizes, as
+            delegates of mobile devices need it.
         verbose: whether to print progress.
 
     Returns:
@@ -160,6 +177,7 @@ def litert(
     target = _checked_path(path, ".tflite")
     check_packages(("tensorflow", "ai_edge_litert"), "litert")
     check_choice("weights_dtype", weights_dtype, FILE_WEIGHTS_DTYPES)
+    _check_batch_size(batch_size)
     model = loaded(model)
     only_scales = model.preprocessor.with_image_size(None)
     labels = names_of_classes(model, labels)
@@ -168,7 +186,11 @@ def litert(
             f"labels.txt has a line for each class; the label {broken[0]!r} has a line "
             "break. Rename it."
         )
-    options = {"labels": labels, "weights_dtype": weights_dtype}
+    options = {
+        "labels": labels,
+        "weights_dtype": weights_dtype,
+        "batch_size": batch_size,
+    }
     return _write(model, target, "litert", options, only_scales, verbose)
 
 
@@ -181,6 +203,15 @@ def _checked_path(path, ending):
             f"{path} exists and is not overwritten: remove it, or choose another name."
         )
     return path
+
+
+def _check_batch_size(batch_size):
+    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (whole and batch_size > 0):
+        raise ValueError(
+            "batch_size must be None, for any number of images, or a positive int; "
+            f"received {batch_size!r}."
+        )
 
 
 def _write(model, target, file_format, options, preprocessor, verbose):

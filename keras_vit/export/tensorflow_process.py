@@ -61,9 +61,11 @@ def main(staging):
     file_format = importlib.import_module(FORMATS[description["format"]])
     file_format.write(model, head, description["options"], path)
     signatures = file_format.load(path)
-    inputs, check = check_images(signatures, model)
+    fixed = description["options"].get("batch_size")
+    sizes = BATCH_SIZES if fixed is None else (fixed,)
+    inputs, check = check_images(signatures, model, max(sizes))
     for name, predict in signatures.items():
-        for size in BATCH_SIZES:
+        for size in sizes:
             batch = {argument: x[:size] for argument, x in inputs[name].items()}
             for output, value in predict(**batch).items():
                 # NumPy would pickle strings that are Python objects.
@@ -79,8 +81,8 @@ def main(staging):
     (staging / "result.json").write_text(json.dumps(result))
 
 
-def check_images(signatures, model):
-    """Return the inputs of each signature and the pixels of the seven check images."""
+def check_images(signatures, model, count):
+    """Return the inputs of each signature and the pixels of `count` check images."""
     height, width, channels = model.input_shape[1:]
     if model.preprocessor.image_size is not None:
         height, width = height + 1, 2 * width  # Compare the resize too.
@@ -89,7 +91,7 @@ def check_images(signatures, model):
             tf.cast(
                 tf.round(tf.image.resize(part, (height, width), antialias=True)), "uint8"
             )
-            for part in parts_of_photographs(max(BATCH_SIZES))
+            for part in parts_of_photographs(count)
         ]
     )
     if channels == 1:
@@ -128,9 +130,10 @@ def parts_of_photographs(count):
             for i in range(3)
         ]
         photographs = [np.stack(waves, axis=-1)]
+    places = [i % 7 for i in range(count)]  # From 7 on, crops would leave the images.
     return [
         photographs[i % len(photographs)][30 * i : 200 + 30 * i, 50 * i : 300 + 50 * i]
-        for i in range(count)
+        for i in places
     ]
 
 

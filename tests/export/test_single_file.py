@@ -14,6 +14,7 @@ import keras_vit
 from keras_vit import exported_model
 from keras_vit.cli import export
 from keras_vit.export import litert, onnx, served_model, single_file
+from keras_vit.exported_model import Export
 from keras_vit.export.comparison import TOLERANCE
 from tests.cases import array, mostly_slow, perturb, random_array, tiny_vit
 from tests.commands import run_command
@@ -99,6 +100,8 @@ def test_onnx(name, tmp_path, capsys):
     opsets = {opset.domain: opset.version for opset in proto.opset_import}
     assert opsets[""] == 18
     assert {node.domain for node in proto.graph.node} == {""}
+    read = {name for node in proto.graph.node for name in node.input}
+    assert {constant.name for constant in proto.graph.initializer} <= read
     (graph_input,) = proto.graph.input
     sizes = [d.dim_param or d.dim_value for d in graph_input.type.tensor_type.shape.dim]
     height_width = ["height", "width"] if resizes else list(model.input_shape[1:3])
@@ -113,6 +116,47 @@ def test_onnx(name, tmp_path, capsys):
 def test_litert(name, tmp_path):
     with alone_or_here(name):
         check_litert(tiny_model(MODELS[name]), tmp_path / "new" / "vit.tflite")
+
+
+@pytest.mark.any_backend
+@pytest.mark.usefixtures("exporting_here")
+@pytest.mark.parametrize("file_format", mostly_slow(WRITERS, "litert"))
+def test_a_fixed_number_of_images(file_format, tmp_path):
+    model = perturb(tiny_vit(num_layers=1))
+    model.preprocessor = model.preprocessor.with_image_size(model.input_shape[1:3])
+    write, name = WRITERS[file_format]
+    path = write(model, tmp_path / name, batch_size=3, verbose=False)
+    images = pixels(model, 7).astype("float32")
+    exported = Export(str(path))
+    assert exported.input_shape == model.input_shape
+    np.testing.assert_allclose(
+        exported.predict_on_batch(images),
+        expected(model, images)["logits"],
+        rtol=0,
+        atol=TOLERANCE,
+    )
+    if file_format == "litert":
+        tensors = interpreters.Interpreter(str(path)).get_tensor_details()
+        shapes = [tensor["shape_signature"] for tensor in tensors]
+    else:
+        import onnx as onnx_package
+
+        graph = onnx_package.shape_inference.infer_shapes(onnx_package.load(path)).graph
+        values = [*graph.input, *graph.value_info, *graph.output]
+        shapes = [
+            [size.dim_value or -1 for size in value.type.tensor_type.shape.dim]
+            for value in values
+        ]
+    assert shapes
+    assert all(-1 not in shape for shape in shapes)
+    assert list(shapes[0]) == [3, *model.input_shape[1:]]
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("size", [0, True, "2"])
+def test_numbers_of_images_that_cannot_be(size, tmp_path):
+    with pytest.raises(ValueError, match="batch_size must be None"):
+        onnx(tiny_vit(), tmp_path / "vit.onnx", batch_size=size)
 
 
 @pytest.mark.slow
@@ -190,11 +234,14 @@ def test_the_command_exports_another_image_size(tmp_path, monkeypatch):
     assert written[0].input_shape == (None, *map(int, size), model.input_shape[-1])
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--format", "onnx", "--version", "2"], "--version is not for --format onnx"),
         (["--format", "litert", "--top-k", "2"], "--top-k is not for --format litert"),
+        (["--format", "onnx", "--batch-size", "0"], "--batch-size must be 1 or more"),
+        (["--batch-size", "1"], "is the name of a file: add --format onnx"),
         ([], "is the name of a file: add --format onnx"),
     ],
 )
@@ -241,6 +288,7 @@ def test_wrappers_name_the_model_in_them(activation, tmp_path):
         onnx(keras.Sequential(layers), tmp_path / "vit.onnx")
 
 
+@pytest.mark.any_backend
 def test_files_of_labels(tmp_path):
     file = tmp_path / "labels.txt"
     file.write_bytes("crème\nbrûlée".encode("latin-1"))
@@ -251,6 +299,7 @@ def test_files_of_labels(tmp_path):
     assert export._lines(file) == ["cat\u2028", "dog"]
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("file_format", WRITERS)
 def test_what_cannot_be_exported(file_format, tmp_path, monkeypatch):
     write, name = WRITERS[file_format]
@@ -269,12 +318,14 @@ def test_what_cannot_be_exported(file_format, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.any_backend
 def test_wrong_labels(tmp_path):
     with pytest.raises(ValueError, match="needs as many labels; received 2"):
         onnx(tiny_vit(), tmp_path / "vit.onnx", labels=["a", "b"])
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("file_format", WRITERS)
 def test_an_existing_file_is_never_overwritten(file_format, tmp_path):
     write, name = WRITERS[file_format]

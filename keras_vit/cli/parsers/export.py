@@ -18,6 +18,7 @@ Examples:
   keras-vit export runs/digits --to digits.onnx --format onnx
   keras-vit export runs/digits_vit_8 --to served/faster --token-reduction 8
   keras-vit export runs/digits --to d.tflite --format litert --weights-dtype int8
+  keras-vit export runs/digits --to phone.tflite --format litert --batch-size 1
 """
 
 import argparse
@@ -29,7 +30,7 @@ from keras_vit.cli.parsers import shared
 
 # Options that a format does not support, with the reason.
 REFUSED: dict[str, dict[str, str]] = {
-    "saved_model": {},
+    "saved_model": {"batch_size": "it takes any number of images"},
     "onnx": {
         "version": "a file has no versions",
         "top_k": "the file returns the values of all classes",
@@ -85,6 +86,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         help="dtype of the stored weights; bfloat16 only in a saved_model",
     )
     parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="write a .onnx or .tflite file for exactly N images of the model's size, with "
+        "fixed sizes everywhere, as delegates of mobile devices need it",
+    )
+    parser.add_argument(
         "--token-reduction",
         type=int,
         metavar="R",
@@ -99,7 +107,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         if getattr(options, name) is not None:
             option = "--" + name.replace("_", "-")
             parser.error(f"{option} is not for --format {options.format}: {reason}.")
-    for name in ("version", "top_k"):
+    for name in ("version", "top_k", "batch_size"):
         value = getattr(options, name)
         if value is not None and value < 1:
             option = "--" + name.replace("_", "-")
