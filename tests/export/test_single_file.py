@@ -14,8 +14,8 @@ import keras_vit
 from keras_vit import exported_model
 from keras_vit.cli import export
 from keras_vit.export import litert, onnx, served_model, single_file
-from keras_vit.exported_model import Export
 from keras_vit.export.comparison import TOLERANCE
+from keras_vit.exported_model import Export
 from tests.cases import array, mostly_slow, perturb, random_array, tiny_vit
 from tests.commands import run_command
 from tests.export.models import MODELS, exact_copy, pixels, tiny_model

@@ -89,8 +89,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "--batch-size",
         type=int,
         metavar="N",
-        help="write a .onnx or .tflite file for exactly N images of the model's size, with "
-        "fixed sizes everywhere, as delegates of mobile devices need it",
+        help="write a .onnx or .tflite file for exactly N images of the model's size, in "
+        "which every tensor has a fixed size, as delegates of mobile devices need it",
     )
     parser.add_argument(
         "--token-reduction",
