@@ -144,8 +144,8 @@ def writing(workdir: str | None) -> Iterator[None]:
     Args:
         workdir: the directory that the command writes to, or None.
     """
-    locks = workdir and processes.is_first()
-    with reported(workdir), locked(workdir) if locks else contextlib.nullcontext():
+    held = workdir if processes.is_first() else None
+    with reported(workdir), locked(held) if held else contextlib.nullcontext():
         yield
 
 

@@ -28,8 +28,8 @@ def dataset_source(name: str, dataset: Any, class_names: Any = None) -> Source:
         class_names: names of the classes; None for those of the dataset, or numbers.
 
     Raises:
-        ValueError: the dataset is empty, its images differ in size, or it does not have
-            pixel values 0 to 255.
+        ValueError: the dataset is empty, its images differ in size, it does not have
+            pixel values 0 to 255, or it has more classes than `class_names`.
     """
     images, labels = _arrays(name, dataset)
     if class_names is None:
@@ -137,7 +137,14 @@ def _labels(name, labels, class_names):
         labels = labels.astype("int64")
         if labels.min() < 0:
             raise ValueError(f"{name} has the label {labels.min()}; labels start at 0.")
-        return "single", labels, len(class_names or ()) or int(labels.max()) + 1
+        number, largest = len(class_names or ()), int(labels.max())
+        if number and largest >= number:
+            raise ValueError(
+                f"{name} has the label {largest}, but there are {number} classes, with "
+                f"the labels 0 to {number - 1}: pass class_names with a name for every "
+                "class, or leave the images of other classes out."
+            )
+        return "single", labels, number or largest + 1
     if labels.ndim not in (1, 2) or labels.dtype.kind not in "iubf":
         raise ValueError(
             f"{name} must have numbers as labels, (n,) or (n, classes); received "

@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+from keras_vit.data.splits import is_split
 from keras_vit.training import config as configs
 
 
@@ -29,10 +30,18 @@ KNOWN = {
     "tfds:oxford_flowers102": KnownSet(1_020, 102),
     "tfds:oxford_iiit_pet": KnownSet(3_680, 37),
 }
+# Name of a set, its version, and a slice of its training split.
+NAME = re.compile(
+    r"(?P<set>(?:tfds:|folder:)?\w+)(?::[\d.*]+)?(?:[:/]train)?"
+    r"(?:\[(?P<first>\d+%?)?:(?P<last>\d+%?)?\])?"
+)
 
 
 def known_set(config: configs.Config) -> KnownSet | None:
     """Return the size of the training set of a config, or None if it is not known.
+
+    The validation set is subtracted if it is split off. The size of a split other than
+    `train`, and of several splits together, is not known.
 
     Args:
         config: the config.
@@ -44,13 +53,25 @@ def known_set(config: configs.Config) -> KnownSet | None:
     >>> known_set(configs.load("vit_s16_imagenet_90ep"))
     KnownSet(images=1268355, classes=1000)
     """
-    name = re.match(r"(?:\w+:)?\w+", config.data.train)
-    found = KNOWN.get(name[0]) or KNOWN.get(name[0].partition(":")[0]) if name else None
-    if found is None:
+    data = config.data
+    name = NAME.fullmatch(data.train)
+    found = name and KNOWN.get(name["set"])
+    if not name or not found:
         return None
-    images = float(found.images)
-    part = re.search(r"\[:(\d+)(%?)\]", config.data.train)
-    if part:
-        number = int(part[1])
-        images = images * number / 100 if part[2] else min(images, number)
-    return found._replace(images=round(images * config.data.fraction))
+    first = _position(name["first"] or "0%", found.images)
+    last = _position(name["last"] or "100%", found.images)
+    images = last - first
+    if is_split(data.validation):
+        share = re.match(r"split:(0?\.\d+)", data.validation)
+        if share is None:
+            return None
+        images *= 1 - float(share[1])
+    if images <= 0:
+        return None
+    return found._replace(images=round(images * data.fraction))
+
+
+def _position(text, images):
+    """Return the position in a set that the start or the end of a slice stands for."""
+    number = int(text.removesuffix("%"))
+    return images * number / 100 if text.endswith("%") else min(images, number)

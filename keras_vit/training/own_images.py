@@ -8,11 +8,13 @@ from typing import Any
 
 import keras
 
+from keras_vit.choices import check_choice
 from keras_vit.data import dark_images
 from keras_vit.data.in_memory import dataset_source
 from keras_vit.data.recognize import SHARE, recognize
 from keras_vit.data.source import Source
-from keras_vit.data.splits import split_off
+from keras_vit.data.splits import is_split, split_off
+from keras_vit.data.subsets import subset
 from keras_vit.data.tables import Columns, split_names
 from keras_vit.training import config as configs
 from keras_vit.training import cost, regression, runs
@@ -27,6 +29,27 @@ from keras_vit.training.suggested import Facts, suggested
 PAPER = configs.Optimization(
     optimizer="sgd", learning_rate=0.01, momentum=0.9, clip_norm=1.0
 )
+
+# Data settings of a checkpoint's run that also apply to other images. The rest, such as
+# the scale of the values or the class weights, belongs to the images of that run.
+READING = ("data_dir", "download", "path_column", "label_column", "exif")
+
+# Settings that arrays cannot follow, because they are not read from anywhere, and the end
+# of the error message about each.
+NOT_FOR_ARRAYS = {
+    "data.train": "pass the images as data",
+    "data.test": "pass the images as test=",
+    **dict.fromkeys(
+        ("data.data_dir", "data.download", "data.path_column", "data.label_column"),
+        "leave it out",
+    ),
+}
+# Labels of arrays by their kind, for error messages.
+LABELS = {
+    "single": "an int for each image, or rows with a single 1",
+    "multi": "rows of zeros and ones, not each with a single 1",
+    "regression": "floats",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +122,8 @@ def prepare(
         photos: the photos; see `keras_vit.data.recognize.recognize`.
         settings: texts `key=value` that change the config last.
         suggest: whether to suggest the batch size, the duration, the optimizer and the
-            augmentation, or keep those of the config.
+            augmentation, with the default settings of the data except those in `READING`,
+            or keep all of those of the config.
         workdir: directory of the run. A run on the same data and model that has a
             checkpoint there keeps its config, so that it resumes.
 
@@ -107,6 +131,8 @@ def prepare(
         ValueError: the photos or the settings are invalid.
         FileNotFoundError: the photos do not exist.
     """
+    if suggest:
+        config = _without_settings_of_data(config)
     given = configs.override(config, settings).data
     columns = Columns(given.path_column, split_names(given.label_column))
     chosen = any(setting.startswith("data.labels=") for setting in settings)
@@ -147,24 +173,82 @@ def prepare_datasets(
         settings: as for `prepare`, and so are `suggest` and `workdir`.
         suggest: bool.
         workdir: path or None.
+
+    Raises:
+        ValueError: the images, the labels or the settings are invalid, or a setting of
+            the data sets has no meaning for arrays.
     """
-    sources = {
-        part: dataset_source(f"dataset:{part}", dataset, class_names)
-        for part, dataset in sets.items()
-        if dataset is not None
-    }
+    if suggest:
+        config = _without_settings_of_data(config)
+    given = configs.override(config, settings).data
+    chosen = {setting.partition("=")[0].strip() for setting in settings}
+    _check_for_arrays(chosen, given, sets)
+    sources = _dataset_sources(sets, class_names)
+    train = sources["train"]
+    if "data.labels" in chosen and given.labels != train.labels:
+        raise ValueError(
+            f"data.labels={given.labels!r} does not fit the labels that were passed, "
+            f"which are {train.labels!r}: pass {LABELS[given.labels]}, or leave it out."
+        )
     names: dict[str, Any] = {part: sources[part].name for part in sources}
     about = "The images were passed from Python"
     if "validation" not in sources:
-        names["validation"] = f"split:{SHARE}"
-        rest, taken = split_off(sources["train"], names["validation"])
+        split = f"split:{SHARE}"
+        if "data.validation" in chosen:
+            split = given.validation
+        names["validation"] = split
+        rest, taken = split_off(train, split)
         sources |= {"train": rest, "validation": taken}
-        about += f"; {SHARE:.0%} of each class are split off for validation"
+        share = float(split.split(":")[1])
+        about += f"; {100 * share:g}% of each class are split off for validation"
+    sources["train"] = subset(sources["train"], given.fraction)
     data = dataclasses.replace(
-        config.data, labels=sources["train"].labels, **{"test": None, **names}
+        config.data, labels=train.labels, **{"test": None, **names}
     )
     config = dataclasses.replace(config, data=data)
     return _settled(config, sources, settings, suggest, workdir, about)
+
+
+def _without_settings_of_data(config):
+    """Return a config with default settings of the data, except those in `READING`."""
+    kept = {name: getattr(config.data, name) for name in READING}
+    return dataclasses.replace(config, data=configs.Data(**kept))
+
+
+def _check_for_arrays(chosen, given, sets):
+    """Raise an error about a setting in `chosen` that has no meaning for arrays."""
+    check_choice("data.labels", given.labels, LABELS)
+    if found := sorted(chosen & set(NOT_FOR_ARRAYS)):
+        raise ValueError(
+            f"{found[0]} has no meaning for images that are passed from Python: "
+            f"{NOT_FOR_ARRAYS[found[0]]}."
+        )
+    if "data.validation" not in chosen:
+        return
+    if sets.get("validation") is not None:
+        raise ValueError(
+            f"data.validation={given.validation!r} and validation= are both set: leave "
+            "one of them out."
+        )
+    if not is_split(given.validation):
+        raise ValueError(
+            f"data.validation={given.validation!r} has no meaning for images that are "
+            "passed from Python: pass the validation set as validation=, or set "
+            "data.validation to 'split:0.1' to split off a tenth of each class."
+        )
+
+
+def _dataset_sources(sets, class_names):
+    """Open the datasets or arrays of all parts, with the classes of the training set."""
+    train = dataset_source("dataset:train", sets["train"], class_names)
+    sources = {"train": train}
+    # The largest int is not the number of classes: a set may lack images of the last.
+    numbered = train.class_names if train.labels == "single" else None
+    for part, dataset in sets.items():
+        if part != "train" and dataset is not None:
+            names = class_names or getattr(dataset, "class_names", None) or numbered
+            sources[part] = dataset_source(f"dataset:{part}", dataset, names)
+    return sources
 
 
 def _settled(config, sources, settings, suggest, workdir, about):

@@ -45,6 +45,13 @@ STEPS_PER_EXECUTION = {"tensorflow": 8}
 MOST_CLASSES_COUNTED = 20
 
 
+class Diverged(SystemExit):
+    """Training that stopped because its loss is not finite or has exploded.
+
+    As a `SystemExit` it ends a command with its message in one line and status 1.
+    """
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Training plan that follows from a config and its data sets.
@@ -239,6 +246,7 @@ def train(
         FileNotFoundError: `resume=True`, and there is no run.
         ValueError: the config is invalid, the data sets have changed since the last
             checkpoint, or the state of the run is damaged.
+        Diverged: the loss is not finite or has exploded.
     """
     keras.utils.set_random_seed(config.seed)
     if config.data.labels == "regression":
@@ -388,7 +396,7 @@ def _fit(plan, model, callback, first, last):
         first_step = first * plan.interval
         _steps(plan, model, callback, first_step, plan.interval, (first, last))
     if callback.failure:
-        sys.exit(callback.failure)
+        raise Diverged(callback.failure)
     if callback.stops_early():
         watched = callback.objective.watched
         print(

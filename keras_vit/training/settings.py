@@ -93,7 +93,9 @@ class Optimization:
         warmup_steps: updates from `warmup_start` to the peak; below 1.0, a fraction of
             all updates.
         warmup_start: learning rate of the first update.
-        final_learning_rate: learning rate of the last update.
+        final_learning_rate: learning rate at the end of the decay or the cooldown, which
+            the update after the last one would have. It has no effect on `"rsqrt"` and
+            `"constant"` without a cooldown.
         cooldown_steps: updates of a linear decrease to the final learning rate; below
             1.0, a fraction of all updates.
         beta_1: decay rate of the first moment (Adam, AdamW, Lamb, the AdamW part of

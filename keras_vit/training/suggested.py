@@ -10,11 +10,10 @@ from keras_vit.training.compilation import BACKBONE
 # Batch size up to a number of training images. Small sets need many updates more than
 # smooth gradients.
 BATCH_SIZES = ((400, 8), (1_500, 16), (20_000, 32), (100_000, 64), (math.inf, 128))
-# Range of the number of steps: below the first, a new head does not converge; above the
-# second, a pretrained model gains little on a small set. A step takes seconds on CPUs.
-STEPS = {"cpu": (300, 2_000), "accelerator": (500, 2_000)}
+# Number of steps in which a new head converges. A step takes seconds on CPUs.
+STEPS = {"cpu": 300, "accelerator": 500}
 # Range of the number of epochs. The upper limit keeps tiny sets from being memorized; the
-# lower limit lets large sets exceed the range of the steps.
+# lower limit gives large sets more steps.
 EPOCHS = (3, 40)
 # Mean number of images per class below which only the head trains: the backbone has
 # thousands of weights for every image, and would memorize them. Smaller models than the
@@ -75,10 +74,8 @@ def suggested(
     """
     batch = min(_of(BATCH_SIZES, facts.images), facts.images)
     steps_per_epoch = facts.images / batch
-    fewest, most = (
-        max(steps / steps_per_epoch, EPOCHS[0]) for steps in STEPS[_machine(facts)]
-    )
-    epochs = math.ceil(min(fewest, EPOCHS[1], most))
+    epochs = STEPS[_machine(facts)] / steps_per_epoch
+    epochs = math.ceil(min(max(epochs, EPOCHS[0]), EPOCHS[1]))
     crop, channels = _of(CROPS, facts.images), facts.channels
     strong = facts.images >= RAND_AUGMENT_FROM and channels == 3
     frozen = freezes(facts) and not unfreezes

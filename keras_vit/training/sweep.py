@@ -62,24 +62,33 @@ def combinations(
 
 
 def sweep(
-    config: configs.Config, grid: Mapping[str, Sequence[Any]], workdir: str
+    config: configs.Config,
+    grid: Mapping[str, Sequence[Any]],
+    workdir: str,
+    allow_failures: bool = False,
 ) -> list[dict[str, Any]]:
     """Train all combinations of values in a grid, except runs that are finished.
 
     A run that is finished and whose duration or early stopping has changed resumes, as it
-    does with `runs.train`.
+    does with `runs.train`. A run that diverges does not end the sweep. It has no results,
+    so the next sweep with this directory resumes it from its last checkpoint.
 
     Args:
         config: config of all runs.
         grid: dict from keys of the config to the values to try.
-        workdir: directory of the sweep, with a subdirectory for each run.
+        workdir: directory of the sweep, with a subdirectory for each run. `sweep.json`
+            there has the return value, with the runs that failed.
+        allow_failures: whether to return the other runs if some of them fail.
 
     Returns:
         List of dicts, one for each run, sorted by the validation result with the best
-        first: `run`, the name of the run, and the results of `runs.train`.
+        first: `run`, the name of the run, and the results of `runs.train`. Runs that
+        failed are last, with the reason as `failed` instead of the results.
 
     Raises:
         FileExistsError: a subdirectory holds the run of another config.
+        ValueError: all runs failed, or some and `allow_failures=False`. It is raised
+            after the last run.
     """
     rows, combined = [], combinations(config, grid)
     for name, one in combined.items():
@@ -89,13 +98,43 @@ def sweep(
         directory = pathlib.Path(workdir, name)
         results = _results(directory, one)
         if results is None:
-            results = runs.train(one, str(directory))
-            keras.backend.clear_session()
+            results = _trained(one, directory)
         rows.append({"run": name, **results})
+    failed = [row for row in rows if "failed" in row]
+    rows = [row for row in rows if "failed" not in row]
     kind = objective_class(config)
     rows.sort(key=lambda row: row[kind.watched], reverse=kind.better is max)
-    write_text(pathlib.Path(workdir, "sweep.json"), json.dumps(rows, indent=1))
-    return rows
+    path = pathlib.Path(workdir, "sweep.json")
+    write_text(path, json.dumps(rows + failed, indent=1))
+    if failed and not (rows and allow_failures):
+        reasons = [f"{row['run']}: {first_sentence(row['failed'])}" for row in failed]
+        raise ValueError(
+            f"{len(failed)} of {len(combined)} runs in {workdir} failed. "
+            f"{'. '.join(reasons)}. {path} has the full reasons. Leave these values out, "
+            "or use other settings in another directory, such as a smaller "
+            "optimization.learning_rate."
+        )
+    return rows + failed
+
+
+def first_sentence(reason: str) -> str:
+    """Return the reason of a failed run without the details, such as its images.
+
+    Args:
+        reason: the value of `failed` in a row of `sweep`.
+    """
+    return reason.partition(". ")[0]
+
+
+def _trained(config, directory):
+    """Train a run and return its results, or the reason as `failed` if it diverges."""
+    try:
+        return runs.train(config, str(directory))
+    except runs.Diverged as diverged:
+        print(f"failed: {diverged}", flush=True)
+        return {"failed": str(diverged)}
+    finally:
+        keras.backend.clear_session()
 
 
 def _check_same(directory, config):

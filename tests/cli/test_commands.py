@@ -398,6 +398,42 @@ def test_a_sweep_ranks_by_the_metric_of_its_objective(tmp_path, monkeypatch):
 
 
 @pytest.mark.any_backend
+def test_a_run_that_diverges_does_not_end_its_sweep(tmp_path, monkeypatch, capsys):
+    reason = "The loss is nan at step 3: training stopped. Images of the batch: a."
+
+    def train(config, workdir):
+        if config.seed != 2:
+            raise runs.Diverged(reason)
+        return {"val_accuracy": 0.5, "val_loss": 1.0}
+
+    monkeypatch.setattr(runs, "train", train)
+    arguments = ["digits_vit", "--workdir", str(tmp_path), "--grid"]
+    run_command("sweep", [*arguments, "seed=1,2,3"])
+    rows = json.loads((tmp_path / "sweep.json").read_text())
+    assert [row["run"] for row in rows] == ["seed=2", "seed=1", "seed=3"]
+    assert [row.get("failed") for row in rows] == [None, reason, reason]
+    table = capsys.readouterr().out.splitlines()[-3:]
+    assert table[0].split() == ["seed=2", "0.5000", "1.0000"]
+    assert table[2] == "seed=3  failed: The loss is nan at step 3: training stopped"
+    with pytest.raises(SystemExit, match=r"^error: 2 of 2 runs in .* seed=3: The loss"):
+        run_command("sweep", [*arguments, "seed=1,3"])
+    assert len(json.loads((tmp_path / "sweep.json").read_text())) == 2
+    with pytest.raises(ValueError, match=r"1 of 2 runs in .* failed\. seed=1: The loss"):
+        sweep.sweep(tiny(), {"seed": [1, 2]}, tmp_path)
+
+
+@pytest.mark.any_backend
+def test_a_command_ends_with_one_line_about_a_loss_that_diverges(tmp_path):
+    wild = ["optimizer=sgd", "learning_rate=1e6", "clip_norm=None", "warmup_steps=0"]
+    wild = [f"optimization.{setting}" for setting in wild]
+    arguments = ["digits_vit", "--workdir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match=r"^The loss is .* checkpoint: none\.") as stop:
+        run_command("pretrain", [*arguments, *set_options(*TINY, *wild)])
+    assert isinstance(stop.value, runs.Diverged)
+    assert stop.value.code.count("\n") == 0
+
+
+@pytest.mark.any_backend
 def test_grids():
     assert sweep.parse(["a.b=1,2", "c=x"]) == {"a.b": ["1", "2"], "c": ["x"]}
     with pytest.raises(ValueError, match="key=value,value"):

@@ -147,6 +147,13 @@ def test_the_model_of_every_config(name):
     assert [side % stride for side in sides] == [0] * len(sides)
 
 
+def test_t2t_vit_states_its_other_schedule():
+    for name in ("t2t_vit_7_imagenet", "t2t_vit_14_imagenet", "t2t_vit_24_imagenet"):
+        config = configs.load(name)
+        assert config.optimization.cooldown_steps == 0
+        assert f"Deviation: the cosine spans all {config.epochs} epochs" in config.about
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_where_every_config_begins_and_ends(name):
     config = configs.load(name)

@@ -10,6 +10,8 @@ import keras_vit
 from keras_vit.data import split_off
 from keras_vit.data.host import tensorflow
 from keras_vit.data.in_memory import dataset_source
+from keras_vit.training import config as configs
+from keras_vit.training import own_images
 from tests.training.photos import BRIGHTNESS, write_checkpoint, write_photos
 
 SETTINGS = {"epochs": 1, "jit_compile": False, "steps_per_execution": 1}
@@ -125,3 +127,62 @@ def test_sets_of_a_folder_come_from_the_folder(root, tmp_path):
         keras_vit.training.finetune(
             root / "tiny.keras", root / "flat", tmp_path / "run", validation=arrays()
         )
+
+
+def prepare(sets, *settings):
+    """Prepare a run with the settings of a config, which needs no model."""
+    config = configs.load("digits_vit")
+    return own_images.prepare_datasets(config, sets, None, settings, suggest=False)
+
+
+@pytest.mark.any_backend
+def test_settings_of_the_data_apply_to_arrays():
+    prepared = prepare({"train": arrays(20)}, "data.validation=split:0.1")
+    assert prepared.sources["validation"].num_examples == 4
+    assert prepared.config.data.validation == "split:0.1"
+    assert "10% of each class are split off" in prepared.about
+    sets = {"train": arrays(20), "validation": arrays(3)}
+    prepared = prepare(sets, "data.fraction=0.1", "data.sampling=balanced")
+    counts = {part: one.num_examples for part, one in prepared.sources.items()}
+    assert counts == {"train": 4, "validation": 6}
+    assert prepared.config.data.sampling == "balanced"
+    assert prepare(sets, "data.labels=single").config.data.labels == "single"
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.train=digits", "data.train has no meaning .* pass the images as data"),
+        ("data.test=digits:test", "data.test has no meaning .* pass the images as test="),
+        ("data.label_column=age", "data.label_column has no meaning .* leave it out"),
+        ("data.validation=digits", "'digits' has no meaning .* or set .* 'split:0.1'"),
+        ("data.validation=split:2", "'split:2' is not of the form"),
+        ("data.labels=regression", "'regression' does not fit .* 'single': pass floats"),
+        ("data.labels=numbers", "Unknown data.labels 'numbers'"),
+    ],
+)
+def test_settings_that_do_not_apply_to_arrays(setting, message):
+    with pytest.raises(ValueError, match=message):
+        prepare({"train": arrays(3)}, setting)
+
+
+@pytest.mark.any_backend
+def test_arrays_have_one_validation_set():
+    sets = {"train": arrays(3), "validation": arrays(3)}
+    with pytest.raises(ValueError, match=r"'split:0\.5' and validation= are both set"):
+        prepare(sets, "data.validation=split:0.5")
+
+
+@pytest.mark.any_backend
+def test_other_arrays_have_the_classes_of_the_training_set():
+    images, labels = arrays(6)
+    images, labels = np.tile(images, (2, 1, 1, 1)), np.tile(labels, 2) + [0, 2] * 12
+    cats = images[labels == 0][:3], np.zeros(3, "int32")
+    sources = prepare({"train": (images, labels), "test": cats}).sources
+    assert {source.num_classes for source in sources.values()} == {4}
+    for part in ("validation", "test"):
+        with pytest.raises(ValueError, match=f"{part} has the label 3, .* 2 classes, wi"):
+            prepare({"train": arrays(), part: (images, labels)})
+    with pytest.raises(ValueError, match="train has the label 3, but there are 2 class"):
+        dataset_source("train", (images, labels), ["cat", "dog"])

@@ -209,6 +209,16 @@ def test_suggested_settings(images, classes, parameters, accelerator, expected):
 
 
 @pytest.mark.any_backend
+@pytest.mark.parametrize("machine", ["cpu", "accelerator"])
+def test_the_suggested_epochs_are_those_of_enough_steps(machine):
+    facts = Facts(1_500, 10, 22_000_000, 3, machine == "accelerator")
+    config = suggested.suggested(configs.load("digits_vit"), facts)
+    steps = suggested.STEPS[machine]
+    per_epoch = facts.images / config.batch_size
+    assert steps <= config.epochs * per_epoch < steps + per_epoch
+
+
+@pytest.mark.any_backend
 def test_a_frozen_backbone_leaves_the_head():
     model = tiny_vit()
     freeze(model, ("backbone",))

@@ -16,6 +16,7 @@ from keras_vit.cli.command_line import UNSPECIFIED
 from keras_vit.training import config as configs
 from keras_vit.training import cost, hardware
 from keras_vit.training.abstract_model import abstract_model, abstract_optimizer
+from keras_vit.training.known_sets import known_set
 from keras_vit.training.plan import candidates, choose, mesh_plans
 from keras_vit.training.step_exchange import (
     Mesh,
@@ -417,6 +418,32 @@ def test_errors_of_the_command(words, message):
     with pytest.raises(SystemExit) as stop:
         run_command("plan", small(*words, "--hardware", "h100x8"))
     assert message in stop.value.code
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("train", "validation", "images"),
+    [
+        ("tfds:cifar10:train", "tfds:cifar10:test", 50_000),
+        ("tfds:cifar10", "tfds:cifar10:test", 50_000),
+        ("tfds:cifar10:3.0.2:train[:45000]", "tfds:cifar10:test", 45_000),
+        ("tfds:cifar10:train[10%:]", "tfds:cifar10:test", 45_000),
+        ("tfds:cifar10:train[1000:50%]", "tfds:cifar10:test", 24_000),
+        ("tfds:cifar10:test", "tfds:cifar10:train", None),
+        ("tfds:cifar10:train+test", "tfds:cifar10:test", None),
+        ("tfds:cifar10:train[-10%:]", "tfds:cifar10:test", None),
+        ("digits:train", "split:0.1", 1_131),
+        ("digits:train", "split:0.1:1", 1_131),
+        ("digits:train", "split:a tenth", None),
+        ("digits:validation", "digits:test", None),
+        ("folder:imagenet21k/train", "split:.5", 7_098_561),
+        ("folder:photos", "split:0.1", None),
+    ],
+)
+def test_the_images_of_known_sets(train, validation, images):
+    data = configs.Data(train=train, validation=validation)
+    found = known_set(dataclasses.replace(UNSPECIFIED, data=data))
+    assert (found and found.images) == images
 
 
 @pytest.mark.any_backend

@@ -1,6 +1,7 @@
 """Fractions of data sets, power laws, and scaling studies."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from keras_vit.data import open_source
 from keras_vit.data.subsets import subset
 from keras_vit.training import config as configs
-from keras_vit.training import power_law, scaling
+from keras_vit.training import power_law, runs, scaling
 from keras_vit.training.power_law import fit
 from keras_vit.training.scaling import study
 from keras_vit.training.sweep import combinations
@@ -147,6 +148,22 @@ def test_a_finished_study_trains_nothing(finished, monkeypatch):
     arguments, results = finished
     monkeypatch.setattr("keras_vit.training.runs.train", None)
     assert study(*arguments) == results
+
+
+def test_a_study_names_a_run_that_diverges(tmp_path, monkeypatch):
+    def train(config, workdir):
+        pathlib.Path(workdir).mkdir(parents=True)
+        if config.data.fraction == 0.5:
+            raise runs.Diverged("The loss is inf at step 3: training stopped. Images")
+        return {"val_accuracy": 0.5, "last": {"step": 4, "val_loss": 1.0}}
+
+    monkeypatch.setattr(runs, "train", train)
+    arguments = ["digits_vit", "--workdir", str(tmp_path), "--fractions", "0.5,1"]
+    expected = r"^error: 1 of 2 runs in .*digits_vit failed\. fraction=0\.5,seed=0: The"
+    with pytest.raises(SystemExit, match=expected):
+        run_command("scaling", arguments)
+    rows = json.loads((tmp_path / "digits_vit" / "sweep.json").read_text())
+    assert [row["run"] for row in rows] == ["fraction=1.0,seed=0", "fraction=0.5,seed=0"]
 
 
 def test_names_of_networks(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -241,6 +242,30 @@ def test_a_regression_that_is_repeated_keeps_the_settings_of_its_run(root, tmp_p
     (tmp_path / "state.npz").touch()
     again = own_images.prepare(base, root / "regression.csv", workdir=tmp_path)
     assert again.config.batch_size == 3
+
+
+@pytest.mark.any_backend
+def test_a_run_leaves_only_its_way_of_reading_to_other_images(root, tmp_path):
+    belongs = ["scale=((40.0, 9.0),)", "fraction=0.5", "repeats=2", "unreadable=skip"]
+    belongs += ["labels=regression", "train=table:ages.csv"]
+    reads = ["exif=False", "label_column=label", "data_dir=sets"]
+    changes = [f"data.{setting}" for setting in (*belongs, *reads)]
+    config = configs.override(configs.load("digits_vit"), changes)
+    (tmp_path / "config.json").write_text(json.dumps(configs.to_dict(config)))
+    (tmp_path / "environment.json").write_text("{}")
+    shutil.copy(root / "tiny.keras", tmp_path / "best.keras")
+    base = own_images.base_config(str(tmp_path))
+    # Without --data, the command trains on the images of the run.
+    assert configs.to_dict(base)["data"] == configs.to_dict(config)["data"]
+    data = own_images.prepare(base, root / "regression.csv").config.data
+    assert (data.scale, data.fraction, data.repeats) == (None, 1.0, 1)
+    assert (data.unreadable, data.exif, data.data_dir) == ("error", False, "sets")
+    chosen = ["data.fraction=0.5", "data.scale=((1.0, 2.0),)"]
+    data = own_images.prepare(base, root / "regression.csv", chosen).config.data
+    assert (data.scale, data.fraction) == (((1.0, 2.0),), 0.5)
+    # A config that a user names keeps its settings.
+    data = own_images.prepare(config, root / "regression.csv", suggest=False).config.data
+    assert data.scale == config.data.scale
 
 
 @pytest.mark.any_backend
