@@ -6,15 +6,15 @@ import tensorflow as tf
 from keras import ops
 
 from keras_vit.export.features import network_outputs
-from keras_vit.kernels import attention
+from keras_vit.kernels import attention, gelu
 from keras_vit.layers.preprocessor import RESIZES
 
 
 def plain_graph(model, head, batch_size=None):
     """Return the graph of the signature `serving_default`.
 
-    Blockwise attention is disabled for the whole process, which must not use models for
-    anything else.
+    Blockwise attention and products in GELU are disabled for the whole process, which must
+    not use models for anything else.
 
     Args:
         model: a `keras_vit.ViT` that returns logits or features.
@@ -27,6 +27,7 @@ def plain_graph(model, head, batch_size=None):
     # Blockwise attention is a loop. LiteRT does not support loops with an unknown batch
     # size, and onnxruntime cannot quantize a graph that contains one.
     attention.BLOCKS_FROM = sys.maxsize
+    gelu.POWERS = True
     height, width, channels = model.input_shape[1:]
     if model.preprocessor.image_size is not None:
         height = width = None  # The preprocessor resizes images of any size.

@@ -1,5 +1,6 @@
 """GELU with hand-written gradients. Plain formulas: `keras_vit.layers.mlp`."""
 
+import functools
 import math
 
 import keras
@@ -11,6 +12,10 @@ from keras_vit.kernels.switch import in_use
 
 _LINEAR = (2 / math.pi) ** 0.5
 _CUBIC = 0.044715 * _LINEAR
+
+# Whether `inference_form` writes the tanh form of GELU with a power: from it, runtimes of
+# ONNX and LiteRT recognize a GELU, but not from products.
+POWERS = False
 
 
 @hand_written_gradient(torch=lambda x: ops.gelu(x, approximate=True))
@@ -58,6 +63,8 @@ def inference_form(activation):
     Args:
         activation: function of a tensor, with or without a fast form.
     """
+    if POWERS and getattr(activation, "kernel", None) is gelu_tanh:
+        return functools.partial(ops.gelu, approximate=True)
     if in_use() == "plain" or keras.backend.backend() == "torch":
         return activation
     return getattr(activation, "plain", activation)

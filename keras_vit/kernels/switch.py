@@ -61,7 +61,8 @@ def fast_form(kernel):
             rounding. Its gradient agrees as well.
 
     Returns:
-        A decorator. The decorated function has the plain formula as attribute `plain`.
+        A decorator. The decorated function has the plain formula as attribute `plain`,
+        and `kernel`.
     """
 
     def decorate(plain):
@@ -70,7 +71,7 @@ def fast_form(kernel):
             function = kernel if _in_use == "fast" else plain
             return function(*args, **kwargs)
 
-        call.plain = plain  # type: ignore[attr-defined]
+        call.plain, call.kernel = plain, kernel  # type: ignore[attr-defined]
         return call
 
     return decorate

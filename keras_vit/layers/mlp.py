@@ -1,5 +1,6 @@
 """The MLPs of a Transformer block, and the forms of GELU."""
 
+import math
 from typing import Any, ClassVar
 
 import keras
@@ -22,7 +23,10 @@ def gelu_tanh(x):
 
     `0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))`.
     """
-    return ops.gelu(x, approximate=True)
+    # Not `ops.gelu`: TensorFlow runs a matrix product, its bias and a GELU as one
+    # operation if the GELU has products instead of its power.
+    inner = (2 / math.pi) ** 0.5 * (x + 0.044715 * x * x * x)
+    return 0.5 * x * (1.0 + ops.tanh(inner))
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from keras_vit.export import served_model
-from keras_vit.kernels import attention
+from keras_vit.kernels import attention, gelu
 
 PROGRAM = pathlib.Path(__file__).with_name("program.py")
 
@@ -80,8 +80,11 @@ def exports_here():
     def run(staging):
         from keras_vit.export import tensorflow_process
 
-        # The formats of single files disable blockwise attention in their process.
-        with mock.patch.object(attention, "BLOCKS_FROM", attention.BLOCKS_FROM):
+        # The formats of single files change these for their whole process.
+        with (
+            mock.patch.object(attention, "BLOCKS_FROM", attention.BLOCKS_FROM),
+            mock.patch.object(gelu, "POWERS", gelu.POWERS),
+        ):
             tensorflow_process.main(staging)
         return json.loads((staging / "result.json").read_text())
 
