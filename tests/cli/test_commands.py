@@ -386,15 +386,16 @@ def test_a_sweep_returns_only_results_of_its_config(tmp_path, monkeypatch):
 @pytest.mark.any_backend
 def test_a_sweep_ranks_by_the_metric_of_its_objective(tmp_path, monkeypatch):
     def train(config, workdir):
-        n = config.seed
+        n = config.seed if config.seed else float("nan")
         return {"val_loss": n, "val_mean_average_precision": n, "val_accuracy": -n}
 
     monkeypatch.setattr(runs, "train", train)
     for labels, best in (("multi", 3), ("single", 1)):
         config = configs.override(tiny(), [f"data.labels={labels}"])
         pathlib.Path(tmp_path, labels).mkdir()
-        rows = sweep.sweep(config, {"seed": [2, 3, 1]}, tmp_path / labels)
+        rows = sweep.sweep(config, {"seed": [2, 0, 3, 1]}, tmp_path / labels)
         assert rows[0]["run"] == f"seed={best}"
+        assert rows[-1]["run"] == "seed=0"
 
 
 @pytest.mark.any_backend
