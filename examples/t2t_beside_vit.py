@@ -110,8 +110,10 @@ plt.show()
 epochs, batch_size = 8, 32
 histories = {}
 for name, model in models.items():
+    steps = epochs * len(train) // batch_size
+    # The decay begins after the warm-up.
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, epochs * len(train) // batch_size, warmup_target=2e-3, warmup_steps=50
+        0.0, steps - 50, warmup_target=2e-3, warmup_steps=50
     )
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=0.05, global_clipnorm=1.0),
