@@ -27,14 +27,14 @@ test: $(ENV)/.installed lint  ## lint, then run the tests on every installed bac
 test-slow: $(ENV)/.installed  ## run the tests that take minutes, on every installed backend
 	@$(call on_every_backend,slow)
 
-# Tests that do not depend on the backend run only under the first one.
+# Tests that do not depend on the backend, such as doctests, run only under the first one.
 define on_every_backend
-others=; \
+others=; paths=; \
 for backend in tensorflow jax torch; do \
 	if $(RUN) -c "import importlib.util, sys; sys.exit(not importlib.util.find_spec('$$backend'))"; then \
 		echo "== Backend: $$backend"; \
-		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m pytest -n 2 --dist worksteal -m "$(1)$$others" || exit 1; \
-		others=" and not any_backend"; \
+		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m pytest -n 2 --dist worksteal -m "$(1)$$others" $$paths || exit 1; \
+		others=" and not any_backend"; paths=tests; \
 	else \
 		echo "== Backend: $$backend is not installed, NOT TESTED (make torch installs torch)"; \
 	fi; \

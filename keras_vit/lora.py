@@ -144,7 +144,7 @@ def merge(model: Any) -> Any:
     Example:
 
     >>> import keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10, num_layers=2)
     >>> keras_vit.lora.enable(model)
     >>> keras_vit.lora.merge(model).save("merged.keras")  # doctest: +SKIP
     """
@@ -171,7 +171,7 @@ def save(model: Any, path: str | os.PathLike, *, head_of: Any = None) -> None:
     Example:
 
     >>> import keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10, num_layers=2)
     >>> keras_vit.lora.enable(model)
     >>> keras_vit.lora.save(model, "updates.safetensors")  # doctest: +SKIP
     """

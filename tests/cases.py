@@ -97,6 +97,17 @@ def array(tensor):
     return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
+def outputs(model, x):
+    """Return a model's outputs as arrays, compiled under JAX.
+
+    An eager forward pass under JAX compiles every operation for itself, which takes
+    longer than compiling the whole pass.
+    """
+    if keras.backend.backend() == "jax":
+        return model.predict(x, verbose=0)
+    return keras.tree.map_structure(array, model(x))
+
+
 def weights_of(layer):
     """Return a dict from path within the layer to float64 array."""
     return {

@@ -1,5 +1,6 @@
 import os
 import pathlib
+import re
 import shutil
 import warnings
 
@@ -18,6 +19,18 @@ import keras_vit  # noqa: E402
 
 # `make test` runs every fast test under TensorFlow, and fewer under the others.
 FIRST_BACKEND = keras.backend.backend() == "tensorflow"
+
+
+WHOLE_FILE = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.any_backend\b", re.M)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Skip files in which every test is deselected; importing them takes seconds."""
+    if not config.option.markexpr.endswith(" and not any_backend"):
+        return None
+    if not re.fullmatch(r"test_.*\.py", collection_path.name):
+        return None
+    return True if WHOLE_FILE.search(collection_path.read_text("utf-8")) else None
 
 
 def pytest_collection_modifyitems(items):

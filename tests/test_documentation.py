@@ -1,5 +1,6 @@
 """Completeness of the docstrings of public names, and correctness of the README."""
 
+import contextlib
 import inspect
 import pathlib
 import re
@@ -16,7 +17,7 @@ from keras_vit.models.bit import BIT_SIZES
 from keras_vit.models.variants import HYBRID_SIZES, VIT_SIZES
 from keras_vit.training import config as configs
 from tests.conftest import GOLDENS
-from tests.documents.stand_ins import VARIANTS
+from tests.documents.stand_ins import VARIANTS, narrow_variants
 from tests.export.serving import exports_here
 from tests.models.test_bit import PARAMETERS as BIT
 from tests.models.test_parameter_counts import T2T, TOKEN
@@ -84,7 +85,8 @@ def test_the_examples_of_the_readme_run(layers, tmp_path, monkeypatch, tensorflo
     example, checkpoint, variant, serving = blocks
     assert example.count(", classes=10") == 1
     monkeypatch.chdir(tmp_path)
-    with exports_here():
+    narrow = narrow_variants() if layers else contextlib.nullcontext()
+    with exports_here(), narrow:
         exec(example.replace(", classes=10", f", classes=10{layers}"), {})
     shutil.copy(GOLDENS / "google_token_prelogits.checkpoint.npz", "ViT-B_16.npz")
     exec(checkpoint, {"keras_vit": keras_vit})

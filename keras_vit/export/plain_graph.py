@@ -13,8 +13,8 @@ from keras_vit.layers.preprocessor import RESIZES
 def plain_graph(model, head, batch_size=None):
     """Return the graph of the signature `serving_default`.
 
-    Blockwise attention and products in GELU are disabled for the whole process, which must
-    not use models for anything else.
+    Blockwise attention and products in GELU are disabled for the whole process, which
+    must not use models for anything else.
 
     Args:
         model: a `keras_vit.ViT` that returns logits or features.

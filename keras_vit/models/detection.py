@@ -45,7 +45,9 @@ class DetectionModel(DenseModel):
     Example:
 
     >>> import keras, keras_vit
-    >>> backbone = keras_vit.ViTTi16(input_shape=(32, 48, 3), include_top=False)
+    >>> backbone = keras_vit.ViTTi16(
+    ...     input_shape=(32, 48, 3), include_top=False, num_layers=2
+    ... )
     >>> model = keras_vit.DetectionModel(backbone, classes=5, filters=32)
     >>> images = model.preprocessor(keras.random.uniform((1, 60, 60, 3), maxval=255))
     >>> tuple(model(images).shape)

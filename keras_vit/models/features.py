@@ -55,7 +55,7 @@ class FeatureMethods:
         Example:
 
         >>> import keras, keras_vit
-        >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), registers=4)
+        >>> model = keras_vit.ViTTi16(input_shape=(32, 48, 3), registers=4, num_layers=3)
         >>> images = model.preprocessor(keras.random.uniform((1, 32, 48, 3), maxval=255))
         >>> [tuple(grid.shape) for grid in model.features(images, blocks=[2, -1])]
         [(1, 2, 3, 192), (1, 2, 3, 192)]

@@ -64,7 +64,7 @@ class RestorableModel(ImageModel):
         Example:
 
         >>> import keras_vit
-        >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+        >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10, num_layers=2)
         >>> next(iter(model.weights_by_path()))
         'patch_encoder/class_token'
         """

@@ -37,7 +37,9 @@ class SegmentationModel(DenseModel):
     Example:
 
     >>> import keras, keras_vit
-    >>> backbone = keras_vit.ViTTi16(input_shape=(32, 48, 3), include_top=False)
+    >>> backbone = keras_vit.ViTTi16(
+    ...     input_shape=(32, 48, 3), include_top=False, num_layers=2
+    ... )
     >>> head = keras_vit.layers.MaskTransformer(classes=5)
     >>> model = keras_vit.SegmentationModel(backbone, head)
     >>> pixels = keras.random.uniform((1, 60, 60, 3), maxval=255)

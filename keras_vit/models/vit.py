@@ -322,7 +322,7 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
         Example:
 
         >>> import keras_vit
-        >>> model = keras_vit.ViTTi16(input_shape=(64, 64, 3), classes=10)
+        >>> model = keras_vit.ViTTi16(input_shape=(64, 64, 3), classes=10, num_layers=2)
         >>> model.resized((96, 64, 3)).grid_shape
         (6, 4)
 
@@ -378,7 +378,7 @@ class ViT(FeatureMethods, ZeroShotMethods, RestorableModel):
         Example:
 
         >>> import keras, keras_vit
-        >>> model = keras_vit.ViTTi16(input_shape=(64, 64, 3), classes=10)
+        >>> model = keras_vit.ViTTi16(input_shape=(64, 64, 3), classes=10, num_layers=2)
         >>> larger = model.resized((96, 64, 3))
         >>> values = {
         ...     path: keras.ops.convert_to_numpy(weight)

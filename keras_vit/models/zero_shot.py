@@ -54,7 +54,9 @@ class ZeroShotMethods:
 
         >>> import numpy as np
         >>> import keras_vit
-        >>> model = keras_vit.SigLIPViTB16(input_shape=(32, 32, 3), include_top=False)
+        >>> model = keras_vit.SigLIPViTB16(
+        ...     input_shape=(32, 32, 3), include_top=False, num_layers=1
+        ... )
         >>> texts = np.random.default_rng(0).normal(size=(2, 768))
         >>> classifier = model.zero_shot(
         ...     texts, 117.3, -12.9, ["a cat", "a dog"], classifier_activation="sigmoid"

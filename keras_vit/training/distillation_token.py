@@ -29,7 +29,7 @@ def with_distillation_token(model: ViT) -> ViT:
     Example:
 
     >>> import keras_vit
-    >>> model = keras_vit.ViTTi16(input_shape=(64, 64, 3), classes=10)
+    >>> model = keras_vit.ViTTi16(input_shape=(64, 64, 3), classes=10, num_layers=2)
     >>> keras_vit.training.with_distillation_token(model).num_prefix_tokens
     2
 

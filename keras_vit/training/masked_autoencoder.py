@@ -174,7 +174,9 @@ class MaskedAutoencoder(MaskedModel):
 
         >>> import keras, keras_vit
         >>> from keras_vit.training import MaskedAutoencoder
-        >>> backbone = keras_vit.ViTTi16(input_shape=(16, 32, 3), include_top=False)
+        >>> backbone = keras_vit.ViTTi16(
+        ...     input_shape=(16, 32, 3), include_top=False, num_layers=2
+        ... )
         >>> model = MaskedAutoencoder(
         ...     backbone, ratio=0.5, decoder_dim=64, decoder_layers=1
         ... )
@@ -206,7 +208,9 @@ class MaskedAutoencoder(MaskedModel):
 
         >>> import keras, keras_vit
         >>> from keras_vit.training import MaskedAutoencoder
-        >>> backbone = keras_vit.ViTTi16(input_shape=(32, 64, 3), include_top=False)
+        >>> backbone = keras_vit.ViTTi16(
+        ...     input_shape=(32, 64, 3), include_top=False, num_layers=2
+        ... )
         >>> model = MaskedAutoencoder(backbone, decoder_dim=64, decoder_layers=1)
         >>> images = keras.random.uniform((2, 32, 64, 3), minval=-1)
         >>> pictures = model.reconstruct(images)

@@ -159,7 +159,9 @@ class MaskedPatchPrediction(MaskedModel):
 
         >>> import keras, keras_vit
         >>> from keras_vit.training import MaskedPatchPrediction
-        >>> backbone = keras_vit.ViTTi16(input_shape=(16, 32, 3), include_top=False)
+        >>> backbone = keras_vit.ViTTi16(
+        ...     input_shape=(16, 32, 3), include_top=False, num_layers=2
+        ... )
         >>> white = backbone.preprocessor(255 * keras.ops.ones((1, 16, 32, 3)))
         >>> colours = MaskedPatchPrediction(backbone).targets(white)
         >>> keras.ops.convert_to_numpy(colours).tolist()

@@ -47,7 +47,7 @@ class Muon(ByVariable, keras.optimizers.Muon):
 
     >>> import keras_vit
     >>> from keras_vit.training import Muon, parameter_table
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10, num_layers=2)
     >>> table = parameter_table(model, weight_decay=0.05)
     >>> optimizer = Muon(1e-3, table)
     >>> [row.path for row in table if row.matrices and row.group == "block_0"]

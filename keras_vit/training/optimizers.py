@@ -182,7 +182,7 @@ class Lamb(ByVariable, keras.optimizers.Lamb):
 
     >>> import keras_vit
     >>> from keras_vit.training import Lamb, parameter_table
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10, num_layers=2)
     >>> table = parameter_table(model, weight_decay=0.02)
     >>> optimizer = Lamb(3e-3, table, global_clipnorm=1.0)
 

@@ -126,7 +126,7 @@ def parameter_table(
 
     >>> import keras_vit
     >>> from keras_vit.training import parameter_table
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10, num_layers=2)
     >>> table = parameter_table(model, weight_decay=0.05, layer_decay=0.75)
     >>> table[-3:]
     (ParameterRow(path='norm/beta', shape=(192,), group='norm', rate=1.0,

@@ -119,7 +119,7 @@ def describe(model: Any, platform: str) -> Network:
 
     >>> import keras_vit
     >>> from keras_vit.training.step_memory import describe
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10, num_layers=2)
     >>> describe(model, "gpu").tokens
     5
     """
@@ -270,7 +270,7 @@ def step_memory(
 
     >>> import keras_vit
     >>> from keras_vit.training.step_memory import describe, step_memory
-    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10)
+    >>> model = keras_vit.ViTTi16(input_shape=(32, 32, 3), classes=10, num_layers=2)
     >>> weights = 4 * model.count_params()
     >>> memory = step_memory(describe(model, "cpu"), "cpu", 8, weights, 2 * weights, 0)
     >>> memory.peak > memory.weights + memory.optimizer + memory.gradients

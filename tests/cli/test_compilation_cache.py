@@ -114,6 +114,7 @@ def test_damaged_entries_are_replaced(filled):
     assert len(entries(directory)) == count
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(filled, tmp_path):
     _, result, count = filled
     processes = [compile_programs(tmp_path) for _ in range(2)]

@@ -1,5 +1,7 @@
 """3-Augment and the simple random crop, compared with Pillow."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -77,9 +79,19 @@ def test_batches_of_deit_iii(folder):
     )
     source = open_source(f"folder:{folder}")
     preprocessor = Preprocessor.imagenet((8, 12), 1.0)
-    images, _ = next(iter(training_batches(source, preprocessor, augmentation, 6, 0)))
+
+    def batch(**changes):
+        changed = dataclasses.replace(augmentation, **changes)
+        images, _ = next(iter(training_batches(source, preprocessor, changed, 6, 0)))
+        return np.asarray(images)
+
+    images = batch()
     assert images.shape == (6, 8, 12, 3)
     assert np.isfinite(images).all()
+    # The same crops and flips.
+    plain, augmented = batch(three_augment=False, color_jitter=0), batch(color_jitter=0)
+    assert (plain != augmented).any(axis=(1, 2, 3)).all()
+    assert (images != augmented).any(axis=(1, 2, 3)).all()
 
 
 def test_settings_that_exclude_each_other():

@@ -1,3 +1,4 @@
+import functools
 import io
 import struct
 import zlib
@@ -29,7 +30,9 @@ def encoded(image, kind, **options):
     return file.getvalue()
 
 
-def read(files, channels=3, resizes=True, **crop):
+@functools.cache
+def reader(channels, resizes, **crop):
+    """Return a compiled function that reads files; tracing it takes a second."""
     import tensorflow as tf
 
     from keras_vit.export.image_bytes import read_images
@@ -40,14 +43,19 @@ def read(files, channels=3, resizes=True, **crop):
         image_size=SIZE if resizes else None,
         **crop,
     )
-    shape = (*SIZE, channels)
 
-    @tf.function
+    @tf.function(input_signature=[tf.TensorSpec([None], "string")])
     def run(contents):
-        return read_images(contents, preprocessor, shape, MAX_PIXELS)
+        return read_images(contents, preprocessor, (*SIZE, channels), MAX_PIXELS)
 
-    images, errors, _ = run(tf.constant(files, tf.string))
-    assert images.shape == (len(files), *shape)
+    return run
+
+
+def read(files, channels=3, resizes=True, **crop):
+    import tensorflow as tf
+
+    images, errors, _ = reader(channels, resizes, **crop)(tf.constant(files, tf.string))
+    assert images.shape == (len(files), *SIZE, channels)
     return images.numpy(), errors.numpy().tolist()
 
 

@@ -245,6 +245,7 @@ def test_an_existing_version_is_never_overwritten(tmp_path, tensorflow):
     assert sorted(graph.signatures) == ["features", "predict_uint8", "serving_default"]
 
 
+@pytest.mark.any_backend
 def test_a_directory_of_something_else(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(FileExistsError, match=r"holds other files \(thesis\.tex\)"):
@@ -254,6 +255,7 @@ def test_a_directory_of_something_else(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("version", [0, -1, "1", 1.5, True])
 def test_bad_version(tmp_path, version):
     with pytest.raises(ValueError, match="version must be an int, 1 or more"):
@@ -261,6 +263,7 @@ def test_bad_version(tmp_path, version):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.any_backend
 def test_models_that_cannot_be_exported(tmp_path):
     with pytest.raises(ValueError, match=r"labels name.*include_top=False"):
         saved_model(tiny_vit(include_top=False), tmp_path / "served", labels=["a"])
@@ -272,6 +275,7 @@ def test_models_that_cannot_be_exported(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -291,6 +295,7 @@ def test_bad_arguments(tmp_path, arguments, message):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.any_backend
 def test_a_checkpoint_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model\.keras"):
         saved_model(tmp_path / "model.keras", tmp_path / "served")

@@ -84,6 +84,7 @@ def compact():
     )
 
 
+@pytest.mark.any_backend
 def test_a_compact_transformer_saves_and_shows_its_weights(tmp_path):
     model = compact()
     assert "stem/conv_1/kernel" in model.weights_by_path()

@@ -299,6 +299,7 @@ def test_outputs_have_the_dtype_of_the_spec():
             assert keras.backend.standardize_dtype(output.dtype) == spec.dtype, name
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", CASES)
 def test_every_argument_is_in_the_config(name):
     arguments, _ = CASES[name]

@@ -194,12 +194,14 @@ def test_with_channels(channels, mean):
     assert preprocessor.with_channels(3).get_config() == preprocessor.get_config()
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("channels", [0, 2.5, None])
 def test_with_channels_that_are_no_number(channels):
     with pytest.raises(ValueError, match="channels must be a positive int"):
         Preprocessor().with_channels(channels)
 
 
+@pytest.mark.any_backend
 def test_a_config_from_before_there_were_sizes():
     config = Preprocessor(MEAN, STD).get_config()
     for key in ("image_size", "resize", "crop_fraction", "crop_to_aspect_ratio"):
@@ -215,6 +217,7 @@ def test_a_config_from_before_there_were_sizes():
     }
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -249,6 +252,7 @@ def test_images_of_unknown_rank(tensorflow):
         data.map(Preprocessor(image_size=(8, 8)))
 
 
+@pytest.mark.any_backend
 def test_wrong_rank():
     with pytest.raises(ValueError, match=r"received \(4, 5\).*images\[\.\.\., None\]"):
         Preprocessor()(np.zeros((4, 5)))
@@ -260,6 +264,7 @@ def test_wrong_dtype(dtype):
         Preprocessor()(np.zeros((4, 5, 3), dtype))
 
 
+@pytest.mark.any_backend
 def test_wrong_channels():
     with pytest.raises(ValueError, match=r"3 channels; received.*\(4, 5, 1\)"):
         Preprocessor(MEAN, STD)(np.zeros((4, 5, 1)))
@@ -292,12 +297,14 @@ def test_one_image_of_many_channels():
     np.testing.assert_array_equal(array(batch)[0], array(asked(image)))
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("std", [0.0, -1.0, [1.0, 0.0, 1.0]])
 def test_std_that_is_not_positive(std):
     with pytest.raises(ValueError, match="std must be positive"):
         Preprocessor(std=std)
 
 
+@pytest.mark.any_backend
 def test_something_that_is_no_array():
     with pytest.raises(ValueError, match=r"Expected an array.*list"):
         Preprocessor()([[1.0]])

@@ -107,6 +107,7 @@ BAD_ARGUMENTS = [
 ]
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
 def test_bad_argument(arguments, message, monkeypatch):
     def built(*_, **__):
@@ -117,6 +118,7 @@ def test_bad_argument(arguments, message, monkeypatch):
         tiny_vit(**arguments)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("argument", "hint"),
     [

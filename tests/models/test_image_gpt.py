@@ -7,7 +7,14 @@ import pytest
 import keras_vit
 from keras_vit.layers import PixelEmbedding, PixelPalette
 from keras_vit.models.image_gpt import sampled
-from tests.cases import array, output_and_gradients, perturb, random_array
+from tests.cases import (
+    array,
+    mostly_slow_elsewhere,
+    output_and_gradients,
+    outputs,
+    perturb,
+    random_array,
+)
 from tests.formulas import attention, below, dense, layer_norm, mlp
 
 TINY = {
@@ -29,7 +36,7 @@ def nearest(images, palette):
     return np.square(pixels - palette).sum(-1).argmin(-1)
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("causal", mostly_slow_elsewhere([True, False], True))
 def test_formula(causal):
     model = tiny(causal=causal)
     images = random_array(3, 3, 4, 2)
@@ -51,7 +58,7 @@ def test_formula(causal):
     x = layer_norm(x, w["norm/gamma"], w["norm/beta"])
     expected = dense(x, w, "classifier")
     assert model.output_shape == (None, 12, 5)
-    np.testing.assert_allclose(array(model(images)), expected, atol=1e-5)
+    np.testing.assert_allclose(outputs(model, images), expected, atol=1e-5)
 
 
 def test_no_logit_depends_on_its_own_or_a_later_pixel():

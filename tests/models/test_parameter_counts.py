@@ -107,7 +107,7 @@ def count_both(name, **overrides):
             )
     finally:
         # Discard the weights that are still waiting for a value.
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
 
 
 def count_by_blocks(name, **overrides):

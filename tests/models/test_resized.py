@@ -67,6 +67,7 @@ def test_the_same_size_gives_the_same_outputs(positions):
     np.testing.assert_allclose(array(same(images)), array(model(images)), atol=1e-6)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("positions", "path", "length"),
     [
@@ -84,6 +85,7 @@ def test_tables_by_axis_are_resized_along_it(positions, path, length):
     np.testing.assert_allclose(new, expected, atol=1e-6)
 
 
+@pytest.mark.any_backend
 def test_a_smooth_field_of_positions_stays_the_same_field():
     # Corner-aligned linear resizing is exact for a field that is linear in x and y.
     model = tiny_vit(pooling="gap", input_shape=(32, 40, 3))
@@ -98,6 +100,7 @@ def test_a_smooth_field_of_positions_stays_the_same_field():
     np.testing.assert_allclose(resized, field.reshape(1, -1, 16), atol=1e-5)
 
 
+@pytest.mark.any_backend
 def test_everything_else_is_kept():
     model = tiny_vit(name="mine", dtype="mixed_bfloat16", dropout_rate=0.1)
     model.get_layer("block_0").trainable = False
@@ -107,6 +110,7 @@ def test_everything_else_is_kept():
     assert config == expected
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("shape", "resize", "message"),
     [

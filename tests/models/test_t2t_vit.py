@@ -173,6 +173,7 @@ def test_widths_of_the_dense_backbone():
     np.testing.assert_allclose(rates, [0.0, 0.1, 0.2, 0.3])
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -199,6 +200,7 @@ def test_bad_arguments(arguments, message):
         tiny_t2t(**arguments)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("argument", ["patch_size", "stem"])
 def test_arguments_of_a_vit_that_it_has_not(argument):
     with pytest.raises(TypeError, match=f"no argument '{argument}'"):

@@ -123,6 +123,7 @@ def test_any_batch(batch):
     assert tuple(model(random_images(model, batch)).shape) == (batch, 5)
 
 
+@pytest.mark.any_backend
 def test_weight_paths():
     """Check the weight paths, on which sharding, weight decay and checkpoints rely."""
     model = tiny_vit(
@@ -168,6 +169,7 @@ def test_weight_paths():
     assert {"positions/rows", "positions/columns"} <= set(table)
 
 
+@pytest.mark.any_backend
 def test_weight_paths_of_a_hybrid():
     model = tiny_vit(stem=ResNetStem((1, 2), width=32), patch_size=1)
     units = {
@@ -201,6 +203,7 @@ def test_a_variant_fills_the_sizes_in():
     assert tuple(config[size] for size in sizes) == VIT_SIZES["ViTTi16"]
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", HYBRID_SIZES)
 def test_a_hybrid_passes_its_overrides_on(name):
     small = {**TINY, "stem": ResNetStem((1,), width=32), "patch_size": 2}
@@ -208,6 +211,7 @@ def test_a_hybrid_passes_its_overrides_on(name):
     assert model.get_config() == keras_vit.ViT(**small, name="mine").get_config()
 
 
+@pytest.mark.any_backend
 def test_a_hybrid_fills_the_sizes_in():
     config = keras_vit.ViTRTi16(input_shape=(64, 32, 3)).get_config()
     stem = keras.saving.deserialize_keras_object(config["stem"])

@@ -4,7 +4,7 @@ import pytest
 from keras_vit.layers import Preprocessor
 
 pytest.importorskip("sklearn", reason="recipes need scikit-learn")
-pytestmark = pytest.mark.usefixtures("tensorflow")
+pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
 
 def test_load():

@@ -1,5 +1,6 @@
 """Requests that the server refuses."""
 
+import asyncio
 import http.client
 import json
 import re
@@ -20,14 +21,19 @@ from tests.serve.served import (
 pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 
 
+def answer_on(connection):
+    """Return status and body of an answer; the server may keep the connection open."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response.status, response.read()
+
+
 def asked(server, lines, body=b""):
     """Send a request with a given head; return the status and the error."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
-        head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(
-            b"\r\n\r\n"
-        )
-    return int(head.split()[1]), json.loads(body)["error"]
+        status, answer = answer_on(connection)
+    return status, json.loads(answer)["error"]
 
 
 POST = "POST /v1/models/vit:predict HTTP/1.1"
@@ -192,13 +198,41 @@ def test_bodies_that_do_not_come(server):
     assert server.predict(request)[0] == 200
     assert server.ask("GET", "/healthz")[0] == 200
     for connection in connections:
-        answer = b""
-        while received := connection.recv(4096):
-            answer += received
-        assert answer.startswith(b"HTTP/1.1 408 ")
+        status, answer = answer_on(connection)
+        assert status == 408
         assert b"did not arrive in 1.5 seconds" in answer
         connection.close()
     assert server.predict(request)[0] == 200
     for sent in (b"", b"{"):  # The client disconnects.
         stalled(server, sent).close()
     assert server.predict(request)[0] == 200
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_refused_request_is_read_before_the_connection_closes(stops, monkeypatch):
+    """Check that the client can read the error while it is still sending."""
+    from keras_vit.serve import limits
+
+    linger = 30.0 if stops else 0.2
+    monkeypatch.setattr(limits, "_LINGER", linger)
+    rest, events = [b"a", b"b", b"c"], []
+
+    async def receive():
+        if not rest and not stops:
+            await asyncio.Event().wait()  # The client sends nothing more.
+        events.append("read")
+        body, more = rest.pop(0), bool(rest or not stops)
+        return {"type": "http.request", "body": body, "more_body": more}
+
+    async def send(message):
+        closes = message["type"].endswith("body") and not message.get("more_body")
+        events.append("closed" if closes else message["type"])
+
+    response = limits.RefusedError(413, "too large", unread=True).response()
+    start = time.monotonic()
+    asyncio.run(response({"type": "http"}, receive, send))
+    seconds = time.monotonic() - start
+    answered = ["http.response.start", "http.response.body"]
+    assert events == [*answered, "read", "read", "read", "closed"]
+    assert seconds < 20
+    assert stops or seconds >= linger

@@ -48,7 +48,7 @@ def ask(port, pieces, cut=False, patience=5.0):
                 connection.sendall(piece)
             if cut:
                 connection.shutdown(socket.SHUT_WR)
-            while received := connection.recv(2**16):
+            while not _is_complete(answer) and (received := connection.recv(2**16)):
                 answer += received
         except TimeoutError:
             pass
@@ -57,6 +57,13 @@ def ask(port, pieces, cut=False, patience=5.0):
     head, _, body = answer.partition(b"\r\n\r\n")
     found = re.match(rb"HTTP/1\.1 ([0-9]{3}) ", head)
     return (int(found[1]), body) if found else None
+
+
+def _is_complete(answer):
+    """Return True if the whole body has arrived; the server may not close soon."""
+    head, separator, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: ([0-9]+)", head)
+    return bool(separator and length) and len(body) >= int(length[1])
 
 
 def altered(content: bytes, generator: random.Random) -> bytes:

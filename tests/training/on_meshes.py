@@ -1,10 +1,10 @@
 """Train one run on several meshes of virtual devices, and compare the results.
 
-python -m tests.training.on_meshes DIRECTORY MESH [MESH ...], where a MESH is a dict in
-JSON. With the key "then", whose value is another MESH, SIGTERM stops the run between two
-checkpoints, and it is resumed on that one. The devices are made by
-XLA_FLAGS=--xla_force_host_platform_device_count=8. Prints, for each mesh, the largest
-relative differences to one device as JSON.
+python -m tests.training.on_meshes DIRECTORY [NAME=VALUE ...] MESH [MESH ...], where a
+MESH is a dict in JSON, and NAME=VALUE overrides the config. With the key "then", whose
+value is another MESH, SIGTERM stops the run between two checkpoints, and it is resumed on
+that one. The devices are made by XLA_FLAGS=--xla_force_host_platform_device_count=8.
+Prints, for each mesh, the largest relative differences to one device as JSON.
 """
 
 import contextlib
@@ -94,8 +94,10 @@ def difference(found, expected):
     return float(error / size) if size else float(error)
 
 
-def main(directory, *meshes):
+def main(directory, *words):
     """Compare the meshes with one device."""
+    meshes = [word for word in words if word.startswith("{")]
+    SETTINGS.extend(word for word in words if word not in meshes)
     losses, arrays = trained(f"{directory}/one", None)
     for number, text in enumerate(meshes):
         found = trained(f"{directory}/{number}", **json.loads(text))

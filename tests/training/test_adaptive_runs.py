@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import keras_vit
+from keras_vit.data import evaluation_batches, open_source
 from keras_vit.evaluation.accuracy import evaluate
 from keras_vit.layers import TokenHalting
+from keras_vit.models.halting import computed_tokens
 from keras_vit.training import SGD, AdaptiveTokens, runs
 from keras_vit.training import config as configs
 from keras_vit.training.objectives import objective
@@ -35,9 +37,9 @@ SETTINGS = [
     "adaptive.center=0",
     "augmentation.pad_and_crop=1",
     "optimization.ema=0.9",
-    "epochs=3",
-    "batch_size=192",
-    "checkpoint_steps=6",
+    "steps=4",
+    "batch_size=16",
+    "checkpoint_steps=2",
     "jit_compile=False",
 ]
 
@@ -160,10 +162,14 @@ def test_a_killed_run_ends_as_one_that_was_not(whole, config, tmp_path):
 
 @pytest.mark.slow_elsewhere
 def test_files_of_a_run(whole, config):
-    model = keras_vit.load_checkpoint(whole / "best.keras")
+    model = keras_vit.load_checkpoint(whole / "last.keras")
     assert model.get_layer("block_1").last
     *_, last = csv.DictReader((whole / "log.csv").open())
-    assert 1 <= float(last["val_depth"]) <= 2
+    images = open_source("digits:validation")
+    batches = evaluation_batches(images, model.preprocessor, 180)
+    depth = computed_tokens(model, next(iter(batches))[0]).sum(axis=1).mean()
+    assert float(last["val_depth"]) == pytest.approx(depth, rel=1e-4)
+    assert 1 < depth < 2
     results = json.loads((whole / "results.json").read_text())
     weights = configs.Model(weights=str(whole / "best.keras"))
     evaluated = evaluate(dataclasses.replace(config, model=weights))

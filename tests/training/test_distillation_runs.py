@@ -67,30 +67,29 @@ def stopped_and_resumed(config, directory, monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
-    """Train a run in two sizes of images without interruption."""
+    """Train a run without interruption."""
     directory = tmp_path_factory.mktemp("distilled") / "run"
-    config = configs.override(config, ["resolutions=((0.5, 8), (0.5, 16))"])
     runs.train(config, directory)
-    return config, directory
+    return directory
 
 
 @pytest.mark.slow
-def test_a_stopped_run_ends_as_one_that_was_not(whole, tmp_path, monkeypatch):
-    config, directory = whole
+def test_a_stopped_run_ends_as_one_that_was_not(config, tmp_path, monkeypatch):
+    config = configs.override(config, ["resolutions=((0.5, 8), (0.5, 16))"])
+    runs.train(config, tmp_path / "whole")
     stopped_and_resumed(config, tmp_path / "stopped", monkeypatch)
-    assert_same_state(tmp_path / "stopped", directory)
+    assert_same_state(tmp_path / "stopped", tmp_path / "whole")
 
 
 @pytest.mark.slow_elsewhere
 def test_the_student_of_a_run(whole):
-    _, directory = whole
-    saved = keras_vit.load_checkpoint(directory)
+    saved = keras_vit.load_checkpoint(whole)
     assert "distillation_classifier/kernel" in saved.weights_by_path()
     # Neither the student nor the state of the run has the teacher.
-    shapes = {values.shape for values in state(directory).values()}
+    shapes = {values.shape for values in state(whole).values()}
     assert (9, 16) not in shapes  # The first kernel of the teacher.
     assert len(saved.weights) == len(saved.weights_by_path())
-    results = json.loads((directory / "results.json").read_text())
+    results = json.loads((whole / "results.json").read_text())
     images, labels = (
         np.concatenate(part)
         for part in zip(

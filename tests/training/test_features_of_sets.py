@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from keras_vit.data import open_source
+from keras_vit.data.sources import digits
 from keras_vit.evaluation import accuracy, neighbors
+from keras_vit.evaluation import robustness as robustness_module
 from keras_vit.evaluation.features import feature_network, features
 from keras_vit.evaluation.nearest_neighbors import nearest_neighbors, neighbor_scores
 from keras_vit.evaluation.robustness import (
@@ -71,7 +73,7 @@ def test_features_are_kept_until_something_changes(config, tmp_path, capsys):
     np.testing.assert_array_equal(again[0], first[0])
     np.testing.assert_array_equal(again[1], first[1])
     features(feature_network(config, block=0), source, config, cache)
-    features(model, open_source("digits:train"), config, cache)
+    features(model, open_source("digits:validation"), config, cache)
     model.weights[-1].assign(model.weights[-1] + 1.0)
     features(model, source, config, cache)
     features(model, dataclasses.replace(source, exif=False), config, cache)
@@ -161,12 +163,18 @@ def test_changed_patches(part):
     assert (hidden[:, 0, 0] == images[:, 0, 0]).all() == (part < 1)
 
 
-def test_robustness_starts_at_the_accuracy(config):
+def test_robustness_starts_at_the_accuracy(config, monkeypatch):
+    monkeypatch.setattr(robustness_module, "PARTS", (0.0, 0.25))
     results = robustness(config)
     assert set(results) == {"dropped", "shuffled", "hidden center"}
     measured = accuracy.evaluate(config)["accuracy"]
     assert {row["0"] for row in results.values()} == {measured}
-    assert all(0 <= value <= 1 for row in results.values() for value in row.values())
+    images, labels, _ = digits()["test"]
+    model = keras.saving.load_model(config.model.weights)
+    hidden = hide_center(array(model.preprocessor(images)), (2, 2), 0.25, None)
+    right = array(model(hidden)).argmax(axis=-1) == labels
+    assert results["hidden center"]["0.25"] == pytest.approx(right.mean())
+    assert results["hidden center"]["0.25"] != measured
     unset = dataclasses.replace(config, data=configs.Data(train="", validation=""))
     with pytest.raises(ValueError, match=r"needs data\.test"):
         robustness(unset)

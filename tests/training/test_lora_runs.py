@@ -60,6 +60,7 @@ def whole(config, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow_elsewhere
 def test_files_of_a_run(whole, base):
     model = keras_vit.load_checkpoint(whole / "best.keras")
     assert not {"lora", "frozen"} & set(model.get_config())
@@ -77,6 +78,7 @@ def test_files_of_a_run(whole, base):
             assert not np.array_equal(merged, before[path])
 
 
+@pytest.mark.slow_elsewhere
 def test_the_state_has_the_bits_of_the_base(whole, base):
     with np.load(whole / "state.npz") as saved:
         rows = json.loads(str(saved["progress"]))["variables"]

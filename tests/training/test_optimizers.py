@@ -102,9 +102,9 @@ def test_accumulating_4_x_32_equals_128(cls):
 class Recorder(keras.callbacks.Callback):
     """Callback that records the weights and evaluates the averaged ones meanwhile."""
 
-    def __init__(self, every):
+    def __init__(self, every, data):
         super().__init__()
-        self.every, self.weights, self.losses = every, [], []
+        self.every, self.data, self.weights, self.losses = every, data, [], []
 
     def on_train_batch_end(self, batch, logs=None):
         if (batch + 1) % self.every:
@@ -113,8 +113,7 @@ class Recorder(keras.callbacks.Callback):
         before = weights(self.model)
         trainable = [array(v).copy() for v in self.model.trainable_variables]
         with self.model.optimizer.averaged_weights(self.model):
-            _, x, y = small_model()
-            self.losses.append(self.model.evaluate(x, y, verbose=0))
+            self.losses.append(self.model.evaluate(*self.data, verbose=0))
         for old, new in zip(before, weights(self.model), strict=True):
             np.testing.assert_array_equal(old, new)
         self.weights.append(trainable)
@@ -124,12 +123,14 @@ class Recorder(keras.callbacks.Callback):
 @pytest.mark.parametrize("accumulated", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_average_runs_over_updates_also_through_a_second_fit(accumulated):
     results = []
-    for recorder in (Recorder(accumulated or 1), None):
+    _, *data = small_model()
+    for recorder in (Recorder(accumulated or 1, data), None):
         # These layers have non-trainable weights and a random state.
         layers = keras.layers.BatchNormalization(), keras.layers.Dropout(0.2, seed=1)
         model, x, y = small_model(*layers)
         optimizer = AdamW(0.05, ema_decay=0.6, gradient_accumulation_steps=accumulated)
-        model.compile(optimizer, LOSS, jit_compile=XLA)
+        # Compilation with XLA is slow under TensorFlow.
+        model.compile(optimizer, LOSS, jit_compile=keras.backend.backend() == "jax")
         for _ in range(2):
             callbacks = [recorder] if recorder else []
             model.fit(x, y, batch_size=64, shuffle=False, verbose=0, callbacks=callbacks)

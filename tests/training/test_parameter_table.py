@@ -7,6 +7,8 @@ from keras_vit.layers import ResNetStem
 from keras_vit.training import AdamW, parameter_table
 from tests.cases import tiny_vit
 
+pytestmark = pytest.mark.any_backend
+
 MODELS = {
     "token": {"representation_size": 12},
     "gap": {"pooling": "gap", "positions": "learned_2d"},

@@ -136,6 +136,7 @@ def test_processes_agree_on_the_end_of_an_interval(monkeypatch):
     assert asked == [1, 2, 3]  # Every number, however many steps are executed together.
 
 
+@pytest.mark.any_backend
 def test_a_command_that_was_stopped(tmp_path, monkeypatch, capsys):
     signal_before(0, monkeypatch)
     words = ["digits_vit", *(f"--set={setting}" for setting in SETTINGS)]

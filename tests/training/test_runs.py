@@ -1,6 +1,7 @@
 """Training runs: interruption, resumption and results."""
 
 import csv
+import dataclasses
 import functools
 import json
 import re
@@ -14,7 +15,7 @@ import keras_vit
 from keras_vit.cli import command_line
 from keras_vit.data import batch_ids, open_source
 from keras_vit.evaluation.accuracy import evaluate
-from keras_vit.training import compilation, runs
+from keras_vit.training import compilation, run_directory, runs
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import Interruptible, RunCallback, evaluated
 from keras_vit.training.losses import SigmoidLoss
@@ -94,7 +95,10 @@ def test_what_a_run_leaves(whole, config):
     assert rows[0].startswith("step,accuracy,loss,learning_rate,seconds")
     assert [row.split(",")[0] for row in rows[1:]] == ["12", "24", "36"]
     results = json.loads((whole / "results.json").read_text())
-    assert 0 <= results["test_accuracy"] <= 1
+    best = configs.Model(weights=str(whole / "best.keras"))
+    tested = evaluate(dataclasses.replace(config, model=best))
+    assert results["test_accuracy"] == pytest.approx(tested["accuracy"])
+    assert results["test_loss"] == pytest.approx(tested["loss"], rel=1e-4)
 
 
 @pytest.mark.slow_elsewhere
@@ -121,13 +125,29 @@ def test_the_averaged_weights_are_those_saved_and_evaluated(whole, config):
     assert not same[0]
 
 
-def test_the_directory_of_a_run_is_its_best_model(whole):
-    loaded = keras_vit.load_checkpoint(whole)
+def test_the_directory_of_a_run_is_its_best_model(whole, tmp_path):
+    directory = shutil.copytree(whole, tmp_path / "run")
     best = keras_vit.load_checkpoint(whole / "best.keras")
+    bias = best.get_layer("classifier").bias
+    bias.assign(bias + 1.0)  # The best model may be the last one.
+    best.save(directory / "best.keras")
+    loaded = keras_vit.load_checkpoint(directory)
     for weight, expected in zip(loaded.weights, best.weights, strict=True):
         np.testing.assert_array_equal(array(weight), array(expected))
 
 
+def test_an_interrupted_run_ends_as_one_that_was_not(
+    whole, config, tmp_path, monkeypatch
+):
+    directory = tmp_path / "run"
+    train_to_next_checkpoint(config, directory, monkeypatch)
+    assert not (directory / "results.json").exists()
+    runs.train(config, directory, resume=True)
+    assert_same_state(directory, whole)
+    assert not list(directory.glob(".partial*"))
+
+
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(whole, config, tmp_path):
     directory = tmp_path / "killed"
     kill_at_first_checkpoint("pretrain", "digits_vit", SETTINGS, directory)
@@ -310,7 +330,7 @@ def test_a_damaged_write_leaves_the_last_state(whole, config, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     directory = tmp_path / "run"
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(run_directory, "_write_arrays", full)
     with pytest.raises(OSError, match="No space"):
         runs.train(config, directory)
     monkeypatch.undo()

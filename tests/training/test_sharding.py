@@ -131,7 +131,8 @@ def test_too_many_devices_are_an_error():
 
 def on_virtual_devices(*words):
     """Run a module on eight virtual devices, and return the finished process."""
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += " --xla_force_host_platform_device_count=8"
     return subprocess.run(
         [sys.executable, "-m", *map(str, words)],
         env={**os.environ, "XLA_FLAGS": flags},
@@ -143,8 +144,8 @@ def on_virtual_devices(*words):
 EIGHT_SHARDED = {"mesh": {"data": 8}, "fully_sharded": True}
 
 
-def check_meshes(directory, *meshes):
-    words = [json.dumps(axes) for axes in meshes]
+def check_meshes(directory, *meshes, settings=()):
+    words = [*settings, *(json.dumps(axes) for axes in meshes)]
     done = on_virtual_devices("tests.training.on_meshes", directory, *words)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(row) for row in done.stdout.splitlines() if row[:1] == "{"]
@@ -157,7 +158,8 @@ def check_meshes(directory, *meshes):
 
 @only_jax
 def test_weights_on_all_axes_train_as_on_one_device(tmp_path):
-    check_meshes(tmp_path, {"mesh": {"data": 4, "model": 2}, "fully_sharded": True})
+    mesh = {"mesh": {"data": 4, "model": 2}, "fully_sharded": True}
+    check_meshes(tmp_path, mesh, settings=["steps=8", "checkpoint_steps=4"])
 
 
 @only_jax

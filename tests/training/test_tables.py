@@ -225,11 +225,22 @@ def test_metrics_equal_those_of_scikit_learn():
 
 @pytest.mark.slow
 def test_class_weights_train(root, tmp_path):
-    arguments = [str(root / "tiny.keras"), "--data", str(root), "--workdir"]
-    more = settings("data.class_weights=balanced")
-    run_command("finetune", [*arguments, str(tmp_path / "run"), *more])
-    model = keras_vit.load_checkpoint(tmp_path / "run" / "last.keras")
-    assert all(np.isfinite(array(weight)).all() for weight in model.weights)
+    images, losses = tmp_path / "images", []
+    for name, count in (("cat", 8), ("dog", 3)):  # Of equal classes, all weights are 1.
+        (images / name).mkdir(parents=True)
+        for path in sorted((root / name).iterdir())[:count]:
+            shutil.copy(path, images / name)
+    for weights in ("None", "balanced"):
+        run = tmp_path / weights
+        words = [str(root / "tiny.keras"), "--data", str(images), "--workdir", str(run)]
+        changes = [f"data.class_weights={weights}", "optimization.learning_rate=0.03"]
+        more = settings(*changes, "epochs=4")
+        run_command("finetune", [*words, *more])
+        model = keras_vit.load_checkpoint(run / "last.keras")
+        assert all(np.isfinite(array(weight)).all() for weight in model.weights)
+        *_, last = csv.DictReader((run / "log.csv").open())
+        losses.append(float(last["loss"]))
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.any_backend

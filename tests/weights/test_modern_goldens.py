@@ -12,7 +12,13 @@ from safetensors.numpy import load_file
 
 import keras_vit
 from recipes.benchmark import torchvision_stub
-from tests.cases import array, mostly_slow_elsewhere, random_array
+from tests.cases import (
+    array,
+    mostly_slow,
+    mostly_slow_elsewhere,
+    outputs,
+    random_array,
+)
 from tests.conftest import GOLDENS
 
 DIRECTORY = GOLDENS.parents[2] / "shared" / "goldens_modern"
@@ -54,6 +60,25 @@ TIMM = (
 )
 
 
+# Another network here or in test_transformers_networks.py covers what these have.
+LIKE_OTHERS = {
+    "hf_dinov2_classifier",
+    "hf_vit_msn",
+    "timm_clip_quickgelu",
+    "timm_dinov3_qkvb",
+    "timm_eva02_base",
+    "timm_eva_giant",
+    "timm_mediumd",
+}
+
+
+def cases(names, *fast):
+    """Return the cases of a test; those in `LIKE_OTHERS` are slow."""
+    slow = [name for name in names if name in LIKE_OTHERS]
+    others = [name for name in names if name not in LIKE_OTHERS]
+    return mostly_slow_elsewhere(others, *fast) + mostly_slow(slow)
+
+
 def read_reference(name):
     """Return the inputs, and a dict of the reference's outputs."""
     with np.load(DIRECTORY / f"{name}.io.npz") as io:
@@ -61,17 +86,17 @@ def read_reference(name):
     return reference.pop("inputs"), reference
 
 
-def check_outputs(model, inputs, outputs, reference):
+def check_outputs(model, inputs, symbolic, reference):
     """Compare symbolic outputs of a model with those of the reference."""
-    outputs["tokens"] = model.get_layer("pooling").input
-    computed = keras.Model(model.input, outputs)(inputs)
+    symbolic["tokens"] = model.get_layer("pooling").input
+    computed = outputs(keras.Model(model.input, symbolic), inputs)
     for key, expected in reference.items():
         np.testing.assert_allclose(
-            array(computed[key]), expected, rtol=0, atol=1e-4, err_msg=key
+            computed[key], expected, rtol=0, atol=1e-4, err_msg=key
         )
 
 
-@pytest.mark.parametrize("name", mostly_slow_elsewhere(HUGGING_FACE, "hf_dinov3"))
+@pytest.mark.parametrize("name", cases(HUGGING_FACE, "hf_dinov3"))
 def test_transformers(name):
     inputs, reference = read_reference(name)
     model = keras_vit.load_checkpoint(DIRECTORY / name)
@@ -82,13 +107,13 @@ def test_transformers(name):
     check_outputs(model, inputs, {output: model.output}, reference)
 
 
-@pytest.mark.parametrize("name", mostly_slow_elsewhere(TIMM, "timm_rope_mixed"))
+@pytest.mark.parametrize("name", cases(TIMM, "timm_rope_mixed"))
 def test_timm(name):
     inputs, reference = read_reference(name)
     model = keras_vit.load_checkpoint(DIRECTORY / name, classifier_activation=None)
-    outputs = {"logits": model.output, "pooled": model.get_layer("classifier").input}
+    symbolic = {"logits": model.output, "pooled": model.get_layer("classifier").input}
     assert len(reference) == 3
-    check_outputs(model, inputs, outputs, reference)
+    check_outputs(model, inputs, symbolic, reference)
 
 
 @pytest.mark.any_backend

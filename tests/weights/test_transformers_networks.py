@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import keras_vit
 from recipes.benchmark import torchvision_stub
-from tests.cases import array
+from tests.cases import array, mostly_slow
 
 torchvision_stub.install()
 torch = pytest.importorskip("torch", reason="transformers' models are NOT TESTED")
@@ -83,6 +83,20 @@ OPEN = {
         "activation",
     ),
 }
+# One class for each scheme of names.
+SCHEMES = (
+    "ViTModel",
+    "DeiTForImageClassification",
+    "IJepaModel",
+    "Dinov2WithRegistersForImageClassification",
+    "BeitModel",
+    "DINOv3ViTModel",
+    "CLIPModel",
+    "Aimv2Model",
+    "SiglipModel",
+)
+# Settings that change a number or an activation, but not which tensors there are.
+NUMBERS = {"layer_norm_eps", "rms_norm_eps", "hidden_act", "image_size", "num_channels"}
 REFUSED = [
     ("Dinov2Model", {"image_size": [16, 64]}, "image_size"),
     (
@@ -159,9 +173,13 @@ def assert_equal(model, network):
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        (name, {**sizes, **change})
+        pytest.param(
+            name,
+            {**sizes, **change},
+            marks=[pytest.mark.slow] if index and set(change) <= NUMBERS else [],
+        )
         for name, (sizes, *changes) in EXACT.items()
-        for change in changes or [{}]
+        for index, change in enumerate(changes or [{}])
     ],
 )
 def test_settings(tmp_path, name, settings):
@@ -180,7 +198,7 @@ def test_settings_that_are_refused(tmp_path, name, settings, field):
         keras_vit.load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", mostly_slow(EXACT, *SCHEMES))
 def test_a_bare_file(tmp_path, name):
     """Check the names of `state_dict()`, which differ from those of saved files."""
     network = build(name, EXACT[name][0])
