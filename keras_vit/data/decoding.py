@@ -70,23 +70,26 @@ def decode_pixels(content, channels, window=None, exif=True):
     orientation = functools.partial(_orientation, content) if exif else None
 
     @_called_rarely
-    def general():
+    def rare():
         return _decoded(content, channels, window, orientation)
 
     if channels not in (1, 3):
-        return tf.ensure_shape(general(), (None, None, channels))
+        return tf.ensure_shape(rare(), (None, None, channels))
 
     def jpeg():
         shape = tf.io.extract_jpeg_shape(content)
-        plain = functools.partial(_decoded_jpeg, content, window and window(shape))
-        return tf.cond(shape[2] == 4, general, plain)
+        box = window and window(shape)
+        # The same file, after a check.
+        cmyk = _called_rarely(lambda: _with_adobe(content))
+        file = tf.cond(shape[2] == 4, cmyk, lambda: content)
+        return _decoded_jpeg(file, box)
 
     def png():
         pixels = tf.io.decode_png(content, 3)
         return pixels if window is None else _cropped(pixels, window(tf.shape(pixels)))
 
     def other():
-        return tf.cond(simple & _is_png(content), png, general)
+        return tf.cond(simple & _is_png(content), png, rare)
 
     is_jpeg = tf.io.is_jpeg(content)
     simple = ~_mentions_exif(content, is_jpeg) if exif else tf.constant(True)
@@ -134,16 +137,7 @@ def _decoded(content, channels, window, orientation):
 
     def jpeg():
         shape = tf.io.extract_jpeg_shape(content)
-        good = tf.cond(
-            shape[2] == 4,
-            lambda: has_adobe(content[None])[0],
-            lambda: tf.constant(True),
-        )
-        file = _asserted(
-            good,
-            content,
-            "CMYK JPEG without an Adobe marker: save it as RGB.",
-        )
+        file = tf.cond(shape[2] == 4, lambda: _with_adobe(content), lambda: content)
         if channels not in (1, 3):
             good = shape[2] == -1
             file = _asserted(good, file, _channels_differ(shape[2], channels))
@@ -163,6 +157,12 @@ def _decoded(content, channels, window, orientation):
         return pixels
     turned = functools.partial(upright, pixels, orientation)
     return tf.cond(orientation == 1, lambda: pixels, turned)
+
+
+def _with_adobe(content):
+    """Return a CMYK JPEG that states how its colors are stored; raise for any other."""
+    message = "CMYK JPEG without an Adobe marker: save it as RGB."
+    return _asserted(has_adobe(content[None])[0], content, message)
 
 
 def _decoded_jpeg(content, window):
