@@ -67,11 +67,9 @@ def decode_pixels(content, channels, window=None, exif=True):
     if content.dtype != tf.string:
         return content if window is None else _cropped(content, window(tf.shape(content)))
 
-    orientation = functools.partial(_orientation, content) if exif else None
-
     @_called_rarely
     def rare():
-        return _decoded(content, channels, window, orientation)
+        return _decoded(content, channels, window, exif)
 
     if channels not in (1, 3):
         return tf.ensure_shape(rare(), (None, None, channels))
@@ -100,7 +98,7 @@ def decode_pixels(content, channels, window=None, exif=True):
 
 
 def _called_rarely(function):
-    """Return a function without arguments whose operations cost nothing where it is not.
+    """Return a function without arguments that costs nothing in a branch not taken.
 
     In a branch of `tf.cond` that is not taken, each operation still passes on that it was
     not. A function that TensorFlow does not inline is one operation.
@@ -117,17 +115,17 @@ def _called_rarely(function):
     return call
 
 
-def _decoded(content, channels, window, orientation):
+def _decoded(content, channels, window, exif):
     """Decode an image of any format.
 
     Args:
         content: scalar string tensor, the file.
         channels: int, number of channels; 3 channels are returned instead of 1.
         window: as for `decode_pixels`.
-        orientation: function that returns the EXIF orientation, or None for upright.
+        exif: as for `decode_pixels`.
     """
     tf = tensorflow()
-    orientation = orientation and orientation()
+    orientation = _orientation(content) if exif else None
 
     def box(shape):
         if window is None or orientation is None:
