@@ -141,13 +141,7 @@ class RunCallback(Interruptible):
 
         Of equal rows it is the first one. A value that is not a number is the worst.
         """
-        watched, better = self.objective.watched, self.objective.better
-        worst = -math.inf if better is max else math.inf
-
-        def value(row):
-            return worst if math.isnan(row[watched]) else row[watched]
-
-        return better(self.history, key=value)
+        return self.objective.better(self.history, key=self.objective.watched_value)
 
     def stops_early(self) -> bool:
         """Return True if the run ends before its last step, for lack of progress."""

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -104,14 +103,7 @@ def sweep(
     failed = [row for row in rows if "failed" in row]
     rows = [row for row in rows if "failed" not in row]
     kind = objective_class(config)
-    sign = -1 if kind.better is max else 1
-
-    def place(row):
-        value = row[kind.watched]
-        # No number is comparable with one that is not: such a run comes last.
-        return (1, 0.0) if math.isnan(value) else (0, sign * value)
-
-    rows.sort(key=place)
+    rows.sort(key=kind.watched_value, reverse=kind.better is max)
     path = pathlib.Path(workdir, "sweep.json")
     write_text(path, json.dumps(rows + failed, indent=1))
     if failed and not (rows and allow_failures):

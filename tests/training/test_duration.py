@@ -12,6 +12,7 @@ import pytest
 from keras_vit.training import WarmupSchedule, runs
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import RunCallback
+from keras_vit.training.objectives.base import Objective
 from keras_vit.training.run_directory import RunDirectory
 from tests.training import wandb_stub
 from tests.training.test_runs import assert_same_state
@@ -166,7 +167,7 @@ def callback(losses, **values):
     made = object.__new__(RunCallback)
     made.config = changed(*(f"{key}={value}" for key, value in values.items()))
     made.plan = types.SimpleNamespace(interval=1, steps=6)
-    made.objective = types.SimpleNamespace(watched="val_loss", better=min)
+    made.objective = type("Least", (Objective,), {"watched": "val_loss", "better": min})
     made.history = [{"step": n + 1, "val_loss": x} for n, x in enumerate(losses)]
     made.step, made.last_saved = len(losses) + 1, len(losses)
     return made

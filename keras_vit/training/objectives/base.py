@@ -1,5 +1,6 @@
 """Base class of the training objectives."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,16 @@ class Objective:
     tests_saved: bool = True
     # None, or the `MultiCrop` that cuts every training image.
     crops: Any = None
+
+    @classmethod
+    def watched_value(cls, row: Mapping[str, float]) -> float:
+        """Return the watched metric of a checkpoint; one that is no number is the worst.
+
+        Args:
+            row: the row of the log.
+        """
+        worst = -math.inf if cls.better is max else math.inf
+        return worst if math.isnan(row[cls.watched]) else row[cls.watched]
 
     def prepare(self, model: keras.Model, plan: Any, resumes: bool) -> None:
         """Initialize the model from the training images; by default, do nothing.
