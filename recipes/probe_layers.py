@@ -28,6 +28,7 @@ import keras
 import numpy as np
 
 from keras_vit.evaluation.accuracy import outputs
+from keras_vit.evaluation.features import class_token_or_mean
 from keras_vit.evaluation.linear_probe import probe
 from keras_vit.models.features import blocks_of
 from keras_vit.training import config as configs
@@ -110,15 +111,9 @@ def block_features(model: Any) -> Any:
     count = len(blocks_of(model))
     tokens = model.feature_model(range(count), as_grid=False, prefix_tokens=True)
     maps = tokens(model.input)
-    # Without a class token, the first prefix token is a register.
-    has_class_token = (
-        model.num_prefix_tokens > 0 and model.get_layer("patch_encoder").has_class_token
-    )
+    names = [f"block_{number}" for number in range(count)]
     pooled = [
-        maps[f"block_{number}_prefix"][:, 0]
-        if has_class_token
-        else keras.ops.mean(maps[f"block_{number}"], axis=1)
-        for number in range(count)
+        class_token_or_mean(model, maps[name], maps[f"{name}_prefix"]) for name in names
     ]
     features = keras.Model(model.input, keras.ops.concatenate(pooled, axis=-1))
     features.preprocessor = model.preprocessor

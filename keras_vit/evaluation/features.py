@@ -17,6 +17,7 @@ from keras_vit.evaluation.accuracy import outputs
 from keras_vit.models.features import blocks_of
 from keras_vit.training import config as configs
 from keras_vit.training.networks import network
+from keras_vit.visualize.attention import has_class_token
 
 
 def feature_network(config: configs.Config, block: int | None = None) -> Any:
@@ -51,12 +52,23 @@ def feature_network(config: configs.Config, block: int | None = None) -> Any:
     numbers = [-1 if block is None else block]
     maps = model.feature_model(numbers, as_grid=False, prefix_tokens=True)
     grid, prefix = maps(model.input).values()
-    prefix_tokens = block is not None and model.num_prefix_tokens > 0
-    if prefix_tokens and model.get_layer("patch_encoder").has_class_token:
-        pooled = prefix[:, 0]
-    else:
-        pooled = ops.mean(grid, axis=1)
-    return _with_preprocessor(model, pooled)
+    if block is None:
+        return _with_preprocessor(model, ops.mean(grid, axis=1))
+    return _with_preprocessor(model, class_token_or_mean(model, grid, prefix))
+
+
+def class_token_or_mean(model: Any, grid: Any, prefix: Any) -> Any:
+    """Return the class token of a block, or the mean of its patches without one.
+
+    Args:
+        model: the model of the block.
+        grid: `(b, n, d)`, the tokens of the patches.
+        prefix: `(b, p, d)`, the tokens before them.
+    """
+    # Without a class token, the first prefix token is a register.
+    if model.num_prefix_tokens and has_class_token(model):
+        return prefix[:, 0]
+    return ops.mean(grid, axis=1)
 
 
 def _with_preprocessor(model, outputs):
