@@ -30,13 +30,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
+    def end_headers(self):
+        # Each response ends its connection. A client that is not told may send its next
+        # request into the closed connection.
+        self.send_header("Connection", "close")
+        super().end_headers()
+
     def do_HEAD(self):
         self.do_GET()
 
     def do_GET(self):
         server = self.server
         server.requests.append((self.path, dict(self.headers)))
-        self.close_connection = True
         if server.gate:
             server.gate.wait(30)
         if server.gated and self.path.startswith(server.gated):
