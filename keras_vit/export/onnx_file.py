@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import tf2onnx
+from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from keras_vit.export.onnx_fusion import fuse
@@ -22,13 +23,7 @@ def write(model, head, options, path):
     without preprocessing, chooses its own input and output names, keeps the `Erfc` of
     exact GELU, which is not an ONNX operation, and computes norms operation by operation.
     """
-    predict = plain_graph(model, head, options["batch_size"])
-    proto, _ = tf2onnx.convert.from_function(
-        predict,
-        input_signature=predict.input_signature,
-        opset=OPSET,
-        custom_op_handlers={"Erfc": (_erfc, [])},
-    )
+    proto = _converted(model, head, options["batch_size"])
     fuse(proto.graph)
     if options["weights_dtype"] == "int8":
         proto = _quantized(proto)
@@ -37,8 +32,9 @@ def write(model, head, options, path):
     if options["labels"]:
         labels = json.dumps(options["labels"], ensure_ascii=False)
         onnx.helper.set_model_props(proto, {"labels": labels})
-    onnx.checker.check_model(proto, full_check=True)
-    onnx.save(proto, path)
+    _save(proto, path, options["weights_file"], options["largest_file"])
+    # The checker takes models of any size by their path only.
+    onnx.checker.check_model(path, full_check=True)
 
 
 def load(path):
@@ -50,6 +46,44 @@ def load(path):
         return dict(zip(names, session.run(None, inputs), strict=True))
 
     return {"serving_default": predict}
+
+
+def _converted(model, head, batch_size):
+    """Return the ONNX model of `plain_graph`, converted by tf2onnx.
+
+    The matrices are arguments of the graph that is converted, because TensorFlow's graphs
+    have at most 2 GB. Afterwards they become constants.
+    """
+    matrices = [variable for variable in model.variables if len(variable.shape) > 1]
+    predict = plain_graph(model, head, batch_size, matrices)
+    proto, _ = tf2onnx.convert.from_function(
+        predict,
+        input_signature=predict.input_signature,
+        opset=OPSET,
+        custom_op_handlers={"Erfc": (_erfc, [])},
+    )
+    values = {f"argument_{i}": matrix for i, matrix in enumerate(matrices)}
+    images = [value for value in proto.graph.input if value.name not in values]
+    used = [value.name for value in proto.graph.input if value.name in values]
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(values[name].numpy(), name) for name in used
+    )
+    del proto.graph.input[:]
+    proto.graph.input.extend(images)
+    return proto
+
+
+def _save(proto, path, weights_file, largest):
+    """Write a file, and one for the weights beside it if they are too large for one file.
+
+    Args:
+        proto: `onnx.ModelProto`; weights that are written beside it are removed from it.
+        path: `pathlib.Path` of the file.
+        weights_file: name of the file of weights.
+        largest: int, the largest number of bytes of weights in the file itself.
+    """
+    size = sum(len(constant.raw_data) for constant in proto.graph.initializer)
+    onnx.save(proto, path, save_as_external_data=size > largest, location=weights_file)
 
 
 def _erfc(graph, node, name, args):
@@ -83,6 +117,7 @@ def _quantized(proto):
             # With signed weights, processors without VNNI add pairs of products in 16
             # bits, which overflows; avoiding that costs a bit and doubles the error.
             weight_type=QuantType.QUInt8,
+            use_external_data_format=True,  # Without it, files have at most 2 GB.
         )
         return onnx.load(f"{folder}/model.onnx")
 

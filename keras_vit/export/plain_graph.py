@@ -2,6 +2,7 @@
 
 import sys
 
+import keras
 import tensorflow as tf
 from keras import ops
 
@@ -10,7 +11,7 @@ from keras_vit.kernels import attention, gelu
 from keras_vit.layers.preprocessor import RESIZES
 
 
-def plain_graph(model, head, batch_size=None):
+def plain_graph(model, head, batch_size=None, arguments=()):
     """Return the graph of the signature `serving_default`.
 
     Blockwise attention and products in GELU are disabled for the whole process, which
@@ -20,6 +21,8 @@ def plain_graph(model, head, batch_size=None):
         model: a `keras_vit.ViT` that returns logits or features.
         head: `Head` of the model.
         batch_size: int, number of images of every call; None for any number.
+        arguments: variables of the model whose values the function takes as further
+            arguments, `argument_0`, `argument_1`, ...
 
     Returns:
         `tf.function` from `images` to a dict of outputs, named as `head` defines.
@@ -33,12 +36,17 @@ def plain_graph(model, head, batch_size=None):
         height = width = None  # The preprocessor resizes images of any size.
     network = network_outputs(model)
     images = tf.TensorSpec((batch_size, height, width, channels), tf.float32, "images")
+    values = [
+        tf.TensorSpec(variable.shape, variable.dtype, f"argument_{i}")
+        for i, variable in enumerate(arguments)
+    ]
 
-    @tf.function(input_signature=[images], autograph=False)
-    def predict(images):
+    @tf.function(input_signature=[images, *values], autograph=False)
+    def predict(images, *values):
         count = tf.shape(images)[0] if batch_size is None else batch_size
         images = _preprocessed(model.preprocessor, images)
-        outputs = head.outputs(network(images, training=False))
+        with keras.StatelessScope(zip(arguments, values, strict=True)):
+            outputs = head.outputs(network(images, training=False))
         # Fail if the number of outputs is not the number of images: LiteRT accepts images
         # of any size, and the first reshape would mix them.
         return {

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_vit.export import comparison
 from keras_vit.export.head import Head
-from keras_vit.export.staging import place, staged
+from keras_vit.export.staging import place, placed, staged
 from keras_vit.export.stored_weights import restored, stored
 from keras_vit.labels import imagenet_1k
 from keras_vit.models.adapt import copied
@@ -139,7 +139,9 @@ def export(
             difference = comparison.difference(
                 exact, head, options, dict(check), tolerance
             )
-        target = place(staging / "export", itertools.chain([first], targets))
+        weights_file = options.get("weights_file", "weights")
+        with placed(staging / weights_file, first.with_name(weights_file)):
+            target = place(staging / "export", itertools.chain([first], targets))
     if verbose:
         print(
             f"Exported {target}: every output within {difference:.1e} of Keras's "

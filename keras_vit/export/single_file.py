@@ -21,8 +21,8 @@ FILE_WEIGHTS_DTYPES = ("float32", "int8")
 # probabilities, relative to the largest value for logits and features.
 INT8_TOLERANCE = 0.1
 
-# Bytes. Protocol buffers and flatbuffers have signed 32-bit offsets; 32 MiB are reserved
-# for everything except the weights.
+# Bytes of weights in a file. Protocol buffers and flatbuffers have signed 32-bit offsets;
+# 32 MiB are reserved for everything except the weights.
 LARGEST_FILE = 2**31 - 2**25
 
 
@@ -42,6 +42,10 @@ def onnx(
     photographs, and its outputs are compared with the model's. If anything fails, or an
     output differs by more than 1e-4 (relative to the largest value if that exceeds 1),
     nothing is left behind.
+
+    An ONNX file has at most 2 GB. The weights of larger models are written beside it, in
+    a file with the same name and the ending `.onnx.data`, from which runtimes read them:
+    copy both files, and do not rename the second one.
 
     The input is `images`, float32 `(b, h, w, c)` with pixel values 0 to 255. b is any
     batch size; h and w are arbitrary if `model.preprocessor` has an `image_size`, and
@@ -75,12 +79,12 @@ def onnx(
         `pathlib.Path` of the file.
 
     Raises:
-        FileExistsError: `path` exists already.
+        FileExistsError: `path`, or the file of weights beside it, exists already.
         FileNotFoundError: the checkpoint does not exist.
         ImportError: tensorflow, tf2onnx, onnx or onnxruntime is not installed.
         RuntimeError: the export failed, or its outputs differ from the model's.
-        ValueError: `model` is not a keras_vit model or is too large for one file, or
-            another argument is out of its range.
+        ValueError: `model` is not a keras_vit model, or another argument is out of its
+            range.
 
     Example:
 
@@ -93,6 +97,8 @@ def onnx(
     Reference: https://onnx.ai/onnx/intro
     """
     target = _checked_path(path, ".onnx")
+    weights_file = target.with_name(f"{target.name}.data")
+    _check_absent(weights_file)
     check_packages(("tensorflow", "tf2onnx", "onnx", "onnxruntime"), "onnx")
     check_choice("weights_dtype", weights_dtype, FILE_WEIGHTS_DTYPES)
     _check_batch_size(batch_size)
@@ -104,6 +110,8 @@ def onnx(
         "labels": names_of_classes(model, labels),
         "weights_dtype": weights_dtype,
         "batch_size": batch_size,
+        "weights_file": weights_file.name,
+        "largest_file": LARGEST_FILE,
     }
     return _write(model, target, "onnx", options, preprocessor, verbose)
 
@@ -161,7 +169,7 @@ def litert(
 
     Raises:
         ImportError: tensorflow or ai_edge_litert is not installed.
-        ValueError: a label has a line break.
+        ValueError: the model is too large for one file, or a label has a line break.
         Other errors: as for `onnx`.
 
     Example:
@@ -179,6 +187,7 @@ def litert(
     check_choice("weights_dtype", weights_dtype, FILE_WEIGHTS_DTYPES)
     _check_batch_size(batch_size)
     model = loaded(model)
+    _check_fits(model)
     only_scales = model.preprocessor.with_image_size(None)
     labels = names_of_classes(model, labels)
     if broken := [label for label in labels if "\n" in label]:
@@ -198,11 +207,25 @@ def _checked_path(path, ending):
     path = pathlib.Path(path).expanduser()
     if path.suffix != ending:
         raise ValueError(f"The name of the file must end in {ending}; received {path}.")
+    _check_absent(path)
+    return path
+
+
+def _check_absent(path):
     if path.exists():
         raise FileExistsError(
             f"{path} exists and is not overwritten: remove it, or choose another name."
         )
-    return path
+
+
+def _check_fits(model):
+    size = 4 * model.count_params()
+    if size > LARGEST_FILE:
+        raise ValueError(
+            f"The model's weights have {size / 1e9:.1f} GB; .tflite files, and what they "
+            f"are converted from, have at most {LARGEST_FILE / 1e9:.1f} GB. Use "
+            "keras_vit.export.onnx or keras_vit.export.saved_model."
+        )
 
 
 def _check_batch_size(batch_size):
@@ -215,13 +238,6 @@ def _check_batch_size(batch_size):
 
 
 def _write(model, target, file_format, options, preprocessor, verbose):
-    size = 4 * model.count_params()
-    if size > LARGEST_FILE:
-        raise ValueError(
-            f"The model's weights have {size / 1e9:.1f} GB; {target.suffix} files, and "
-            f"what they are converted from, have at most {LARGEST_FILE / 1e9:.1f} GB. "
-            "Use keras_vit.export.saved_model."
-        )
     tolerance = INT8_TOLERANCE if options["weights_dtype"] == "int8" else TOLERANCE
     target, _ = export(
         model,

@@ -138,6 +138,28 @@ def place(written: pathlib.Path, targets: Iterable[pathlib.Path]) -> pathlib.Pat
     )
 
 
+@contextlib.contextmanager
+def placed(written: pathlib.Path, target: pathlib.Path) -> Iterator[None]:
+    """Move a file, if it exists, to `target`, and remove it there after an error.
+
+    Args:
+        written: path of a file.
+        target: path on the same file system.
+
+    Raises:
+        FileExistsError: `target` exists already.
+    """
+    if not written.exists():
+        yield
+        return
+    place(written, [target])
+    try:
+        yield
+    except BaseException:
+        target.unlink()
+        raise
+
+
 def _place_directory(written, target):
     if os.path.lexists(target):
         raise FileExistsError(target)

@@ -157,6 +157,48 @@ def test_a_fixed_number_of_images(file_format, tmp_path):
 
 
 @pytest.mark.any_backend
+@pytest.mark.usefixtures("exporting_here")
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("int8", marks=pytest.mark.slow)]
+)
+def test_weights_beside_an_onnx_file(dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(single_file, "LARGEST_FILE", 1000)
+    model = perturb(tiny_vit(num_layers=1, hidden_dim=64))
+    path = onnx(model, tmp_path / "vit.onnx", weights_dtype=dtype, verbose=False)
+    weights = tmp_path / "vit.onnx.data"
+    assert sorted(tmp_path.iterdir()) == [path, weights]
+    expected_size = sum(w.size for w in map(array, model.weights) if w.size > 256)
+    bits = 4 if dtype == "float32" else 1
+    assert weights.stat().st_size >= bits * expected_size
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for file in (path, weights):
+        file.rename(elsewhere / file.name)
+    images = pixels(model, 7).astype("float32")
+    tolerance = TOLERANCE if dtype == "float32" else single_file.INT8_TOLERANCE
+    np.testing.assert_allclose(
+        Export(str(elsewhere / path.name)).predict_on_batch(images),
+        expected(model, images)["logits"],
+        rtol=0,
+        atol=tolerance,
+    )
+
+
+@pytest.mark.any_backend
+@pytest.mark.usefixtures("exporting_here")
+def test_weights_beside_an_onnx_file_are_not_overwritten(tmp_path, monkeypatch):
+    monkeypatch.setattr(single_file, "LARGEST_FILE", 1000)
+    mine = tmp_path / "vit.onnx.data"
+    mine.write_text("mine")
+    with pytest.raises(
+        FileExistsError, match=r"onnx\.data exists and is not overwritten"
+    ):
+        onnx(tiny_vit(), tmp_path / "vit.onnx", verbose=False)
+    assert mine.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [mine]
+
+
+@pytest.mark.any_backend
 @pytest.mark.parametrize("size", [0, True, "2"])
 def test_numbers_of_images_that_cannot_be(size, tmp_path):
     with pytest.raises(ValueError, match="batch_size must be None"):
@@ -316,9 +358,14 @@ def test_what_cannot_be_exported(file_format, tmp_path, monkeypatch):
         write(tiny_vit(include_top=False), path, labels=["a"])
     with pytest.raises(FileNotFoundError, match=r"model\.keras"):
         write(tmp_path / "model.keras", path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.any_backend
+def test_a_model_that_is_too_large_for_litert(tmp_path, monkeypatch):
     monkeypatch.setattr(single_file, "LARGEST_FILE", 1000)
-    with pytest.raises(ValueError, match="have at most"):
-        write(tiny_vit(), path)
+    with pytest.raises(ValueError, match=r"have at most 0\.0 GB.*export\.onnx or"):
+        litert(tiny_vit(), tmp_path / "new" / "vit.tflite")
     assert os.listdir(tmp_path) == []
 
 

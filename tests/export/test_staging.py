@@ -92,6 +92,22 @@ def test_of_two_files_at_one_place_one_stays(links, tmp_path, monkeypatch):
     assert target.read_text() == "a"
 
 
+def test_weights_do_not_stay_without_their_file(tmp_path):
+    for name in ("weights", "export", "vit.onnx"):
+        (tmp_path / name).write_text(name)
+    beside = tmp_path / "vit.onnx.data"
+    message = r"vit\.onnx appeared meanwhile"
+    with staging.placed(tmp_path / "weights", beside):
+        assert beside.read_text() == "weights"
+    beside.rename(tmp_path / "weights")
+    with (
+        pytest.raises(FileExistsError, match=message),
+        staging.placed(tmp_path / "weights", beside),
+    ):
+        staging.place(tmp_path / "export", [tmp_path / "vit.onnx"])
+    assert sorted(os.listdir(tmp_path)) == ["export", "vit.onnx", "weights"]
+
+
 def test_exports_that_started_together_take_the_next_version(tmp_path):
     root, placed = tmp_path / "served", []
     root.mkdir()

@@ -5,7 +5,8 @@ keras-vit export CHECKPOINT --to PATH --format saved_model|onnx|litert
 CHECKPOINT is the directory of a run (its best model and class names) or anything that
 keras_vit.load_checkpoint reads: a name of keras_vit.checkpoints(), a file, a directory.
 A SavedModel is written to PATH/VERSION, for TF Serving; the other formats to the file
-PATH, which ends in .onnx or .tflite. If the comparison fails, nothing is written.
+PATH, which ends in .onnx or .tflite. The weights of an ONNX model above 2 GB are
+written to PATH.data. If the comparison fails, nothing is written.
 A checkpoint without a classifier gives an export that returns features; --headless drops
 the classifier of one that has it.
 
