@@ -1,6 +1,7 @@
 """Writer and reader of ONNX files, used in the TensorFlow process."""
 
 import json
+import shutil
 import tempfile
 
 import numpy as np
@@ -26,7 +27,10 @@ def write(model, head, options, path):
     proto = _converted(model, head, options["batch_size"])
     fuse(proto.graph)
     if options["weights_dtype"] == "int8":
-        proto = _quantized(proto)
+        with tempfile.TemporaryDirectory() as folder:
+            onnx.save(proto, f"{folder}/float.onnx", save_as_external_data=True)
+            del proto  # onnxruntime needs the memory of the weights three times.
+            proto = _quantized(f"{folder}/float.onnx", f"{folder}/int8.onnx")
     _name_sizes(proto.graph.input, ("batch", "height", "width"))
     _name_sizes(proto.graph.output, ("batch",))
     if options["labels"]:
@@ -83,7 +87,10 @@ def _save(proto, path, weights_file, largest):
         largest: int, the largest number of bytes of weights in the file itself.
     """
     size = sum(len(constant.raw_data) for constant in proto.graph.initializer)
-    onnx.save(proto, path, save_as_external_data=size > largest, location=weights_file)
+    beside = size > largest
+    onnx.save(proto, path, save_as_external_data=beside, location=weights_file)
+    if beside:  # onnx lets only the owner read the weights.
+        shutil.copymode(path, path.with_name(weights_file))
 
 
 def _erfc(graph, node, name, args):
@@ -102,24 +109,25 @@ def _erfc(graph, node, name, args):
     )
 
 
-def _quantized(proto):
-    matrices = {x.name for x in proto.graph.initializer if len(x.dims) == 2}
-    nodes = [node.name for node in proto.graph.node if matrices.intersection(node.input)]
-    with tempfile.TemporaryDirectory() as folder:
-        quantize_dynamic(
-            proto,
-            f"{folder}/model.onnx",
-            # Integer convolutions are slower than float ones in onnxruntime.
-            op_types_to_quantize=["MatMul"],
-            # onnxruntime has no per-channel scales for stacks of matrices.
-            nodes_to_quantize=nodes,
-            per_channel=True,
-            # With signed weights, processors without VNNI add pairs of products in 16
-            # bits, which overflows; avoiding that costs a bit and doubles the error.
-            weight_type=QuantType.QUInt8,
-            use_external_data_format=True,  # Without it, files have at most 2 GB.
-        )
-        return onnx.load(f"{folder}/model.onnx")
+def _quantized(source, target):
+    """Return the quantized model of the file `source`, written to the file `target`."""
+    graph = onnx.load(source, load_external_data=False).graph
+    matrices = {x.name for x in graph.initializer if len(x.dims) == 2}
+    nodes = [node.name for node in graph.node if matrices.intersection(node.input)]
+    quantize_dynamic(
+        source,
+        target,
+        # Integer convolutions are slower than float ones in onnxruntime.
+        op_types_to_quantize=["MatMul"],
+        # onnxruntime has no per-channel scales for stacks of matrices.
+        nodes_to_quantize=nodes,
+        per_channel=True,
+        # With signed weights, processors without VNNI add pairs of products in 16
+        # bits, which overflows; avoiding that costs a bit and doubles the error.
+        weight_type=QuantType.QUInt8,
+        use_external_data_format=True,  # Without it, files have at most 2 GB.
+    )
+    return onnx.load(target)
 
 
 def _name_sizes(values, names):

@@ -7,6 +7,7 @@ from typing import Any
 from keras_vit.kernels.initial_values import checkpoint_follows
 from keras_vit.layers import TokensToToken, TransformerBlock
 from keras_vit.models.arguments import check_image_shape
+from keras_vit.processes import whole
 from keras_vit.weights.checks import assign, check_tensors
 from keras_vit.weights.patch_kernels import adapt_channels, adapt_projection
 from keras_vit.weights.pieces import HEAD_PATHS, PROJECTION, STEM_ROOT
@@ -94,7 +95,9 @@ def copied(model: Any, config: Mapping[str, Any], values: Any = None) -> Any:
     """
     with checkpoint_follows():
         copy = type(model).from_config(config)
-    assign(copy.weights_by_path(), (values or model._values()).items())
+    # One array at a time, so that a large model is not in memory a third time.
+    own = ((path, whole(weight)) for path, weight in model.weights_by_path().items())
+    assign(copy.weights_by_path(), own if values is None else values.items())
     return copy
 
 

@@ -167,6 +167,7 @@ def test_weights_beside_an_onnx_file(dtype, tmp_path, monkeypatch):
     path = onnx(model, tmp_path / "vit.onnx", weights_dtype=dtype, verbose=False)
     weights = tmp_path / "vit.onnx.data"
     assert sorted(tmp_path.iterdir()) == [path, weights]
+    assert weights.stat().st_mode == path.stat().st_mode
     expected_size = sum(w.size for w in map(array, model.weights) if w.size > 256)
     bits = 4 if dtype == "float32" else 1
     assert weights.stat().st_size >= bits * expected_size
@@ -182,6 +183,24 @@ def test_weights_beside_an_onnx_file(dtype, tmp_path, monkeypatch):
         rtol=0,
         atol=tolerance,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.any_backend
+def test_a_model_above_2_gb(tmp_path):
+    """Needs 20 GB of memory."""
+    width = 3072
+    sizes = {"hidden_dim": width, "mlp_dim": 4 * width, "num_heads": 12}
+    model = tiny_vit(num_layers=5, classifier_activation=None, **sizes)
+    kernel = model.get_layer("classifier").kernel
+    kernel.assign(random_array(*kernel.shape, scale=0.03))
+    assert 4 * model.count_params() > 2**31
+    path = onnx(model, tmp_path / "vit.onnx", verbose=False)
+    assert (tmp_path / "vit.onnx.data").stat().st_size > 2**31
+    images = pixels(model, 2).astype("float32")
+    (result,) = run_onnx(path, [images])
+    wanted = array(model(model.preprocessor(images)))
+    np.testing.assert_allclose(result["logits"], wanted, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.any_backend
