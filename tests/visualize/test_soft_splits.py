@@ -17,6 +17,7 @@ def weights_by_hand(x, w):
 BATCH, BATCH_SIZE = (2, 2) if keras.backend.backend() == "jax" else (3, 2)
 
 
+@pytest.mark.slow_elsewhere
 def test_the_weights_between_the_splits_are_those_of_the_formula():
     model = perturb(tiny_t2t(tokens="transformer"))
     images = random_images(model, batch=BATCH)
