@@ -18,7 +18,7 @@ $(ENV)/.installed: pyproject.toml
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(ENV)/.installed  ## pretrain, fine-tune, export and serve a ViT on handwritten digits
+demo: $(ENV)/.installed  ## pretrain, fine-tune and export a ViT on handwritten digits
 	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m recipes.demo
 
 test: $(ENV)/.installed lint  ## lint, then run the tests on every installed backend (tensorflow, jax, torch)

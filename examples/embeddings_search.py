@@ -23,6 +23,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # or "tensorflow", "torch"
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 import keras_vit
@@ -38,7 +39,9 @@ if photos is None:
     photographs = load_sample_images().images
 else:
     files, _ = keras_vit.data.image_files(photos)
-    photographs = [keras.utils.img_to_array(keras.utils.load_img(file)) for file in files]
+    # Keras's `load_img` would leave photographs of phones on their side.
+    uprights = [ImageOps.exif_transpose(Image.open(file)) for file in files]
+    photographs = [np.asarray(upright.convert("RGB")) for upright in uprights]
 
 pieces, origins = [], []
 for number, photograph in enumerate(photographs):

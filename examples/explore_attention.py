@@ -25,6 +25,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # or "tensorflow", "torch"
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
 import keras_vit
@@ -44,7 +45,9 @@ print(f"{model.count_params():,} parameters, {rows} x {columns} patches")
 if photo is None:
     pixels = load_sample_image("flower.jpg")
 else:
-    pixels = keras.utils.img_to_array(keras.utils.load_img(photo))
+    # Keras's `load_img` would leave photographs of phones on their side.
+    upright = ImageOps.exif_transpose(Image.open(photo))
+    pixels = np.asarray(upright.convert("RGB"))
 
 images = model.preprocessor(pixels[None])  # (1, 448, 448, 3)
 preprocessor = model.preprocessor

@@ -38,7 +38,9 @@ def run(options: argparse.Namespace) -> None:
     if options.report and workdir is None:
         # The report in the directory of a run is that of its best model.
         if directory is None or not is_best(options.what):
-            sys.exit(f"error: --report: {options.what} is no run; add --workdir DIR.")
+            sys.exit(
+                f"error: --report: {options.what} is not the best model of a run; add --workdir DIR."
+            )
         workdir = str(directory)
     with command_line.writing(workdir):
         if workdir is not None:

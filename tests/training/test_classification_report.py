@@ -199,7 +199,7 @@ def test_the_report_of_a_checkpoint(evaluated):
 
 
 def test_a_checkpoint_needs_a_directory(checkpoint):
-    with pytest.raises(SystemExit, match="is no run; add --workdir"):
+    with pytest.raises(SystemExit, match="is not the best model of a run; add --workdir"):
         run_command("evaluate", [checkpoint, "--report"])
 
 

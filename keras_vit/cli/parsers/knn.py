@@ -1,4 +1,4 @@
-r"""Measure how well the nearest neighbors in the space of features tell the class.
+r"""Measure the accuracy of a nearest-neighbor classifier on a model's features.
 
 keras-vit knn CONFIG_OR_CHECKPOINT [--workdir DIR] [--neighbors 20] [--block N]
     [--set key=value ...]

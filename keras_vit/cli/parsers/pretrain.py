@@ -5,8 +5,8 @@ keras-vit pretrain CONFIG --workdir DIR [--set key=value ...]
 CONFIG is the name of a config, a Python file that sets CONFIG (keras-vit new-config
 prints one), or the config.json of a run. --data PHOTOS replaces its data sets: PHOTOS is
 a folder with one folder of images for each class, a folder with train/, val/ and test/ in
-it, or tfds:NAME. Run the same command again to resume an
-interrupted run. Examples:
+it, a CSV or Parquet file of paths and labels, a directory of Hugging Face's datasets, or
+tfds:NAME. Run the same command again to resume an interrupted run. Examples:
 
   keras-vit pretrain digits_vit --workdir runs/digits
   keras-vit pretrain digits_vit --workdir runs/small --set epochs=5

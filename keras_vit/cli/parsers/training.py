@@ -53,7 +53,7 @@ def _add_photos(made):
         metavar="PHOTOS",
         help="train on these images: a folder with one folder for each class, a folder "
         "with train/, val/ and test/ in it, a CSV or Parquet file of paths and labels, "
-        "or tfds:NAME",
+        "a directory of Hugging Face's datasets, or tfds:NAME",
     )
     for name, default in (("path", "path"), ("label", "label")):
         made.add_argument(
