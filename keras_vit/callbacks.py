@@ -117,7 +117,8 @@ class Report(keras.callbacks.Callback):
         collector, seen = None, 0
         for images, labels in self._batches():
             outputs = np.asarray(self.model.predict_on_batch(images), "float64")
-            logits, activation = _logits(outputs, self.from_logits)
+            known = _activation(self.model) if collector is None else collector.activation
+            logits, activation = _logits(outputs, self.from_logits, known)
             if collector is None:
                 names = self._names(logits.shape[-1])
                 collector = Collector(names, activation)
@@ -170,8 +171,21 @@ def write_run_report(
     return report.write_run_report(workdir, config, sources)
 
 
-def _logits(outputs, from_logits):
-    """Return the logits for the outputs of a model, and the name of its activation."""
+def _activation(model):
+    """Return `"softmax"` or `"sigmoid"` if the last layer ends in it, or None."""
+    layers = getattr(model, "layers", None) or [None]
+    name = getattr(getattr(layers[-1], "activation", None), "__name__", None)
+    return name if name in ("softmax", "sigmoid") else None
+
+
+def _logits(outputs, from_logits, activation):
+    """Return the logits for the outputs of a model, and the name of its activation.
+
+    Args:
+        outputs: `(b, classes)`.
+        from_logits: whether they are logits.
+        activation: the activation if it is known; None to guess it from the sums.
+    """
     if outputs.ndim != 2:
         raise ValueError(
             "Report needs a classifier with outputs (batch, classes); received "
@@ -180,7 +194,7 @@ def _logits(outputs, from_logits):
     if outputs.shape[1] == 1:  # A sigmoid for the second of two classes.
         if from_logits:
             return np.concatenate([np.zeros_like(outputs), outputs], axis=1), "softmax"
-        outputs = np.concatenate([1 - outputs, outputs], axis=1)
+        outputs, activation = np.concatenate([1 - outputs, outputs], axis=1), "softmax"
     if from_logits:
         return outputs, "softmax"
     if outputs.min() < 0 or outputs.max() > 1 + 1e-3:
@@ -190,7 +204,10 @@ def _logits(outputs, from_logits):
         )
     # The smallest float32 keeps a probability that was rounded to 0 from infinite loss.
     outputs = np.maximum(outputs, np.finfo("float32").tiny)
-    if np.abs(outputs.sum(axis=1) - 1).max() < 0.02:
+    if activation is None:
+        adds_up = np.abs(outputs.sum(axis=1) - 1).max() < 0.02
+        activation = "softmax" if adds_up else "sigmoid"
+    if activation == "softmax":
         return np.log(outputs), "softmax"
     return np.log(outputs) - np.log(np.maximum(1 - outputs, 1e-7)), "sigmoid"
 

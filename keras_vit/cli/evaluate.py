@@ -39,7 +39,8 @@ def run(options: argparse.Namespace) -> None:
         # The report in the directory of a run is that of its best model.
         if directory is None or not is_best(options.what):
             sys.exit(
-                f"error: --report: {options.what} is not the best model of a run; add --workdir DIR."
+                f"error: --report: {options.what} is not the best model of a run; add "
+                "--workdir DIR."
             )
         workdir = str(directory)
     with command_line.writing(workdir):

@@ -13,6 +13,9 @@ from keras_vit.data.host import tensorflow
 from keras_vit.data.source import Source
 from keras_vit.data.tables import counts
 
+# The default name of the column of labels.
+LABEL = "label"
+
 
 def is_directory(path: pathlib.Path) -> bool:
     """Return True if a directory was written by `save_to_disk` or holds Parquet files.
@@ -92,7 +95,7 @@ def directory_path(rest: str) -> tuple[pathlib.Path, str]:
     return pathlib.Path(before).expanduser(), split
 
 
-def datasets_source(name: str, rest: str) -> Source:
+def datasets_source(name: str, rest: str, label_column: str = LABEL) -> Source:
     """Return the `Source` of `datasets:PATH[:SPLIT]`; see `sources.open_source`."""
     path, split = directory_path(rest)
     if not path.is_dir():
@@ -102,8 +105,8 @@ def datasets_source(name: str, rest: str) -> Source:
     if split not in found:
         raise ValueError(f"{name!r} has no split {split!r}, only {', '.join(found)}.")
     data = found[split]
-    column, label, kind = _columns(name, data.features)
-    names, labels = _labels(data, label, kind)
+    column, label, kind = _columns(name, data.features, label_column)
+    names, labels = _labels(name, data, label, kind)
     import datasets
 
     images = data.select_columns([column])
@@ -147,44 +150,76 @@ def datasets_source(name: str, rest: str) -> Source:
     )
 
 
-def kind_of(path: pathlib.Path) -> str:
+def kind_of(path: pathlib.Path, label_column: str = LABEL) -> str:
     """Return the kind of the labels in a directory, as in `data.labels`.
 
     Args:
         path: the directory.
+        label_column: name of the column of labels; `"label"` finds the only one.
     """
     data = next(iter(open_directory(path).values()))
-    return _columns(str(path), data.features)[2]
+    return _columns(str(path), data.features, label_column)[2]
 
 
-def _columns(name, features):
+def _columns(name, features, label_column):
     """Return the columns of the images and of the labels, and the kind of the labels."""
     import datasets
 
-    sequences = (datasets.Sequence, getattr(datasets, "List", datasets.Sequence))
     images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
-    preferred = sorted(features, key=lambda key: (key not in ("label", "labels"), key))
-    for key in preferred:
-        feature = features[key]
-        if isinstance(feature, datasets.ClassLabel):
-            kind = "single"
-        elif isinstance(feature, sequences):
-            kind = "multi"
-        elif key in ("label", "labels") and isinstance(feature, datasets.Value):
-            kind = "regression" if "float" in feature.dtype else "single"
-        else:
-            continue
-        if images:
-            return images[0], key, kind
-    raise ValueError(
-        f"{name!r} needs a column of images (Image) and one of labels (ClassLabel, or "
-        f"'label'); it has {dict(features)}."
-    )
+    kinds = {
+        key: kind
+        for key, feature in features.items()
+        if (kind := _kind(feature, key in (LABEL, "labels", label_column)))
+    }
+    if label_column != LABEL and label_column not in kinds:
+        raise ValueError(
+            f"{name!r} has no column of labels {label_column!r}; its columns are "
+            f"{', '.join(features)}."
+        )
+    named = [key for key in (label_column, LABEL, "labels") if key in kinds] or [*kinds]
+    if not images or not named:
+        raise ValueError(
+            f"{name!r} needs a column of images (Image) and one of labels (ClassLabel, "
+            f"or 'label'); it has {dict(features)}."
+        )
+    if named[0] not in (label_column, LABEL, "labels") and len(named) > 1:
+        raise ValueError(
+            f"{name!r} has several columns of labels, {', '.join(named)}: choose one "
+            "with --label-column NAME (data.label_column)."
+        )
+    return images[0], named[0], kinds[named[0]]
 
 
-def _labels(data, column, kind):
+def _kind(feature, named):
+    """Return the kind of labels in a column, or None if it has none.
+
+    Args:
+        feature: the type of the column.
+        named: bool, whether its name is that of a column of labels.
+    """
+    import datasets
+
+    sequences = (datasets.Sequence, getattr(datasets, "List", datasets.Sequence))
+    if isinstance(feature, datasets.ClassLabel):
+        return "single"
+    if isinstance(feature, sequences):
+        inner = _kind(feature.feature, named)
+        return "multi" if inner == "single" else None
+    if named and isinstance(feature, datasets.Value):
+        return "regression" if "float" in feature.dtype else "single"
+    return None
+
+
+def _labels(name, data, column, kind):
     """Return the names of the classes or values, and the labels."""
     values = data[column][:]
+    # Sets with hidden labels have -1 for all images.
+    hidden = sum(value is None or value == -1 for value in values)
+    if hidden and kind != "regression":
+        raise ValueError(
+            f"{name!r}: {hidden} of {len(values)} images have no label (-1 or None) in "
+            f"the column {column!r}. Choose another split, or set data.test=None."
+        )
     if kind == "regression":
         return (column,), np.array(values, "float32")[:, None]
     feature = data.features[column]

@@ -88,7 +88,8 @@ def _arrays(name, dataset):
     if images.dtype != np.uint8:
         images = images.astype("float32")
         low, high = images.min(), images.max()
-        if low < 0 or high > 255 or 0 < high <= 1:
+        # Written so that NaN is refused.
+        if not (low >= 0 and high <= 255) or 0 < high <= 1:
             raise ValueError(
                 f"{name} must have pixel values 0 to 255; received {low:g} to {high:g}. "
                 "The model's preprocessor scales them: pass the images unscaled."

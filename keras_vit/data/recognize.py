@@ -55,7 +55,8 @@ def recognize(
             of paths and labels; or the name of a data source, such as `"tfds:NAME"`.
         data_dir: directory of TensorFlow Datasets; None for its default.
         download: whether to download a TFDS set that is not there.
-        columns: columns of a table; None for `path` and `label`.
+        columns: columns of a table, or the column of labels of a Hugging Face set; None
+            for `path` and `label`.
         labels: kind of the labels of a table; None to guess it.
 
     Raises:
@@ -78,7 +79,9 @@ def recognize(
     if kind == "datasets":
         path = pathlib.Path(rest).expanduser()
     if path.is_dir():
-        return _datasets(path) if hugging_face_sets.is_directory(path) else _folder(path)
+        if not hugging_face_sets.is_directory(path):
+            return _folder(path)
+        return _datasets(path, ",".join((columns or Columns()).labels))
     raise FileNotFoundError(
         f"--data {name}: there is no such folder. Give a folder with one folder of "
         "images for each class, a folder with train/ and val/ in it, a CSV or Parquet "
@@ -148,8 +151,9 @@ def _table(path, columns, labels):
     return Recognized(named["train"], validation, named.get("test"), about, kind)
 
 
-def _datasets(path):
-    kind, parts = hugging_face_sets.kind_of(path), hugging_face_sets.parts(path)
+def _datasets(path, label_column):
+    kind = hugging_face_sets.kind_of(path, label_column)
+    parts = hugging_face_sets.parts(path)
     if "train" not in parts:
         raise ValueError(f"--data {path} has no split 'train', only {', '.join(parts)}.")
     named = {

@@ -89,7 +89,7 @@ def open_source(
             "be opened by name: set data.test to a folder or a table."
         )
     if kind == "datasets" and rest:
-        source = datasets_source(name, rest)
+        source = datasets_source(name, rest, label_column)
         return dataclasses.replace(source, exif=exif)
     if labels != "single" and kind != "table":
         raise ValueError(

@@ -139,7 +139,16 @@ class Collector:
             labels: `(b,)`, int.
             ids: path or number of each image.
             inputs: `(b, h, w, c)`, the inputs of the model.
+
+        Raises:
+            ValueError: an output is not a number.
         """
+        if np.isnan(logits).any():
+            image = ids[int(np.isnan(logits).any(axis=1).argmax())]
+            raise ValueError(
+                f"The model returns NaN for the image {image}: its training has "
+                "diverged, or its numbers are too large for its dtype (use float32)."
+            )
         own = logits[np.arange(len(labels)), labels]
         high = logits.max(axis=1)
         exponentials = np.exp(logits - high[:, None])

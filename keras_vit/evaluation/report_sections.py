@@ -68,7 +68,7 @@ def curves(history: Mapping[str, Sequence[float]], unit: str) -> str:
     times = np.asarray(history.get(unit, np.arange(1, longest + 1)))
     for metric in ("loss", "accuracy"):
         series = {
-            name: (times[: len(history[key])], np.asarray(history[key]))
+            name: (_times(times, len(history[key])), np.asarray(history[key]))
             for name, key in (("training", metric), ("validation", f"val_{metric}"))
             if history.get(key)
         }
@@ -82,6 +82,12 @@ def curves(history: Mapping[str, Sequence[float]], unit: str) -> str:
         "so that they can be worse than those of validation."
     )
     return section("Learning curves", about, charts) if charts else ""
+
+
+def _times(times, count):
+    """Return the times of `count` values; `validation_freq=2` gives every second one."""
+    every = max(len(times) // count, 1)
+    return times[every - 1 :: every][:count]
 
 
 def classes(found: Predictions, measured: Figures) -> str:

@@ -130,18 +130,20 @@ def robustness(config: configs.Config, seed: int = 0) -> dict[str, Any]:
     check_classes(model, config.data.test, source, config)
     _check_grid(model)
     generator = np.random.default_rng(seed)
-    correct = {
-        (name, changed_part(name, model.grid_shape, part)): 0
+    # The part in the results is that of whole patches, which depends on the grid.
+    wanted = {
+        (name, changed_part(name, model.grid_shape, part)): part
         for name in CHANGES
         for part in PARTS
     }
+    correct = dict.fromkeys(wanted, 0)
     seen = 0
     for images, labels, real in image_batches(model, source, config):
         seen += int(real.sum())
-        for name, part in correct:
+        for (name, shown), part in wanted.items():
             changed = CHANGES[name](images, model.grid_shape, part, generator)
             predicted = np.asarray(model.predict_on_batch(changed)).argmax(axis=-1)
-            correct[name, part] += int(np.sum((predicted == labels)[real]))
+            correct[name, shown] += int(np.sum((predicted == labels)[real]))
     results: dict[str, dict[str, float]] = {name: {} for name in CHANGES}
     for (name, part), count in correct.items():
         results[name][f"{part:g}"] = count / seen

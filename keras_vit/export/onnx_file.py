@@ -113,7 +113,13 @@ def _quantized(source, target):
     """Return the quantized model of the file `source`, written to the file `target`."""
     graph = onnx.load(source, load_external_data=False).graph
     matrices = {x.name for x in graph.initializer if len(x.dims) == 2}
-    nodes = [node.name for node in graph.node if matrices.intersection(node.input)]
+    # Products of weights alone are constants, which onnxruntime computes once: in float.
+    variable, nodes = {value.name for value in graph.input}, []
+    for node in graph.node:
+        if variable.intersection(node.input):
+            variable.update(node.output)
+            if matrices.intersection(node.input):
+                nodes.append(node.name)
     quantize_dynamic(
         source,
         target,

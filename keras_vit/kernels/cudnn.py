@@ -33,7 +33,11 @@ def compute_capability():
     """Return major and minor compute capability of the GPU, or `()` without one."""
     import jax
 
-    device = jax.devices()[0]
+    # `keras.device` sets the default: a platform, a device, or None.
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]
+    device = default or jax.devices()[0]
+    if isinstance(device, str):
+        device = jax.devices(device)[0]
     # AMD's are not numbers.
     text = getattr(device, "compute_capability", "") if device.platform == "gpu" else ""
     return tuple(map(int, text.split("."))) if re.fullmatch(r"\d+\.\d+", text) else ()

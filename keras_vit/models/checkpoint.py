@@ -193,6 +193,8 @@ def _load_keras(path, overrides):
         announce_zeros(path, processes.whole(weights["classifier/kernel"]))
     if not overrides and head == "keep":
         return saved
+    if head == "new":
+        overrides = {**_new_head(saved.get_config(), overrides), **overrides}
     if not saved.get_config().get("include_top", True):
         asked = overrides.get("include_top", head == "new")
         if asked and (head != "new" or "classes" not in overrides):
@@ -200,6 +202,17 @@ def _load_keras(path, overrides):
         if head == "new":
             overrides = {"include_top": True, **overrides}
     return adapted(saved, overrides, head=head, resize=resize, origin=path)
+
+
+def _new_head(config, overrides):
+    """Return the activation and the bias of a new head, which are not the old head's."""
+    # A softmax over one class is always 1.
+    one = overrides.get("classes", config.get("classes")) == 1
+    values = {
+        "classifier_activation": None if one else "softmax",
+        "classifier_bias": 0.0,
+    }
+    return {name: value for name, value in values.items() if name in config}
 
 
 def _no_head(path):

@@ -388,4 +388,5 @@ def set_generators(states: list[list[int]]) -> None:
     first, *others = [torch.tensor(state, dtype=torch.uint8) for state in states]
     torch.set_rng_state(first)
     if others:
-        torch.cuda.set_rng_state_all(others)
+        # The run may have begun on a machine with more GPUs; Keras trains on the first.
+        torch.cuda.set_rng_state_all(others[: torch.cuda.device_count()])

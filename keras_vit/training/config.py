@@ -55,13 +55,15 @@ class Config:
         augmentation: changes to the training images.
         optimization: optimizer, learning-rate schedule and loss.
         epochs: number of passes over the training set.
-        steps: number of batches; None for `epochs` passes.
+        steps: number of batches; None for `epochs` passes. Both are rounded to a
+            multiple of `checkpoint_steps`.
         batch_size: images in a batch; an update uses `accumulation_steps` batches.
         seed: seed of the initial weights, the order of images and the augmentation.
         dtype: dtype policy: `"float32"` or `"mixed_bfloat16"`.
         steps_per_execution: batches that TensorFlow processes in one call; None for the
             default, 8.
-        checkpoint_steps: batches between checkpoints; None for an epoch.
+        checkpoint_steps: batches between checkpoints; None for an epoch, or for `steps`
+            if they are fewer.
         early_stopping: number of checkpoints without a better validation result after
             which training stops; None to train all steps.
         trackers: where the metrics of every checkpoint are logged, besides log.csv:

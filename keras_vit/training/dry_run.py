@@ -30,6 +30,7 @@ def report(config: configs.Config, sources: Mapping[str, Source] | None = None) 
     keras.utils.set_random_seed(config.seed)
     plan = runs.make_plan(config, sources)
     model = plan.objective.build()
+    runs.check_phases(plan, model)
     compilation.compile(model, plan)
     print(f"\n{given_optimizer(model).parameters}\n")
     frozen = [path for path, w in model.weights_by_path().items() if not w.trainable]

@@ -6,6 +6,9 @@ from keras_vit.data.source import Source
 from keras_vit.training import config as configs
 from keras_vit.training.run_directory import RunDirectory
 
+# Numbers of a config that are 1 or more, or None for a default.
+POSITIVE = ("batch_size", "checkpoint_steps", "epochs", "steps", "steps_per_execution")
+
 
 def intervals(config: configs.Config, train: Source) -> tuple[int, int]:
     """Return the number of batches between checkpoints and the number of checkpoints.
@@ -15,15 +18,25 @@ def intervals(config: configs.Config, train: Source) -> tuple[int, int]:
         train: the training set.
 
     Raises:
-        ValueError: the training set is smaller than a batch.
+        ValueError: the training set is smaller than a batch, or a number is below 1.
     """
-    interval = config.checkpoint_steps or train.num_examples // config.batch_size
+    for key in POSITIVE:
+        value = getattr(config, key)
+        if value is not None and value < 1:
+            raise ValueError(f"{key} must be 1 or more; received {value}.")
+    interval = config.checkpoint_steps
+    if interval is None:
+        interval = train.num_examples // config.batch_size
+        if config.steps is not None:
+            interval = min(interval, config.steps)
     if interval < 1:
         raise ValueError(
             f"batch_size={config.batch_size} is larger than the {train.num_examples} "
             f"images of {train.name!r}: set a smaller batch_size."
         )
-    steps = config.steps or config.epochs * train.num_examples / config.batch_size
+    steps: float | None = config.steps
+    if steps is None:
+        steps = config.epochs * train.num_examples / config.batch_size
     return interval, max(round(steps / interval), 1)
 
 

@@ -50,6 +50,13 @@ def open_parts(data: configs.Data, parts: Sequence[str] = PARTS) -> dict[str, So
         for part, name in names.items()
         if name is not None
     }
+    for part, source in sources.items():
+        if source.labels != data.labels:
+            raise ValueError(
+                f"The images of data.{part}={names[part]!r} have labels of the kind "
+                f"{source.labels!r}, and data.labels is {data.labels!r}: --set "
+                f"data.labels={source.labels}."
+            )
     if split:
         rest, taken = split_off(sources["train"], data.validation)
         sources |= {"train": rest, "validation": taken}

@@ -86,7 +86,7 @@ def base_config(what: str) -> configs.Config:
     if not configs.is_config(what):
         config = dataclasses.replace(
             otherwise,
-            data=config.data,
+            data=dataclasses.replace(config.data, scale=None),  # That of other images.
             augmentation=config.augmentation,
             model=config.model,
             batch_size=config.batch_size,

@@ -50,7 +50,15 @@ def make_phases(config: Any, intervals: int) -> tuple[Phase, ...]:
                 f"{name} requires objective='classification'; received "
                 f"{config.objective!r}."
             )
-    sides, lowest = (_ends(name, pairs, intervals) for name, pairs in parts.items())
+    for _, side in _pairs("resolutions", config.resolutions):
+        if not isinstance(side, int) or side < 1:
+            raise ValueError(
+                "The second values of resolutions are sides in pixels, ints above 0; "
+                f"received {side!r}."
+            )
+    sides, lowest = (
+        _ends(name, _pairs(name, pairs), intervals) for name, pairs in parts.items()
+    )
     phases: list[Phase] = []
     for last in sorted({*sides, *lowest}):
         first = phases[-1].last if phases else 0
@@ -62,14 +70,18 @@ def make_phases(config: Any, intervals: int) -> tuple[Phase, ...]:
     return tuple(phases)
 
 
-def _ends(name, pairs, intervals):
-    """Return a dict from the last checkpoint of each part of a run to its value."""
-    if not pairs:
-        return {intervals: None}
+def _pairs(name, pairs):
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
         raise ValueError(
             f"{name} must be pairs of a fraction and a value; received {pairs!r}."
         )
+    return pairs
+
+
+def _ends(name, pairs, intervals):
+    """Return a dict from the last checkpoint of each part of a run to its value."""
+    if not pairs:
+        return {intervals: None}
     fractions = [fraction for fraction, _ in pairs]
     if min(fractions) <= 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
         raise ValueError(

@@ -15,6 +15,8 @@ from keras import ops
 from keras_vit.data.source import Source
 from keras_vit.training import config as configs
 
+# Largest mean square of values that are standardized with a given scale.
+FARTHEST = 4.0
 # Mean and standard deviation of each value.
 Scale = Sequence[tuple[float, float]]
 
@@ -26,15 +28,36 @@ def with_scale(config: configs.Config, sources: Mapping[str, Source]) -> configs
         config: config of a run; one that is no regression or that has a `data.scale` is
             returned unchanged.
         sources: dict of the data sets, among them `train`.
+
+    Raises:
+        ValueError: `data.scale` is not near the values of the training set.
     """
     table = sources["train"].table
-    if config.data.labels != "regression" or config.data.scale or table is None:
+    if config.data.labels != "regression" or table is None:
         return config
     labels = np.asarray(table["label"], "float64")
+    if config.data.scale:
+        _check_scale(config.data.scale, labels)
+        return config
     # A value that never changes is an error elsewhere.
     scale = zip(labels.mean(axis=0).tolist(), labels.std(axis=0).tolist(), strict=True)
     data = dataclasses.replace(config.data, scale=tuple(scale))
     return dataclasses.replace(config, data=data)
+
+
+def _check_scale(scale, labels):
+    """Raise a ValueError if the standardized values would be far from 0 and 1."""
+    columns = labels.reshape(len(labels), -1)
+    mean, deviation = np.array(scale, "float64").reshape(-1, 2).T
+    fits = len(mean) == columns.shape[1] and (deviation > 0).all()
+    if not fits or (((columns - mean) / deviation) ** 2).mean() > FARTHEST:
+        found = zip(columns.mean(axis=0), columns.std(axis=0), strict=True)
+        shown = ", ".join(f"({mean:.4g}, {deviation:.4g})" for mean, deviation in found)
+        raise ValueError(
+            f"data.scale={tuple(scale)} does not fit the values of the training set, "
+            f"whose means and standard deviations are {shown}. With "
+            "data.scale=None, a run computes them."
+        )
 
 
 def in_own_units(model: keras.Model, scale: Scale) -> None:

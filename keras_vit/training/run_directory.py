@@ -54,7 +54,7 @@ STARTED = {
     "trackers.json",
 }
 # Keys of a config that describe a run without affecting it.
-DESCRIPTIONS = ("about", "command", "hardware", "expected", "measured")
+DESCRIPTIONS = ("about", "command", "hardware", "expected", "measured", "grid")
 # Keys that may change between checkpoints: they do not affect the steps of a run, except
 # for its duration, which changes the learning rates from there on.
 DURATION = ("epochs", "steps")
@@ -420,7 +420,7 @@ def same_results(before: dict[str, Any], after: dict[str, Any]) -> bool:
         before: the config of a run as a dict.
         after: another config.
     """
-    changed = {key for key, *_ in differences(before, after)}
+    changed = {key.partition(".")[0] for key, *_ in differences(before, after)}
     return changed <= {*DESCRIPTIONS, "trackers"}
 
 

@@ -101,11 +101,16 @@ def make_plan(
     trackers.check(config.trackers)
     interval, intervals = duration.intervals(config, train)
     steps = intervals * interval
-    updates = steps // config.optimization.accumulation_steps
+    accumulation = config.optimization.accumulation_steps
+    if accumulation < 1:
+        raise ValueError(
+            f"optimization.accumulation_steps must be 1 or more; received {accumulation}."
+        )
+    updates = steps // accumulation
     if updates < 1:
         raise ValueError(
             f"{steps} batches are fewer than optimization.accumulation_steps="
-            f"{config.optimization.accumulation_steps}: train longer, or accumulate less."
+            f"{accumulation}: train longer, or accumulate less."
         )
     at_once = config.steps_per_execution
     if at_once is None:
@@ -261,8 +266,7 @@ def train(
         devices.check_heads(model)
         done, resumes = directory.checkpoints(), directory.progress is not None
         plan.objective.prepare(model, plan, resumes=resumes)
-        for phase in plan.phases:
-            freeze(model, frozen_parts(config), phase.lowest)
+        check_phases(plan, model)
         current = max(done + (directory.steps_begun() > 0), 1)
         phases = [phase for phase in plan.phases if phase.last >= current]
         model = of_size(model, phases[0].side)
@@ -286,6 +290,24 @@ def train(
                 return _finish(plan, directory, model, callback)
         except KeyboardInterrupt as interruption:
             raise type(interruption)(callback.interruption()) from None
+
+
+def check_phases(plan: Plan, model: keras.Model) -> None:
+    """Raise a ValueError if a later phase cannot train the model.
+
+    Args:
+        plan: the plan of the run.
+        model: its model, before `compile`.
+    """
+    for phase in plan.phases:
+        freeze(model, frozen_parts(plan.config), phase.lowest)
+        try:
+            of_size(model, phase.side)
+        except ValueError as error:
+            raise ValueError(
+                f"resolutions={plan.config.resolutions}: images of {phase.side}x"
+                f"{phase.side} pixels do not fit the model. {error}"
+            ) from error
 
 
 def _check_processes(config, directory):

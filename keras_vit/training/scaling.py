@@ -71,6 +71,14 @@ def study(
                 "checkpoint_steps to a number that divides them (--set "
                 "checkpoint_steps=N)."
             )
+        for name, config in families.items():
+            interval = config.checkpoint_steps or 1
+            if others := [n for n in steps if n % interval]:
+                raise ValueError(
+                    f"{name} evaluates every {interval} steps, so a run "
+                    f"cannot have {others[0]} steps: set checkpoint_steps to a number "
+                    "that divides all of them (--set checkpoint_steps=N)."
+                )
     grid["seed"] = list(seeds)
     # All runs are checked before the first one starts.
     described = {

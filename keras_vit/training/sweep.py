@@ -11,6 +11,7 @@ import keras
 from keras_vit.atomic_files import write_text
 from keras_vit.training import config as configs
 from keras_vit.training import runs
+from keras_vit.training.image_sets import open_parts
 from keras_vit.training.objectives import objective_class
 from keras_vit.training.run_directory import STATES, changes, same_results
 
@@ -87,12 +88,13 @@ def sweep(
 
     Raises:
         FileExistsError: a subdirectory holds the run of another config.
-        ValueError: all runs failed, or some and `allow_failures=False`. It is raised
-            after the last run.
+        ValueError: the data sets or the duration of a run are impossible; or, after the
+            last run, all runs failed, or some and `allow_failures=False`.
     """
     rows, combined = [], combinations(config, grid)
     for name, one in combined.items():
         _check_same(pathlib.Path(workdir, name), one)
+    _check_plans(combined)
     for number, (name, one) in enumerate(combined.items(), 1):
         print(f"\n[{number}/{len(combined)}] {name}", flush=True)
         directory = pathlib.Path(workdir, name)
@@ -126,13 +128,29 @@ def first_sentence(reason: str) -> str:
     return reason.partition(". ")[0]
 
 
+def _check_plans(combined):
+    """Raise a ValueError if the plan of a run is impossible."""
+    opened: dict[str, Any] = {}
+    for name, config in combined.items():
+        data = repr(config.data)
+        if data not in opened:
+            opened[data] = open_parts(config.data)
+        try:
+            runs.make_plan(config, opened[data])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+
 def _trained(config, directory):
-    """Train a run and return its results, or the reason as `failed` if it diverges."""
+    """Train a run and return its results, or the reason as `failed`.
+
+    A run fails if it diverges, or if its model or its optimizer cannot be built.
+    """
     try:
         return runs.train(config, str(directory))
-    except runs.Diverged as diverged:
-        print(f"failed: {diverged}", flush=True)
-        return {"failed": str(diverged)}
+    except (runs.Diverged, ValueError) as failure:
+        print(f"failed: {failure}", flush=True)
+        return {"failed": str(failure)}
     finally:
         keras.backend.clear_session()
 

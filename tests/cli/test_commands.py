@@ -398,6 +398,7 @@ def test_a_sweep_ranks_by_the_metric_of_its_objective(tmp_path, monkeypatch):
         return {"val_loss": n, "val_mean_average_precision": n, "val_accuracy": -n}
 
     monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(sweep, "_check_plans", lambda combined: None)
     for labels, best in (("multi", 3), ("single", 1)):
         config = configs.override(tiny(), [f"data.labels={labels}"])
         pathlib.Path(tmp_path, labels).mkdir()
@@ -429,6 +430,26 @@ def test_a_run_that_diverges_does_not_end_its_sweep(tmp_path, monkeypatch, capsy
     assert len(json.loads((tmp_path / "sweep.json").read_text())) == 2
     with pytest.raises(ValueError, match=r"1 of 2 runs in .* failed\. seed=1: The loss"):
         sweep.sweep(tiny(), {"seed": [1, 2]}, tmp_path)
+
+
+@pytest.mark.any_backend
+def test_a_sweep_with_values_that_cannot_be(tmp_path, monkeypatch):
+    trained = []
+
+    def train(config, workdir):
+        trained.append(config.optimization.optimizer)
+        if config.optimization.optimizer == "admw":
+            raise ValueError("Unknown optimizer 'admw'.")
+        return {"val_accuracy": 0.5, "val_loss": 1.0}
+
+    monkeypatch.setattr(runs, "train", train)
+    with pytest.raises(ValueError, match=r"batch_size=5000: .* is larger than the 1257"):
+        sweep.sweep(tiny(), {"batch_size": [8, 5000]}, tmp_path)
+    assert trained == []
+    grid = {"optimization.optimizer": ["admw", "adamw"]}
+    with pytest.raises(ValueError, match=r"1 of 2 runs .* Unknown optimizer 'admw'"):
+        sweep.sweep(tiny(), grid, tmp_path)
+    assert trained == ["admw", "adamw"]
 
 
 @pytest.mark.any_backend

@@ -1,5 +1,6 @@
 """Directories of the Hugging Face library `datasets`, which is no dependency."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -9,6 +10,9 @@ from PIL import Image
 from keras_vit.data import open_source, split_off
 from keras_vit.data.recognize import recognize
 from keras_vit.data.summary import summary
+from keras_vit.data.tables import Columns
+from keras_vit.training import config as configs
+from keras_vit.training.image_sets import open_parts
 
 pytestmark = pytest.mark.any_backend
 
@@ -42,6 +46,34 @@ def test_directories_of_save_to_disk(saved):
     assert int(example["label"]) == 1
     assert example["image"].numpy().startswith(b"\x89PNG")
     assert open_source(found.train).listing() == source.listing()
+
+
+def test_the_column_of_labels_is_chosen(saved):
+    datasets, data, path = saved
+    parity = datasets.ClassLabel(names=["even", "odd"])
+    data = data.rename_column("label", "fine").add_column("coarse", [0, 0, 1, 1] * 2)
+    data = data.cast_column("coarse", parity).add_column("box", [[0.5, 1.0]] * 8)
+    data.save_to_disk(path)
+    with pytest.raises(ValueError, match=r"columns of labels, fine, coarse: choose one"):
+        recognize(path)
+    assert recognize(path, columns=Columns(labels=("coarse",))).labels == "single"
+    source = open_source(f"datasets:{path}", label_column="coarse")
+    assert source.class_names == ("even", "odd")
+    with pytest.raises(ValueError, match=r"no column of labels 'age'; its columns are"):
+        open_source(f"datasets:{path}", label_column="age")
+    data = configs.Data(f"datasets:{path}", "split:0.5", label_column="coarse")
+    assert open_parts(data)["train"].num_examples == 4
+    with pytest.raises(ValueError, match=r"kind 'single', and data\.labels is 'multi'"):
+        open_parts(dataclasses.replace(data, labels="multi"))
+
+
+def test_hidden_labels_are_refused(saved):
+    datasets, data, path = saved
+    hidden = data.remove_columns("label").add_column("label", [-1] * 8)
+    hidden = hidden.cast_column("label", datasets.ClassLabel(names=["cat", "dog"]))
+    datasets.DatasetDict({"train": data, "test": hidden}).save_to_disk(path)
+    with pytest.raises(ValueError, match=r"8 of 8 images have no label.*data\.test=None"):
+        open_source(f"datasets:{path}:test")
 
 
 def test_parquet_files_of_images(saved):

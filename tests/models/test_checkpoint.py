@@ -73,6 +73,19 @@ def test_keras_file_with_another_head(saved):
 
 
 @pytest.mark.any_backend
+def test_a_new_head_has_not_the_activation_of_the_old_one(tmp_path):
+    path = tmp_path / "model.keras"
+    head = {"classifier_activation": "sigmoid", "classifier_bias": -10.0}
+    tiny_vit(**head).save(path)
+    config = keras_vit.load_checkpoint(path, head="new", classes=3).get_config()
+    assert (config["classifier_activation"], config["classifier_bias"]) == ("softmax", 0)
+    config = keras_vit.load_checkpoint(path, head="new", classes=1).get_config()
+    assert config["classifier_activation"] is None
+    config = keras_vit.load_checkpoint(path, head="new", classes=3, **head).get_config()
+    assert config["classifier_bias"] == -10
+
+
+@pytest.mark.any_backend
 def test_a_new_head_for_a_file_without_one(tmp_path):
     path = tmp_path / "backbone.keras"
     tiny_vit(include_top=False).save(path)

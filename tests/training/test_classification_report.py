@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.evaluation import classified, contact_sheet, report
+from keras_vit import callbacks
+from keras_vit.evaluation import classified, contact_sheet, report, report_sections
 from keras_vit.evaluation.classification_figures import (
     confused_pairs,
     figures,
@@ -302,6 +303,30 @@ def test_the_callback_with_another_model(kind, examples, tmp_path, tensorflow):
     page = (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
     assert "Learning curves" in page
     assert "Not shown: the model has no attention." in page
+
+
+def test_an_activation_is_that_of_all_batches():
+    """Rows of sigmoids that happen to add up to 1 are no softmax."""
+    sigmoid = classifier(keras.layers.Dense(2, activation="sigmoid"))
+    assert callbacks._activation(sigmoid) == "sigmoid"
+    outputs = np.array([[0.99, 0.01]])
+    logits, activation = callbacks._logits(outputs, False, "sigmoid")
+    assert activation == "sigmoid"
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), outputs, rtol=1e-6)
+    assert callbacks._logits(outputs, False, None)[1] == "softmax"
+
+
+def test_outputs_that_are_no_numbers_are_refused():
+    collector = Collector(["a", "b"], "softmax")
+    logits, inputs = np.array([[0.0, 1.0], [np.nan, 0.0]]), np.zeros((2, 1, 1, 1))
+    with pytest.raises(ValueError, match="NaN for the image second: its training"):
+        collector.add(logits, np.zeros(2, int), ["first", "second"], inputs)
+
+
+def test_curves_of_every_second_epoch():
+    times = report_sections._times(np.arange(1, 11), 5)
+    assert times.tolist() == [2, 4, 6, 8, 10]
+    assert report_sections._times(np.arange(1, 11), 10).tolist() == [*range(1, 11)]
 
 
 def test_a_callback_that_cannot_write_warns(examples, tmp_path):

@@ -9,7 +9,7 @@ from math import nan
 import numpy as np
 import pytest
 
-from keras_vit.training import WarmupSchedule, runs
+from keras_vit.training import WarmupSchedule, duration, runs
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import RunCallback
 from keras_vit.training.objectives.base import Objective
@@ -160,6 +160,22 @@ def test_early_stopping(tmp_path, monkeypatch, capsys):
 def test_early_stopping_that_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         runs.make_plan(changed(*settings))
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("key", [*duration.POSITIVE, "optimization.accumulation_steps"])
+def test_numbers_below_1_are_refused(key):
+    for value in (0, -3):
+        with pytest.raises(
+            ValueError, match=f"{key} must be 1 or more; received {value}"
+        ):
+            runs.make_plan(changed(f"{key}={value}"))
+
+
+@pytest.mark.any_backend
+def test_fewer_steps_than_an_epoch():
+    plan = runs.make_plan(changed("steps=5", "checkpoint_steps=None"))
+    assert (plan.interval, plan.steps) == (5, 5)
 
 
 def callback(losses, **values):

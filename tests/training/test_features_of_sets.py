@@ -164,8 +164,17 @@ def test_changed_patches(part):
 
 
 def test_robustness_starts_at_the_accuracy(config, monkeypatch):
-    monkeypatch.setattr(robustness_module, "PARTS", (0.0, 0.25))
+    monkeypatch.setattr(robustness_module, "PARTS", (0.0, 0.3))
+    parts = set()
+
+    def hidden_center(images, grid, part, generator):
+        parts.add(part)
+        return hide_center(images, grid, part, generator)
+
+    monkeypatch.setitem(robustness_module.CHANGES, "hidden center", hidden_center)
     results = robustness(config)
+    # Not the part of whole patches, of which another number could be hidden.
+    assert parts == {0.0, 0.3}
     assert set(results) == {"dropped", "shuffled", "hidden center"}
     measured = accuracy.evaluate(config)["accuracy"]
     assert {row["0"] for row in results.values()} == {measured}

@@ -108,6 +108,7 @@ def test_labels_of_arrays():
     ("change", "message"),
     [
         (lambda x, y: (x / 255, y), "pixel values 0 to 255; received 0"),
+        (lambda x, y: (x * np.float32("nan"), y), "pixel values 0 to 255; received nan"),
         (lambda x, y: (x[..., :2], y), "1 or 3 channels"),
         (lambda x, y: (x[..., 0], y), r"images \(n, h, w, c\)"),
         (lambda x, y: (x, y - 1), "the label -1; labels start at 0"),

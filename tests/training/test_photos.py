@@ -236,3 +236,7 @@ def test_options_that_miss_something(root, capsys):
         with pytest.raises(SystemExit):
             run_command("finetune", [*arguments, *more])
         assert message in capsys.readouterr().err
+    for option, value in (("--label-column", "age"), ("--save-config", "mine.py")):
+        with pytest.raises(SystemExit):
+            run_command("finetune", [arguments[0], "--workdir", "run", option, value])
+        assert f"{option} goes with --data" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import keras_vit
 from keras_vit.cli import command_line
 from keras_vit.data import batch_ids, open_source
 from keras_vit.evaluation.accuracy import evaluate
-from keras_vit.training import compilation, run_directory, runs
+from keras_vit.training import compilation, dry_run, run_directory, runs
 from keras_vit.training import config as configs
 from keras_vit.training.callbacks import Interruptible, RunCallback, evaluated
 from keras_vit.training.losses import SigmoidLoss
@@ -459,11 +459,33 @@ def test_growing_images(config, tmp_path, monkeypatch):
     [
         ("((0.5, 8),)", "add up to 1"),
         ("((0.99, 8), (0.01, 16))", "rounds to none. Set a smaller checkpoint_steps"),
+        ("((0.5, 8), (0.5, 16.0))", "ints above 0; received 16.0"),
     ],
 )
 def test_bad_resolutions(config, resolutions, message):
     with pytest.raises(ValueError, match=message):
         runs.make_plan(configs.override(config, [f"resolutions={resolutions}"]))
+
+
+@pytest.mark.any_backend
+def test_a_size_that_the_model_cannot_have_is_refused_first(config, tmp_path):
+    config = configs.override(config, ["resolutions=((0.5, 8), (0.5, 15))"])
+    message = r"images of 15x15 pixels do not fit the model\. .*"
+    with pytest.raises(ValueError, match=message):
+        runs.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+    with pytest.raises(ValueError, match=message):
+        dry_run.report(config)
+
+
+@pytest.mark.any_backend
+def test_a_grid_is_no_part_of_a_run(config):
+    one, other = (
+        configs.to_dict(dataclasses.replace(config, grid={"seed": seeds}))
+        for seeds in ([0, 1], [0, 1, 2])
+    )
+    assert run_directory.changes(one, other) == []
+    assert run_directory.same_results(one, other)
 
 
 @pytest.mark.slow

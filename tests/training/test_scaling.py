@@ -193,6 +193,13 @@ def test_durations_need_an_interval(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_durations_are_multiples_of_the_interval(tmp_path):
+    config = configs.override(configs.load("digits_vit"), ["checkpoint_steps=20"])
+    with pytest.raises(ValueError, match="every 20 steps, so a run cannot have 30 steps"):
+        study({"vit": config}, str(tmp_path), (1.0,), (20, 30))
+    assert not list(tmp_path.iterdir())
+
+
 def test_studies_of_other_objectives(tmp_path):
     with pytest.raises(ValueError, match="digits_mae has objective='mae'"):
         study({"digits_mae": configs.load("digits_mae")}, str(tmp_path), (1.0,))

@@ -256,6 +256,17 @@ def test_a_regression_that_is_repeated_keeps_the_settings_of_its_run(root, tmp_p
 
 
 @pytest.mark.any_backend
+@pytest.mark.parametrize(
+    "scale", ["((40.0, 9.0),)", "((0.0, 0.0),)", "((0.0, 1.0), (0.0, 1.0))"]
+)
+def test_a_scale_of_other_values_is_refused(scale, root):
+    base = own_images.base_config(str(root / "tiny.keras"))
+    table = root / "regression.csv"
+    with pytest.raises(ValueError, match=r"does not fit the values.*data\.scale=None"):
+        own_images.prepare(base, table, [f"data.scale={scale}"])
+
+
+@pytest.mark.any_backend
 def test_a_run_leaves_only_its_way_of_reading_to_other_images(root, tmp_path):
     belongs = ["scale=((40.0, 9.0),)", "fraction=0.5", "repeats=2", "unreadable=skip"]
     belongs += ["labels=regression", "train=table:ages.csv"]
@@ -266,17 +277,19 @@ def test_a_run_leaves_only_its_way_of_reading_to_other_images(root, tmp_path):
     (tmp_path / "environment.json").write_text("{}")
     shutil.copy(root / "tiny.keras", tmp_path / "best.keras")
     base = own_images.base_config(str(tmp_path))
-    # Without --data, the command trains on the images of the run.
-    assert configs.to_dict(base)["data"] == configs.to_dict(config)["data"]
+    # Without --data, it trains on the images of the run, whose scale it computes.
+    kept = configs.override(config, ["data.scale=None"])
+    assert configs.to_dict(base)["data"] == configs.to_dict(kept)["data"]
     data = own_images.prepare(base, root / "regression.csv").config.data
     assert (data.scale, data.fraction, data.repeats) == (None, 1.0, 1)
     assert (data.unreadable, data.exif, data.data_dir) == ("error", False, "sets")
-    chosen = ["data.fraction=0.5", "data.scale=((1.0, 2.0),)"]
+    chosen = ["data.fraction=0.5", "data.scale=((55_000.0, 3_000.0),)"]
     data = own_images.prepare(base, root / "regression.csv", chosen).config.data
-    assert (data.scale, data.fraction) == (((1.0, 2.0),), 0.5)
+    assert (data.scale, data.fraction) == (((55_000.0, 3_000.0),), 0.5)
     # A config that a user names keeps its settings.
+    config = configs.override(config, chosen)
     data = own_images.prepare(config, root / "regression.csv", suggest=False).config.data
-    assert data.scale == config.data.scale
+    assert (data.scale, data.fraction) == (((55_000.0, 3_000.0),), 0.5)
 
 
 @pytest.mark.any_backend

@@ -38,12 +38,26 @@ def parse(name: str, doc: str, what: str, words: Sequence[str]) -> argparse.Name
     _add_photos(made)
     options = shared.parse_with_devices(made, words, processes=True)
     saved = options.data and options.save_config
+    if options.data is None:
+        _check_no_photos(made, options)
     if options.workdir is None and not options.dry_run and not saved:
         others = " or --save-config" if options.data else ""
         made.error(f"--workdir is required, except with --dry-run{others}")
     if saved and not saved.endswith(".py"):
         made.error(f"--save-config takes the name of a .py file; received {saved}.")
     return options
+
+
+def _check_no_photos(made, options):
+    """Refuse options that would have no effect without `--data`."""
+    for name in ("path", "label"):
+        if getattr(options, f"{name}_column") is not None:
+            made.error(
+                f"--{name}-column goes with --data; without it, use --set "
+                f"data.{name}_column=NAME."
+            )
+    if options.save_config is not None:
+        made.error("--save-config goes with --data.")
 
 
 def _add_photos(made):

@@ -31,6 +31,13 @@ class DistilledClassification(BackboneClassification):
             network, model, settings.kind, settings.alpha, settings.temperature
         )
 
+    def loss_of_guessing(self) -> float:
+        """Return the loss of a uniform softmax beside a teacher that is certain."""
+        settings, guess = self.config.distillation, super().loss_of_guessing()
+        if settings.kind != "soft":
+            return guess
+        return guess * (1 - settings.alpha + settings.alpha * settings.temperature**2)
+
     def restored(self, saved: keras.Model) -> keras.Model:
         """Return the model to test, which is the saved student.
 
