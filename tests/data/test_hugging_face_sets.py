@@ -61,7 +61,9 @@ def test_the_column_of_labels_is_chosen(saved):
     assert source.class_names == ("even", "odd")
     with pytest.raises(ValueError, match=r"no column of labels 'age'; its columns are"):
         open_source(f"datasets:{path}", label_column="age")
-    data = configs.Data(f"datasets:{path}", "split:0.5", label_column="coarse")
+    data = configs.Data(
+        train=f"datasets:{path}", validation="split:0.5", label_column="coarse"
+    )
     assert open_parts(data)["train"].num_examples == 4
     with pytest.raises(ValueError, match=r"kind 'single', and data\.labels is 'multi'"):
         open_parts(dataclasses.replace(data, labels="multi"))

@@ -64,10 +64,10 @@ def build(name: str) -> keras_vit.ViT:
         image_size=given["input_shape"][:2], resize="bilinear_antialias"
     )
     model = VARIANTS[variant](preprocessor=preprocessor, **given)
-    return _with_scores(model) if arguments.get("include_top", True) else model
+    return with_scores(model) if arguments.get("include_top", True) else model
 
 
-def _with_scores(model):
+def with_scores(model):
     """Return the model with a classifier that is not zero, as that of a new model is."""
     kernel = model.get_layer("classifier").kernel
     kernel.assign(random_array(*kernel.shape, scale=0.1))
@@ -135,6 +135,4 @@ def photos(directory: pathlib.Path, classes: tuple[str, ...], number: int) -> No
 def classifier(**arguments) -> keras_vit.ViT:
     """Return a small classifier of cats and dogs."""
     given = {"input_shape": (32, 32, 3), "patch_size": 8, "num_heads": 2, "classes": 2}
-    return _with_scores(
-        keras_vit.ViT(**{**NARROW, "num_layers": 2, **given, **arguments})
-    )
+    return with_scores(keras_vit.ViT(**{**NARROW, "num_layers": 2, **given, **arguments}))

@@ -11,6 +11,7 @@ import pytest
 import keras_vit
 from keras_vit.data.host import tensorflow
 from keras_vit.weights.google import save_npz
+from keras_vit.weights.timm_writer import timm_directory
 from tests.conftest import GOLDENS
 from tests.documents import stand_ins
 from tests.documents.pages import DOCS, PAGES, blocks_of, name_of
@@ -80,6 +81,13 @@ def start(directory):
 def checkpoints(directory):
     google = stand_ins.build("vit_b16.augreg_in21k_ft_in1k_224")
     save_npz(google, directory / "ViT-B_16.npz")
+    # The number of heads is known for networks of published sizes.
+    antialiased = keras_vit.layers.Preprocessor(
+        image_size=(224, 224), resize="bilinear_antialias"
+    )
+    deit = keras_vit.ViTTi16(preprocessor=antialiased)
+    timm_directory(stand_ins.with_scores(deit)).write(directory / "deit")
+    (directory / "deit" / "model.safetensors").rename("my_deit.safetensors")
     shutil.copytree(GOLDENS / "keras_hub_token.checkpoint", "my_preset")
     return visualize(directory)
 
