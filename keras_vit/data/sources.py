@@ -55,8 +55,8 @@ def open_source(
             `"multi"`, several classes, separated by semicolons, or a column of zeros and
             ones for each class; `"regression"`, numbers.
         path_column: name of the column of a table with the paths.
-        label_column: name of the column with the labels, or several names separated by
-            commas.
+        label_column: name of the column with the labels of a table or of a Hugging Face
+            set, or several names of columns of a table, separated by commas.
 
     Returns:
         A `Source`.

@@ -197,27 +197,39 @@ def _from_blocks(x, length):
 
 
 def _attend_by_blocks(query, key, value, causal):
-    """Blockwise variant of `_attend` that stores log-sum-exp instead of the weights."""
+    """Blockwise variant of `_attend` that does not store the weights.
+
+    It stores their log-sum-exp, except where a softmax is one pass over memory.
+    """
     length = query.shape[2]
+    by_softmax = _normalize_before_product(value.dtype)
 
     def attend_block(block):
         query, first = block
         logits = _logits(query, key, causal, first)
-        log_sum = ops.logsumexp(logits, axis=-1, keepdims=True)
-        weights = ops.cast(ops.exp(logits - log_sum), value.dtype)
-        return ops.matmul(weights, value), log_sum
+        if by_softmax:
+            weights = ops.cast(ops.softmax(logits, axis=-1), value.dtype)
+            return (ops.matmul(weights, value),)
+        highest = ops.max(logits, axis=-1, keepdims=True)
+        numerators = ops.exp(logits - highest)
+        row_sum = ops.sum(numerators, axis=-1, keepdims=True)
+        mixed = ops.matmul(ops.cast(numerators, value.dtype), value)
+        return ops.cast(mixed / row_sum, value.dtype), highest + ops.log(row_sum)
 
     query_blocks = _to_blocks(query)
     firsts = BLOCK * ops.arange(query_blocks.shape[0], dtype="int32")
-    mixed, log_sums = ops.map(attend_block, (query_blocks, firsts))
+    mixed, *log_sums = ops.map(attend_block, (query_blocks, firsts))
 
     def backward_block(carry, block):
         i, d_query, d_key, d_value = carry
-        query, first, log_sum, upstream, *row = block
-        logits = _logits(query, key, causal, first)
-        weights = ops.exp(logits - log_sum)
+        query, upstream = block["query"], block["upstream"]
+        logits = _logits(query, key, causal, block["first"])
+        if by_softmax:
+            weights = ops.softmax(logits, axis=-1)
+        else:
+            weights = ops.exp(logits - block["log_sum"])
         d_weights = to_float32(_by_transpose(upstream, value))
-        d_logits = _softmax_gradient(weights, d_weights, row[0] if row else None)
+        d_logits = _softmax_gradient(weights, d_weights, block.get("row"))
         d_logits = ops.cast(d_logits, value.dtype)
         weights = ops.cast(weights, value.dtype)
         d_query_block = ops.expand_dims(ops.matmul(d_logits, key), 0)
@@ -237,9 +249,15 @@ def _attend_by_blocks(query, key, value, causal):
             ops.zeros_like(to_float32(key)),
             ops.zeros_like(to_float32(value)),
         )
-        blocks = [query_blocks, firsts, log_sums, _to_blocks(upstream)]
+        blocks = {
+            "query": query_blocks,
+            "first": firsts,
+            "upstream": _to_blocks(upstream),
+        }
+        if log_sums:
+            (blocks["log_sum"],) = log_sums
         if row is not None:
-            blocks.append(_to_blocks(row))
+            blocks["row"] = _to_blocks(row)
         (_, d_query, d_key, d_value), _ = ops.scan(backward_block, carry, blocks)
         return (
             _from_blocks(d_query, length),
