@@ -56,6 +56,8 @@ READERS = {
     "scaling",
     "sweep",
 }
+# These commands only print, and others often read the first lines, as `head` does.
+PRINTERS = {"new-config", "plan", "list"}
 # The options that are the arguments of `keras_vit.processes.joined`.
 PROCESSES = ("coordinator", "processes", "process")
 
@@ -90,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}. {remedy}")
     if name in READERS:
         process.run_as_process(run)
+    elif name in PRINTERS:
+        with interrupts.ends_with_its_reader():
+            run()
     else:
         run()
 

@@ -1,8 +1,10 @@
-"""Handling of Ctrl-C: an interrupted command exits with one line, not a traceback."""
+"""Handling of signals: a stopped command exits with one line or none, not a traceback."""
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 _IMPORT = "<frozen importlib._bootstrap>"
 _INTERRUPTED = 130  # The exit status that shells report for SIGINT.
@@ -14,6 +16,23 @@ def install() -> None:
     # Shells start background jobs with SIGINT ignored; leave it ignored there.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+
+
+@contextlib.contextmanager
+def ends_with_its_reader() -> Iterator[None]:
+    """End the process quietly, inside the context, if nobody reads its output any more.
+
+    This is what other Unix commands do. Python raises a `BrokenPipeError` instead.
+    """
+    if not hasattr(signal, "SIGPIPE"):  # Windows has no such signal.
+        yield
+        return
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 def _interrupt(number, frame):

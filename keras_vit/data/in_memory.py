@@ -45,7 +45,9 @@ def dataset_source(name: str, dataset: Any, class_names: Any = None) -> Source:
     sums = [
         zlib.crc32(np.asarray(y).tobytes(), zlib.crc32(x.tobytes())) for x, y in pairs
     ]
-    order = np.argsort(sums, kind="stable")
+    # Among 60,000 images, two have probably the same sum: another one orders them.
+    others = [zlib.adler32(image.tobytes()) for image in images]
+    order = np.lexsort((others, sums))
     images, labels = images[order], labels[order]
     identifiers = [f"{sums[i]:08x}-{n}" for n, i in enumerate(order)]
     table = {"image": images, "label": labels, "id": np.array(identifiers)}

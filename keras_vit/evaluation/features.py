@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 import pathlib
+import tempfile
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_vit.atomic_files import replacing
+from keras_vit.atomic_files import PARTIAL
 from keras_vit.data.fingerprint import fingerprints
 from keras_vit.data.source import Source
 from keras_vit.evaluation.accuracy import outputs
@@ -109,9 +110,19 @@ def features(
     found = np.concatenate(rows).astype("float32"), np.concatenate(labels)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, features=found[0], labels=found[1])
+        _store(path, features=found[0], labels=found[1])
     return found
+
+
+def _store(path, **arrays):
+    """Write a file of the cache, which other commands may be writing too."""
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path.parent) as own:
+        temporary = pathlib.Path(own, path.name)
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
 def _key(model, source, config):

@@ -189,6 +189,23 @@ def test_an_interrupted_command_ends(importing, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="Windows has no pipes")
+def test_a_command_whose_output_is_no_longer_read_ends():
+    program = "import sys; sys.argv = ['/usr/bin/keras-vit']\n"
+    program += "from keras_vit.cli.interrupts import ends_with_its_reader\n"
+    program += "with ends_with_its_reader():\n    print('line\\n' * 100_000)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=WITHOUT_KERAS,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == b"line\n"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == -signal.SIGPIPE
+
+
 def run_earlier(module, *arguments):
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)

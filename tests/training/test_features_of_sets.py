@@ -80,6 +80,22 @@ def test_features_are_kept_until_something_changes(config, tmp_path, capsys):
     assert len(list(cache.iterdir())) == 5
 
 
+def test_two_commands_keep_the_same_features(config, tmp_path, monkeypatch):
+    """The other one stores its features while this one writes."""
+    source, model, write = open_source("digits:test"), feature_network(config), np.savez
+
+    def after_the_other(file, **arrays):
+        monkeypatch.setattr(np, "savez", write)
+        features(model, source, config, tmp_path / "features")
+        write(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", after_the_other)
+    first = features(model, source, config, tmp_path / "features")
+    again = features(model, source, config, tmp_path / "features")
+    np.testing.assert_array_equal(again[0], first[0])
+    assert len(list((tmp_path / "features").iterdir())) == 1
+
+
 def test_scores_are_weighted_votes():
     reference = random_array(12, 4)
     labels = np.array([0, 1, 2, 0] * 3)
