@@ -26,21 +26,30 @@ def recompute(layer, function, x):
         return function(x)
     random = [x for x in layer._flatten_layers() if _seed_generator(x) is not None]
     # The seeds are drawn once, so that both computations drop the same entries.
-    seeds = [_seed_generator(x).next() for x in random]
+    generators = [_seed_generator(x) for x in random]
+    seeds = [generator.next() for generator in generators]
+    drawn = [1 for _ in seeds]
 
     def with_drawn_seeds(x):
-        generators = [_seed_generator(x) for x in random]
-        for dropout, seed in zip(random, seeds, strict=True):
-            dropout.__dict__["seed_generator"] = _DrawnSeed(seed)
+        draws = [_DrawnSeed(seed) for seed in seeds]
+        for dropout, draw in zip(random, draws, strict=True):
+            dropout.__dict__["seed_generator"] = draw
         try:
             return function(x)
         finally:
+            drawn[:] = [draw.number for draw in draws]
             for dropout, generator in zip(random, generators, strict=True):
                 dropout.__dict__["seed_generator"] = generator
 
     if keras.backend.backend() == "jax":
-        return _recompute_jax(layer, with_drawn_seeds, x)
-    return keras.remat(with_drawn_seeds)(x)
+        outputs = _recompute_jax(layer, with_drawn_seeds, x)
+    else:
+        outputs = keras.remat(with_drawn_seeds)(x)
+    # A layer may have drawn several times: the next step must not repeat those seeds.
+    for generator, number in zip(generators, drawn, strict=True):
+        for _ in range(number - 1):
+            generator.next()
+    return outputs
 
 
 def memory_is_slow():
@@ -66,8 +75,10 @@ class _DrawnSeed(keras.random.SeedGenerator):
     def __init__(self, seed):
         # The parent's constructor is not called: it would create a variable.
         self._seed = self._initial_seed = seed
+        self.number = 0
 
     def next(self, ordered=True):
+        self.number += 1
         seed = self._seed
         self._seed = seed + ops.cast([0, 1], seed.dtype)
         return seed

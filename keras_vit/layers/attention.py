@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from keras_vit.choices import check_choice
 from keras_vit.kernels import attention as kernels
 from keras_vit.kernels.attention import (
     causal_logits,
@@ -175,6 +176,7 @@ class SelfAttention(Composite):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_choice("use_qkv_bias", use_qkv_bias, (True, False, "qv"))
         self.causal = causal
         self.num_heads: Any = num_heads
         self.use_qkv_bias = use_qkv_bias
@@ -246,6 +248,16 @@ class SelfAttention(Composite):
 
     def _make_positions(self, length, head_width):
         layer = restored(self.position_layer)
+        if not isinstance(layer, AttentionPositions):
+            raise ValueError(
+                "positions must be a layer of positions inside of the attention, such as "
+                f"keras_vit.layers.RotaryPositions(grid_shape); received {layer!r}."
+            )
+        if layer.grid_shape is None:
+            raise ValueError(
+                f"{type(layer).__name__} without a grid_shape can only be passed to a "
+                "model, which fills it in; here it needs grid_shape=(rows, columns)."
+            )
         gh, gw = layer.grid_shape
         if length < gh * gw:
             raise ValueError(

@@ -190,6 +190,11 @@ class GhostSelfAttention(SelfAttention):
     """`SelfAttention` in which half of each of q, k and v are copies."""
 
     def _make_qkv(self, width):
+        if self.use_qkv_bias == "qv":
+            raise ValueError(
+                "Copies would give the keys biases too: Ghost needs qkv_bias=True or "
+                "False; received 'qv'."
+            )
         return GhostDense(
             3 * width,
             groups=3,
@@ -228,6 +233,7 @@ class GhostMLP(MLP):
             self.hidden_dim,
             copies=ghost_copies(width, self.hidden_dim),
             activation=self.activation_name,
+            use_bias=self.use_bias,
             dtype=self.dtype_policy,
             name="expand",
         )

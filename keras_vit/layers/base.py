@@ -232,7 +232,7 @@ def copy_of(argument: str, layer: Any, classes: tuple[type, ...], **settings: An
     """
     layer = restored(layer)
     if not any(isinstance(layer, kind) for kind in classes):
-        allowed = " or ".join(f"keras_vit.layers.{kind.__name__}" for kind in classes)
+        allowed = " or ".join(map(_importable, classes))
         raise ValueError(f"{argument} must be a {allowed}; received {layer!r}.")
     if layer.weights:
         raise ValueError(
@@ -248,6 +248,15 @@ def copy_of(argument: str, layer: Any, classes: tuple[type, ...], **settings: An
                 f"the network requires {value!r}: omit {name} there."
             )
     return type(layer).from_config({**config, **settings})
+
+
+def _importable(layer_class):
+    """Return the name under which a layer's class can be imported."""
+    from keras_vit import layers  # This package imports the module.
+
+    public = getattr(layers, layer_class.__name__, None) is layer_class
+    module = "keras_vit.layers" if public else layer_class.__module__
+    return f"{module}.{layer_class.__name__}"
 
 
 def _default(layer_class, argument):

@@ -125,7 +125,10 @@ class SequencePooling(Layer):
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
-            name="kernel", shape=(input_shape[-1], 1), initializer="zeros"
+            name="kernel",
+            shape=(input_shape[-1], 1),
+            initializer="zeros",
+            autocast=False,  # The scores are computed in float32.
         )
 
     def call(self, tokens, sizes=None):

@@ -35,6 +35,9 @@ class TokenPooling(Layer):
     Args:
         index: int, index of the token.
 
+    Raises:
+        ValueError: there are not so many tokens.
+
     Example:
 
     >>> import keras, keras_vit
@@ -47,6 +50,14 @@ class TokenPooling(Layer):
     def __init__(self, index: int = 0, **kwargs):
         super().__init__(**kwargs)
         self.index = index
+
+    def build(self, input_shape):
+        tokens = input_shape[1]
+        if not -tokens <= self.index < tokens:
+            raise ValueError(
+                f"TokenPooling needs an index from {-tokens} to {tokens - 1}, for "
+                f"{tokens} tokens; received index={self.index}."
+            )
 
     def call(self, tokens):
         return tokens[:, self.index]

@@ -100,7 +100,10 @@ class RMSNorm(Layer):
     def build(self, input_shape):
         if self.affine:
             self.gamma = self.add_weight(
-                name="gamma", shape=(input_shape[-1],), initializer="ones"
+                name="gamma",
+                shape=(input_shape[-1],),
+                initializer="ones",
+                autocast=False,  # It is multiplied in float32.
             )
 
     def call(self, inputs):

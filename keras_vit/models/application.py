@@ -157,13 +157,16 @@ def _backbone(network, input_shape, weights, policy):
     """Build a network without its head, and return its images and its feature map."""
     images = keras.Input(input_shape, name="images")
     before = keras.config.dtype_policy()
-    # The functions of keras.applications have no argument for the policy.
+    data_format = keras.config.image_data_format()
+    # The functions of keras.applications have no arguments for these two.
     keras.config.set_dtype_policy(policy)
+    keras.config.set_image_data_format("channels_last")
     try:
         build = getattr(keras.applications, network)
         model = build(include_top=False, weights=weights, input_tensor=images)
     finally:
         keras.config.set_dtype_policy(before)
+        keras.config.set_image_data_format(data_format)
     return images, model.output
 
 

@@ -17,6 +17,7 @@ from keras_vit.layers.heads import (
     AttentionPooling,
     GlobalAveragePooling,
     SimilarityClassifier,
+    TokenAndAveragePooling,
     TokenPooling,
 )
 from keras_vit.layers.mlp import get_activation, make_mlp
@@ -185,7 +186,7 @@ def resolve(
     resolved = {**config, "grid_shape": grid_shape, "stem": stem}
     if config["class_token"] is None:
         resolved["class_token"] = config["pooling"] in ("token", "token_gap") or (
-            isinstance(restored(config["pooling"]), TokenPooling)
+            isinstance(restored(config["pooling"]), TokenPooling | TokenAndAveragePooling)
         )
     resolved["num_prefix_tokens"] = (
         int(resolved["class_token"])
@@ -309,6 +310,8 @@ def _check_classifier_activation(arguments):
 def _check_head(arguments):
     """Check that the class token, the pooling and the head are compatible."""
     pooling, include_top = arguments["pooling"], arguments["include_top"]
+    if isinstance(restored(pooling), TokenAndAveragePooling):
+        pooling = "token_gap"
     representation_size = arguments["representation_size"]
     if pooling in ("token", "token_gap") and arguments["class_token"] is False:
         raise ValueError(
@@ -325,6 +328,11 @@ def _check_head(arguments):
             "pooling=None gives tokens: it needs include_top=False and "
             f"final_norm='before_pooling'; received include_top={include_top}, "
             f"final_norm={arguments['final_norm']!r}."
+        )
+    if arguments["distillation_token"] and arguments["final_norm"] == "after_pooling":
+        raise ValueError(
+            "distillation_token=True needs final_norm='before_pooling', which normalizes "
+            "both tokens; received 'after_pooling'."
         )
     if arguments["distillation_token"] and (
         pooling not in ("token", None) or representation_size is not None

@@ -82,7 +82,9 @@ def pooled_outputs(
     if config["pooling"] is None:
         return features
     dtype = head_dtype(policy)
-    pooling = keras.layers.GlobalAveragePooling2D(name="pooling", dtype=dtype)
+    pooling = keras.layers.GlobalAveragePooling2D(
+        data_format="channels_last", name="pooling", dtype=dtype
+    )
     x = pooling(features)  # (b, d)
     if not config["include_top"]:
         return x

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_vit.models.features import FeatureModel
@@ -29,7 +30,8 @@ class DenseModel(ImageModel):
     ):
         super().__init__(inputs=backbone.input, outputs=outputs, name=name)
         self.preprocessor = _without_crop(backbone)
-        self._backbone, self._blocks = _Untracked(backbone), blocks
+        self._backbone = _Untracked(backbone)
+        self._blocks = np.asarray(blocks).tolist()  # Arrays cannot be saved as such.
 
     @property
     def backbone(self):

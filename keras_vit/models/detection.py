@@ -39,8 +39,8 @@ class DetectionModel(DenseModel):
         name: name of the model.
 
     Raises:
-        ValueError: the backbone does not have such a block, or a stride does not fit the
-            patch size.
+        ValueError: the backbone does not have such a block, a stride does not fit the
+            patch size, or the patches do not divide the image.
 
     Example:
 
@@ -71,10 +71,11 @@ class DetectionModel(DenseModel):
         name: str | None = None,
     ):
         grid = map_of(backbone, blocks)
-        patch = backbone.input_shape[1] // backbone.grid_shape[0]
+        patch = _patch_size(backbone)
         strides = tuple(strides or (patch // 2, patch, 2 * patch))
-        pyramid = SimpleFeaturePyramid(filters, patch, strides, name="pyramid")
-        head = DetectionHead(classes, strides, num_convolutions, name="head")
+        own = {"dtype": backbone.dtype_policy}
+        pyramid = SimpleFeaturePyramid(filters, patch, strides, name="pyramid", **own)
+        head = DetectionHead(classes, strides, num_convolutions, name="head", **own)
         super().__init__(backbone, blocks, head(pyramid(grid)), name)
         self.classes, self.strides = classes, strides
         self._options = {"filters": filters, "num_convolutions": num_convolutions}
@@ -122,6 +123,19 @@ class DetectionModel(DenseModel):
     def get_config(self):
         own = {"classes": self.classes, "strides": self.strides, **self._options}
         return {**super().get_config(), **own}
+
+
+def _patch_size(backbone):
+    """Return the number of pixels of a patch, a side, after checking that it is one."""
+    (height, width), (rows, columns) = backbone.input_shape[1:3], backbone.grid_shape
+    patch = height // rows
+    if (patch * rows, patch * columns) != (height, width):
+        raise ValueError(
+            f"The backbone's {rows}x{columns} patches do not divide its images of "
+            f"{height}x{width} pixels, and boxes have places in pixels. Build the "
+            "backbone for images whose height and width are multiples of the patch."
+        )
+    return patch
 
 
 def _sigmoid(x):

@@ -18,6 +18,7 @@ from keras_vit.layers import (
 from keras_vit.layers.attention import head_dim
 from keras_vit.layers.backbones import ghost_copies
 from keras_vit.layers.mlp import get_activation
+from keras_vit.models.adapt import adapted
 from keras_vit.models.blocks import block_arguments
 from keras_vit.models.vit import ViT
 from keras_vit.weights.t2t import PREPROCESSING
@@ -70,10 +71,10 @@ class T2TViT(ViT):
         **kwargs: as for `ViT`: `classes`, `include_top`, `pooling`, `dropout_rate`,
             `stochastic_depth_rate`, `remat` (also of the layers between the splits),
             `weights`, `head`, `preprocessor`, `name`, `dtype`, ...; all except
-            `patch_size` and `stem`.
+            `patch_size`, `stem` and `token_reduction`.
 
     Raises:
-        TypeError: `patch_size` or `stem` is given.
+        TypeError: `patch_size`, `stem` or `token_reduction` is given.
         ValueError: as for `ViT`. If the strides of the splits do not divide the image,
             the message names the nearest size that they divide.
 
@@ -157,6 +158,27 @@ class T2TViT(ViT):
                 "growth_rate": growth_rate,
             },
         )
+
+    def with_token_reduction(
+        self, token_reduction: int | Sequence[int] | keras.layers.Layer | None
+    ) -> "T2TViT":
+        """Return a copy of the network; all of its blocks have all tokens.
+
+        Args:
+            token_reduction: None.
+
+        Returns:
+            A new, uncompiled `T2TViT`.
+
+        Raises:
+            ValueError: `token_reduction` is not None.
+        """
+        if token_reduction is not None:
+            raise ValueError(
+                "T2TViT has fewer tokens from the start, and keeps them in all blocks: "
+                f"token_reduction must be None; received {token_reduction!r}."
+            )
+        return adapted(self, {})
 
     def get_config(self):
         config = super().get_config()

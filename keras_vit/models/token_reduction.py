@@ -47,6 +47,13 @@ def check_reduction(arguments: Mapping[str, Any]) -> None:
         reduction.counts(arguments["num_layers"])
     else:
         _check_halting(reduction, arguments)
+    pooling = restored(arguments["pooling"])
+    prefix = _prefix(arguments)
+    if isinstance(pooling, TokenPooling) and not 0 <= pooling.index < prefix:
+        raise ValueError(
+            "Patches have other places after token_reduction: it needs the pooling of "
+            f"one of the {prefix} tokens before them; received index={pooling.index}."
+        )
     _, inside = split_positions(arguments["positions"])
     what = "token_reduction leaves fewer tokens than the grid has places: it needs"
     if inside is not None:
@@ -79,12 +86,18 @@ def _check_halting(halting, arguments):
             "TokenHalting returns the class token only: it needs pooling='token'; "
             f"received {pooling!r}."
         )
-    prefix = 1 + int(arguments["distillation_token"]) + arguments["registers"]
+    prefix = _prefix(arguments)
     if halting.kept is not None and min(halting.kept) <= prefix:
         raise ValueError(
             f"kept must leave a patch beside the {prefix} prefix tokens, which are never "
             f"dropped; received {halting.kept!r}."
         )
+
+
+def _prefix(arguments):
+    """Return the number of tokens before the patches of a model with a class token."""
+    class_token = arguments["class_token"] is not False
+    return class_token + int(arguments["distillation_token"]) + arguments["registers"]
 
 
 def through(blocks: Iterable[keras.layers.Layer], tokens: Any) -> tuple[Any, Any, Any]:

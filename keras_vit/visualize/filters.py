@@ -20,7 +20,8 @@ def patch_filters(model: keras.Model, components: int = 28) -> np.ndarray:
         has length 1; its sign is arbitrary, and chosen so that its mean is not negative.
 
     Raises:
-        ValueError: the model has a stem, or `components` is less than 1.
+        ValueError: the model has a stem or a quantized kernel, or `components` is less
+            than 1.
 
     Example:
 
@@ -34,10 +35,15 @@ def patch_filters(model: keras.Model, components: int = 28) -> np.ndarray:
     check_vit(model)
     if components < 1:
         raise ValueError(f"components must be 1 or more; received {components}.")
-    if "stem" in {layer.name for layer in model.layers}:
+    if _has_stem(model):
         raise ValueError(
             "patch_filters needs a model whose patches are cut from the image; this one "
             "has a stem. feature_channels shows what a stem computes."
+        )
+    if not has_filters(model):
+        raise ValueError(
+            "The kernel of the patches is quantized: show the filters of the model as it "
+            "was before quantize()."
         )
     kernel = ops.convert_to_numpy(model.weights_by_path()[PROJECTION])
     # Rows are the pixels of a patch, columns the filters.
@@ -47,3 +53,15 @@ def patch_filters(model: keras.Model, components: int = 28) -> np.ndarray:
     filters *= np.where(filters.mean(axis=1, keepdims=True) < 0, -1, 1)
     patch, channels = model.get_config()["patch_size"], model.input_shape[-1]
     return filters.reshape(-1, patch, patch, channels).astype("float32")
+
+
+def has_filters(model: keras.Model) -> bool:
+    """Return whether a model has filters to show: no stem, and a kernel of floats."""
+    if _has_stem(model):
+        return False
+    dtype = keras.backend.standardize_dtype(model.weights_by_path()[PROJECTION].dtype)
+    return "int" not in dtype
+
+
+def _has_stem(model):
+    return "stem" in {layer.name for layer in model.layers}

@@ -10,14 +10,11 @@ import numpy as np
 from keras import ops
 
 from keras_vit.kernels.attention import merge_heads
-from keras_vit.layers import SelfAttention
+from keras_vit.layers import SelfAttention, TokenAndAveragePooling, TokenPooling
 from keras_vit.layers.attention import attention_weights as plain_weights
 from keras_vit.models.adapt import copied
 from keras_vit.models.features import blocks_of
-from keras_vit.visualize.attention import (
-    attention_weights,
-    has_class_token,
-)
+from keras_vit.visualize.attention import attention_weights
 from keras_vit.visualize.batches import check_vit, in_batches
 
 
@@ -34,8 +31,9 @@ def gradient_attention(
     accumulated over the blocks: `R = R + A R`, starting from the identity. In contrast to
     rollout, the map depends on the class.
 
-    The map is the row of the class token in `R`, or in a model without one the mean of
-    the rows of all patches, without the identity.
+    The map is the row in `R`, without the identity, of the class token if the model pools
+    it, and otherwise the mean of the rows of all patches; with `pooling="token_gap"`, it
+    is the mean of both.
 
     Args:
         model: a `keras_vit` model with its classifier.
@@ -120,8 +118,18 @@ def _relevance(model, images, classes):
         relevance = relevance + positive.mean(axis=1) @ relevance
     prefix = model.num_prefix_tokens
     relevance = relevance - identity
-    rows = relevance[:, :1] if has_class_token(model) else relevance[:, prefix:]
-    return rows.mean(axis=1)[:, prefix:].reshape(-1, *model.grid_shape)
+    rows = _pooled_rows(model.get_layer("pooling"), relevance, prefix)
+    return rows[:, prefix:].reshape(-1, *model.grid_shape)
+
+
+def _pooled_rows(pooling, relevance, prefix):
+    """Return the rows of the tokens that are pooled, as their mean: `(b, n)`."""
+    if isinstance(pooling, TokenPooling):
+        return relevance[:, pooling.index]
+    mean = relevance[:, prefix:].mean(axis=1)
+    if isinstance(pooling, TokenAndAveragePooling):
+        return (relevance[:, 0] + mean) / 2
+    return mean
 
 
 @contextlib.contextmanager

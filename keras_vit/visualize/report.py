@@ -21,7 +21,7 @@ from keras_vit.visualize.attention import (
 )
 from keras_vit.visualize.batches import check_vit, in_batches
 from keras_vit.visualize.features import channels_of, colors_of, grid_features
-from keras_vit.visualize.filters import patch_filters
+from keras_vit.visualize.filters import has_filters, patch_filters
 from keras_vit.visualize.gradient import gradient_attention
 from keras_vit.visualize.page import figure, picture, row, section, whole, write_page
 from keras_vit.visualize.positions import position_similarity, similarity_and_distance
@@ -140,7 +140,7 @@ class _Page:
         yield self._distance()
         if _has_positions(self.model):
             yield self._positions()
-        if "stem" not in {layer.name for layer in self.model.layers}:
+        if has_filters(self.model):
             yield self._filters()
         yield self._components()
         yield self._channels()

@@ -27,11 +27,12 @@ DROPOUTS = {
 }
 
 
-def trained(remat, **arguments):
+def trained(remat, steps=1, **arguments):
     keras.utils.set_random_seed(0)
     model = perturb(tiny_vit(remat=remat, **arguments))
     model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
-    loss = float(model.train_on_batch(random_images(model, 4), LABELS))
+    images = random_images(model, 4)
+    loss = [float(model.train_on_batch(images, LABELS)) for _ in range(steps)][-1]
     return loss, {w.path: array(w) for w in model.trainable_weights}
 
 
@@ -62,6 +63,14 @@ def test_the_same_step(remat, order, monkeypatch):
     np.testing.assert_allclose(again, loss, rtol=1e-6)
     for (path, a), b in zip(weights.items(), remat_weights.values(), strict=True):
         np.testing.assert_allclose(b, a, atol=1e-5, err_msg=path)
+
+
+def test_the_same_entries_are_dropped_with_and_without():
+    """A block draws the masks of both its branches: no step may repeat one of them."""
+    arguments = {"steps": 3, "num_layers": 1, "stochastic_depth_rate": 0.5}
+    loss, _ = trained(remat=False, **arguments)
+    again, _ = trained(remat=True, **arguments)
+    np.testing.assert_allclose(again, loss, rtol=1e-4)
 
 
 @pytest.mark.slow_elsewhere

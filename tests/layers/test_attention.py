@@ -128,6 +128,20 @@ def test_a_relative_grid_of_more_positions_than_tokens():
         SelfAttention(4, positions=RelativePositions((3, 3)))(random_array(1, 5, 16))
 
 
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"positions": RotaryPositions()}, r"needs grid_shape=\(rows, columns\)"),
+        ({"positions": "rope_axial"}, r"such as keras_vit\.layers\.RotaryPositions"),
+        ({"use_qkv_bias": "kv"}, "Unknown use_qkv_bias 'kv'"),
+    ],
+)
+def test_options_that_name_nothing(options, message):
+    with pytest.raises(ValueError, match=message):
+        SelfAttention(2, **options)(random_array(2, 5, 8))
+
+
 def test_heads_that_do_not_divide_the_width():
     with pytest.raises(ValueError, match=r"num_heads=5.*hidden_dim=16.*nearest.*4"):
         SelfAttention(5)(random_array(1, 5, 16))

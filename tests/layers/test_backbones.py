@@ -10,6 +10,7 @@ from keras_vit.layers import (
     SqueezeExcitation,
     SqueezeExcitationBlock,
 )
+from keras_vit.layers.backbones import GhostMLP
 from tests.cases import array, perturb, random_array, weights_of
 from tests.formulas import attention, below, block, dense, gelu_exact, layer_norm, mlp
 
@@ -83,6 +84,12 @@ def test_ghost_block():
     np.testing.assert_allclose(array(layer(x)), y, rtol=0, atol=1e-4)
 
 
+def test_a_ghost_mlp_without_biases():
+    layer = GhostMLP(24, use_bias=False)
+    layer.build((None, 5, 8))
+    assert sorted(w.name for w in layer.weights) == ["kernel", "kernel", "scale"]
+
+
 def _attention_of(qkv, w, num_heads):
     """Return `attention` for given q, k and v."""
     d = qkv.shape[-1] // 3
@@ -112,6 +119,11 @@ def test_dense_block():
         (GhostBlock(num_heads=1, mlp_dim=12), 7, "units=21 must be a multiple of 6"),
         (GhostBlock(num_heads=2, mlp_dim=10), 8, r"hidden_dim=8; received 10.*est: 16"),
         (GhostBlock(num_heads=2, mlp_dim=8), 8, r"received 8. The nearest: 16"),
+        (
+            GhostBlock(num_heads=2, mlp_dim=16, qkv_bias="qv"),
+            8,
+            "True or False; received 'qv'",
+        ),
         (SqueezeExcitation(), 8, "reduction=16 needs tokens.*received 8"),
     ],
 )

@@ -46,6 +46,12 @@ def test_class_token_beside_the_mean():
         keras_vit.ViTTi16(pooling="token_gap", class_token=False)
 
 
+def test_the_pooled_token_exists():
+    assert TokenPooling(-3)(random_array(2, 3, 4)).shape == (2, 4)
+    with pytest.raises(ValueError, match=r"an index from -3 to 2.*index=3"):
+        TokenPooling(3)(random_array(2, 3, 4))
+
+
 def test_gap_needs_a_grid():
     with pytest.raises(ValueError, match=r"num_prefix_tokens=5 needs more.*\(2, 5, 8\)"):
         GlobalAveragePooling(5)(random_array(2, 5, 8))

@@ -37,6 +37,15 @@ def test_rms_of_large_activations(dtype):
     np.testing.assert_allclose(y, rms_norm(x, 1.0), atol=0.05)
 
 
+def test_rms_multiplies_by_weights_in_float32():
+    layer = RMSNorm(dtype="mixed_bfloat16")
+    layer.build((1, 2))
+    layer.gamma.assign([1.0048828125, 1.0])  # In bfloat16: 1.0078125.
+    y = layer(np.array([[3.0, 4.0]], "float32"))
+    # 0.8527 in bfloat16; with rounded weights, 0.8552 would become 0.85546875.
+    assert float(y[0, 0]) == 0.8515625
+
+
 @pytest.mark.any_backend
 def test_words_and_layers():
     assert type(make_norm("rms", 1e-5, name="norm")) is RMSNorm

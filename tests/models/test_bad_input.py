@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.layers import Preprocessor, ResNetStem
+from keras_vit.layers import Preprocessor, ResNetStem, TokenAndAveragePooling
 from tests.cases import (
     mostly_slow_elsewhere,
     random_array,
@@ -38,6 +38,14 @@ BAD_ARGUMENTS = [
     ),
     ({"classes": 1}, r"classes=1 and classifier_activation='softmax'.*'sigmoid'.*None"),
     ({"class_token": False}, "pooling='token' needs the class token"),
+    (
+        {"pooling": TokenAndAveragePooling(), "class_token": False},
+        "pooling='token_gap' needs the class token",
+    ),
+    (
+        {"distillation_token": True, "final_norm": "after_pooling"},
+        "distillation_token=True needs final_norm='before_pooling'",
+    ),
     ({"pooling": None}, "pooling=None gives tokens.*include_top=True"),
     (
         {"include_top": False, "representation_size": 8},

@@ -40,6 +40,21 @@ def test_outputs_are_boxes_around_their_locations(detector):
     assert np.abs(outputs[..., 5:] - np.log(0.01 / 0.99)).max() < 1
 
 
+@pytest.mark.any_backend
+def test_a_detector_as_the_backbone_is():
+    model = keras_vit.DetectionModel(
+        tiny_vit(dtype="mixed_bfloat16"), 3, filters=16, blocks=np.array([0, 1])
+    )
+    policies = {model.get_layer(name).dtype_policy.name for name in ("pyramid", "head")}
+    assert policies == {"mixed_bfloat16"}
+    again = keras_vit.DetectionModel.from_config(model.get_config())
+    assert again.get_config()["blocks"] == [0, 1]
+    stem = keras_vit.layers.ResNetStem((1, 1, 1), width=32)
+    uneven = tiny_vit(input_shape=(20, 20, 3), patch_size=1, stem=stem)
+    with pytest.raises(ValueError, match=r"2x2 patches do not divide .* 20x20"):
+        keras_vit.DetectionModel(uneven, 3)
+
+
 def expected_loss(boxes, outputs, strides):
     """Return the loss, location by location."""
     places = locations((16, 24), strides)

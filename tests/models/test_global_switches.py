@@ -7,12 +7,15 @@ import keras
 import numpy as np
 import pytest
 
+import keras_vit
 from keras_vit.layers.attention import self_attention
 from tests.cases import (
+    array,
     output_and_gradients,
     perturb,
     random_array,
     random_images,
+    tiny_bit,
     tiny_vit,
 )
 
@@ -50,6 +53,35 @@ def test_attention_by_blocks_trains_with_jax_enable_x64(monkeypatch):
         wide = output_and_gradients(attend, arrays, upstream)
     np.testing.assert_allclose(wide[0], plain[0], atol=1e-6)
     np.testing.assert_allclose(wide[1][0], plain[1][0], atol=1e-6)
+
+
+@contextlib.contextmanager
+def channels_first():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    "make",
+    [
+        tiny_bit,
+        functools.partial(
+            keras_vit.KerasApplication, "MobileNetV2", (32, 48, 3), classes=5
+        ),
+    ],
+)
+def test_the_global_image_data_format_changes_no_convolutional_network(make):
+    model = make()
+    with channels_first():
+        other = make()
+    for weight, value in zip(other.weights, model.weights, strict=True):
+        weight.assign(value)
+    images = random_images(model)
+    np.testing.assert_array_equal(array(other(images)), array(model(images)))
 
 
 @pytest.mark.parametrize("positions", ["relative", "sincos_2d"])

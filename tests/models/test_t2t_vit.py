@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.layers import TokenPerformer, TokenTransformer
+from keras_vit.layers import MLP, TokenPerformer, TokenTransformer
 from tests.cases import (
     DENSE,
     array,
@@ -191,6 +191,10 @@ def test_widths_of_the_dense_backbone():
         ({"backbone": "ghost", "mlp_dim": 24}, "two or more times.*received 24"),
         ({"backbone": "ghost", "num_heads": 1, "hidden_dim": 15}, "must be even"),
         ({"hidden_dim": 0}, "hidden_dim must be a positive int.*0"),
+        (
+            {"backbone": "ghost", "mlp": MLP()},
+            r"must be a keras_vit\.layers\.backbones\.GhostMLP",
+        ),
         ({"activation": "gelo"}, "Unknown activation 'gelo'"),
         ({"weights": None, "head": "new"}, "received weights=None"),
     ],
@@ -201,7 +205,7 @@ def test_bad_arguments(arguments, message):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("argument", ["patch_size", "stem"])
+@pytest.mark.parametrize("argument", ["patch_size", "stem", "token_reduction"])
 def test_arguments_of_a_vit_that_it_has_not(argument):
     with pytest.raises(TypeError, match=f"no argument '{argument}'"):
         tiny_t2t(**{argument: None})

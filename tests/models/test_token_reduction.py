@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.layers import TokenMerging
+from keras_vit.layers import TokenMerging, TokenPooling
 from tests.cases import (
     array,
     mostly_slow_elsewhere,
     outputs,
     perturb,
     random_images,
+    tiny_t2t,
     tiny_vit,
     weights_of,
 )
@@ -124,6 +125,10 @@ def test_features_have_a_place_for_every_patch():
         ({"positions": "rope_axial"}, "received positions='rope_axial'"),
         ({"block": "parallel"}, "needs block='pre_norm'; received 'parallel'"),
         ({"remat": True}, "needs remat=False"),
+        (
+            {"pooling": TokenPooling(1)},
+            "one of the 1 tokens before them; received index=1",
+        ),
         ({"token_reduction": "all"}, "received 'all'"),
         ({"token_reduction": [1, 1, 1, 1]}, "4 entries, and the model 3 blocks"),
         ({"token_reduction": keras.layers.Dense(2)}, "received <Dense"),
@@ -142,3 +147,10 @@ def test_what_needs_all_tokens():
             getattr(keras_vit.visualize, function)(model, random_images(model))
     with pytest.raises(TypeError, match="no argument 'token_reduction'"):
         keras_vit.T2TViT(token_reduction=1)
+    model = perturb(tiny_t2t())
+    with pytest.raises(ValueError, match="must be None; received 1"):
+        model.with_token_reduction(1)
+    images = random_images(model)
+    np.testing.assert_array_equal(
+        array(model.with_token_reduction(None)(images)), array(model(images))
+    )

@@ -79,6 +79,17 @@ def test_relevance_is_that_of_finite_differences(pooling):
         np.testing.assert_allclose(maps[index].ravel(), row, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.any_backend
+def test_relevance_for_tokens_that_are_not_pooled():
+    """The class token is the first patch's row, or none, where it is not pooled."""
+    model = perturb(tiny_vit(num_layers=1, pooling="gap", class_token=True))
+    images = random_images(model)
+    maps = gradient_attention(model, images, [0, 1])
+    assert (maps.max(axis=(1, 2)) > 0).all()
+    both = perturb(tiny_vit(num_layers=1, pooling="token_gap"))
+    assert (gradient_attention(both, images, [0, 1]).max(axis=(1, 2)) > 0).all()
+
+
 @pytest.mark.slow
 @pytest.mark.any_backend
 def test_the_predicted_class_is_the_default():

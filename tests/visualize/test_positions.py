@@ -104,3 +104,6 @@ def test_filters_are_principal_components():
         patch_filters(model, 0)
     with pytest.raises(ValueError, match="has a stem"):
         patch_filters(tiny_t2t())
+    model.quantize("int8")
+    with pytest.raises(ValueError, match="as it was before quantize"):
+        patch_filters(model)
