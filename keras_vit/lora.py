@@ -226,6 +226,7 @@ def load(model: Any, path: str | os.PathLike) -> None:
     >>> keras_vit.lora.load(model, "updates.safetensors")  # doctest: +SKIP
     """
     file = SafetensorsFile(path)
+    file.check_dtypes()
     updates, checksum = _stated(file)
     refuse_quantized(model)
     own = adaptations(model, model.weights_scope()).get("lora")

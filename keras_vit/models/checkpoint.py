@@ -48,9 +48,10 @@ def load_checkpoint(path: str | os.PathLike, **overrides: Any) -> ViT:
             A `.safetensors`, `.pth` or `.bin` file from timm, DeiT or transformers, or
             the directory of a Hugging Face repository with its `config.json`; of
             transformers, those of ViT, DeiT, ViT-MSN, ViT-MAE, I-JEPA, BEiT, DINOv2,
-            DINOv3, CLIP and SigLIP.
-            A `.pth.tar` file from T2T-ViT, or the directory of a KerasHub preset (ViT,
-            DeiT, DINOv2).
+            DINOv3, CLIP, SigLIP, SigLIP 2 and AIMv2.
+            A file of open_clip, or a `.pth` file of DINO, DINOv2, DINOv3, MAE or T2T-ViT
+            as their authors published it.
+            The directory of a KerasHub preset (ViT, DeiT, DINOv2, DINOv3).
             A `keras_vit` model saved as `.keras`, or the directory of a run, whose best
             model is loaded.
         **overrides: arguments of `keras_vit.ViT` (or `T2TViT`) that override what the

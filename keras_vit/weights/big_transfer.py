@@ -8,13 +8,27 @@ from keras_vit.weights.checks import announce_zeros, check_values
 from keras_vit.weights.patch_kernels import adapt_channels
 from keras_vit.weights.pieces import Pieces, TorchPieces
 from keras_vit.weights.source import Source
-from keras_vit.weights.timm_config import preprocessing, read_config
+from keras_vit.weights.timm_config import labels, preprocessing, read_config
 
 _GOOGLE_PREFIX = "resnet/"
 # A tensor by which each layout is recognized.
 GOOGLE_SIGN = "resnet/root_block/standardized_conv2d/kernel"
 TIMM_SIGN = "stages.0.blocks.0.conv3.weight"
 _STD_CONV = "standardized_conv2d"
+# Arguments of timm's networks that the tensors show, or that matter in training only.
+_WITHOUT_EFFECT = {
+    *("num_classes", "in_chans", "img_size", "layers", "width_factor", "channels"),
+    *("drop_rate", "drop_path_rate", "zero_init_last"),
+}
+# The values of others that keras_vit has.
+_USUAL = {
+    "output_stride": (32,),
+    "act_layer": ("relu",),
+    "stem_type": ("fixed",),
+    "preact": (True,),
+    "avg_down": (False,),
+    "global_pool": ("avg", "fast", "fastavg", ""),
+}
 
 
 class _GooglePieces(Pieces):
@@ -185,6 +199,13 @@ class TimmBigTransferSource(BigTransferSource):
                 f"{self.path} is a checkpoint of timm's {name}, which keras_vit does not "
                 "have: of timm's ResNets it has those of Big Transfer, resnetv2_*_bit."
             )
+        if other := _other_arguments(config):
+            raise ValueError(
+                f"{config.get('config_name', 'config.json')} beside {self.path} has "
+                f"{', '.join(other)}: keras_vit's networks of Big Transfer have a total "
+                "stride of 32 and average pooling."
+            )
+        self._config = config
         self._published = config.get("pretrained_cfg") or {}
         if size := self._published.get("input_size"):
             self.image_size = tuple(size[1:])
@@ -197,7 +218,7 @@ class TimmBigTransferSource(BigTransferSource):
         return settings
 
     def _labels(self):
-        return self._published.get("label_names")
+        return labels(self._config)
 
     def unit_name(self, stage, unit):
         return f"stages.{stage}.blocks.{unit}."
@@ -211,3 +232,14 @@ class TimmBigTransferSource(BigTransferSource):
         kernel = pieces.pop()
         pieces.append(kernel._replace(stored_shape=(width, classes)))
         pieces.plain(f"{name}.bias", "classifier/bias", (classes,))
+
+
+def _other_arguments(config):
+    """Return the arguments of timm that make another network with the same tensors."""
+    arguments = {**(config.get("model_args") or {})}
+    poolings = config.get("global_pool"), arguments.pop("global_pool", None)
+    return [
+        f"{name}={value!r}"
+        for name, value in [*arguments.items(), *(("global_pool", p) for p in poolings)]
+        if not (value is None or name in _WITHOUT_EFFECT or value in _USUAL.get(name, ()))
+    ]

@@ -67,6 +67,7 @@ _BESIDE = {
     "visual.": re.compile(
         r"(text|transformer|token_embedding|ln_final)\..*"
         r"|positional_embedding|text_projection|logit_(scale|bias)"
+        r"|input_resolution|context_length|vocab_size"
     ),
 }
 # Checkpoint files in a directory of transformers or timm, in order of preference.
@@ -262,4 +263,6 @@ def _unwrapped(file, state_dict):
             f"{len(outside)} other tensors: {', '.join(outside[:5])}, ... To ignore the "
             f"others, pass state_dict={prefix.rstrip('.')!r}."
         )
-    return (Unwrapped(file, prefix) if prefix else file), networks[prefix]
+    network = Unwrapped(file, prefix) if prefix else file
+    network.check_dtypes()
+    return network, networks[prefix]

@@ -29,7 +29,6 @@ class NpzFile(TensorFile):
         self._members: dict[str, str] = {}
         # `GoogleSource` checks the dtypes: only it can tell the weights from the integer
         # counters that training checkpoints also hold.
-        self.dtypes: dict[str, str] = {}
         with self._open() as archive:
             for member in archive.infolist():
                 try:

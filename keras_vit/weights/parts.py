@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from keras_vit.weights.tensor_file import TensorFile
+from keras_vit.weights.tensor_file import INDICES, TensorFile
 from keras_vit.weights.torch_file import TorchFile
 
 
@@ -28,6 +28,11 @@ class Unwrapped(TensorFile):
         self.shapes = {
             name.removeprefix(prefix): shape
             for name, shape in file.shapes.items()
+            if name.startswith(prefix)
+        }
+        self.dtypes = {
+            name.removeprefix(prefix): dtype
+            for name, dtype in file.dtypes.items()
             if name.startswith(prefix)
         }
 
@@ -56,7 +61,8 @@ class TorchShards(TensorFile):
         for shard_path in sorted(set(names.values())):
             self._files.append(TorchFile(shard_path))
             self.shapes |= self._files[-1].shapes
-        differing = sorted(set(names) ^ set(self.shapes))
+            self.dtypes |= self._files[-1].dtypes
+        differing = sorted({n for n in names if not n.endswith(INDICES)} ^ {*self.shapes})
         if differing or len(self.shapes) != sum(len(f.shapes) for f in self._files):
             raise self.unreadable(
                 "its index and its files have different tensors: "

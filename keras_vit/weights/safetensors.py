@@ -26,8 +26,8 @@ class SafetensorsFile(TensorFile):
         metadata: dict of the texts in the header of the file.
 
     Raises:
-        ValueError: if a file is damaged or holds anything other than floats, or if the
-            index does not match its files or names files in other directories.
+        ValueError: if a file is damaged, or if the index does not match its files or
+            names files in other directories.
     """
 
     format = ".safetensors"
@@ -66,7 +66,8 @@ class SafetensorsFile(TensorFile):
                 if name.endswith(INDICES):
                     continue
                 view = tensors.get_slice(name)
-                self.check_dtype(name, _DTYPES.get(view.get_dtype(), view.get_dtype()))
+                dtype = view.get_dtype()
+                self.dtypes[name] = _DTYPES.get(dtype, dtype)
                 self.shapes[name] = tuple(view.get_shape())
 
     @contextlib.contextmanager

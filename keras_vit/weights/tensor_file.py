@@ -53,6 +53,7 @@ class TensorFile:
         self.path = os.fspath(path)
         check_regular_file(self.path)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[Callable[[str], np.ndarray]]:
@@ -70,6 +71,11 @@ class TensorFile:
     def unreadable(self, reason: object) -> ValueError:
         """Return the error to raise if the file is damaged or hostile."""
         return unreadable(self.path, f"{self.format} checkpoint", reason)
+
+    def check_dtypes(self) -> None:
+        """Raise a `ValueError` unless all tensors have a dtype that weights may have."""
+        for name, dtype in self.dtypes.items():
+            self.check_dtype(name, dtype)
 
     def check_dtype(self, name: str, dtype: object) -> None:
         """Raise a `ValueError` unless weights may have this dtype.

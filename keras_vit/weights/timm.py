@@ -17,7 +17,7 @@ from keras_vit.weights.timm_architectures import (
     heads_of_size,
     similar_architectures,
 )
-from keras_vit.weights.timm_config import preprocessing, read_config
+from keras_vit.weights.timm_config import labels, preprocessing, read_config
 from keras_vit.weights.timm_network import (
     BIAS_TABLE,
     POOLINGS,
@@ -49,6 +49,9 @@ _RENAMED = {
     r"^blocks\.\d+\.(\d+)\.": r"blocks.\1.",
     **{rf"\.{own}$": f".{name}" for name, own in SCALES.items()},
     r"^register_tokens$": "reg_token",
+    # The gated MLP of DINOv2's ViT-g.
+    r"\.mlp\.w12\.": ".mlp.fc1.",
+    r"\.mlp\.w3\.": ".mlp.fc2.",
 }
 # Number of attention heads if timm's code does not state it.
 _DEFAULT_HEADS = 12
@@ -130,7 +133,7 @@ class TimmSource(Source):
             defaults = {k: v for k, v in defaults.items() if k != "norm_eps"}
         arguments = self._plain_arguments({**defaults, **given})
         pooling = self._config.get("global_pool")
-        other = unsupported(arguments)
+        other = unsupported(arguments) + self._other_epsilon(defaults, given)
         if pooling is not None and pooling not in POOLINGS:
             other.append(f"global_pool={pooling!r}")
         if other:
@@ -150,6 +153,14 @@ class TimmSource(Source):
         self.activation = network.activation
         self.layer_norm_epsilon = network.layer_norm_epsilon
         return network
+
+    def _other_epsilon(self, defaults, given):
+        """Return the argument that gives the norm of the patches another epsilon."""
+        stated = [n for n in ("norm_layer", "embed_norm_layer") if n in given]
+        if "patch_embed.norm.weight" not in self.shapes or len(stated) != 1:
+            return []
+        name = stated[0]
+        return [f"{name}={given[name]!r}"] if defaults.get("norm_eps") != 1e-6 else []
 
     def _plain_arguments(self, arguments):
         """Return timm's arguments of `VisionTransformer` for those of the network."""
@@ -231,8 +242,7 @@ class TimmSource(Source):
         return settings
 
     def _labels(self):
-        names = self._config.get("label_names") or self._published.get("label_names")
-        return names or self._published.get("labels")
+        return labels(self._config)
 
     def read(self, read, name):
         array = read(self._stored[name])

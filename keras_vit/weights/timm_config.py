@@ -64,6 +64,17 @@ def read_config(path):
     return config
 
 
+def labels(config: dict[str, Any]) -> Any:
+    """Return the names of the classes, or None.
+
+    Args:
+        config: what `read_config` returned.
+    """
+    published = config.get("pretrained_cfg") or {}
+    names = config.get("label_names") or published.get("label_names")
+    return names or published.get("labels")
+
+
 def preprocessing(pretrained_cfg: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the preprocessing of timm's evaluation.
 

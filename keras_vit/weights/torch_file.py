@@ -25,8 +25,7 @@ class TorchFile(TensorFile):
     Raises:
         ImportError: if torch is not installed.
         ValueError: if the file is damaged, holds anything other than tensors and plain
-            values, holds tensors that are not floats, or has several state dicts of which
-            none is preferred.
+            values, or has several state dicts of which none is preferred.
     """
 
     format = ".pth"
@@ -56,7 +55,7 @@ class TorchFile(TensorFile):
             if not name.endswith(INDICES)
         }
         for name, tensor in self._tensors.items():
-            self.check_dtype(name, str(tensor.dtype).removeprefix("torch."))
+            self.dtypes[name] = str(tensor.dtype).removeprefix("torch.")
             strided = tensor.layout == torch.strided and not tensor.is_nested
             if not strided or tensor.device.type != "cpu":
                 layout = "nested" if tensor.is_nested else tensor.layout

@@ -102,6 +102,24 @@ def test_a_file_for_other_epsilons(goldens):
 
 
 @pytest.mark.any_backend
+def test_what_timms_configuration_tells(goldens, tmp_path):
+    shutil.copy(goldens / FILES[1], tmp_path / "model.safetensors")
+    names = list("abcdefg")
+    config = {"architecture": "resnetv2_50x1_bit", "label_names": names}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = keras_vit.load_checkpoint(tmp_path, **GOLDEN)
+    assert model.get_config()["class_names"] == names
+    for other in (
+        {"global_pool": "max"},
+        {"model_args": {"global_pool": "avgmax"}},
+        {"model_args": {"output_stride": 16}},
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **other}))
+        with pytest.raises(ValueError, match=r"has (global_pool|output_stride)="):
+            keras_vit.load_checkpoint(tmp_path, **GOLDEN)
+
+
+@pytest.mark.any_backend
 def test_precision():
     model = tiny_bit(dtype="mixed_bfloat16")
     outputs = model(random_array(2, 40, 24, 3))

@@ -50,8 +50,8 @@ def test_a_detector_as_the_backbone_is():
     again = keras_vit.DetectionModel.from_config(model.get_config())
     assert again.get_config()["blocks"] == [0, 1]
     stem = keras_vit.layers.ResNetStem((1, 1, 1), width=32)
-    uneven = tiny_vit(input_shape=(20, 20, 3), patch_size=1, stem=stem)
-    with pytest.raises(ValueError, match=r"2x2 patches do not divide .* 20x20"):
+    uneven = tiny_vit(input_shape=(34, 34, 3), patch_size=1, stem=stem)
+    with pytest.raises(ValueError, match=r"3x3 patches do not divide .* 34x34"):
         keras_vit.DetectionModel(uneven, 3)
 
 

@@ -30,7 +30,7 @@ def assert_equal_tensors(original, written):
         np.testing.assert_array_equal(others[name], tensor, err_msg=name)
 
 
-def siglip2_outputs(directory, images, patch=8):
+def siglip2_outputs(directory, images, patch=8, dtype=torch.float32):
     """Return the output of transformers' network for images of one size."""
     config = json.loads((directory / "config.json").read_text())
     network_class = getattr(transformers, config["architectures"][0])
@@ -41,8 +41,8 @@ def siglip2_outputs(directory, images, patch=8):
     patches = images.reshape(count, grid[0], patch, grid[1], patch, channels)
     patches = patches.swapaxes(2, 3).reshape(count, grid[0] * grid[1], -1)
     with torch.no_grad():
-        found = network.eval()(
-            pixel_values=torch.from_numpy(patches.copy()),
+        found = network.eval().to(dtype)(
+            pixel_values=torch.from_numpy(patches.copy()).to(dtype),
             pixel_attention_mask=torch.ones(patches.shape[:2], dtype=torch.int64),
             spatial_shapes=torch.tensor([grid] * count),
         )
@@ -83,8 +83,8 @@ def test_siglip_2_for_larger_images(siglip2, tmp_path):
     convert(siglip2, target, to="transformers", input_shape=(48, 48, 3))
     model = keras_vit.load_checkpoint(target)
     images = np.random.default_rng(0).normal(size=(2, 48, 48, 3)).astype("float32")
-    expected = siglip2_outputs(target, images)
-    # The outputs reach 20, where transformers' own float32 is 3.5e-5 off its float64.
+    # The outputs reach 20, where transformers' own float32 is 3.5e-5 off.
+    expected = siglip2_outputs(target, images, dtype=torch.float64)
     limit = 2e-6 * np.abs(expected).max()
     np.testing.assert_allclose(array(model(images)), expected, rtol=0, atol=limit)
     assert not (target / "preprocessor_config.json").exists()

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import keras_vit
+from keras_vit.weights.detect import open_checkpoint
 from keras_vit.weights.safetensors import SafetensorsFile
 from tests.cases import array, mostly_slow
 from tests.golden import Golden
@@ -99,6 +100,13 @@ def test_heads_that_nothing_tells():
     golden = Golden("hf_vit")
     with pytest.raises(ValueError, match=r"no config\.json.*Pass num_heads="):
         keras_vit.load_checkpoint(golden.path)
+
+
+def test_heads_that_a_configuration_does_not_tell(tmp_path):
+    """They are those of transformers' defaults, whatever the width."""
+    golden = Golden("hf_vit")
+    config = {k: v for k, v in golden.config.items() if k != "num_attention_heads"}
+    assert open_checkpoint(repository(tmp_path, golden, config)).num_heads == 12
 
 
 def test_a_directory_of_transformers(tmp_path):
@@ -239,7 +247,7 @@ def test_a_file_of_something_else(tmp_path):
     save_file({"a": np.zeros(3, "float32")}, path)
     with pytest.raises(ValueError, match="not a ViT checkpoint that keras_vit can read"):
         keras_vit.load_checkpoint(path)
-    save_file({"a": np.zeros(3, "int64")}, path)
+    save_file({"patch_embed.proj.weight": np.zeros(3, "int64")}, path)
     with pytest.raises(ValueError, match="holds I64, not float16"):
         keras_vit.load_checkpoint(path)
     other = tmp_path / "weights.onnx"

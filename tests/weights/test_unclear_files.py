@@ -8,10 +8,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import keras_vit
+from keras_vit.convert import convert
 from keras_vit.layers import Preprocessor
 from keras_vit.weights.detect import open_checkpoint
 from keras_vit.weights.timm_architectures import architectures, find_architecture
-from tests.cases import array
+from tests.cases import array, perturb, tiny_vit
 from tests.golden import Golden
 from tests.weights.test_hugging_face import TIMM_CONFIG, repository
 
@@ -362,6 +363,57 @@ def test_state_dicts_of_training_scripts(tmp_path):
     assert open_checkpoint(path).shapes == source.shapes
 
 
+def test_integers_beside_a_network(tmp_path):
+    tensors = load_file(Golden("timm_token").path)
+    path = tmp_path / "moco.safetensors"
+    counter = {"queue_ptr": np.zeros(1, "int64")}
+    save_file({**{f"model.{n}": x for n, x in tensors.items()}, **counter}, path)
+    source = open_checkpoint(path, state_dict="model")
+    assert source.shapes == open_checkpoint(Golden("timm_token").path).shapes
+    with pytest.raises(ValueError, match="1 other tensors: queue_ptr"):
+        open_checkpoint(path)
+
+
+def test_a_gated_mlp_of_timm_and_of_dinov2(tmp_path):
+    preprocessor = Preprocessor(image_size=(16, 24), resize="bicubic_antialias")
+    model = perturb(
+        tiny_vit(
+            mlp="swiglu", activation="gelu", layer_scale=1e-5, preprocessor=preprocessor
+        )
+    )
+    model.save(tmp_path / "model.keras")
+    convert(tmp_path / "model.keras", tmp_path / "timm", to="timm")
+    config = json.loads((tmp_path / "timm" / "config.json").read_text())
+    # timm's own SiLU is an argument of this architecture, which others replace.
+    config["model_args"]["act_layer"] = "gelu"
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+    mlp = configuration(tmp_path / "timm")["mlp"]
+    assert mlp.get_config()["activation"] == "gelu"
+    tensors = load_file(tmp_path / "timm" / "model.safetensors")
+    names = {"mlp.fc1": "mlp.w12", "mlp.fc2": "mlp.w3"}
+    for old, new in names.items():
+        tensors = {name.replace(old, new): x for name, x in tensors.items()}
+    path = tmp_path / "dinov2_vitg14_pretrain.safetensors"
+    save_file(tensors, path)
+    own = model.get_config()
+    again = keras_vit.ViT.from_config({**own, "weights": path})
+    for weight, value in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(array(weight), array(value))
+
+
+@pytest.mark.parametrize("argument", ["norm_layer", "embed_norm_layer"])
+def test_norms_of_two_epsilons(tmp_path, argument):
+    tensors = load_file(Golden("timm_token").path)
+    tensors |= {"patch_embed.norm.weight": np.ones(64, "float32")}
+    config = {
+        "architecture": "aimv2_large_patch14_224",
+        "model_args": {argument: "rmsnorm"},
+    }
+    path = repository(tmp_path, Golden("timm_token"), config, tensors=tensors)
+    with pytest.raises(ValueError, match=rf"{argument}='rmsnorm'"):
+        open_checkpoint(path)
+
+
 def test_directories_of_pytorch(tmp_path):
     torch = pytest.importorskip("torch")
     golden = Golden("hf_vit")
@@ -370,6 +422,9 @@ def test_directories_of_pytorch(tmp_path):
     shards = {"a.bin": list(tensors)[:9], "b.bin": list(tensors)[9:]}
     for shard, names in shards.items():
         torch.save({n: tensors[n] for n in names}, tmp_path / shard)
+    tensors["embeddings.position_ids"] = torch.arange(3)  # No weight.
+    shards["b.bin"].append("embeddings.position_ids")
+    torch.save({n: tensors[n] for n in shards["b.bin"]}, tmp_path / "b.bin")
     index = {n: shard for shard, names in shards.items() for n in names}
     path = tmp_path / "pytorch_model.bin.index.json"
     path.write_text(json.dumps({"weight_map": index}))

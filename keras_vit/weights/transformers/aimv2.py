@@ -23,6 +23,7 @@ class Aimv2Source(ProjectedSource):
     pooler = None
     needs_positions = False
     is_square = True
+    default_heads = 8
     names = {  # noqa: RUF012
         "patches": "embeddings.patch_embed",
         "embedding_norm": "embeddings.rms_norm",

@@ -27,6 +27,7 @@ class Dinov3Source(TransformersSource):
     model_types = ("dinov3_vit",)
     ignored: ClassVar[tuple[str, ...]] = ("embeddings.mask_token",)
     needs_positions = False
+    default_heads = 6
     published_heads: ClassVar[dict[int, int]] = {
         **TransformersSource.published_heads,
         1280: 20,

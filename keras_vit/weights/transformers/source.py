@@ -92,6 +92,8 @@ class TransformersSource(Source):
     usual_pixels: ClassVar[dict[str, Any] | None] = None
     # Name of the configuration, for error messages.
     config_name = "config.json"
+    # Number of attention heads of a network whose config.json does not state it.
+    default_heads = 12
     # Whether the network always has a table of positions.
     needs_positions = True
     # Whether the model resizes its positions if images have another size.
@@ -132,6 +134,8 @@ class TransformersSource(Source):
         if other:
             raise self._other_network(other)
         self.num_heads = config.get("num_attention_heads")
+        if around and self.num_heads is None:
+            self.num_heads = self.default_heads
         self.layer_norm_epsilon = self._config["layer_norm_eps"]
         activation = self._config["hidden_act"]
         if activation not in ACTIVATIONS:
