@@ -115,8 +115,11 @@ class Report(keras.callbacks.Callback):
         from keras_vit.evaluation.classified import Collector
 
         collector, seen = None, 0
-        for images, labels in self._batches():
+        for images, labels, counts in self._batches():
             outputs = np.asarray(self.model.predict_on_batch(images), "float64")
+            if not counts.any():
+                continue
+            images, labels, outputs = images[counts], labels[counts], outputs[counts]
             known = _activation(self.model) if collector is None else collector.activation
             logits, activation = _logits(outputs, self.from_logits, known)
             if collector is None:
@@ -129,16 +132,22 @@ class Report(keras.callbacks.Callback):
             raise ValueError("validation_data has no images.")
         return collector.predictions()
 
-    def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield the images and the labels of each batch, and which of them count."""
         to_numpy = keras.ops.convert_to_numpy
         if isinstance(self.validation_data, tuple):
             images, labels = self.validation_data[:2]
             for start in range(0, len(images), self.batch_size):
                 part = slice(start, start + self.batch_size)
-                yield to_numpy(images[part]), to_numpy(labels[part])
+                counts = np.ones(len(labels[part]), bool)
+                yield to_numpy(images[part]), to_numpy(labels[part]), counts
         else:
-            for images, labels, *_ in self.validation_data:
-                yield to_numpy(images), to_numpy(labels)
+            for images, labels, *weights in self.validation_data:
+                # Batches may be padded with images of weight 0.
+                counts = (
+                    to_numpy(weights[0]) > 0 if weights else np.ones(len(labels), bool)
+                )
+                yield to_numpy(images), to_numpy(labels), counts
 
     def _names(self, classes):
         names = self.class_names

@@ -49,7 +49,10 @@ def write_run_report(
     path = pathlib.Path(directory)
     try:
         checkpoint = configs.Model(weights=str(path / "best.keras"))
-        config = dataclasses.replace(config, model=checkpoint)
+        # The network is trained: it needs neither a teacher nor its warm start.
+        config = dataclasses.replace(
+            config, model=checkpoint, distillation=configs.Distillation()
+        )
         if sources is None:
             sources = open_parts(config.data)
         source = sources.get("test", sources["validation"])

@@ -80,7 +80,10 @@ class ByVariable(keras.optimizers.Optimizer):
     def iterations(self):
         # Within `update_step` this is the number of updates of the variable, from which
         # Keras's optimizers compute the bias correction of its moments.
-        return super().iterations - self._first_update
+        if not self._first_update:
+            return super().iterations
+        # Steps that float16's loss scaling skips are no updates: there may be fewer.
+        return ops.maximum(super().iterations - self._first_update, 0)
 
     def start_averages(self) -> None:
         """Set the averages to the weights, as after the first update."""

@@ -143,6 +143,16 @@ class RunCallback(Interruptible):
         """
         return self.objective.better(self.history, key=self.objective.watched_value)
 
+    def save_if_best(self) -> None:
+        """Write best.keras if the last checkpoint is the best one.
+
+        It is written after the state. A run that is killed between them writes it when it
+        resumes.
+        """
+        if self.history and not self.begun and self.best_row() is self.history[-1]:
+            with self.averaged():
+                self.save(self.model_of_run, "best")
+
     def stops_early(self) -> bool:
         """Return True if the run ends before its last step, for lack of progress."""
         patience, done = self.config.early_stopping, len(self.history)
@@ -251,8 +261,6 @@ class RunCallback(Interruptible):
             if not preemption.received():
                 row |= {f"val_{name}": float(value) for name, value in results.items()}
                 self.history.append(row)
-                if self.best_row() is row:
-                    self.save(self.model_of_run, "best")
         if preemption.received() and len(self.history) == epoch:
             # Only a part was evaluated. All of it is when the run resumes.
             self._save_begun(trained, seconds)
@@ -261,6 +269,7 @@ class RunCallback(Interruptible):
         self.begun = {}
         self.generators = generators()
         self._save_state()
+        self.save_if_best()
         left = (self.plan.steps - row["step"]) * seconds / self.plan.interval
         print(f"  {self._described(row)}; {left / 60:.0f} min left", flush=True)
         if text := self.objective.warning(row, self.plan.steps):

@@ -31,9 +31,12 @@ def forward_operations(model: keras.Model) -> int:
     operations, less than 1 % of the total for these models; torch does not.
 
     Args:
-        model: a functional model that takes images.
+        model: a functional model that takes images, or several views of them.
     """
-    shape = (1, *model.input_shape[1:])
+
+    def inputs(make):
+        return keras.tree.map_structure(lambda x: make((1, *x.shape[1:])), model.input)
+
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
@@ -47,7 +50,7 @@ def forward_operations(model: keras.Model) -> int:
         lowered = jax.jit(forward).lower(
             described(model.trainable_variables),
             described(model.non_trainable_variables),
-            jax.ShapeDtypeStruct(shape, "float32"),
+            inputs(lambda shape: jax.ShapeDtypeStruct(shape, "float32")),
         )
         analysis: Any = lowered.cost_analysis()
         return int(analysis["flops"])
@@ -57,7 +60,7 @@ def forward_operations(model: keras.Model) -> int:
         function = tf.function(
             lambda images: model(images, training=False), autograph=False
         )
-        graph = function.get_concrete_function(tf.TensorSpec(shape)).graph
+        graph = function.get_concrete_function(inputs(tf.TensorSpec)).graph
         builder = tf.compat.v1.profiler.ProfileOptionBuilder
         options = builder(builder.float_operation()).with_empty_output().build()
         return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops
@@ -71,7 +74,7 @@ def forward_operations(model: keras.Model) -> int:
         torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),
     ):
-        model(keras.ops.zeros(shape), training=False)
+        model(inputs(keras.ops.zeros), training=False)
     return counter.get_total_flops()
 
 
@@ -138,13 +141,15 @@ def utilization(model: keras.Model, dtype: str) -> Callable[[float], float] | No
         dtype: name of its dtype policy.
 
     Returns:
-        The function, or None if the peak of the device is unknown. With several devices,
-        the images are those of all of them, and so is the peak.
+        The function, or None if the peak of the device is unknown, or if kernels are
+        frozen: a step then has fewer operations than three forward passes. With several
+        devices, the images are those of all of them, and so is the peak.
 
     Reference: PaLM (arXiv:2204.02311), appendix B.
     """
     most = peak(dtype)
-    if most is None:
+    kernels = (w for p, w in model.weights_by_path().items() if p.endswith("/kernel"))
+    if most is None or not all(kernel.trainable for kernel in kernels):
         return None
     distribution = keras.distribution.distribution()
     if distribution is not None:

@@ -79,7 +79,8 @@ def check_longer(plan: Any, directory: RunDirectory) -> None:
         directory: the directory of the run, locked.
 
     Raises:
-        FileExistsError: the run would become shorter, or its phases would change.
+        FileExistsError: the run would become shorter, or its phases or the steps between
+            its checkpoints would change.
     """
     before = directory.duration_before()
     if not before or directory.before is None:
@@ -99,4 +100,10 @@ def check_longer(plan: Any, directory: RunDirectory) -> None:
             "can become longer, but not shorter: repeat the command with "
             f"{' '.join(f'--set {key}={value}' for key, value in before.items())} or "
             "more, or choose another --workdir."
+        )
+    if plan.interval != interval:
+        raise FileExistsError(
+            f"{directory.path} holds a run with {shown}, with {interval} steps from "
+            f"checkpoint to checkpoint; with {now} there would be {plan.interval}. "
+            "Choose another --workdir."
         )

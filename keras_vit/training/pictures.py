@@ -1,9 +1,13 @@
 """Plots of training runs, predictions and feature maps."""
 
+import pathlib
+
 import numpy as np
 
 # pyplot would open windows, or take over the pictures of a notebook.
 from matplotlib.figure import Figure
+
+from keras_vit.atomic_files import replacing
 
 
 def learning_curves(histories, path):
@@ -42,7 +46,8 @@ def learning_curves(histories, path):
             axis.set_yscale("log")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(histories))
-    figure.savefig(path, dpi=120)
+    with replacing(pathlib.Path(path)) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def predictions(images, labels, probabilities, path, count=60):

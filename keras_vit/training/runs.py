@@ -285,6 +285,7 @@ def train(
             with trackers.tracking(directory.path, config) as found:
                 callback.trackers = keras.callbacks.CallbackList(found)
                 _announce(plan, directory, model, callback, described)
+                callback.save_if_best()
                 with preemption.noticed():
                     model = _train_phases(plan, model, callback, phases, done)
                 return _finish(plan, directory, model, callback)

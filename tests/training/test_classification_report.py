@@ -216,6 +216,20 @@ def test_a_failure_leaves_the_results(monkeypatch, tmp_path, capsys):
     assert "no report: there is none for objective='mae'" in capsys.readouterr().out
 
 
+def test_a_report_needs_no_teacher(monkeypatch, tmp_path):
+    """A warm start is that of the training, and best.keras is trained."""
+    seen = []
+    monkeypatch.setattr(
+        report.accuracy, "classifier_of", lambda config, source: seen.append(config)
+    )
+    config = configs.override(
+        configs.load("digits_vit"), ["distillation.warm_start=True"]
+    )
+    sources = {"validation": keras_vit.data.open_source("digits:validation")}
+    report.write_run_report(tmp_path, config, sources)
+    assert seen[0].distillation == configs.Distillation()
+
+
 def test_paths_are_words_of_a_shell():
     assert report.quoted("runs/it's") == "'runs/it'\"'\"'s'"
     assert report.quoted("-run") == "./-run"
@@ -303,6 +317,21 @@ def test_the_callback_with_another_model(kind, examples, tmp_path, tensorflow):
     page = (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
     assert "Learning curves" in page
     assert "Not shown: the model has no attention." in page
+
+
+def test_the_callback_leaves_padding_out(examples, tmp_path):
+    images, labels = examples
+    model = classifier(keras.layers.Dense(3, "softmax"))
+    weights = (np.arange(30) < 25).astype("float32")
+    batches = [
+        (images[i : i + 10], labels[i : i + 10], weights[i : i + 10])
+        for i in range(0, 30, 10)
+    ]
+    callback = keras_vit.callbacks.Report(batches, tmp_path / "page.html")
+    callback.set_model(model)
+    callback.write()
+    rows = rows_of(tmp_path / "page.csv")
+    assert column(rows, "label_index", int).tolist() == labels[:25].tolist()
 
 
 def test_an_activation_is_that_of_all_batches():

@@ -6,7 +6,8 @@ import keras
 import pytest
 
 import keras_vit
-from keras_vit.training import cost
+from keras_vit.training import SelfDistillation, cost
+from tests.cases import tiny_vit
 
 pytestmark = pytest.mark.any_backend
 
@@ -19,6 +20,22 @@ def test_operations_of_a_forward_pass(side):
     products = grid * 192 * d + d * 10
     products += 12 * (n * d * (4 * d + 2 * mlp) + 2 * n * n * d)
     assert cost.forward_operations(model) == pytest.approx(2 * products, rel=0.02)
+
+
+def test_operations_for_all_views_of_an_image():
+    backbone = tiny_vit(include_top=False, num_layers=1)
+    crops = keras_vit.data.MultiCrop(local_crops=3, local_size=(8, 16))
+    model = SelfDistillation(backbone, crops, prototypes=12, head_dim=10, steps=8)
+    # Student and teacher each see both large crops.
+    assert cost.forward_operations(model) > 4 * cost.forward_operations(backbone)
+
+
+def test_frozen_kernels_need_fewer_operations(monkeypatch):
+    monkeypatch.setattr(cost, "device_name", lambda: "NVIDIA H100 80GB HBM3")
+    model = tiny_vit()
+    assert cost.utilization(model, "float32") is not None
+    model.get_layer("block_0").trainable = False
+    assert cost.utilization(model, "float32") is None
 
 
 @pytest.mark.slow

@@ -178,6 +178,30 @@ def test_fewer_steps_than_an_epoch():
     assert (plan.interval, plan.steps) == (5, 5)
 
 
+@pytest.mark.any_backend
+def test_a_longer_run_has_as_many_steps_between_checkpoints():
+    before = changed("steps=5", "checkpoint_steps=None")
+    directory = types.SimpleNamespace(
+        path="run", before=before, duration_before=lambda: {"steps": 5}
+    )
+    plan = runs.make_plan(changed("steps=1000", "checkpoint_steps=None"))
+    with pytest.raises(FileExistsError, match=r"with 5 steps from checkpoint .* 157"):
+        duration.check_longer(plan, directory)
+
+
+@pytest.mark.any_backend
+def test_a_run_that_is_killed_before_its_best_model_is_written(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(changed(), tmp_path / "run")
+    assert not (tmp_path / "run" / "best.keras").exists()
+    monkeypatch.setattr(runs, "_train_phases", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        runs.train(changed(), tmp_path / "run")
+    assert (tmp_path / "run" / "best.keras").exists()
+
+
 def callback(losses, **values):
     """Return the callback of a run of six steps that has a history of losses."""
     made = object.__new__(RunCallback)

@@ -15,6 +15,7 @@ from keras_vit.evaluation import label_metrics
 from keras_vit.export.head import Head
 from keras_vit.training import class_weights, own_images, regression
 from keras_vit.training import config as configs
+from keras_vit.training.objectives.other_labels import MeanAveragePrecision
 from tests.cases import array, perturb, random_images, tiny_vit
 from tests.commands import run_command
 from tests.training.photos import BRIGHTNESS, settings, write_checkpoint, write_photos
@@ -204,6 +205,26 @@ def test_balanced_weights(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             class_weights.check(configs.override(base, changed), source)
+
+
+def test_mean_average_precision_while_training():
+    """Classes that do not occur are left out, and small probabilities told apart."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(60, 3)).astype("float32")
+    labels = (generator.random((60, 3)) < 0.3).astype("float32")
+
+    def measured(logits, labels):
+        metric = MeanAveragePrecision(labels.shape[1])
+        metric.update_state(labels, logits)
+        return float(metric.result())
+
+    expected = label_metrics.multi_label(logits, labels)["mean_average_precision"]
+    assert measured(logits, labels) == pytest.approx(expected, abs=0.03)
+    assert measured(logits - 8, labels) == pytest.approx(expected, abs=0.04)
+    labels[:, 1] = 0
+    others = measured(logits[:, ::2], labels[:, ::2])
+    assert measured(logits, labels) == pytest.approx(others, rel=1e-6)
+    assert measured(logits, np.zeros_like(labels)) == 0.0
 
 
 @pytest.mark.any_backend

@@ -82,6 +82,17 @@ def test_more_weights_train_in_each_phase():
         assert starts == {group: 4 * (group != "classifier") for group in trained}
 
 
+def test_skipped_updates_before_a_later_variable():
+    """In float16, a loss that overflows skips an update."""
+    model = perturb(tiny_vit(num_layers=1))
+    rows = [row._replace(first_update=3) for row in parameter_table(model)]
+    optimizer = AdamW(0.1, rows)
+    optimizer.build(model.trainable_variables)
+    optimizer._iterations.assign(2)
+    after = apply(optimizer, model, random_gradients(model, steps=1))
+    assert all(np.isfinite(value).all() for value in after)
+
+
 @pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("accumulated", [None, 2])
 def test_the_moments_of_a_later_variable_are_corrected_from_its_start(accumulated):

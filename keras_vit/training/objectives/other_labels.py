@@ -5,10 +5,40 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_vit.training import regression
 from keras_vit.training.losses import SigmoidLoss
 from keras_vit.training.objectives.classification import Classification
+
+
+class MeanAveragePrecision(keras.metrics.AUC):
+    """Area under the curve of precision and recall, mean over the classes that occur.
+
+    Keras's metric counts classes without images as 0.
+
+    Args:
+        classes: int, number of classes.
+    """
+
+    def __init__(self, classes: int):
+        super().__init__(
+            num_thresholds=1000,
+            curve="PR",
+            multi_label=True,
+            num_labels=classes,
+            name="mean_average_precision",
+        )
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Add the logits `y_pred` and the labels `y_true`, both `(b, classes)`."""
+        # Only their order matters: flat sigmoids also tell small probabilities apart.
+        super().update_state(y_true, ops.sigmoid(y_pred / 4), sample_weight)
+
+    def result(self):
+        occurs = self.true_positives[0] + self.false_negatives[0] > 0
+        share = ops.mean(ops.cast(occurs, self.dtype))
+        return ops.divide_no_nan(super().result(), share)
 
 
 class MultiLabel(Classification):
@@ -19,17 +49,10 @@ class MultiLabel(Classification):
 
     def compilation(self) -> dict[str, Any]:
         """Return the arguments of `compile` for the loss and the metrics."""
-        precision = keras.metrics.AUC(
-            curve="PR",
-            multi_label=True,
-            num_labels=self.classes,
-            from_logits=True,
-            name="mean_average_precision",
-        )
         return {
             "loss": SigmoidLoss(label_smoothing=self._label_smoothing()),
             "weighted_metrics": [
-                precision,
+                MeanAveragePrecision(self.classes),
                 keras.metrics.BinaryAccuracy(threshold=0.0, name="label_accuracy"),
             ],
         }
