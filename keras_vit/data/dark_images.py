@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_vit.data import other_formats
 from keras_vit.data.host import tensorflow
 from keras_vit.data.source import Source
 
@@ -12,20 +13,14 @@ _DARK = 2**16 // 8
 
 
 def warning(name: str, content: bytes) -> str | None:
-    """Return a warning if a file is a 16-bit PNG and almost black, otherwise None.
+    """Return a warning if a file has 16 bits and is almost black, otherwise None.
 
     Args:
         name: name of the file in the warning.
         content: contents of the file.
     """
-    tf = tensorflow()
-    if content[:8] != b"\x89PNG\r\n\x1a\n" or content[24:25] != b"\x10":
-        return None
-    try:
-        brightest = int(np.max(tf.io.decode_png(content, dtype=tf.uint16)))
-    except tf.errors.OpError:  # The pipeline reports unreadable images.
-        return None
-    if brightest >= _DARK:
+    brightest = _brightest(content)
+    if brightest is None or brightest >= _DARK:
         return None
     return (
         f"warning: {name} has 16 bits, but no value above {brightest:,} of 65,535: the "
@@ -33,6 +28,19 @@ def warning(name: str, content: bytes) -> str | None:
         "cameras), multiply those of all images by the same factor (16 for 12 bits) and "
         "save them again."
     )
+
+
+def _brightest(content):
+    """Return the largest value of a file of 16 bits, or None for all others."""
+    tf = tensorflow()
+    if content.startswith(other_formats.STARTS):
+        return other_formats.brightest_of_16_bits(content)
+    if content[:8] != b"\x89PNG\r\n\x1a\n" or content[24:25] != b"\x10":
+        return None
+    try:
+        return int(np.max(tf.io.decode_png(content, dtype=tf.uint16)))
+    except tf.errors.OpError:  # The pipeline reports unreadable images.
+        return None
 
 
 def warn(source: Source) -> None:

@@ -43,7 +43,8 @@ def decode_pixels(content, channels, window=None, exif=True):
         window: None for all pixels, or a function from the shape `(h, w, c)` of the
             upright image to the window to decode, an int tensor
             `(row, column, height, width)`.
-        exif: bool, whether to apply the EXIF orientation of the image.
+        exif: bool, whether to apply the EXIF orientation of the image. It is always
+            applied to TIFF (of up to 4 channels), AVIF and HEIC.
 
     Returns:
         uint8 tensor of shape `(h, w, channels)` with values 0 to 255. They equal those of

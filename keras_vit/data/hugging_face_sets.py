@@ -213,17 +213,24 @@ def _kind(feature, named):
 def _labels(name, data, column, kind):
     """Return the names of the classes or values, and the labels."""
     values = data[column][:]
-    # Sets with hidden labels have -1 for all images.
-    hidden = sum(value is None or value == -1 for value in values)
-    if hidden and kind != "regression":
+    feature = data.features[column]
+    feature = getattr(feature, "feature", feature)
+    # Sets with hidden labels have the class -1 for all images.
+    hidden = -1 if hasattr(feature, "names") else None
+
+    def is_absent(value):
+        if isinstance(value, list):
+            return any(map(is_absent, value))
+        return value is None or value == hidden or value != value
+
+    absent = list(map(is_absent, values))
+    if any(absent):
         raise ValueError(
-            f"{name!r}: {hidden} of {len(values)} images have no label (-1 or None) in "
-            f"the column {column!r}. Choose another split, or set data.test=None."
+            f"{name!r}: {sum(absent)} of {len(values)} images have no label (-1, None or "
+            f"NaN) in the column {column!r}. Choose another split, or set data.test=None."
         )
     if kind == "regression":
         return (column,), np.array(values, "float32")[:, None]
-    feature = data.features[column]
-    feature = getattr(feature, "feature", feature)
     flat = [v for row in values for v in row] if kind == "multi" else values
     names = getattr(feature, "names", None)
     if names is None:

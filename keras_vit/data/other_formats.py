@@ -4,9 +4,11 @@ They are read in training, evaluation and prediction. Exported models contain no
 and refuse them.
 """
 
+import contextlib
 import functools
 import importlib.util
 import io
+from collections.abc import Callable
 
 import numpy as np
 
@@ -22,7 +24,8 @@ PACKAGES = {
     ".heif": "keras-vit[images]",
 }
 # First bytes of TIFF, BigTIFF and `.npy` files.
-_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x93NUMPY")
+_NUMPY = b"\x93NUMPY"
+STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", _NUMPY)
 
 
 @functools.cache
@@ -49,7 +52,7 @@ def is_other(header):
     Returns:
         bool tensor `(b,)`.
     """
-    known = [starts(header, text) for text in _STARTS]
+    known = [starts(header, text) for text in STARTS]
     known.append(starts(header[:, 4:], b"ftyp"))  # ISO base media files: AVIF and HEIC.
     return tensorflow().reduce_any(known, axis=0)
 
@@ -62,8 +65,9 @@ def decode(content, channels):
         channels: int; see `decode_pixels`.
 
     Returns:
-        uint8 tensor `(h, w, channels)`, or `(h, w, 3)` if `channels` is 1. Images are
-        upright: Pillow turns most of these formats itself.
+        uint8 tensor `(h, w, channels)`, or `(h, w, 3)` if `channels` is 1. Images of
+        up to 4 channels are upright, since Pillow turns most of these formats itself;
+        TIFFs with more channels are as they are stored.
 
     Raises:
         tensorflow.errors.InvalidArgumentError: at run time: the file cannot be read.
@@ -112,8 +116,8 @@ def size(file) -> tuple[int, int]:
 
 
 def _pixels(content, channels):
-    if content.startswith(b"\x93NUMPY"):
-        pixels = np.load(io.BytesIO(content), allow_pickle=False)
+    if content.startswith(_NUMPY):
+        pixels = _array(content)
     elif channels > 4:
         pixels = _bands(content, channels)
     else:
@@ -129,6 +133,10 @@ def _pixels(content, channels):
             "channels, (h, w, channels)."
         )
     return np.ascontiguousarray(pixels)
+
+
+def _array(content):
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def _decoded_channels(channels):
@@ -168,16 +176,35 @@ def _as_bytes(pixels):
     """Convert 16-bit values to 8 bits as `decode_pixels` does; refuse other types."""
     if pixels.dtype == np.uint8:
         return pixels
-    if pixels.dtype.kind in "ui" and pixels.dtype.itemsize > 1:
-        if pixels.size and (pixels.min() < 0 or pixels.max() >= 2**16):
-            raise ValueError(
-                f"Values from {pixels.min()} to {pixels.max()}: scale them to 0 to 65535 "
-                "and save them as 16 bits."
-            )
-        return (pixels.astype("uint16") >> 8).astype("uint8")
+    if _has_16_bits(pixels):
+        return (pixels >> 8).astype("uint8")
     raise ValueError(
-        f"Values of type {pixels.dtype}: scale them to 0 to 255 and save them as uint8."
+        f"Values of type {pixels.dtype}: scale them to 0 to 255 and save them as uint8, "
+        "or to 0 to 65535 and save them as uint16."
     )
+
+
+def _has_16_bits(pixels):
+    return (pixels.dtype.kind, pixels.dtype.itemsize) == ("u", 2)
+
+
+def brightest_of_16_bits(content: bytes) -> int | None:
+    """Return the largest value of a file of these formats, or None without 16 bits.
+
+    Args:
+        content: contents of the file.
+    """
+    read: Callable[[], np.ndarray]
+    for read in (
+        functools.partial(_array, content),
+        functools.partial(_opened, content, 3),
+        functools.partial(_bands, content, None),
+    ):
+        # Each of them raises errors of many types for files of other formats.
+        with contextlib.suppress(Exception):
+            pixels = read()
+            return int(pixels.max()) if _has_16_bits(pixels) and pixels.size else None
+    return None
 
 
 @functools.cache

@@ -135,7 +135,10 @@ def training_batches(
 
     size = batch_size if rows is None else rows.count
     data = reader.batches(first_step * batch_size, size).enumerate(first_step)
-    return _of_length(parallel_map(data, batch), steps, unreadable)
+    batches = parallel_map(data, batch)
+    if epochs is not None:  # Of a last part of a batch, some processes may have enough.
+        batches = batches.take(steps)
+    return _of_length(batches, steps, unreadable)
 
 
 def batch_ids(

@@ -49,8 +49,9 @@ def open_source(
               library must be installed.
         data_dir: directory of TensorFlow Datasets; None for its default.
         download: whether to download and prepare a TFDS set that is not there.
-        exif: whether to apply the EXIF orientation of images. Use False for a model that
-            was trained without it.
+        exif: whether to apply the EXIF orientation of images, except for TIFF, AVIF and
+            HEIC, which are always upright. Use False for a model that was trained without
+            it.
         labels: kind of the labels of a table: `"single"`, one class per image;
             `"multi"`, several classes, separated by semicolons, or a column of zeros and
             ones for each class; `"regression"`, numbers.

@@ -171,16 +171,21 @@ def _part(text, place):
     raise ValueError(f"{place} has the split {text!r}; it must be one of {known}.")
 
 
+# How pandas and others write missing values.
+_MISSING = {"", "nan", "na", "n/a", "null", "none"}
+
+
 def guess_labels(rows: list[Row]) -> str:
     """Return the kind of the labels of a table: one of `KINDS`.
 
     Several columns of zeros and ones, and labels with semicolons, are multi-label;
-    numbers with a decimal point or an exponent are values to predict.
+    numbers with a decimal point or an exponent are values to predict. Missing values are
+    left out: the kind that they do not fit refuses them.
 
     Args:
         rows: the rows.
     """
-    texts = {text for row in rows for text in row.labels}
+    texts = {text for row in rows for text in row.labels if text.lower() not in _MISSING}
     numbers = [_number(text) for text in texts]
     if len(rows[0].labels) > 1 and None not in numbers:
         return "multi" if set(numbers) <= {0.0, 1.0} else "regression"
@@ -218,6 +223,7 @@ def table_source(name: str, rest: str, columns: Columns, kind: str) -> Source:
     if not kept:
         raise ValueError(f"{name!r} has no images, only {counted(others)}.")
     files = [os.path.join(path.parent, os.path.expanduser(rows[i].path)) for i in kept]
+    _check_repeats(rows)
     _check_files(path, [rows[i] for i in kept], files)
     identifiers = [os.fsencode(rows[i].path) for i in kept]
     own = labels[kept]
@@ -282,7 +288,7 @@ def counts(labels: np.ndarray, classes: int, kind: str) -> tuple[int, ...] | Non
 
 
 def _check_files(path, rows, files):
-    """Raise an error that lists files that are missing or listed twice."""
+    """Raise an error that lists files that are missing."""
     absent = [row for row, file in zip(rows, files, strict=True) if not _exists(file)]
     if absent:
         listed = ", ".join(row.path for row in absent[:_LISTED])
@@ -291,15 +297,19 @@ def _check_files(path, rows, files):
             f"{', ...' * (len(absent) > _LISTED)}). Paths are relative to the table's "
             f"folder: {files[rows.index(absent[0])]} does not exist."
         )
+
+
+def _check_repeats(rows):
+    """Raise an error if two rows, of the same or of two splits, have the same image."""
     seen: dict[str, Row] = {}
     for row in rows:
-        if row.path in seen:
+        first = seen.setdefault(os.path.normpath(row.path), row)
+        if first is not row:
             raise ValueError(
-                f"{row.place} lists {row.path} again, after {seen[row.path].place}: keep "
-                f"one row for each image. Several labels of one image are separated by "
+                f"{row.place} lists {row.path} again, after {first.place}: keep one row "
+                "for each image. Several labels of one image are separated by "
                 f"{SEPARATOR!r}."
             )
-        seen[row.path] = row
 
 
 def _exists(file):

@@ -83,8 +83,17 @@ def predict(
             if isinstance(pixels, str):
                 yield path, pixels
             else:
-                images.append(np.asarray(model.preprocessor(pixels)))
+                image = np.asarray(model.preprocessor(pixels))
+                if image.shape != model.input_shape[1:]:
+                    yield path, _other_size(image, model)
+                    continue
+                images.append(image)
                 good.append(path)
         if images:
             scores = model.predict_on_batch(np.stack(images))
             yield from zip(good, scores, strict=True)
+
+
+def _other_size(image, model):
+    given, wanted = (f"{h}x{w}" for h, w, _ in (image.shape, model.input_shape[1:]))
+    return f"It has {given} pixels, and the model takes images of {wanted}."

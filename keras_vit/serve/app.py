@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from keras_vit.serve import tensor_json
 from keras_vit.serve.batching import Batcher
 from keras_vit.serve.image_errors import IMAGE_ERRORS
-from keras_vit.serve.images import read_files
+from keras_vit.serve.images import largest_png, read_files
 from keras_vit.serve.json_process import JsonProcess
 from keras_vit.serve.limits import Admission, Limits, RefusedError
 from keras_vit.serve.model import Model
@@ -266,13 +266,15 @@ class App(Starlette):
             raise RefusedError(503, message) from None
 
     async def _outputs(self, request, small):
+        # The data of large PNGs are inflated, for which small requests must not wait.
+        small = small and largest_png(request.inputs) <= _MAX_WORK
         files = await asyncio.get_running_loop().run_in_executor(
             self._json if small else self._large_json,
             read_files,
             request.inputs,
             self._limits.max_pixels,
         )
-        if sum(files.work) <= _MAX_WORK:
+        if sum(files.work) <= min(_MAX_WORK, self._limits.max_pixels):
             outputs = await self._batcher(request.signature, files.inputs, files.work)
         else:
             with self._admission.decoding(sum(files.work)):

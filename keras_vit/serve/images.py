@@ -92,6 +92,21 @@ def read_files(inputs: dict[str, np.ndarray], max_work: int) -> Files:
     return Files(inputs, work, reasons)
 
 
+def largest_png(inputs: dict[str, np.ndarray]) -> int:
+    """Return the number of pixels of the largest PNG among inputs, by its header.
+
+    Args:
+        inputs: as for `read_files`.
+    """
+    files = (x for array in inputs.values() if array.dtype == object for x in array.flat)
+    sizes = (struct.unpack_from(">II", x, 16) for x in files if _is_png(x))
+    return max((width * height for width, height in sizes), default=0)
+
+
+def _is_png(content):
+    return isinstance(content, bytes) and content[:4] == b"\x89PNG" and len(content) > 24
+
+
 def bounded(content: bytes, max_inflated: int = _MAX_INFLATED) -> tuple[bytes, int]:
     """Return a file with the same pixels, and the cost of decoding it.
 

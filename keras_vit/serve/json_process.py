@@ -44,9 +44,12 @@ class JsonProcess:
                 pickle.dump((function, arguments), process.stdin, protocol=5)
                 process.stdin.flush()
                 result, error = pickle.load(process.stdout)
-            except (OSError, EOFError, pickle.UnpicklingError) as problem:
+            except BaseException as problem:
+                # Whatever the problem is, half a message may be left in a pipe.
                 process.kill()
                 code = process.wait()
+                if not isinstance(problem, OSError | EOFError | pickle.UnpicklingError):
+                    raise
                 message = f"The process that parses JSON died with status {code}."
                 raise ChildProcessError(message) from problem
         if error is not None:

@@ -72,6 +72,22 @@ def test_processes_train_on_parts_of_the_same_batches(augmentation, first_step, 
             np.testing.assert_array_equal(found, values)
 
 
+def test_processes_have_as_many_batches():
+    """The last part of a batch may be a whole one of some processes."""
+    images = np.zeros((13, 4, 4, 1), "uint8")
+    for index in range(2):
+        with process(index, 2):
+            data = training_batches(
+                dataset_source("numbers", (images, np.arange(13) % 3)),
+                Preprocessor(),
+                Augmentation(),
+                8,
+                seed=1,
+                epochs=1,
+            )
+            assert len(list(data)) == len(data) == 1
+
+
 def test_processes_of_the_same_part_of_data_read_the_same_images():
     augmentation = Augmentation(mixup=0.5)
     expected = batches(augmentation)

@@ -78,6 +78,21 @@ def test_hidden_labels_are_refused(saved):
         open_source(f"datasets:{path}:test")
 
 
+def test_missing_numbers_are_refused(saved):
+    _, data, path = saved
+    values = [0.5, None, float("nan"), 1.5] * 2
+    data = data.remove_columns("label").add_column("label", values)
+    data.save_to_disk(path)
+    with pytest.raises(ValueError, match=r"4 of 8 images have no label"):
+        open_source(f"datasets:{path}")
+
+
+def test_a_class_of_minus_one(saved):
+    _, data, path = saved
+    data.remove_columns("label").add_column("label", [-1, 1] * 4).save_to_disk(path)
+    assert open_source(f"datasets:{path}").class_names == ("-1", "1")
+
+
 def test_parquet_files_of_images(saved):
     _, data, path = saved
     (path / "data").mkdir(parents=True)

@@ -1,5 +1,6 @@
 """Formats that TensorFlow does not read."""
 
+import functools
 import io
 
 import numpy as np
@@ -7,7 +8,13 @@ import pytest
 from PIL import Image
 
 import keras_vit
-from keras_vit.data import decode_pixels, evaluation_batches, open_source, other_formats
+from keras_vit.data import (
+    dark_images,
+    decode_pixels,
+    evaluation_batches,
+    open_source,
+    other_formats,
+)
 from keras_vit.data.folders import image_files
 from keras_vit.data.summary import summary
 
@@ -109,7 +116,9 @@ def test_a_tiff_of_many_bands(stored):
         (b"\0\0\0\x1cftypavif" + bytes(20), 3, "cannot identify image"),
         (array(BANDS), 3, r"shape \(6, 9, 7\); the model takes images of 3 channels"),
         (array(COLOR / 255), 3, "type float64: scale them to 0 to 255"),
-        (array(COLOR.astype("int32") * 1000), 3, "scale them to 0 to 65535"),
+        # These may have values up to 255, or up to 65535.
+        (array(COLOR.astype("int64")), 3, "type int64: scale them to 0 to 255"),
+        (encoded(COLOR[..., 0].astype("int32"), "TIFF"), 3, "0 to 65535 and save"),
         (array(np.array([{}])), 3, "allow_pickle=False"),
         (encoded(COLOR, "PNG"), 4, "of 3 channels; the model takes 4"),
         (encoded(COLOR, "JPEG"), 4, "of 3 channels; the model takes 4"),
@@ -119,6 +128,27 @@ def test_what_cannot_be_read_is_named(content, channels, message):
     tf = pytest.importorskip("tensorflow")
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         decoded(content, channels)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "array", "bands"])
+def test_files_of_16_bits_that_are_almost_black(kind):
+    pixels = BANDS // 16 if kind == "bands" else DEEP // 16  # As of 12-bit cameras.
+    write = array
+    if kind == "TIFF":
+        write = functools.partial(encoded, kind="TIFF")
+    elif kind == "bands":
+        tifffile = pytest.importorskip("tifffile", reason="TIFFs of bands NOT TESTED")
+
+        def write(pixels):
+            file = io.BytesIO()
+            tifffile.imwrite(file, pixels, photometric="minisblack")
+            return file.getvalue()
+
+    assert "a.tif has 16 bits, but no value" in dark_images.warning(
+        "a.tif", write(pixels)
+    )
+    assert dark_images.warning("a.tif", write(pixels * 16)) is None
+    assert dark_images.warning("a.tif", write((pixels // 256).astype("uint8"))) is None
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+import types
 import zlib
 
 import numpy as np
@@ -23,7 +24,14 @@ pytestmark = [pytest.mark.any_backend, pytest.mark.usefixtures("tensorflow")]
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), "uint8")
 
 
-from keras_vit.serve.images import UnboundedError, bounded, read_files  # noqa: E402
+from keras_vit.serve import json_process  # noqa: E402
+from keras_vit.serve.app import App  # noqa: E402
+from keras_vit.serve.images import (  # noqa: E402
+    UnboundedError,
+    bounded,
+    largest_png,
+    read_files,
+)
 from keras_vit.serve.json_process import JsonProcess  # noqa: E402
 from keras_vit.serve.limits import Admission, Limits, RefusedError, _Pace  # noqa: E402
 from keras_vit.serve.tensor_json import (  # noqa: E402
@@ -105,6 +113,18 @@ def test_files_over_the_limit_are_replaced():
     assert list(result.reasons) == [1]
 
 
+def test_small_images_count_together():
+    files = np.array([file(PIXELS)] * 3, object)
+    assert largest_png({"image_bytes": files, "x": np.zeros(3)}) == 5400
+    limits = Limits(max_pixels=10_000)
+    app = types.SimpleNamespace(
+        _json=None, _large_json=None, _limits=limits, _admission=Admission(limits)
+    )
+    request = types.SimpleNamespace(inputs={"image_bytes": files})
+    with pytest.raises(RefusedError, match="accepts 10000 in a request"):
+        asyncio.run(App._outputs(app, request, True))
+
+
 @pytest.mark.parametrize("text", [b"[],", b"0,", b'"",', b"{},", b'{"":[]},'])
 def test_json_is_counted_before_it_is_parsed(text):
     signatures = {"serving_default": {"x": Tensor((None,), np.dtype("int32"))}}
@@ -115,7 +135,7 @@ def test_json_is_counted_before_it_is_parsed(text):
     assert time.perf_counter() - start < 1
 
 
-def test_large_json_is_parsed_in_a_process():
+def test_large_json_is_parsed_in_a_process(monkeypatch):
     call = JsonProcess()
     body, rows = b'{"instances": [1, 2]}', Tensor((None,), np.dtype("int32"))
     signatures = {"serving_default": {"x": rows}}
@@ -127,6 +147,11 @@ def test_large_json_is_parsed_in_a_process():
         assert call("write_answer", {"y": np.arange(2)}, True) == b'{"predictions":[0,1]}'
         call._process.kill()
         call._process.wait()  # The next call starts a new process.
+    with monkeypatch.context() as patch:
+        patch.setattr(json_process.pickle, "load", lambda file: [] * int(1e30))
+        with pytest.raises(OverflowError):
+            call("read_request", body, signatures, 10, 1000)
+    assert call("write_answer", {"y": np.arange(2)}, True) == b'{"predictions":[0,1]}'
     call._process.stdin.close()
     call._process.stdout.close()
 

@@ -136,6 +136,14 @@ def test_columns_of_zeros_and_ones_and_of_splits(root):
         ("paths,label\ncat/0.jpg,cat\n", "Did you mean 'paths'"),
         ("path,label\ncat/99.jpg,cat\n", r"1 of 1 images .* missing \(cat/99\.jpg\)"),
         ("path,label\ncat/0.jpg,a\ncat/0.jpg,b\n", "line 3 lists cat/0.jpg again"),
+        (
+            "path,label,split\ncat/0.jpg,a,train\n./cat/0.jpg,a,val\n",
+            r"line 3 lists \./cat/0.jpg again, after .*line 2",
+        ),
+        (
+            "path,label\ncat/0.jpg,0.5\ncat/1.jpg,nan\n",
+            "line 3 must have a finite number in the column 'label'; received 'nan'",
+        ),
         ("path,label,split\ncat/0.jpg,a,later\n", "the split 'later'; it must be one of"),
         ("path,label\ncat/0.txt,cat\n", r"no images, only 1 \.txt file"),
     ],

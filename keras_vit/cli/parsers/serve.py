@@ -48,8 +48,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     add("--max-pixels", limits.max_pixels, "pixels to decode for a request", _positive)
     add("--max-values", limits.max_values, "values in the JSON of a request", _positive)
     add("--max-answer", limits.max_answer, "values in a response", _positive)
-    add("--deadline", limits.deadline, "seconds to answer a request", _number)
-    add("--body-timeout", limits.body_timeout, "seconds to receive a body", _number)
+    add("--deadline", limits.deadline, "seconds to answer a request", _seconds)
+    add("--body-timeout", limits.body_timeout, "seconds to receive a body", _seconds)
     parser.add_argument(
         "--allow-host",
         action="append",
@@ -87,4 +87,11 @@ def _number(text):
     value = float(text)
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"must be 0 or more; received {value}")
+    return value
+
+
+def _seconds(text):
+    value = _number(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be more than 0; received 0")
     return value
