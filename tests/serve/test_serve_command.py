@@ -87,6 +87,7 @@ def test_what_the_command_refuses(exported):
         ([exported, "--name", "a/b"], "letters, digits"),
         ([exported, "--max-batch", "0"], "must be 1 or more"),
         ([exported, "--body-timeout", "nan"], "must be 0 or more"),
+        ([exported, "--deadline", "0"], "must be more than 0"),
     ]:
         process = subprocess.run(
             [sys.executable, "-m", "keras_vit", "serve", *map(str, arguments)],

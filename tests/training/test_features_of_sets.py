@@ -6,12 +6,14 @@ import keras
 import numpy as np
 import pytest
 
+import keras_vit
 from keras_vit.data import open_source
 from keras_vit.data.sources import digits
 from keras_vit.evaluation import accuracy, neighbors
 from keras_vit.evaluation import robustness as robustness_module
 from keras_vit.evaluation.features import feature_network, features
 from keras_vit.evaluation.nearest_neighbors import nearest_neighbors, neighbor_scores
+from keras_vit.evaluation.predictions import predict
 from keras_vit.evaluation.robustness import (
     changed_part,
     drop_patches,
@@ -94,6 +96,17 @@ def test_two_commands_keep_the_same_features(config, tmp_path, monkeypatch):
     again = features(model, source, config, tmp_path / "features")
     np.testing.assert_array_equal(again[0], first[0])
     assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+def test_images_of_another_size_are_reported(tmp_path):
+    preprocessor = keras_vit.layers.Preprocessor(image_size=None)
+    model = tiny_vit(input_shape=(8, 8, 3), patch_size=4, preprocessor=preprocessor)
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path, side in zip(paths, (8, 10), strict=True):
+        keras.utils.save_img(path, np.zeros((side, side, 3)), scale=False)
+    found = dict(predict(model, paths, batch_size=2))
+    assert found[paths[0]].shape == (5,)
+    assert found[paths[1]] == "It has 10x10 pixels, and the model takes images of 8x8."
 
 
 def test_scores_are_weighted_votes():
