@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 import keras_vit
-from keras_vit.cli import interrupts, matrix_products, process
+from keras_vit.cli import huge_pages, interrupts, matrix_products, process
 from keras_vit.cli.extras import install_command
 from keras_vit.cli.quiet_start import quiet_start
 
@@ -83,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = parse(name, words[1:])
+        # With arguments, this process is not that of the command alone.
+        if name in READERS and arguments is None:
+            huge_pages.restart_with(huge_pages.settings(os.environ.get("KERAS_BACKEND")))
         with quiet_start():
             run = _load(name, options)
     except ImportError as error:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from keras_vit.cli import matrix_products
+from keras_vit.cli import huge_pages, matrix_products
 
 PACKAGES = """keras_vit keras keras_hub tensorflow jax jaxlib torch timm transformers
 flax optax jimm onnxruntime ai-edge-litert numpy pillow"""
@@ -46,8 +46,13 @@ def settings(backends: Iterable[str]) -> dict[str, str]:
     """Return the relevant environment variables of this process and of the workers."""
     found = {k: v for k, v in os.environ.items() if SETTINGS.fullmatch(k)}
     for backend in backends:
-        found |= matrix_products.settings(backend)
+        found |= worker_settings(backend)
     return found
+
+
+def worker_settings(backend: str) -> dict[str, str]:
+    """Return the environment variables that `keras-vit` sets under a backend."""
+    return {**matrix_products.settings(backend), **huge_pages.settings(backend)}
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_vit.cli import matrix_products
+from recipes.benchmark.machine import worker_settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -88,8 +88,8 @@ class Worker:
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             "TF_CPP_MIN_LOG_LEVEL": "2",
             **os.environ,
-            # The default of the command `keras-vit`, here for every contestant on JAX.
-            **matrix_products.settings(case.backend),
+            # The defaults of the command `keras-vit`, here for every contestant on JAX.
+            **worker_settings(case.backend),
             "KERAS_BACKEND": case.backend,
         }
         self.contestant, self.log, self.timeout = case.contestant, log, timeout

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from keras_vit.cli import COMMANDS, interrupts, main, matrix_products
+from keras_vit.cli import COMMANDS, huge_pages, interrupts, main, matrix_products
 from keras_vit.cli.extras import install_command
 from keras_vit.cli.quiet_start import quiet_start
 
@@ -133,6 +133,50 @@ def test_jax_multiplies_without_ynnpack_where_it_is_faster(
     assert settings == ({"XLA_FLAGS": matrix_products.FLAG} if chosen else {})
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=here")
     assert matrix_products.settings(backend) == {}
+
+
+@pytest.mark.parametrize(
+    ("backend", "features", "pages", "glibc", "chosen"),
+    [
+        ("jax", "avx2 avx512f", "always [madvise] never", "2.36", True),
+        ("jax", "avx2", "always [madvise] never", "2.36", False),
+        ("jax", "avx2 avx512f", "[always] madvise never", "2.36", False),
+        ("jax", "avx2 avx512f", "always [madvise] never", "2.31", False),
+        ("jax", "avx2 avx512f", "always [madvise] never", "", False),
+        ("tensorflow", "avx2 avx512f", "always [madvise] never", "2.36", False),
+    ],
+)
+def test_jax_has_huge_pages_where_it_is_faster(
+    backend, features, pages, glibc, chosen, monkeypatch
+):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    texts = {huge_pages._CPU: features, huge_pages._KERNEL: pages}
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda path: texts[path])
+    libc = ("glibc", glibc) if glibc else ("", "")
+    monkeypatch.setattr(huge_pages.platform, "libc_ver", lambda: libc)
+    wanted = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if chosen else {}
+    assert huge_pages.settings(backend) == wanted
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    assert huge_pages.settings(backend) == {}
+
+
+def test_a_command_starts_again_with_its_words():
+    program = "import os, sys; sys.argv = ['/usr/bin/keras-vit', *sys.argv[1:]]\n"
+    program += "from keras_vit.cli import huge_pages\n"
+    program += "if 'GLIBC_TUNABLES' not in os.environ:\n    print(os.getpid())\n"
+    program += "    sys.stdout.flush()\n"
+    program += "    huge_pages.restart_with({'GLIBC_TUNABLES': huge_pages.VALUE})\n"
+    program += "print(os.getpid(), sys.argv[1:])"
+    environment = {k: v for k, v in WITHOUT_KERAS.items() if k != "GLIBC_TUNABLES"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "a word", "--option"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, after = done.stdout.splitlines()
+    assert after == f"{before} ['a word', '--option']"
 
 
 def test_an_unknown_command():

@@ -307,6 +307,7 @@ def test_the_record_has_the_settings_of_the_workers(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "mine")
     found = {"jax": {"XLA_FLAGS": "the worker's"}, "torch": {}}
     monkeypatch.setattr(machine.matrix_products, "settings", found.__getitem__)
+    monkeypatch.setattr(machine.huge_pages, "settings", lambda backend: {})
     assert machine.settings(["torch"])["XLA_FLAGS"] == "mine"
     assert machine.settings(["torch", "jax"])["XLA_FLAGS"] == "the worker's"
 
