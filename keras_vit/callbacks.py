@@ -136,17 +136,15 @@ class Report(keras.callbacks.Callback):
         """Yield the images and the labels of each batch, and which of them count."""
         to_numpy = keras.ops.convert_to_numpy
         if isinstance(self.validation_data, tuple):
-            images, labels = self.validation_data[:2]
+            images, labels, *weights = self.validation_data
             for start in range(0, len(images), self.batch_size):
                 part = slice(start, start + self.batch_size)
-                counts = np.ones(len(labels[part]), bool)
+                own = [weight if weight is None else weight[part] for weight in weights]
+                counts = _counts(own, labels[part])
                 yield to_numpy(images[part]), to_numpy(labels[part]), counts
         else:
             for images, labels, *weights in self.validation_data:
-                # Batches may be padded with images of weight 0.
-                counts = (
-                    to_numpy(weights[0]) > 0 if weights else np.ones(len(labels), bool)
-                )
+                counts = _counts(weights, labels)
                 yield to_numpy(images), to_numpy(labels), counts
 
     def _names(self, classes):
@@ -178,6 +176,13 @@ def write_run_report(
     from keras_vit.evaluation import report
 
     return report.write_run_report(workdir, config, sources)
+
+
+def _counts(weights, labels):
+    """Return which images of a batch count: padding has the weight 0."""
+    if not weights or weights[0] is None:
+        return np.ones(len(labels), bool)
+    return np.reshape(keras.ops.convert_to_numpy(weights[0]), (len(labels), -1)).any(1)
 
 
 def _activation(model):

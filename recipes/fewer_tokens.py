@@ -41,9 +41,11 @@ from keras_vit.cli.parsers import shared
 from keras_vit.data.host import tensorflow
 from keras_vit.data.pipeline import evaluation_batches
 from keras_vit.data.source import Source
+from keras_vit.evaluation.accuracy import check_classes
 from keras_vit.models.halting import computed_tokens
 from keras_vit.models.token_reduction import halts
 from keras_vit.training.image_sets import open_parts
+from keras_vit.training.runs import check_classes as check_shared_classes
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -58,6 +60,8 @@ def compare(options: argparse.Namespace) -> None:
     config = command_line.evaluation_config(options)
     test = source_of(config, "test")
     model = loaded(options, config)
+    if options.fit_head is None:
+        check_classes(model, test.name, test, config)
     variants, depths = variants_of(model, options, config)
     images, labels = arrays(model, test, options.images)
     rows = {
@@ -107,6 +111,7 @@ def loaded(options: argparse.Namespace, config: Any) -> Any:
         return keras_vit.load_checkpoint(file, **size)
     backbone = keras_vit.load_checkpoint(file, head="drop", pooling="token", **size)
     train = source_of(config, "train")
+    check_shared_classes({"train": train, "test": source_of(config, "test")})
     images, labels = arrays(backbone, train, options.fit_head)
     features = backbone.predict(images, batch_size=32, verbose=0).astype("float64")
     classes = train.num_classes
@@ -143,6 +148,7 @@ def variants_of(
     if options.baseline is not None:
         file = command_line.chosen_file(options.baseline)
         baseline = keras_vit.load_checkpoint(file, **size_of(options))
+        check_baseline(baseline, model)
         variants = {"original": baseline, "masked" if stops else "model": model}
     if not stops:
         for r in options.merge:
@@ -176,6 +182,31 @@ def check_applies(stops: bool, options: argparse.Namespace) -> None:
             f"--quantiles {' '.join(map(str, options.quantiles))}: the tokens of "
             f"{options.what} do not stop. Use --merge instead, or pass a model whose "
             "tokens stop, such as a run of digits_adaptive."
+        )
+
+
+def check_baseline(baseline: Any, model: Any) -> None:
+    """Raise a `ValueError` unless two models take the same pixels and have equal classes.
+
+    Args:
+        baseline: the model of `--baseline`.
+        model: the model that it is compared with.
+    """
+    ours, others = (
+        {
+            "input_shape": each.input_shape,
+            "classes": each.output_shape[-1],
+            "class_names": each.get_config()["class_names"],
+            **{k: v for k, v in each.preprocessor.get_config().items() if k != "name"},
+        }
+        for each in (model, baseline)
+    )
+    differing = [key for key in ours if ours[key] != others[key]]
+    if differing:
+        raise ValueError(
+            "The model of --baseline must take the same images: it has "
+            f"{', '.join(f'{key}={others[key]!r}' for key in differing)}, and the other "
+            f"model {', '.join(f'{key}={ours[key]!r}' for key in differing)}."
         )
 
 

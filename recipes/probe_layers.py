@@ -32,8 +32,9 @@ from keras_vit.evaluation.features import class_token_or_mean
 from keras_vit.evaluation.linear_probe import probe
 from keras_vit.models.features import blocks_of
 from keras_vit.training import config as configs
-from keras_vit.training.image_sets import open_parts
+from keras_vit.training.image_sets import check_single, open_parts
 from keras_vit.training.networks import network
+from keras_vit.training.runs import check_classes
 from keras_vit.training.starting_point import config_of
 
 
@@ -57,6 +58,8 @@ def main(words: list[str] | None = None) -> None:
         name: configs.override(config_of(what, configs.load("digits_igpt")), changes)
         for name, what in names.items()
     }
+    for config in settings.values():
+        _check_data(config)
     networks = {name: _network(config) for name, config in settings.items()}
     if options.palette:
         # A NumPy array: two models must not share a JAX buffer, which `predict` donates.
@@ -70,6 +73,18 @@ def main(words: list[str] | None = None) -> None:
     (options.out / "probes.md").write_text(table(results))
     picture(results, options.out / "probes.png")
     print(table(results))
+
+
+def _check_data(config):
+    """Raise a `ValueError` unless three data sets are there and share their classes."""
+    data = config.data
+    if not (data.train and data.validation and data.test):
+        raise ValueError(
+            "Probes need data.train, data.validation and data.test; received "
+            f"{data.train!r}, {data.validation!r} and {data.test!r}."
+        )
+    check_single(data)
+    check_classes(open_parts(data))
 
 
 def _network(config):

@@ -42,8 +42,11 @@ def main():
     (arguments.workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     images, masks = next(iter(batches))
     draw(model, images, masks, arguments.workdir / "predictions.png")
-    export(model, arguments.workdir / "saved_model")
-    print(f"Model, results, pictures and SavedModel: {arguments.workdir}/")
+    if keras.backend.backend() == "torch":  # Keras exports none under torch.
+        print("No SavedModel: load model.keras under TensorFlow or JAX to export it.")
+    else:
+        export(model, arguments.workdir / "saved_model")
+    print(f"All results: {arguments.workdir}/")
 
 
 def parse_arguments():

@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}. {remedy}")
     if name in READERS:
         process.run_as_process(run)
-    elif name in PRINTERS:
+    elif name in PRINTERS and arguments is None:
         with interrupts.ends_with_its_reader():
             run()
     else:

@@ -5,6 +5,8 @@ import pathlib
 import platform
 import sys
 
+# The number of the process that has started again.
+_RESTARTED = "KERAS_VIT_RESTARTED"
 VARIABLE, VALUE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 _KERNEL = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _CPU = pathlib.Path("/proc/cpuinfo")
@@ -42,8 +44,11 @@ def restart_with(variables: dict[str, str]) -> None:
     Args:
         variables: the variables that `settings` returned.
     """
-    if variables:
-        os.environ.update(variables)
+    # The process keeps its number. A loader that drops the variables must not make it
+    # start again and again.
+    again = os.environ.get(_RESTARTED) == str(os.getpid())
+    if variables and sys.executable and not again:
+        os.environ.update({**variables, _RESTARTED: str(os.getpid())})
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -2,8 +2,9 @@
 
 The settings are those of the paper's table 9 and of the authors' code. Deviations in all
 configs: pixels are scaled to -1 to 1 instead of by ImageNet's mean and standard
-deviation, crops are resized bilinearly, and mixup mixes each image with the previous one
-of the batch. Table 8 has no average of the weights (EMA), and neither have these.
+deviation, crops are resized bilinearly, evaluation resizes whole images to the model's
+size instead of cropping the center of 256, and mixup mixes each image with the previous
+one of the batch. Table 8 has no average of the weights (EMA), and neither have these.
 """
 
 import dataclasses

@@ -4,8 +4,9 @@ The settings are those of the commands in the authors' README_revenge.md. B and 
 pretrained at 192x192 and fine-tuned at 224x224; S, B and L are fine-tuned at 384x384.
 The loss is 1000 times the authors', a sum over classes instead of a mean, which LAMB does
 not notice. Deviations in all configs: stochastic depth grows with depth up to the rate
-instead of being constant, pixels are scaled to -1 to 1, crops are resized bilinearly, and
-mixup mixes each image with the previous one of the batch.
+instead of being constant, pixels are scaled to -1 to 1, crops are resized bilinearly,
+evaluation resizes whole images to the model's size instead of resizing the shorter side
+and cropping the center, and mixup mixes each image with the previous one of the batch.
 """
 
 import dataclasses

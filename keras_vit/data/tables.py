@@ -223,7 +223,7 @@ def table_source(name: str, rest: str, columns: Columns, kind: str) -> Source:
     if not kept:
         raise ValueError(f"{name!r} has no images, only {counted(others)}.")
     files = [os.path.join(path.parent, os.path.expanduser(rows[i].path)) for i in kept]
-    _check_repeats(rows)
+    _check_repeats(path, rows)
     _check_files(path, [rows[i] for i in kept], files)
     identifiers = [os.fsencode(rows[i].path) for i in kept]
     own = labels[kept]
@@ -299,11 +299,12 @@ def _check_files(path, rows, files):
         )
 
 
-def _check_repeats(rows):
+def _check_repeats(path, rows):
     """Raise an error if two rows, of the same or of two splits, have the same image."""
     seen: dict[str, Row] = {}
     for row in rows:
-        first = seen.setdefault(os.path.normpath(row.path), row)
+        file = os.path.join(path.parent, os.path.expanduser(row.path))
+        first = seen.setdefault(os.path.normpath(file), row)
         if first is not row:
             raise ValueError(
                 f"{row.place} lists {row.path} again, after {first.place}: keep one row "

@@ -1,10 +1,13 @@
 """Features of all images of a data set, computed once and kept on disk."""
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
+import time
 from typing import Any
 
 import keras
@@ -19,6 +22,8 @@ from keras_vit.models.features import blocks_of
 from keras_vit.training import config as configs
 from keras_vit.training.networks import network
 from keras_vit.visualize.attention import has_class_token
+
+_DAY = 24 * 60 * 60  # Seconds; no file takes as long to write.
 
 
 def feature_network(config: configs.Config, block: int | None = None) -> Any:
@@ -116,6 +121,10 @@ def features(
 
 def _store(path, **arrays):
     """Write a file of the cache, which other commands may be writing too."""
+    for left in path.parent.glob(f"{PARTIAL}*"):  # By commands that were killed.
+        with contextlib.suppress(OSError):
+            if left.stat().st_mtime < time.time() - _DAY:
+                shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path.parent) as own:
         temporary = pathlib.Path(own, path.name)
         with open(temporary, "wb") as file:

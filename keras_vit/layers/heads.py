@@ -53,7 +53,7 @@ class TokenPooling(Layer):
 
     def build(self, input_shape):
         tokens = input_shape[1]
-        if not -tokens <= self.index < tokens:
+        if tokens is not None and not -tokens <= self.index < tokens:
             raise ValueError(
                 f"TokenPooling needs an index from {-tokens} to {tokens - 1}, for "
                 f"{tokens} tokens; received index={self.index}."
@@ -95,7 +95,8 @@ class GlobalAveragePooling(Layer):
         self.num_prefix_tokens = num_prefix_tokens
 
     def build(self, input_shape):
-        if input_shape[1] <= self.num_prefix_tokens:
+        tokens = input_shape[1]
+        if tokens is not None and tokens <= self.num_prefix_tokens:
             raise ValueError(
                 f"GlobalAveragePooling with num_prefix_tokens={self.num_prefix_tokens} "
                 f"needs more tokens than that; received shape {tuple(input_shape)}."

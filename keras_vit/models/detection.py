@@ -72,7 +72,9 @@ class DetectionModel(DenseModel):
     ):
         grid = map_of(backbone, blocks)
         patch = _patch_size(backbone)
-        strides = tuple(strides or (patch // 2, patch, 2 * patch))
+        if strides is None:
+            strides = patch // 2, patch, 2 * patch
+        strides = tuple(np.asarray(strides).tolist())
         own = {"dtype": backbone.dtype_policy}
         pyramid = SimpleFeaturePyramid(filters, patch, strides, name="pyramid", **own)
         head = DetectionHead(classes, strides, num_convolutions, name="head", **own)

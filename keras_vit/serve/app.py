@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from keras_vit.serve import tensor_json
 from keras_vit.serve.batching import Batcher
 from keras_vit.serve.image_errors import IMAGE_ERRORS
-from keras_vit.serve.images import largest_png, read_files
+from keras_vit.serve.images import png_pixels, read_files
 from keras_vit.serve.json_process import JsonProcess
 from keras_vit.serve.limits import Admission, Limits, RefusedError
 from keras_vit.serve.model import Model
@@ -267,7 +267,7 @@ class App(Starlette):
 
     async def _outputs(self, request, small):
         # The data of large PNGs are inflated, for which small requests must not wait.
-        small = small and largest_png(request.inputs) <= _MAX_WORK
+        small = small and png_pixels(request.inputs) <= _MAX_WORK
         files = await asyncio.get_running_loop().run_in_executor(
             self._json if small else self._large_json,
             read_files,

@@ -92,15 +92,15 @@ def read_files(inputs: dict[str, np.ndarray], max_work: int) -> Files:
     return Files(inputs, work, reasons)
 
 
-def largest_png(inputs: dict[str, np.ndarray]) -> int:
-    """Return the number of pixels of the largest PNG among inputs, by its header.
+def png_pixels(inputs: dict[str, np.ndarray]) -> int:
+    """Return the number of pixels of all PNGs among inputs, by their headers.
 
     Args:
         inputs: as for `read_files`.
     """
     files = (x for array in inputs.values() if array.dtype == object for x in array.flat)
     sizes = (struct.unpack_from(">II", x, 16) for x in files if _is_png(x))
-    return max((width * height for width, height in sizes), default=0)
+    return sum(width * height for width, height in sizes)
 
 
 def _is_png(content):

@@ -33,7 +33,7 @@ def gradient_attention(
 
     The map is the row in `R`, without the identity, of the class token if the model pools
     it, and otherwise the mean of the rows of all patches; with `pooling="token_gap"`, it
-    is the mean of both.
+    is the mean of both, and with a distillation token, that of both tokens.
 
     Args:
         model: a `keras_vit` model with its classifier.
@@ -119,6 +119,10 @@ def _relevance(model, images, classes):
     prefix = model.num_prefix_tokens
     relevance = relevance - identity
     rows = _pooled_rows(model.get_layer("pooling"), relevance, prefix)
+    if model.get_config()[
+        "distillation_token"
+    ]:  # Its logits are averaged with the others.
+        rows = (rows + relevance[:, 1]) / 2
     return rows[:, prefix:].reshape(-1, *model.grid_shape)
 
 

@@ -186,8 +186,10 @@ def _open(path, architecture, state_dict, published):
             "reads .keras, and ViT(weights=...) reads .weights.h5."
         )
     if isinstance(file, NpzFile):
-        is_bit = GOOGLE_SIGN in file.shapes
-        return BigTransferSource(file) if is_bit else GoogleSource(file)
+        if GOOGLE_SIGN not in file.shapes:
+            return GoogleSource(file)
+        file.check_dtypes()
+        return BigTransferSource(file)
     if isinstance(file, SafetensorsFile) and LORA in file.metadata:
         raise ValueError(
             f"{path} holds the LoRA updates of a model, and not the model: load the "

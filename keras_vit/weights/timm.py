@@ -129,11 +129,12 @@ class TimmSource(Source):
             return network
         kind, defaults = self._architecture
         given = {k: v for k, v in self._arguments.items() if v is not None}
+        usual = defaults.get("norm_eps", 1e-6)
         if "norm_layer" in given:  # It replaces the default's epsilon, too.
             defaults = {k: v for k, v in defaults.items() if k != "norm_eps"}
         arguments = self._plain_arguments({**defaults, **given})
         pooling = self._config.get("global_pool")
-        other = unsupported(arguments) + self._other_epsilon(defaults, given)
+        other = unsupported(arguments) + self._other_epsilon(usual, given)
         if pooling is not None and pooling not in POOLINGS:
             other.append(f"global_pool={pooling!r}")
         if other:
@@ -154,13 +155,13 @@ class TimmSource(Source):
         self.layer_norm_epsilon = network.layer_norm_epsilon
         return network
 
-    def _other_epsilon(self, defaults, given):
+    def _other_epsilon(self, usual, given):
         """Return the argument that gives the norm of the patches another epsilon."""
         stated = [n for n in ("norm_layer", "embed_norm_layer") if n in given]
         if "patch_embed.norm.weight" not in self.shapes or len(stated) != 1:
             return []
-        name = stated[0]
-        return [f"{name}={given[name]!r}"] if defaults.get("norm_eps") != 1e-6 else []
+        # A norm that is stated has timm's epsilon, and the other one that of the network.
+        return [f"{stated[0]}={given[stated[0]]!r}"] if usual != 1e-6 else []
 
     def _plain_arguments(self, arguments):
         """Return timm's arguments of `VisionTransformer` for those of the network."""

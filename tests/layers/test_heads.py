@@ -50,6 +50,7 @@ def test_the_pooled_token_exists():
     assert TokenPooling(-3)(random_array(2, 3, 4)).shape == (2, 4)
     with pytest.raises(ValueError, match=r"an index from -3 to 2.*index=3"):
         TokenPooling(3)(random_array(2, 3, 4))
+    assert TokenPooling(3)(keras.Input((None, 4))).shape == (None, 4)
 
 
 def test_gap_needs_a_grid():

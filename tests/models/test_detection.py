@@ -43,12 +43,17 @@ def test_outputs_are_boxes_around_their_locations(detector):
 @pytest.mark.any_backend
 def test_a_detector_as_the_backbone_is():
     model = keras_vit.DetectionModel(
-        tiny_vit(dtype="mixed_bfloat16"), 3, filters=16, blocks=np.array([0, 1])
+        tiny_vit(dtype="mixed_bfloat16"),
+        3,
+        strides=np.array([8, 16]),
+        filters=16,
+        blocks=np.array([0, 1]),
     )
     policies = {model.get_layer(name).dtype_policy.name for name in ("pyramid", "head")}
     assert policies == {"mixed_bfloat16"}
     again = keras_vit.DetectionModel.from_config(model.get_config())
     assert again.get_config()["blocks"] == [0, 1]
+    assert again.strides == (8, 16)
     stem = keras_vit.layers.ResNetStem((1, 1, 1), width=32)
     uneven = tiny_vit(input_shape=(34, 34, 3), patch_size=1, stem=stem)
     with pytest.raises(ValueError, match=r"3x3 patches do not divide .* 34x34"):

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -88,13 +89,21 @@ def test_a_head_for_all_classes(by_class, tmp_path):
     model = tiny_vit(include_top=False, pooling="token")
     model.save(tmp_path / "headless.keras")
     words = [str(tmp_path / "headless.keras"), *QUICK, "--fit-head", "30"]
-    words += ["--baseline", str(tmp_path / "headless.keras")]
     words += ["--set", f"data.train={by_class}", "--set", f"data.test={by_class}"]
     words += ["--set", f"data.validation={by_class}", "--image-size", "16"]
     main([*words, "--workdir", str(tmp_path / "results")])
     results = json.loads((tmp_path / "results" / "fewer_tokens.json").read_text())
     # The four brightnesses are easy to tell apart.
-    assert results["variants"]["model"]["accuracy"] > 0.5
+    assert results["variants"]["original"]["accuracy"] > 0.5
+
+
+@pytest.mark.slow
+def test_a_baseline_takes_the_same_images(plain, tmp_path):
+    other = keras.saving.load_model(plain).resized((16, 16, 1))
+    other.save(tmp_path / "other.keras")
+    words = [plain, *TEST, *QUICK, "--baseline", str(tmp_path / "other.keras")]
+    with pytest.raises(SystemExit, match="must take the same images: it has input_shape"):
+        main([*words, "--merge", "2"])
 
 
 def test_what_does_not_apply_is_refused(plain, stopping):

@@ -29,7 +29,7 @@ from keras_vit.serve.app import App  # noqa: E402
 from keras_vit.serve.images import (  # noqa: E402
     UnboundedError,
     bounded,
-    largest_png,
+    png_pixels,
     read_files,
 )
 from keras_vit.serve.json_process import JsonProcess  # noqa: E402
@@ -115,7 +115,7 @@ def test_files_over_the_limit_are_replaced():
 
 def test_small_images_count_together():
     files = np.array([file(PIXELS)] * 3, object)
-    assert largest_png({"image_bytes": files, "x": np.zeros(3)}) == 5400
+    assert png_pixels({"image_bytes": files, "x": np.zeros(3)}) == 3 * 5400
     limits = Limits(max_pixels=10_000)
     app = types.SimpleNamespace(
         _json=None, _large_json=None, _limits=limits, _admission=Admission(limits)

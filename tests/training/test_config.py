@@ -101,7 +101,7 @@ PAPERS = {
     "t2t_vit_7_imagenet": (1e-3, 0.03, 512, 310, 10 / 310),
     "t2t_vit_14_imagenet": (5e-4, 0.05, 512, 310, 10 / 310),
     "t2t_vit_24_imagenet": (5e-4, 0.065, 512, 310, 10 / 310),
-    "t2t_vit_14_cifar10_transfer": (0.05, 5e-4, 64, 60, 0),
+    "t2t_vit_14_cifar10_transfer": (0.05, 5e-3, 64, 60, 0),
 }
 
 

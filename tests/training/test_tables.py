@@ -140,6 +140,7 @@ def test_columns_of_zeros_and_ones_and_of_splits(root):
             "path,label,split\ncat/0.jpg,a,train\n./cat/0.jpg,a,val\n",
             r"line 3 lists \./cat/0.jpg again, after .*line 2",
         ),
+        ("path,label\ncat/0.jpg,a\n{root}/cat/0.jpg,b\n", "line 3 lists .* again"),
         (
             "path,label\ncat/0.jpg,0.5\ncat/1.jpg,nan\n",
             "line 3 must have a finite number in the column 'label'; received 'nan'",
@@ -150,7 +151,7 @@ def test_columns_of_zeros_and_ones_and_of_splits(root):
 )
 def test_tables_with_errors(text, message, root):
     path = root / "wrong.csv"
-    path.write_text(text)
+    path.write_text(text.replace("{root}", str(root)))
 
     def opened():
         found = recognize(path)

@@ -2,12 +2,18 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vit.visualize import gradient_attention
+from keras_vit.layers import (
+    GlobalAveragePooling,
+    TokenAndAveragePooling,
+    TokenPooling,
+)
+from keras_vit.visualize import gradient, gradient_attention
 from tests import formulas
 from tests.cases import (
     array,
     mostly_slow_elsewhere,
     perturb,
+    random_array,
     random_images,
     tiny_t2t,
     tiny_vit,
@@ -81,13 +87,35 @@ def test_relevance_is_that_of_finite_differences(pooling):
 
 @pytest.mark.any_backend
 def test_relevance_for_tokens_that_are_not_pooled():
-    """The class token is the first patch's row, or none, where it is not pooled."""
+    """The last block has no gradient for a class token that is not pooled."""
     model = perturb(tiny_vit(num_layers=1, pooling="gap", class_token=True))
     images = random_images(model)
     maps = gradient_attention(model, images, [0, 1])
     assert (maps.max(axis=(1, 2)) > 0).all()
-    both = perturb(tiny_vit(num_layers=1, pooling="token_gap"))
-    assert (gradient_attention(both, images, [0, 1]).max(axis=(1, 2)) > 0).all()
+
+
+@pytest.mark.any_backend
+def test_rows_of_the_tokens_that_are_pooled():
+    matrix = random_array(1, 5, 5)
+    mean = matrix[:, 2:].mean(axis=1)
+    for pooling, expected in (
+        (TokenPooling(1), matrix[:, 1]),
+        (GlobalAveragePooling(2), mean),
+        (TokenAndAveragePooling(2), (matrix[:, 0] + mean) / 2),
+    ):
+        np.testing.assert_allclose(gradient._pooled_rows(pooling, matrix, 2), expected)
+
+
+@pytest.mark.any_backend
+def test_relevance_of_both_tokens_of_a_distilled_model():
+    model = perturb(tiny_vit(num_layers=1, distillation_token=True))
+    images = random_images(model)
+    found = gradient_attention(model, images, [0, 1])
+    model.get_layer("distillation_classifier").kernel.assign(
+        0 * model.get_layer("distillation_classifier").kernel
+    )
+    # Now the logits rest on the class token alone, whose row counts half.
+    assert np.abs(found - gradient_attention(model, images, [0, 1])).max() > 1e-5
 
 
 @pytest.mark.slow

@@ -401,6 +401,16 @@ def test_a_gated_mlp_of_timm_and_of_dinov2(tmp_path):
         np.testing.assert_array_equal(array(weight), array(value))
 
 
+def test_a_norm_of_the_patches_that_we_wrote(tmp_path):
+    preprocessor = Preprocessor(image_size=(16, 24), resize="bicubic_antialias")
+    model = perturb(tiny_vit(embedding_norm="patches", preprocessor=preprocessor))
+    model.save(tmp_path / "model.keras")
+    convert(tmp_path / "model.keras", tmp_path / "timm", to="timm")
+    again = keras_vit.load_checkpoint(tmp_path / "timm")
+    for weight, value in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(array(weight), array(value))
+
+
 @pytest.mark.parametrize("argument", ["norm_layer", "embed_norm_layer"])
 def test_norms_of_two_epsilons(tmp_path, argument):
     tensors = load_file(Golden("timm_token").path)
