@@ -82,7 +82,7 @@ server = subprocess.Popen(
     text=True,
 )
 line = server.stdout.readline().strip()
-address = line.split()[-1]
+address = next(word for word in line.split() if word.startswith("http"))
 print(line)
 
 # %% [markdown]

@@ -13,7 +13,10 @@ Reference: Segmenter (arXiv:2105.05633).
 
 import argparse
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -42,11 +45,8 @@ def main():
     (arguments.workdir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     images, masks = next(iter(batches))
     draw(model, images, masks, arguments.workdir / "predictions.png")
-    if keras.backend.backend() == "torch":  # Keras exports none under torch.
-        print("No SavedModel: load model.keras under TensorFlow or JAX to export it.")
-    else:
-        export(model, arguments.workdir / "saved_model")
-    print(f"All results: {arguments.workdir}/")
+    export(arguments.workdir)
+    print(f"Model, results, pictures and SavedModel: {arguments.workdir}/")
 
 
 def parse_arguments():
@@ -212,12 +212,33 @@ def class_colors(masks):
     return table[masks]
 
 
-def export(model, path):
+def export(workdir):
+    """Write the SavedModel of `model.keras`, in a process with TensorFlow as the backend.
+
+    What Keras writes under JAX has operations that TensorFlow does not always know, and
+    under torch it needs torch_xla.
+    """
+    program = "import sys; from recipes import segmentation; "
+    program += "segmentation.write_saved_model(*sys.argv[1:])"
+    paths = [str(workdir / name) for name in ("model.keras", "saved_model")]
+    subprocess.run(
+        [sys.executable, "-c", program, *paths],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        check=True,
+    )
+
+
+def write_saved_model(file, path):
     """Write a SavedModel from pixels 0 to 255 to classes `(b, h, w)`, int32.
 
     Loaded by `tf.saved_model.load`, its function `serve` takes float32 images of the
     model's size.
+
+    Args:
+        file: path of a saved `SegmentationModel`.
+        path: directory to write.
     """
+    model = keras.saving.load_model(file)
     pixels = keras.Input(model.input_shape[1:], name="images")
     classes = keras.ops.argmax(model(model.preprocessor(pixels)), axis=-1)
     keras.Model(pixels, classes).export(path, format="tf_saved_model", verbose=False)
