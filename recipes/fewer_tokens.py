@@ -196,7 +196,7 @@ def check_baseline(baseline: Any, model: Any) -> None:
         {
             "input_shape": each.input_shape,
             "classes": each.output_shape[-1],
-            "class_names": each.get_config()["class_names"],
+            "class_names": each.get_config().get("class_names"),
             **{k: v for k, v in each.preprocessor.get_config().items() if k != "name"},
         }
         for each in (model, baseline)

@@ -119,9 +119,8 @@ def _relevance(model, images, classes):
     prefix = model.num_prefix_tokens
     relevance = relevance - identity
     rows = _pooled_rows(model.get_layer("pooling"), relevance, prefix)
-    if model.get_config()[
-        "distillation_token"
-    ]:  # Its logits are averaged with the others.
+    config = model.get_config()
+    if config.get("distillation_token"):  # Its logits are averaged with the others.
         rows = (rows + relevance[:, 1]) / 2
     return rows[:, prefix:].reshape(-1, *model.grid_shape)
 

@@ -27,7 +27,7 @@ class NpzFile(TensorFile):
     def __init__(self, path):
         super().__init__(path)
         self._members: dict[str, str] = {}
-        # The sources check the dtypes: only it can tell the weights from the integer
+        # The sources check the dtypes: only they can tell the weights from the integer
         # counters that training checkpoints also hold.
         with self._open() as archive:
             for member in archive.infolist():
