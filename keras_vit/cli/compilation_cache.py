@@ -29,6 +29,8 @@ import zlib
 
 import filelock
 
+from keras_vit.cli import cpu
+
 # "off", or another directory than the default.
 VARIABLE = "KERAS_VIT_COMPILATION_CACHE"
 # Above these limits, the entries that were used least recently are deleted. Every command
@@ -129,12 +131,8 @@ def _version():
     """Return the name of the directory for this version of jaxlib and this CPU."""
     import jaxlib
 
-    cpu = platform.machine() + platform.processor()
-    with contextlib.suppress(OSError):  # Not Linux.
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        features = [line for line in lines if line.startswith(("flags", "Features"))]
-        cpu += "".join(features[:1])
-    return f"jaxlib-{jaxlib.__version__}-{_hash(cpu.encode())[:8]}"
+    kind = platform.machine() + platform.processor() + cpu.features()
+    return f"jaxlib-{jaxlib.__version__}-{_hash(kind.encode())[:8]}"
 
 
 def _own_directory(processes):

@@ -5,11 +5,12 @@ import pathlib
 import platform
 import sys
 
+from keras_vit.cli import cpu
+
 # The number of the process that has started again.
 _RESTARTED = "KERAS_VIT_RESTARTED"
 VARIABLE, VALUE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 _KERNEL = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_CPU = pathlib.Path("/proc/cpuinfo")
 # The first version of glibc that knows the setting.
 _GLIBC = (2, 35)
 
@@ -32,8 +33,8 @@ def settings(backend: str | None) -> dict[str, str]:
     """
     if backend != "jax" or VARIABLE in os.environ or not _has_glibc():
         return {}
-    known = "[madvise]" in _text(_KERNEL) and "avx512" in _text(_CPU)
-    return {VARIABLE: VALUE} if known else {}
+    faster = "avx512" in cpu.features() and _are_on_request()
+    return {VARIABLE: VALUE} if faster else {}
 
 
 def restart_with(variables: dict[str, str]) -> None:
@@ -57,8 +58,8 @@ def _has_glibc():
     return name == "glibc" and tuple(map(int, version.split(".")[:2])) >= _GLIBC
 
 
-def _text(path):
+def _are_on_request():
     try:
-        return path.read_text()
+        return "[madvise]" in _KERNEL.read_text()
     except OSError:  # Not Linux.
-        return ""
+        return False

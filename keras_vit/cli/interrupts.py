@@ -20,9 +20,9 @@ def install() -> None:
 
 @contextlib.contextmanager
 def ends_with_its_reader() -> Iterator[None]:
-    """End the process quietly, inside the context, if nobody reads its output any more.
+    """Let the process end quietly if its output is no longer read, as in `... | head`.
 
-    This is what other Unix commands do. Python raises a `BrokenPipeError` instead.
+    Other Unix commands do the same. Python raises a `BrokenPipeError` instead.
     """
     if not hasattr(signal, "SIGPIPE"):  # Windows has no such signal.
         yield

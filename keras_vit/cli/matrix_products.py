@@ -2,7 +2,8 @@
 
 import importlib.metadata
 import os
-import pathlib
+
+from keras_vit.cli import cpu
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 # Both packages contain XLA, which ends a process that has an unknown flag in its
@@ -38,8 +39,5 @@ def _version(package):
 
 
 def _has_avx2_only():
-    try:
-        features = pathlib.Path("/proc/cpuinfo").read_text()
-    except OSError:  # Not Linux.
-        return False
+    features = cpu.features()
     return "avx2" in features and "avx512" not in features

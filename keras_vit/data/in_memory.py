@@ -45,7 +45,7 @@ def dataset_source(name: str, dataset: Any, class_names: Any = None) -> Source:
     sums = [
         zlib.crc32(np.asarray(y).tobytes(), zlib.crc32(x.tobytes())) for x, y in pairs
     ]
-    # Among 60,000 images, two have probably the same sum: another one orders them.
+    # Of 80,000 images, two probably have the same sum; another one then orders them.
     others = [zlib.adler32(image.tobytes()) for image in images]
     order = np.lexsort((others, sums))
     images, labels = images[order], labels[order]

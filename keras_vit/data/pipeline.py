@@ -136,7 +136,7 @@ def training_batches(
     size = batch_size if rows is None else rows.count
     data = reader.batches(first_step * batch_size, size).enumerate(first_step)
     batches = parallel_map(data, batch)
-    if epochs is not None:  # Of a last part of a batch, some processes may have enough.
+    if epochs is not None:  # Some processes may have all of their rows of one more batch.
         batches = batches.take(steps)
     return _of_length(batches, steps, unreadable)
 

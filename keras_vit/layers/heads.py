@@ -36,7 +36,7 @@ class TokenPooling(Layer):
         index: int, index of the token.
 
     Raises:
-        ValueError: there are not so many tokens.
+        ValueError: there is no token with this index.
 
     Example:
 

@@ -31,9 +31,9 @@ def gradient_attention(
     accumulated over the blocks: `R = R + A R`, starting from the identity. In contrast to
     rollout, the map depends on the class.
 
-    The map is the row in `R`, without the identity, of the class token if the model pools
-    it, and otherwise the mean of the rows of all patches; with `pooling="token_gap"`, it
-    is the mean of both, and with a distillation token, that of both tokens.
+    The map is the row of the pooled token in `R`, without the identity. If the patches
+    are pooled, it is the mean of their rows. With `pooling="token_gap"`, it is the mean
+    of both maps, and with a distillation token, the mean of the rows of both tokens.
 
     Args:
         model: a `keras_vit` model with its classifier.

@@ -250,11 +250,10 @@ class TimmNetwork:
             options["inner_norm"] = True
         if not self._has("mlp.fc2.bias"):
             options["use_bias"] = False
-        if gated and self.kind == "vit" and self.arguments:
-            # Other kinds have SiLU in their gates, whatever `act_layer` is.
-            options |= (
-                {} if self.activation == "silu" else {"activation": self.activation}
-            )
+        # Other kinds have SiLU in their gates, whatever `act_layer` is.
+        states_gate = gated and self.kind == "vit" and self.arguments
+        if states_gate and self.activation != "silu":
+            options["activation"] = self.activation
         if options:
             return (GatedMLP if gated else MLP)(**options)
         return "swiglu" if gated else "plain"

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from keras_vit.cli import COMMANDS, huge_pages, interrupts, main, matrix_products
+from keras_vit.cli import COMMANDS, cpu, huge_pages, interrupts, main, matrix_products
 from keras_vit.cli.extras import install_command
 from keras_vit.cli.quiet_start import quiet_start
 
@@ -150,7 +150,7 @@ def test_jax_has_huge_pages_where_it_is_faster(
     backend, features, pages, glibc, chosen, monkeypatch
 ):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    texts = {huge_pages._CPU: features, huge_pages._KERNEL: pages}
+    texts = {cpu.INFORMATION: f"flags: {features}", huge_pages._KERNEL: pages}
     monkeypatch.setattr(pathlib.Path, "read_text", lambda path: texts[path])
     libc = ("glibc", glibc) if glibc else ("", "")
     monkeypatch.setattr(huge_pages.platform, "libc_ver", lambda: libc)
